@@ -1,0 +1,48 @@
+"""leanmed: from a folder of labelled medical images to one small, tested model file.
+
+```python
+import leanmed
+
+predictor = leanmed.load("artifact")
+print(predictor.predict("eyelid.jpg").probability)
+```
+
+Importing this package never imports torch, and names are loaded when they are first used. Research use only: not a
+medical device.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from leanmed.records import Prediction as Prediction
+    from leanmed.records import Record as Record
+    from leanmed.runtime.input import Limits as Limits
+    from leanmed.runtime.input import read_image as read_image
+    from leanmed.runtime.predictor import Predictor as Predictor
+    from leanmed.runtime.predictor import load as load
+
+_HOMES = {
+    "Limits": "leanmed.runtime.input",
+    "Prediction": "leanmed.records",
+    "Predictor": "leanmed.runtime.predictor",
+    "Record": "leanmed.records",
+    "load": "leanmed.runtime.predictor",
+    "read_image": "leanmed.runtime.input",
+}
+
+__all__ = ["Limits", "Prediction", "Predictor", "Record", "__version__", "load", "read_image"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'leanmed' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

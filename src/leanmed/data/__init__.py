@@ -1,0 +1,64 @@
+"""From files to records, and from records to batches. A new data set is one module and one line of `DATASETS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from leanmed.data import anemia, tables
+from leanmed.errors import DataError
+from leanmed.files import sha256_file, sha256_json
+from leanmed.records import Record
+
+DATASETS: dict[str, Callable[[Path], list[Record]]] = {
+    "cp-anemic": anemia.read,
+    "folder": tables.read,
+}
+LABELS: dict[str, tuple[str, ...]] = {"cp-anemic": anemia.LABELS}
+
+
+def read_records(dataset: str, root: Path) -> list[Record]:
+    """Read a data set by its name.
+
+    Raises:
+        DataError: an unknown name, a missing folder, or what the reader itself refuses.
+    """
+    if dataset not in DATASETS:
+        raise DataError(f"expected a data set's name ({', '.join(DATASETS)}), got {dataset!r}")
+    if not root.is_dir():
+        raise DataError(f"expected --data to be a folder, found none at {root}")
+    records = DATASETS[dataset](root)
+    repeated = len(records) - len({r.id for r in records})
+    if repeated:
+        raise DataError(f"{root}: expected each image once, but {repeated} stand(s) more than once in the table")
+    return records
+
+
+def class_labels(dataset: str, records: Sequence[Record], wanted: Sequence[str] | None = None) -> tuple[str, ...]:
+    """The labels in the order of the model's outputs: as wanted, else as the data set has them, else sorted.
+
+    Raises:
+        DataError: a record whose label is not in the list, or a listed label that no record has.
+    """
+    found = {record.target for record in records}
+    labels = tuple(wanted or LABELS.get(dataset) or sorted(found))
+    strangers, unused = sorted(found - set(labels)), sorted(set(labels) - found)
+    if strangers or unused or len(set(labels)) < max(2, len(labels)):
+        raise DataError(
+            f"expected labels {list(labels)}, each once and at least two; not in the list: {strangers or 'none'}, "
+            f"without an image: {unused or 'none'}; correct the table or set data.labels"
+        )
+    return labels
+
+
+def content_hashes(records: Sequence[Record]) -> list[str]:
+    """The SHA-256 of each record's image file, in the records' order."""
+    return [sha256_file(record.image) for record in records]
+
+
+def data_hash(records: Sequence[Record], contents: Sequence[str]) -> str:
+    """One hash for all that a data set says: contents, labels, groups, sites and attributes."""
+    rows = [
+        [r.id, content, r.target, r.group, r.site, dict(r.attributes)] for r, content in zip(records, contents, strict=True)
+    ]
+    return sha256_json(sorted(rows, key=lambda row: row[0]))

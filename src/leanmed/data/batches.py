@@ -1,0 +1,84 @@
+"""Records to batches of prepared tensors, each read and resized once and then kept in memory as far as the cap allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from leanmed.errors import DataError, InputError
+from leanmed.records import Record
+from leanmed.runtime.input import read_image
+from leanmed.tasks.base import Batch, Task
+
+
+class Prepared(Dataset[Batch]):
+    """Prepared inputs and encoded targets of a list of records.
+
+    Args:
+        records: what to read.
+        task: prepares pixels and encodes targets.
+        cache_bytes: prepared inputs are kept up to this many bytes; the rest is read again each time.
+    """
+
+    def __init__(self, records: Sequence[Record], task: Task, cache_bytes: int) -> None:
+        self.records = records
+        self.prepare, self.encode, self.side = task.prepare, task.encode, task.manifest()["input"]["side"]
+        self.cache: dict[int, Tensor] = {}
+        self.room = cache_bytes
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Batch:
+        record = self.records[index]
+        image = self.cache.get(index)
+        if image is None:
+            image = self.prepare(read_image(record.image, side=self.side))
+            if self.room >= image.nbytes:
+                self.room -= image.nbytes
+                self.cache[index] = image
+        return image, self.encode(record)
+
+
+def check_readable(records: Sequence[Record]) -> None:
+    """Decode every image once, before any training starts.
+
+    Raises:
+        DataError: naming every file that cannot be read, and why.
+    """
+    failed = []
+    for record in records:
+        try:
+            read_image(record.image)
+        except InputError as error:
+            failed.append(f"{record.id}: {error}")
+    if failed:
+        raise DataError(
+            f"{len(failed)} of {len(records)} images cannot be read; mend or remove them (and their rows):\n" + "\n".join(failed)
+        )
+
+
+def training_batches(data: Prepared, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> DataLoader[Batch]:
+    """Shuffled batches whose order is a function of seed and epoch alone, and disjoint between ranks."""
+    sampler: DistributedSampler[Batch] = DistributedSampler(data, world, rank, shuffle=True, seed=seed)
+    # A last batch of one image has no variance for batch normalisation to learn from.
+    return DataLoader(data, batch_size, sampler=sampler, drop_last=len(sampler) > batch_size)
+
+
+def ordered_batches(data: Prepared, batch_size: int) -> DataLoader[Batch]:
+    """Every record once, in its order."""
+    return DataLoader(data, batch_size)
+
+
+@torch.inference_mode()
+def outputs_of(task: Task, batches: DataLoader[Batch]) -> tuple[Tensor, Tensor]:
+    """Outputs of the task's forward and targets over all batches, on the CPU."""
+    device = next(task.parameters()).device
+    was_training = task.training
+    task.eval()
+    pairs = [(task(images.to(device)).cpu(), targets) for images, targets in batches]
+    task.train(was_training)
+    return torch.cat([p[0] for p in pairs]), torch.cat([p[1] for p in pairs])

@@ -1,0 +1,114 @@
+"""A run folder read back: what was trained on what, fold by fold. Torch-free.
+
+```
+RUN/recipe.yaml                every value written out
+RUN/run.json                   data hash, labels, leak label, versions
+RUN/splits.csv                 each image with its part in each fold
+RUN/fold-0/history.csv         one line an epoch; TensorBoard events lie in tensorboard/
+RUN/fold-0/{last,best}.ckpt    while it trains
+RUN/fold-0/model.safetensors   the chosen epoch, with temperature and threshold
+RUN/fold-0/predictions.csv     validation and test images, each predicted once
+RUN/fold-0/fold.json           written last: a fold that has one is done
+```
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leanmed.config import Recipe, check_recipe, load_recipe
+from leanmed.errors import RunError
+from leanmed.files import whole_file
+
+RECIPE, RUN, SPLITS = "recipe.yaml", "run.json", "splits.csv"
+MODEL, PREDICTIONS, FOLD, HISTORY = "model.safetensors", "predictions.csv", "fold.json", "history.csv"
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """One finished fold: `fold.json`, its history and its predictions, as plain rows."""
+
+    number: int
+    facts: dict[str, Any]
+    history: list[dict[str, str]]
+    predictions: list[dict[str, str]]
+
+    def part(self, name: str) -> list[dict[str, str]]:
+        """The predictions of one part: `validation` or `test`."""
+        return [row for row in self.predictions if row["part"] == name]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder."""
+
+    path: Path
+    recipe: Recipe
+    facts: dict[str, Any]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class labels in the order of the outputs."""
+        return tuple(self.facts["labels"])
+
+    def folder(self, fold: int) -> Path:
+        """Where a fold lies."""
+        return self.path / f"fold-{fold}"
+
+    def done(self, fold: int) -> bool:
+        """Whether a fold is finished."""
+        return (self.folder(fold) / FOLD).is_file()
+
+    def fold(self, number: int) -> FoldResult:
+        """Read one finished fold.
+
+        Raises:
+            RunError: the fold is not finished.
+        """
+        folder = self.folder(number)
+        if not self.done(number):
+            raise RunError(f"fold {number} of {self.path} is not finished; go on with: leanmed train ... --resume")
+        facts = json.loads((folder / FOLD).read_text(encoding="utf-8"))
+        return FoldResult(number, facts, read_csv(folder / HISTORY), read_csv(folder / PREDICTIONS))
+
+    def folds(self) -> list[FoldResult]:
+        """Every fold.
+
+        Raises:
+            RunError: one of them is not finished.
+        """
+        return [self.fold(number) for number in range(self.facts["folds"])]
+
+
+def open_run(path: Path) -> Run:
+    """Open a run folder.
+
+    Raises:
+        RunError: it is none, or its files are damaged.
+    """
+    if not (path / RUN).is_file() or not (path / RECIPE).is_file():
+        raise RunError(f"expected a run folder (with {RUN} and {RECIPE}) at {path}, found none; make one: leanmed train")
+    try:
+        facts = json.loads((path / RUN).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path / RUN} is damaged ({error}); train again into another folder") from error
+    return Run(path, load_recipe(str(path / RECIPE)), facts)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """A CSV as plain rows."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Equal rows as a CSV, written whole."""
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,172 @@
+"""An artifact: one folder that holds the whole computation, from decoded pixels to the answer.
+
+```
+model.onnx      uint8 (h, w, 3 or 4) of any size in, probabilities (K,) out
+leanmed.json    the Manifest below, with the SHA-256 of each graph and of itself
+CARD.md         what it is for, what it was made from, how good it is
+```
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from leanmed.errors import ArtifactError
+from leanmed.files import sha256_bytes, sha256_json, whole_folder, write_json, write_text
+
+FORMAT = 1
+MANIFEST = "leanmed.json"
+CARD = "CARD.md"
+MAX_GRAPH_BYTES = 2**31
+INTENDED_USE = "Research use only. Not a medical device: never the sole ground of a decision about a patient."
+
+Precision = Literal["fp32", "fp16", "int8", "int4"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Graph(_Frozen):
+    """One ONNX file of the artifact."""
+
+    file: str = Field(pattern=r"^[A-Za-z0-9_-]+\.onnx$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: int = Field(gt=0, le=MAX_GRAPH_BYTES)
+
+
+class Input(_Frozen):
+    """What the graph takes: `photograph` is uint8 (h, w, 3 or 4), RGB or RGBA with alpha as the tissue mask."""
+
+    kind: Literal["photograph"] = "photograph"
+    dtype: Literal["uint8"] = "uint8"
+    side: int = Field(gt=0, description="pixels; the side of the square the graph resizes to")
+    min_side: int = Field(default=8, gt=0, description="pixels; smaller images are refused")
+
+
+class Provenance(_Frozen):
+    """Where the artifact comes from, so that it can be made again and never be scored on what it learned from."""
+
+    leanmed: str = Field(description="version of leanmed that wrote it")
+    recipe: dict[str, Any] = Field(default_factory=dict, description="the resolved recipe")
+    data_sha256: str = Field(description="hash of the whole data set: contents, labels and groups")
+    seed: int
+    protocol: str
+    fold: int
+    seen_images: tuple[str, ...] = Field(
+        default=(), description="first 16 digits of the SHA-256 of each image file used to train or select"
+    )
+    parents: tuple[str, ...] = Field(default=(), description="hashes of the artifacts this one was made from")
+    packages: dict[str, str] = Field(default_factory=dict)
+
+
+class Manifest(_Frozen):
+    """`leanmed.json`.
+
+    `figures` are the measured ones: name -> {value, low, high, n}, low and high being a 95 % interval.
+    `quantization` tells how a compressed artifact was made, and is empty for the float one.
+    """
+
+    format: int = Field(default=FORMAT, ge=1, le=FORMAT)
+    name: str
+    task: Literal["classification"]
+    labels: tuple[str, ...] = Field(min_length=2, description="in the order of the probabilities; positive last")
+    input: Input
+    output: Literal["probabilities"] = "probabilities"
+    threshold: float | None = Field(
+        ge=0, le=1, description="two labels: answer the second when its probability is at least this"
+    )
+    temperature: float = Field(gt=0, description="logits were divided by this; it is inside the graph")
+    precision: Precision = "fp32"
+    main_score: str = Field(description="the figure by which versions of this artifact are compared")
+    graphs: dict[str, Graph]
+    figures: dict[str, dict[str, float | int | None]] = Field(default_factory=dict)
+    leak: str | None = Field(default=None, description="why the figures are too good, if they are")
+    provenance: Provenance
+    quantization: dict[str, Any] = Field(default_factory=dict)
+    intended_use: str = INTENDED_USE
+
+
+class Artifact(_Frozen):
+    """A checked artifact in memory: the manifest, its hash, and the bytes of each graph."""
+
+    manifest: Manifest
+    sha256: str
+    graphs: dict[str, bytes]
+    card: str
+
+    @property
+    def graph(self) -> bytes:
+        """The bytes of the one graph, for artifacts that have one."""
+        return self.graphs["model"]
+
+
+def write_artifact(out: Path, manifest: Manifest, graphs: Mapping[str, bytes], card: str) -> Artifact:
+    """Write an artifact folder whole, filling in the graphs' hashes and sizes; an older artifact there is replaced.
+
+    Raises:
+        ArtifactError: `out` exists and is no artifact.
+    """
+    if out.exists() and not (out / MANIFEST).is_file() and (out.is_file() or any(out.iterdir())):
+        raise ArtifactError(f"expected --out {out} to be new, empty or an artifact, but it holds something else")
+    entries = {n: Graph(file=f"{n}.onnx", sha256=sha256_bytes(b), bytes=len(b)) for n, b in graphs.items()}
+    manifest = manifest.model_copy(update={"graphs": entries})
+    content = manifest.model_dump(mode="json")
+    with whole_folder(out, replace=True) as folder:
+        for name, graph in graphs.items():
+            (folder / entries[name].file).write_bytes(graph)
+        write_json(folder / MANIFEST, content | {"sha256": sha256_json(content)})
+        write_text(folder / CARD, card)
+    return Artifact(manifest=manifest, sha256=sha256_json(content), graphs=dict(graphs), card=card)
+
+
+def read_artifact(path: Path) -> Artifact:
+    """Read an artifact and check every hash before anything of it is used.
+
+    Raises:
+        ArtifactError: no artifact, damaged, edited by hand, or written by a newer leanmed.
+    """
+    manifest, digest = _read_manifest(path)
+    graphs = {name: _read_graph(path / graph.file, graph) for name, graph in manifest.graphs.items()}
+    card = path / CARD
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    return Artifact(manifest=manifest, sha256=digest, graphs=graphs, card=text)
+
+
+def _read_manifest(path: Path) -> tuple[Manifest, str]:
+    file = path / MANIFEST
+    if not file.is_file():
+        raise ArtifactError(f"expected an artifact folder with {MANIFEST} in it, found none at {path}")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and content.get("format", 0) > FORMAT:
+            raise ArtifactError(
+                f"{file} has format {content['format']}; this leanmed reads up to {FORMAT}: install a newer leanmed"
+            )
+        digest = content.pop("sha256")
+        manifest = Manifest.model_validate(content)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(error)
+        raise ArtifactError(f"{file} is damaged ({detail}); take a fresh copy of the artifact") from error
+    if sha256_json(content) != digest:
+        raise ArtifactError(f"{file} was edited or damaged: its hash does not match; take a fresh copy or export again")
+    return manifest, digest
+
+
+def _read_graph(file: Path, graph: Graph) -> bytes:
+    try:
+        if file.stat().st_size != graph.bytes:
+            raise ArtifactError(
+                f"{file} has {file.stat().st_size} bytes where {MANIFEST} says {graph.bytes}; take a fresh copy"
+            )
+        content = file.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{file} cannot be read ({error.strerror}); take a fresh copy of the artifact") from error
+    if sha256_bytes(content) != graph.sha256:
+        raise ArtifactError(f"{file} does not match its hash in {MANIFEST}: damaged or replaced; take a fresh copy")
+    return content
