@@ -122,6 +122,18 @@ class Training(_Section):
     seed: int = Field(default=0, ge=0)
 
 
+class Evaluation(_Section):
+    """What the report shows."""
+
+    resamples: int = Field(default=2000, ge=100, le=100_000, description="bootstrap resamples of the intervals")
+    subgroups: tuple[str, ...] | None = Field(
+        default=None, description="attributes to show figures by; None: the site and every attribute of few values"
+    )
+    edges: dict[str, tuple[float, ...]] = Field(
+        default_factory=dict, description="attribute -> inner edges of its bands, in its own unit; else quartiles"
+    )
+
+
 class Recipe(_Section):
     """Everything that decides what is trained."""
 
@@ -132,6 +144,7 @@ class Recipe(_Section):
     model: Model = Field(default_factory=Model)
     augment: Augment = Field(default_factory=Augment)
     training: Training = Field(default_factory=Training)
+    evaluation: Evaluation = Field(default_factory=Evaluation)
 
 
 def shipped_recipes() -> list[str]:

@@ -1,11 +1,12 @@
-"""Photographs and single greyscale frames kept in DICOM, to 8-bit arrays.
+"""Photographs and single grey frames kept in DICOM, to arrays.
 
-Read are the uncompressed transfer syntaxes and JPEG Baseline, which goes through the same checks as a JPEG file. The
-others are refused by name: their decoders are many, seldom installed, and (deflate, RLE) unfold without a bound.
+Read are the uncompressed transfer syntaxes and JPEG Baseline, which passes the same checks as a JPEG file.
+The others are refused by name: their decoders are many and seldom installed, and deflate and RLE unfold
+without a bound.
 
-Greys follow the display chain of DICOM PS3.3 C.11: rescale slope and intercept, then the first window. Without a window
-the whole range of the stored bits becomes 0..255, never the image's own minimum and maximum, so that one grey always
-means the same. MONOCHROME1 is inverted.
+Greys follow the display chain of DICOM PS3.3 C.11: rescale slope and intercept, then the first window.
+Without a window the whole range of the stored bits becomes 0..255, not the image's own minimum and maximum,
+so that one grey means the same in every image. MONOCHROME1 is inverted.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from pydicom import Dataset, dcmread
 from pydicom.encaps import get_frame
 from pydicom.filereader import read_dataset
 from pydicom.multival import MultiValue
-from pydicom.pixels import apply_color_lut, pixel_array
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
 
 from leanmed.errors import UnreadableInput, UnsupportedInput
-from leanmed.runtime.input import Limits, check_size, open_raster, silence_decoders
+from leanmed.runtime.raster import Limits, check_size, open_raster, silence_decoders
 
 _UNCOMPRESSED = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian})
 _COLOURS = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422"})
@@ -37,7 +39,7 @@ _MAX_READS = 200_000
 
 
 class _Counted(BytesIO):
-    """Bytes that can be read only so often, so that no mass or nesting of elements keeps the parser for long."""
+    """Bytes that can be read only so often, so that no mass of elements keeps the parser for long."""
 
     reads = 0
 
@@ -59,10 +61,11 @@ def read_dicom(data: bytes, limits: Limits) -> NDArray[Any]:
         (h, w), (h, w, 3) or (h, w, 4), uint8 (uint16 for palettes of 16 bits).
 
     Raises:
-        UnreadableInput: no pixel data, or less of it than declared; damaged files also raise what pydicom raises.
+        UnreadableInput: no DICOM, or no pixel data.
         InputTooLarge: over `max_pixels`.
-        UnsupportedInput: another transfer syntax or photometric interpretation, several frames, or a lookup table in
-            place of the rescale or the window.
+        UnsupportedInput: another transfer syntax or photometric interpretation, several frames, or a lookup
+            table in place of the rescale or the window.
+        Exception: whatever pydicom raises on damaged files, such as less pixel data than declared.
     """
     silence_decoders()
     syntax = _transfer_syntax(data)
@@ -71,7 +74,8 @@ def read_dicom(data: bytes, limits: Limits) -> NDArray[Any]:
     stored = _jpeg_frame(dataset, limits) if syntax == JPEGBaseline8Bit else pixel_array(dataset)
     if stored.shape[:2] != (dataset.Rows, dataset.Columns):
         raise UnreadableInput(
-            f"expected {dataset.Rows} x {dataset.Columns} pixels as declared, got {stored.shape}"
+            f"expected {dataset.Rows} x {dataset.Columns} pixels as declared, got {stored.shape}; "
+            "export it again"
         )
     if dataset.PhotometricInterpretation in _GREYS:
         return _windowed(stored, dataset)
@@ -81,7 +85,7 @@ def read_dicom(data: bytes, limits: Limits) -> NDArray[Any]:
 
 
 def _transfer_syntax(data: bytes) -> str:
-    """Read the file meta group alone: pydicom would inflate a deflated file whole before one could refuse it."""
+    """Read the file meta group alone: `dcmread` inflates a deflated file whole before one could refuse it."""
     stream = _Counted(data)
     stream.seek(132 if data[128:132] == b"DICM" else 0)
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
@@ -92,15 +96,15 @@ def _transfer_syntax(data: bytes) -> str:
         )
     if syntax not in _UNCOMPRESSED and syntax != JPEGBaseline8Bit:
         raise UnsupportedInput(
-            f"expected DICOM that is uncompressed or JPEG Baseline, got transfer syntax {syntax.name} ({syntax}); "
-            "export it uncompressed, for instance with dcmdjpeg, dcmdrle or gdcmconv --raw"
+            f"expected DICOM that is uncompressed or JPEG Baseline, got {syntax.name} ({syntax}); "
+            "export it uncompressed, for instance with gdcmconv --raw"
         )
     return str(syntax)
 
 
 def _check(dataset: Dataset, limits: Limits) -> None:
     if "PixelData" not in dataset:
-        raise UnreadableInput("expected DICOM with an image in it, got one without pixel data")
+        raise UnreadableInput("expected DICOM with an image in it, got no pixel data; export the image")
     check_size(int(dataset.Columns), int(dataset.Rows), limits)
     if int(dataset.get("NumberOfFrames") or 1) != 1:
         raise UnsupportedInput(
@@ -113,7 +117,8 @@ def _check(dataset: Dataset, limits: Limits) -> None:
         )
     if not 1 <= dataset.BitsStored <= dataset.BitsAllocated or dataset.BitsAllocated not in (8, 16):
         raise UnsupportedInput(
-            f"expected 8 or 16 bits per sample, got {dataset.BitsStored} in {dataset.BitsAllocated}; export it as 8-bit"
+            f"expected samples of 8 or 16 bits, got {dataset.BitsStored} in {dataset.BitsAllocated}; "
+            "export the image as 8-bit"
         )
 
 
@@ -122,9 +127,11 @@ def _jpeg_frame(dataset: Dataset, limits: Limits) -> NDArray[Any]:
         right = isinstance(image, JpegImageFile) and len(image.getbands()) == dataset.SamplesPerPixel
         if not right or dataset.PixelRepresentation != 0:
             raise UnreadableInput(
-                f"expected a JPEG of {dataset.SamplesPerPixel} unsigned samples, got {image.format} {image.mode}"
+                f"expected JPEG of {dataset.SamplesPerPixel} unsigned samples as declared, got "
+                f"{image.format} {image.mode}; export it again"
             )
-        # Without Adobe's marker libjpeg takes three components for YCbCr; where DICOM says RGB, leave them alone.
+        # Without Adobe's marker libjpeg takes three components for YCbCr; if DICOM says RGB, leave them
+        # alone.
         if dataset.PhotometricInterpretation == "RGB" and "adobe_transform" not in image.info:
             image.draft("YCbCr", None)
         return np.array(image)
@@ -147,7 +154,7 @@ def _windowed(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.uint8]:
 
 
 def _window(dataset: Dataset) -> tuple[float, float] | None:
-    """Centre and width such that (value - centre) / width + 0.5 runs from 0 to 1 (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
+    """Centre and width such that (value - centre) / width + 0.5 runs from 0 to 1 (PS3.3 C.11.2.1.2, 3)."""
     centre, width = _number(dataset, "WindowCenter", math.nan), _number(dataset, "WindowWidth", math.nan)
     if math.isnan(centre) or math.isnan(width):
         if "VOILUTSequence" in dataset:
@@ -178,7 +185,7 @@ def _number(dataset: Dataset, keyword: str, default: float) -> float:
 
 
 def _looked_up(stored: NDArray[Any], first: int, grey: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Replace each stored value by 255 x its entry of `grey`, whose entry 0 is for the stored value `first`."""
+    """Replace each stored value v by 255 x grey[v - first]."""
     table = (np.clip(grey, 0, 1) * 255 + 0.5).astype(np.uint8)
     index = np.clip(stored.astype(np.int32) - first, 0, len(table) - 1)
     return table[index]

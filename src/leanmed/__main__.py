@@ -1,0 +1,5 @@
+"""`python -m leanmed`, which torchrun starts."""
+
+from leanmed.cli import main
+
+main()

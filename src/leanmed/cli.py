@@ -1,0 +1,254 @@
+"""The command line: one thin command per verb. Heavy imports happen inside the command that needs them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import leanmed
+from leanmed.errors import LeanmedError, MissingExtraError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="From a folder of labelled medical images to one small, tested model file. "
+    "Research use only: not a medical device.",
+)
+
+Data = Annotated[Path, typer.Option(help="The data set's folder.", show_default=False)]
+Out = Annotated[Path, typer.Option(help="Where to write.", show_default=False)]
+Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe; repeatable.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
+RECIPE = "A shipped recipe's name (anemia, folder) or a YAML file."
+
+
+def main() -> None:
+    """Run the command line; errors of ours are one paragraph, unless `--debug`."""
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    try:
+        app()
+    except LeanmedError as error:
+        if debug:
+            raise
+        typer.echo(f"leanmed: {error}", err=True)
+        sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"leanmed {leanmed.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where to write.")] = Path("leanmed-demo"),
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier demo there.")] = False,
+) -> None:
+    """Every step on made data, and a report to open: under 3 minutes on two cores.
+
+    Example: `leanmed demo`
+    """
+    _needs("demo", "train", "torch", "lightning")
+    from leanmed.demo import run_demo
+
+    run_demo(out, overwrite=overwrite, tell=typer.echo)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help=RECIPE, show_default=False)],
+    data: Data,
+    out: Out,
+    settings: Set = [],  # noqa: B006 (typer reads it, nobody changes it)
+    resume: Resume = False,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, mps...: as Lightning takes it.")] = "auto",
+    devices: Annotated[int, typer.Option(min=1, help="Devices per machine; more than one: start with torchrun.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
+    strategy: Annotated[str, typer.Option(help="auto, ddp...: as Lightning takes it.")] = "auto",
+) -> None:
+    """Train every fold of a recipe into one run folder.
+
+    Example: `leanmed train folder --data my-images --out run --set model.side=128`
+
+    `leanmed recipe` lists every key that `--set` takes.
+    """
+    _needs("train", "train", "torch", "lightning")
+    from leanmed.config import load_recipe
+    from leanmed.training import Machines, train
+
+    machines = Machines(accelerator, devices, nodes, strategy)
+    train(load_recipe(recipe, settings), data, out, resume=resume, machines=machines, tell=typer.echo)
+    typer.echo(f"done; now: leanmed evaluate {out} --data {data} --out REPORT")
+
+
+@app.command()
+def recipe() -> None:
+    """List the shipped recipes and every key of a recipe with its default and meaning."""
+    from leanmed.config import describe_recipe, shipped_recipes
+
+    typer.echo(f"shipped recipes: {', '.join(shipped_recipes())}\n\n{describe_recipe()}")
+
+
+@app.command()
+def evaluate(
+    subject: Annotated[Path, typer.Argument(metavar="RUN|ARTIFACT", help="A run folder or an artifact folder.", show_default=False)],
+    data: Data,
+    out: Out,
+    dataset: Annotated[str | None, typer.Option(help="The data set's reader, if not the recipe's own.")] = None,
+) -> None:
+    """Say how good a run or an artifact is: report.json and report.html.
+
+    A run is judged on each fold's test part; an artifact on images that it was neither trained nor selected on.
+
+    Example: `leanmed evaluate run --data my-images --out report`
+    """
+    _needs("evaluate", "report", "scipy", "matplotlib", "jinja2")
+    from leanmed.evaluation import evaluate_artifact, evaluate_run
+    from leanmed.report import write_report
+    from leanmed.runs import RUN, open_run
+    from leanmed.runtime.input import read_image
+
+    command = shlex.join(["leanmed", *sys.argv[1:]])
+    if (subject / RUN).is_file():
+        report = evaluate_run(open_run(subject), data=data, command=command)
+    else:
+        predictor = leanmed.load(subject)
+        with _progress("images") as step:
+            report = evaluate_artifact(predictor, data, dataset=dataset, command=command, progress=step)
+    write_report(out, report, read=read_image)
+    if report.leak:
+        typer.echo(report.leak)
+    for name, figure in report.figures.items():
+        typer.echo(f"{name:18} {figure.value:.4f}  ({figure.low:.4f} to {figure.high:.4f})  n={figure.n}")
+    typer.echo(f"Research use only: not a medical device.\nwrote {out / 'report.html'} and {out / 'report.json'}")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A finished run folder.", show_default=False)],
+    out: Out,
+    fold: Annotated[int | None, typer.Option(help="Which fold; the one with the best validation score if not given.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The data set's folder, if it has moved since training.")] = None,
+) -> None:
+    """Write one fold's model as an artifact: one ONNX graph from decoded pixels to the answer.
+
+    Example: `leanmed export run --out artifact`
+    """
+    _needs("export", "train", "torch", "onnx", "onnxscript")
+    from leanmed.export import export
+    from leanmed.runs import open_run
+
+    artifact = export(open_run(run), out, fold=fold, data=data)
+    graph = artifact.manifest.graphs["model"]
+    typer.echo(f"wrote {out}: {graph.bytes / 1e6:.2f} MB, artifact {artifact.sha256[:12]}")
+
+
+@app.command()
+def predict(
+    artifact: Annotated[Path, typer.Argument(help="An artifact folder.", show_default=False)],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders or quoted globs.", show_default=False)],
+    out: Out,
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Predict the I-th of N equal parts.")] = "1/1",
+    resume: Resume = False,
+    workers: Annotated[int, typer.Option(min=0, help="Images at a time; 0: one per core.")] = 0,
+    max_megapixels: Annotated[float, typer.Option(min=0, help="Refuse larger images.")] = 50,
+    max_megabytes: Annotated[float, typer.Option(min=0, help="Refuse larger files.")] = 256,
+) -> None:
+    """Answer for many images: one JSON line each, without torch.
+
+    Images that cannot be read are listed at the end, and the exit status is then 1.
+
+    Example: `leanmed predict artifact photos/ "more/*.jpg" --out answers.jsonl`
+    """
+    import os
+
+    from leanmed.runtime.batch import Shard, predict_file
+    from leanmed.runtime.input import Limits, find_inputs
+
+    limits = Limits(max_pixels=int(max_megapixels * 1e6), max_bytes=int(max_megabytes * 2**20))
+    predictor = leanmed.load(artifact, limits=limits)
+    files, part = list(find_inputs(inputs)), Shard.parse(shard)
+    with _progress("images", len(part.of(files))) as step:
+        outcome = predict_file(
+            predictor, files, out, shard=part, resume=resume, workers=workers or os.cpu_count() or 1, progress=step
+        )
+    typer.echo(f"{outcome.answered} answered -> {outcome.path}   Research use only: not a medical device.", err=True)
+    for name, reason in outcome.failed:
+        typer.echo(f"failed: {name}: {reason}", err=True)
+    if outcome.failed:
+        typer.echo(f"{len(outcome.failed)} of {outcome.answered + len(outcome.failed)} inputs failed", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def benchmark(
+    artifacts: Annotated[list[Path], typer.Argument(help="Artifact folders.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The JSON file to write.", show_default=False)],
+    run: Annotated[Path | None, typer.Option(help="A run folder: the same model in PyTorch, eager and compiled.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Images to predict; made ones if not given.")] = None,
+    repeats: Annotated[int, typer.Option(min=3, help="Interleaved rounds.")] = 30,
+) -> None:
+    """Measure size, latency, start time and memory, side by side with PyTorch on the same pixels.
+
+    Example: `leanmed benchmark artifact --run run --images photos --out benchmark.json`
+    """
+    _needs("benchmark", "report", "psutil")
+    from leanmed.benchmark import benchmark, table
+
+    found = benchmark(artifacts, run=run, images=images, repeats=repeats, tell=typer.echo)
+    from leanmed.files import write_json
+
+    write_json(out, found)
+    typer.echo(f"{table(found)}\nwrote {out}")
+
+
+@app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(help="The paper's recipe: anemia.", show_default=False)],
+    data: Data,
+    out: Out,
+    settings: Set = [],  # noqa: B006
+    resume: Resume = False,
+) -> None:
+    """Train by the paper's protocol and by ours, and print the paper's tables beside what was measured.
+
+    Example: `leanmed reproduce anemia --data cp-anemic --out reproduction`
+    """
+    _needs("reproduce", "train", "torch", "lightning")
+    from leanmed.reproduce import reproduce
+
+    typer.echo(reproduce(name, data, out, settings=settings, resume=resume, tell=typer.echo))
+
+
+def _needs(command: str, extra: str, *packages: str) -> None:
+    if any(find_spec(package) is None for package in packages):
+        raise MissingExtraError(f"leanmed {command}", extra)
+
+
+@contextmanager
+def _progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error, if a person watches."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)

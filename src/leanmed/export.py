@@ -1,0 +1,161 @@
+"""From one fold of a run folder to an artifact, refused when the graph and the model disagree."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from leanmed import __version__
+from leanmed.card import write_card
+from leanmed.data import content_hashes
+from leanmed.errors import ExportError
+from leanmed.evaluation import evaluate_run, fold_figures, records_of
+from leanmed.records import Record
+from leanmed.runs import SPLITS, Run, read_csv
+from leanmed.runtime.artifact import Artifact, Manifest, Provenance, write_artifact
+from leanmed.runtime.input import read_image
+from leanmed.runtime.predictor import open_session
+from leanmed.training import load_task
+
+OPSET = 20
+TOLERANCE = 1e-4  # of any output, between graph and model
+SHAPES = ((228, 88), (600, 800), (20, 20), (64, 1000), (4000, 3000))  # (h, w); the last has 12 megapixels
+SAMPLES = 8  # images at their own size, besides one at each of SHAPES
+PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "timm")
+Pixels = NDArray[np.uint8]
+
+
+def export(run: Run, out: Path, *, fold: int | None = None, data: Path | None = None) -> Artifact:
+    """Write the artifact of one fold.
+
+    Args:
+        run: a finished run.
+        out: the artifact folder; an older artifact there is replaced.
+        fold: which one; None: the one with the best validation score.
+        data: where the images lie, to compare graph and model on; None: where the run found them.
+
+    Raises:
+        RunError: the run is unfinished, or its images have changed.
+        ExportError: graph and model differ by more than `TOLERANCE` on some image.
+    """
+    records = records_of(run, data)
+    chosen = best_fold(run) if fold is None else run.fold(fold).number
+    module = load_task(run, chosen).graph().eval()
+    graph = export_graph(module)
+    difference = compare(module, graph, sample_images(records))
+    figures = fold_figures(run, records, chosen)
+    manifest = Manifest(
+        name=run.recipe.name,
+        graphs={},
+        figures={name: {k: _number(v) for k, v in asdict(figure).items()} for name, figure in figures.items()},
+        leak=run.facts["leak"],
+        provenance=provenance(run, records, chosen),
+        **run.fold(chosen).facts["manifest"],
+    )
+    card = write_card(manifest, evaluate_run(run, data=data), difference)
+    return write_artifact(out, manifest, {"model": graph}, card)
+
+
+def best_fold(run: Run) -> int:
+    """The fold whose validation score is best: the test parts have no say."""
+
+    def merit(number: int) -> float:
+        facts = run.fold(number).facts
+        return float(facts["validation"][facts["manifest"]["main_score"]])
+
+    return max(range(run.facts["folds"]), key=merit)
+
+
+def export_graph(module: nn.Module) -> bytes:
+    """An ONNX graph of a module from pixels (h, w, 3 or 4) uint8 of any size to its answer."""
+    size = {0: torch.export.Dim("height", min=1), 1: torch.export.Dim("width", min=1)}
+    channels = {2: torch.export.Dim("channels", min=3, max=4)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        program = torch.onnx.export(
+            module,
+            (torch.zeros(60, 80, 4, dtype=torch.uint8),),
+            dynamo=True,
+            dynamic_shapes=({**size, **channels},),
+            input_names=["pixels"],
+            output_names=["probabilities"],
+            opset_version=OPSET,
+            verbose=False,
+        )
+    if program is None:
+        raise ExportError("torch.onnx.export returned no program; update torch and onnxscript")
+    return slim(program.model_proto)
+
+
+def slim(model: onnx.ModelProto) -> bytes:
+    """Serialise a graph without the exporter's notes: about 3 % of a small network's bytes, and the builder's paths."""
+    graph = model.graph
+    del graph.value_info[:]  # intermediate shapes; any runtime infers them again
+    for entry in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        entry.doc_string = ""
+        del entry.metadata_props[:]
+    return bytes(model.SerializeToString())
+
+
+def compare(module: nn.Module, graph: bytes, images: Iterable[Pixels]) -> float:
+    """The largest difference of any output between graph and model.
+
+    Raises:
+        ExportError: it is above `TOLERANCE`, or an output is no number.
+    """
+    session, worst = open_session(graph), 0.0
+    for pixels in images:
+        with torch.inference_mode():
+            wanted = module(torch.from_numpy(pixels)).numpy()
+        difference = float(np.abs(session.run(None, {"pixels": pixels})[0] - wanted).max())
+        if not difference <= TOLERANCE:
+            raise ExportError(
+                f"on an image of {pixels.shape[1]} x {pixels.shape[0]} pixels the graph differs from the model by "
+                f"{difference:.2g}, more than {TOLERANCE:g}; nothing was written; please report it with the backbone's name"
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def sample_images(records: Sequence[Record]) -> Iterator[Pixels]:
+    """Real images spread over the data set at their own size, then one of them at each of `SHAPES`, with and without alpha."""
+    step = max(1, len(records) // SAMPLES)
+    for record in records[::step][:SAMPLES]:
+        yield np.ascontiguousarray(read_image(record.image))
+    first = Image.fromarray(read_image(records[0].image))
+    for height, width in SHAPES:
+        enlarged = np.asarray(first.resize((width, height), Image.Resampling.BILINEAR))
+        yield enlarged.copy()
+        if height * width < 10**6:
+            yield np.ascontiguousarray(enlarged[..., :3])
+
+
+def provenance(run: Run, records: Sequence[Record], fold: int) -> Provenance:
+    """Where a fold's model comes from, with the images it was trained and selected on."""
+    contents = dict(zip((r.id for r in records), content_hashes(records), strict=True))
+    rows = read_csv(run.path / SPLITS)
+    seen = sorted({contents[row["image"]][:16] for row in rows if row[f"fold_{fold}"] in ("train", "validation")})
+    return Provenance(
+        leanmed=__version__,
+        recipe=run.recipe.model_dump(mode="json"),
+        data_sha256=run.facts["data_sha256"],
+        seed=run.recipe.training.seed,
+        protocol=run.facts["protocol"],
+        fold=fold,
+        seen_images=tuple(seen),
+        packages={name: version(name) for name in PACKAGES},
+    )
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else value

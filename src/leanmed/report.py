@@ -1,0 +1,378 @@
+"""An evaluation as two files: report.json for programs, report.html for people.
+
+The page needs nothing but itself: no script, no network, no font. If a result leaks, that is its first line.
+
+`report.json` has these keys, with null for whatever is undefined or unknown:
+
+```
+leak          why the figures are too good to be true, or null
+title, protocol, notice, main_score
+images, groups, labels
+metrics       name -> {value, low, high, n}: low and high are the 95 % interval over groups, n counts images
+per_fold      [{fold, images, groups, figures: {name: value}, threshold, temperature}]
+fold_mean     name -> {mean, sd, folds}: over the folds in which the figure is defined, which `folds` counts
+subgroups     [{name, value, n, groups, positives, figures: {name: {value, low, high, n}}}]
+comparisons   title -> name -> {value, low, high, n}: differences on the same images, and agreement
+notes         what the reader must know: conflicts, failures, what was left out
+curves        [{fold, train_loss, validation_loss, validation_score, score_name, chosen}]
+mistakes      [{id, truth, answered, probability}]
+data_hash, seeds, versions, recipe, command
+```
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from numpy.typing import NDArray
+from PIL import Image
+
+from leanmed import plots
+from leanmed.errors import InputError
+from leanmed.files import write_json, write_text
+from leanmed.metrics import Figure, Scored, SubgroupRow, point
+from leanmed.plots import History, Plot
+
+NOTICE = "Research use only. Not a medical device."
+THUMBNAIL = 240  # pixels, long side
+GREY = (128, 128, 128, 255)
+FEW_GROUPS = 30
+Reader = Callable[[Path], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Term:
+    """How a figure is called, what it means, and what images it cannot do without."""
+
+    title: str
+    meaning: str
+    needs: str = ""
+    lower_is_better: bool = False
+
+
+EVERY_LABEL = "images of every label"
+GLOSSARY = {
+    "auc": Term(
+        "ROC-AUC",
+        "The chance that a positive image scores higher than a negative one, ties counting half. 0.5 is guessing.",
+        EVERY_LABEL,
+    ),
+    "average_precision": Term(
+        "Average precision",
+        "Precision averaged over the gains in recall as the threshold falls. Guessing gives the prevalence.",
+        EVERY_LABEL,
+    ),
+    "accuracy": Term("Accuracy", "The share of images answered rightly. It follows the commonest label."),
+    "recall": Term(
+        "Recall (sensitivity)", "Of the positive images, the share answered positive.", "positive images"
+    ),
+    "specificity": Term(
+        "Specificity", "Of the negative images, the share answered negative.", "negative images"
+    ),
+    "precision": Term(
+        "Precision",
+        "Of the images answered positive, the share that is. It falls where the condition is rarer than here.",
+        "images answered positive",
+    ),
+    "f1": Term("F1", "The harmonic mean of precision and recall.", "positive images or answers"),
+    "brier": Term(
+        "Brier score",
+        "The mean squared distance between probability and truth. With more than two labels it goes up to 2.",
+        lower_is_better=True,
+    ),
+    "ece": Term(
+        "ECE",
+        "Expected calibration error: how far predicted probabilities lie from observed shares, over ten bins. Chance "
+        "alone keeps it above 0.",
+        lower_is_better=True,
+    ),
+    "loss": Term(
+        "Log loss",
+        "The mean of −ln of the probability given to the true label. An even guess between two labels gives 0.693.",
+        lower_is_better=True,
+    ),
+    "agreement": Term("Agreement", "The share of images to which two models give the same answer."),
+}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What the result was made from, so that it can be made again."""
+
+    data_hash: str
+    seeds: Sequence[int]
+    versions: Mapping[str, str]
+    recipe: Mapping[str, Any]
+    command: str
+
+
+@dataclass(frozen=True)
+class FoldRow:
+    """One fold by itself; NaN figures are undefined there."""
+
+    fold: int
+    images: int
+    groups: int
+    figures: Mapping[str, float]
+    threshold: float | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image answered wrongly, with the probability of the wrong answer."""
+
+    id: str
+    image: Path
+    truth: str
+    answered: str
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything a report says. Only what is given is shown.
+
+    Args:
+        protocol: how training and test were kept apart, in a sentence.
+        figures: name -> figure, on all test images.
+        main_score: the name of the figure to lead with.
+        leak: why the figures are too good, if they are.
+        table: the scored test images, for the plots.
+        comparisons: title -> what `metrics.paired` gave.
+        plots: further plots of the task's own.
+        terms: further figures' names and meanings.
+    """
+
+    title: str
+    protocol: str
+    figures: Mapping[str, Figure]
+    main_score: str
+    provenance: Provenance
+    leak: str | None = None
+    table: Scored | None = None
+    folds: Sequence[FoldRow] = ()
+    subgroups: Sequence[SubgroupRow] = ()
+    comparisons: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    histories: Sequence[History] = ()
+    mistakes: Sequence[Mistake] = ()
+    plots: Sequence[Plot] = ()
+    terms: Mapping[str, Term] = field(default_factory=dict)
+
+
+def fold_rows(
+    table: Scored,
+    thresholds: Mapping[int, float] | None = None,
+    temperatures: Mapping[int, float] | None = None,
+) -> list[FoldRow]:
+    """One row per fold of a table that has folds."""
+    rows = []
+    for fold in [] if table.fold is None else np.unique(table.fold).tolist():
+        part = table.subset(table.fold == fold)
+        threshold, temperature = (thresholds or {}).get(fold), (temperatures or {}).get(fold)
+        rows.append(FoldRow(fold, part.truth.size, part.groups, point(part), threshold, temperature))
+    return rows
+
+
+def worst_mistakes(
+    table: Scored, ids: Sequence[str], images: Sequence[Path], count: int = 12
+) -> list[Mistake]:
+    """The wrong answers given with the highest probability, the surest first, at most one of a group."""
+    sureness = table.probabilities[np.arange(table.truth.size), table.predicted]
+    wrong = np.flatnonzero(table.truth != table.predicted)
+    seen: dict[str, Mistake] = {}
+    for i in wrong[np.argsort(-sureness[wrong], kind="stable")]:
+        truth, answered = table.labels[table.truth[i]], table.labels[table.predicted[i]]
+        seen.setdefault(table.group[i], Mistake(ids[i], images[i], truth, answered, float(sureness[i])))
+    return list(seen.values())[:count]
+
+
+def write_report(out: Path, content: Report, *, read: Reader | None = None) -> None:
+    """Write report.json and report.html into the folder `out`, each whole.
+
+    Args:
+        read: image file -> uint8 (h, w, 4) RGBA, for the thumbnails of the mistakes; None leaves them out.
+    """
+    page, values = render(content, read), as_json(content)
+    write_text(out / "report.html", page)
+    write_json(out / "report.json", values)
+
+
+def as_json(content: Report) -> dict[str, Any]:
+    """The content of report.json; the module's docstring lists the keys."""
+    table = content.table
+    values = {
+        "leak": content.leak,
+        "title": content.title,
+        "protocol": content.protocol,
+        "notice": NOTICE,
+        "main_score": content.main_score,
+        "images": table.truth.size if table else None,
+        "groups": table.groups if table else None,
+        "labels": table.labels if table else None,
+        "metrics": content.figures,
+        "per_fold": content.folds,
+        "fold_mean": fold_mean(content.folds),
+        "subgroups": content.subgroups,
+        "comparisons": content.comparisons,
+        "notes": content.notes,
+        "curves": content.histories,
+        # Where a file lies says something about a person's machine; its id suffices.
+        "mistakes": [{k: v for k, v in vars(m).items() if k != "image"} for m in content.mistakes],
+        **vars(content.provenance),
+    }
+    return {key: _plain(value) for key, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold, null for numbers that are none."""
+    if is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {_encodable(str(k)): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, str):
+        return _encodable(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _encodable(text: str) -> str:
+    """File names may hold bytes that are no UTF-8; they are shown escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def fold_mean(folds: Sequence[FoldRow]) -> dict[str, dict[str, float]]:
+    """Name -> mean, standard deviation (NaN of one fold) and number of the folds in which a figure is defined."""
+    means = {}
+    for name in folds[0].figures if folds else ():
+        values = [row.figures[name] for row in folds if not math.isnan(row.figures[name])]
+        sd = statistics.stdev(values) if len(values) > 1 else math.nan
+        mean = statistics.fmean(values) if values else math.nan
+        means[name] = {"mean": mean, "sd": sd, "folds": len(values)}
+    return means
+
+
+def render(content: Report, read: Reader | None = None) -> str:
+    """The page as one HTML text. Every value is escaped: file names and labels are not to be trusted."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "interval": interval, "base64": _base64}
+    page = environment.get_template("report.html").render(
+        report=content,
+        notice=NOTICE,
+        terms=_terms(content),
+        means=fold_mean(content.folds),
+        remarks=_remarks(content),
+        plots=_plots(content),
+        subgroups=[(name, list(rows)) for name, rows in groupby(content.subgroups, attrgetter("name"))],
+        forest=_forest(content),
+        thumbnails=[_thumbnail(mistake.image, read) for mistake in content.mistakes] if read else [],
+        recipe=yaml.safe_dump(_plain(content.provenance.recipe), sort_keys=False, allow_unicode=True),
+    )
+    return _encodable(page)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with so many decimals, or a dash for an undefined one."""
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # + 0.0 turns -0.0 into 0.0
+
+
+def interval(figure: Figure, digits: int = 3, between: str = " to ") -> str:
+    """The interval as `0.770 to 0.850`, or a dash."""
+    if math.isnan(figure.low):
+        return "–"
+    return number(figure.low, digits) + between + number(figure.high, digits)
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(_encodable(text).encode()).decode()
+
+
+def _terms(content: Report) -> dict[str, Term]:
+    """A term for every figure on the page: the glossary's in its order, after those it does not know."""
+    rows = [*content.folds, *content.subgroups]
+    tables = [content.figures, *content.comparisons.values(), *(row.figures for row in rows)]
+    names = dict.fromkeys(name for table in tables for name in table)
+    known = GLOSSARY | dict(content.terms)
+    return {n: Term(n, "") for n in names if n not in known} | {n: known[n] for n in known if n in names}
+
+
+def _remarks(content: Report) -> list[str]:
+    """What must be said about the table of figures: its baseline, its dashes, and how far its intervals go."""
+    remarks = []
+    if (table := content.table) is not None:
+        counts = np.bincount(table.truth, minlength=len(table.labels))
+        each = ", ".join(f"{n} {label}" for n, label in zip(counts, table.labels, strict=True))
+        remarks.append(
+            f"{table.truth.size} images in {table.groups} groups: {each}. Always answering "
+            f"{table.labels[counts.argmax()]} would have an accuracy of {counts.max() / table.truth.size:.3f}."
+        )
+        if table.groups < FEW_GROUPS:
+            remarks.append(
+                f"With as few as {table.groups} groups, bootstrap intervals tend to be too narrow."
+            )
+    many = content.table is not None and len(content.table.labels) > 2
+    for name, term in _terms(content).items():
+        values = [row.figures.get(name, 0.0) for row in content.folds]
+        values += [content.figures[name].value] if name in content.figures else []
+        if any(map(math.isnan, values)):
+            needs = "images and answers of every label" if many else term.needs
+            remarks.append(
+                f"A dash (–) under {term.title} says that it is undefined there: it needs {needs}."
+            )
+    if any(math.isnan(f.low) and not math.isnan(f.value) for f in content.figures.values()):
+        remarks.append("A figure without an interval came out the same in every resample, or in too few.")
+    return remarks
+
+
+def _plots(content: Report) -> list[Plot]:
+    """The plots that the content allows, the task's own first."""
+    drawn = list(content.plots)
+    if (table := content.table) is not None:
+        if np.unique(table.truth).size > 1:
+            drawn += [plots.roc(table), plots.precision_recall(table)]
+        thresholds = [row.threshold for row in content.folds if row.threshold is not None]
+        drawn += [plots.confusion(table), plots.distribution(table, thresholds), plots.reliability(table)]
+    return drawn + ([plots.training(content.histories)] if content.histories else [])
+
+
+def _forest(content: Report) -> Plot | None:
+    measured = any(not math.isnan(f.value) for row in content.subgroups for f in row.figures.values())
+    return plots.forest(content.subgroups, content.figures) if measured else None
+
+
+def _thumbnail(image: Path, read: Reader) -> str | None:
+    """The picture on neutral grey as a JPEG in base64, or None if it cannot be read."""
+    try:
+        picture = Image.fromarray(read(image))
+    except (InputError, OSError):
+        return None
+    ground = Image.new("RGBA", picture.size, GREY)
+    shown = Image.alpha_composite(ground, picture).convert("RGB")
+    shown.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    shown.save(buffer, "JPEG", quality=85)
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,240 @@
+"""JPEG, PNG and TIFF, opened with care: what a header says is checked before anything is decoded.
+
+Readings that one could choose otherwise:
+
+* EXIF orientation is applied. ICC profiles are not: models are trained on the stored values too.
+* 16-bit grey becomes 8-bit as round(v / 257). Of 16-bit colour Pillow takes the high byte, a level off at
+  most.
+* A file of several pages or frames is refused, since which of them is meant is a guess. What telephones
+  append to a JPEG (a gain map, a depth map, a film) is no page, and is not read.
+* CMYK is converted without a profile; in JPEG it is taken as inverted, as Adobe writes it.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from leanmed.errors import InputError, InputTooLarge, UnreadableInput, UnsupportedInput
+
+_READERS = (
+    (b"\xff\xd8\xff", JpegImageFile),
+    (b"\x89PNG\r\n\x1a\n", PngImageFile),
+    (b"II*\0", TiffImageFile),
+    (b"MM\0*", TiffImageFile),
+)
+_FOREIGN = ((0, b"GIF8", "GIF"), (0, b"BM", "BMP"), (8, b"WEBP", "WebP"), (4, b"ftyp", "HEIC or AVIF"))
+
+# Pillow mode -> the mode to pass through on the way to RGBA.
+_EIGHT_BIT = {mode: mode for mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA")} | {
+    "La": "LA",
+    "RGBa": "RGBA",
+    "RGBX": "RGB",
+    "CMYK": "RGB",
+    "YCbCr": "RGB",
+}
+_SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I"})
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")  # no stuffed zero, restart or fill byte
+_JPEG_START, _JPEG_END, _JPEG_SCAN, _JPEG_TEMPORARY = 0xD8, 0xD9, 0xDA, 0x01
+# Cameras write about ten. libjpeg walks the whole image once per scan, so thousands of empty ones take hours.
+_JPEG_MAX_SCANS = 100
+
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 258, 262, 339
+_TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH = 322, 323
+_TIFF_COMPRESSIONS = frozenset({"raw", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "packbits"})
+
+_DECODERS = r"(PIL|pydicom)\."
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Caps against hostile or hopeless files.
+
+    Args:
+        max_pixels: width x height, checked on the header before anything is decoded.
+        max_bytes: size of the file, checked before it is read.
+        min_side: shortest side, in pixels, that can still show something.
+    """
+
+    max_pixels: int = 50_000_000
+    max_bytes: int = 256 * 2**20
+    min_side: int = 8
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def check_size(width: int, height: int, limits: Limits) -> None:
+    """Refuse a declared size outside the limits.
+
+    Raises:
+        InputTooLarge: over `max_pixels`.
+        UnsupportedInput: a side under `min_side`.
+    """
+    if width * height > limits.max_pixels:
+        raise InputTooLarge(
+            f"expected at most {limits.max_pixels:,} pixels, got {width} x {height} = {width * height:,}; "
+            "scale the image down, or raise max_pixels if the file is trusted"
+        )
+    if min(width, height) < limits.min_side:
+        raise UnsupportedInput(
+            f"expected both sides to be at least {limits.min_side} pixels, got {width} x {height}; "
+            "use the original image"
+        )
+
+
+def open_raster(data: bytes, limits: Limits) -> ImageFile.ImageFile:
+    """Open a JPEG, PNG or TIFF and check all that can be checked before decoding.
+
+    Pillow's readers are called directly: `Image.open` has a cap of its own, global to the process, and warns
+    by it.
+
+    Raises:
+        UnreadableInput: truncated, or none of these formats.
+        InputTooLarge: over `max_pixels`.
+        UnsupportedInput: another image format, several pages, or a kind of pixel or compression that is not
+            read.
+        Exception: whatever Pillow raises on damaged headers.
+    """
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise UnreadableInput(
+            "expected PIL.ImageFile.LOAD_TRUNCATED_IMAGES to be off, got it on, set by another package; "
+            "set it to False, or half a picture reads as a whole one"
+        )
+    silence_decoders()
+    reader = next((reader for mark, reader in _READERS if data.startswith(mark)), None)
+    if reader is None:
+        raise _unknown_format(data)
+    image = reader(BytesIO(data))
+    check_size(*image.size, limits)
+    if getattr(image, "is_animated", False):
+        raise UnsupportedInput(
+            "expected one picture, got several pages or frames; save the one that is meant"
+        )
+    if isinstance(image, JpegImageFile):
+        _check_jpeg(data)
+    if isinstance(image, TiffImageFile):
+        _check_tiff(image, limits)
+    return image
+
+
+def to_rgba(image: Image.Image) -> NDArray[np.uint8]:
+    """Decode and turn upright.
+
+    Returns:
+        (h, w, 4) uint8 RGBA; alpha is 255 where the image has none.
+
+    Raises:
+        UnsupportedInput: floating point, 32-bit integers, CIELab...
+        Exception: whatever Pillow raises on damaged pixels.
+    """
+    image.load()
+    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    if image.mode in _SIXTEEN_BIT:
+        image = _to_eight_bits(image)
+    elif image.mode not in _EIGHT_BIT:
+        raise UnsupportedInput(
+            f"expected grey, colour or palette pixels of 8 or 16 bits, got Pillow's mode {image.mode}; "
+            "bring the values to 0..255 and save as PNG"
+        )
+    for mode in (_EIGHT_BIT[image.mode], "RGBA"):
+        image = image if image.mode == mode else image.convert(mode)
+    return np.array(image if turn is None else image.transpose(turn))
+
+
+def scaled_to_eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Map 0..65535 to 0..255, as round(v / 257)."""
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def silence_decoders() -> None:
+    """Keep Pillow and pydicom from warning of odd files that they read all the same.
+
+    `warnings.catch_warnings` swaps the filters of the whole process, so it is not safe in threads. Instead
+    one narrow filter is added, once, and stays; where a host or a test has reset the filters, the next file
+    adds it again.
+    """
+    if not any(module == re.compile(_DECODERS) for _, _, _, module, _ in warnings.filters):
+        warnings.filterwarnings("ignore", category=UserWarning, module=_DECODERS)
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise UnsupportedInput(
+            "expected 16-bit grey, got values outside 0..65535; bring them to 0..255 and save as PNG"
+        )
+    grey = Image.fromarray(scaled_to_eight_bits(values))
+    transparent = image.info.get("transparency")
+    if transparent is not None:
+        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _unknown_format(data: bytes) -> InputError:
+    for offset, mark, name in _FOREIGN:
+        if data[offset:].startswith(mark):
+            return UnsupportedInput(f"expected JPEG, PNG, TIFF or DICOM, got {name}; save it as JPEG or PNG")
+    return UnreadableInput(
+        f"expected JPEG, PNG, TIFF or DICOM, got a file that begins with {data[:8]!r}; check what it is"
+    )
+
+
+def _check_jpeg(data: bytes) -> None:
+    """Walk the markers: libjpeg takes a copy that was cut short and padded with zeros for a whole picture."""
+    position, scans = 2, 0
+    while match := _JPEG_MARKER.search(data, position):
+        marker, position = match[1][0], match.end()
+        if marker == _JPEG_END:
+            return
+        if marker not in (_JPEG_START, _JPEG_TEMPORARY):  # all others are followed by their length
+            position += int.from_bytes(data[position : position + 2])
+        scans += marker == _JPEG_SCAN
+        if scans > _JPEG_MAX_SCANS:
+            raise UnsupportedInput(f"expected at most {_JPEG_MAX_SCANS} JPEG scans, got more; save it anew")
+    raise UnreadableInput("expected a whole JPEG, got one that is truncated; copy or export it again")
+
+
+def _check_tiff(image: TiffImageFile, limits: Limits) -> None:
+    tags, compression = image.tag_v2, image.info.get("compression")
+    if compression not in _TIFF_COMPRESSIONS:
+        raise UnsupportedInput(
+            f"expected a TIFF that is uncompressed or packed by LZW, deflate or PackBits, got {compression}; "
+            "save it so or as PNG"
+        )
+    bits, formats = set(tags.get(_TIFF_BITS, (1,))), set(tags.get(_TIFF_SAMPLE_FORMAT, (1,)))
+    # Pillow would leave 12 bits unscaled, and 16-bit white-is-zero uninverted.
+    inverted = image.mode in _SIXTEEN_BIT and tags.get(_TIFF_PHOTOMETRIC) == 0
+    if formats != {1} or not bits <= {1, 2, 4, 8, 16} or inverted:
+        raise UnsupportedInput(
+            f"expected unsigned samples of 8 or 16 bits with black at 0, got bits {sorted(bits)}, sample "
+            f"format {sorted(formats)}, {'white' if inverted else 'black'} at 0; bring the values to 0..255 "
+            "and save as PNG"
+        )
+    # The decoder makes room for a whole tile, however small the image.
+    if tags.get(_TIFF_TILE_WIDTH, 0) * tags.get(_TIFF_TILE_LENGTH, 0) > limits.max_pixels:
+        raise InputTooLarge(
+            f"expected tiles of at most {limits.max_pixels:,} pixels, got larger; save it anew"
+        )
