@@ -26,7 +26,9 @@ app = typer.Typer(
 
 Data = Annotated[Path, typer.Option(help="The data set's folder.", show_default=False)]
 Out = Annotated[Path, typer.Option(help="Where to write.", show_default=False)]
-Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe; repeatable.")]
+Set = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe; repeatable.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
 RECIPE = "A shipped recipe's name (anemia, folder) or a YAML file."
 
@@ -76,7 +78,9 @@ def train(
     settings: Set = [],  # noqa: B006 (typer reads it, nobody changes it)
     resume: Resume = False,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, mps...: as Lightning takes it.")] = "auto",
-    devices: Annotated[int, typer.Option(min=1, help="Devices per machine; more than one: start with torchrun.")] = 1,
+    devices: Annotated[
+        int, typer.Option(min=1, help="Devices per machine; more than one: start with torchrun.")
+    ] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
     strategy: Annotated[str, typer.Option(help="auto, ddp...: as Lightning takes it.")] = "auto",
 ) -> None:
@@ -105,10 +109,17 @@ def recipe() -> None:
 
 @app.command()
 def evaluate(
-    subject: Annotated[Path, typer.Argument(metavar="RUN|ARTIFACT", help="A run folder or an artifact folder.", show_default=False)],
+    subject: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|ARTIFACT", help="A run folder or an artifact folder.", show_default=False
+        ),
+    ],
     data: Data,
     out: Out,
-    dataset: Annotated[str | None, typer.Option(help="The data set's reader, if not the recipe's own.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="The data set's reader, if not the recipe's own.")
+    ] = None,
 ) -> None:
     """Say how good a run or an artifact is: report.json and report.html.
 
@@ -134,15 +145,21 @@ def evaluate(
         typer.echo(report.leak)
     for name, figure in report.figures.items():
         typer.echo(f"{name:18} {figure.value:.4f}  ({figure.low:.4f} to {figure.high:.4f})  n={figure.n}")
-    typer.echo(f"Research use only: not a medical device.\nwrote {out / 'report.html'} and {out / 'report.json'}")
+    typer.echo(
+        f"Research use only: not a medical device.\nwrote {out / 'report.html'} and {out / 'report.json'}"
+    )
 
 
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A finished run folder.", show_default=False)],
     out: Out,
-    fold: Annotated[int | None, typer.Option(help="Which fold; the one with the best validation score if not given.")] = None,
-    data: Annotated[Path | None, typer.Option(help="The data set's folder, if it has moved since training.")] = None,
+    fold: Annotated[
+        int | None, typer.Option(help="Which fold; the one with the best validation score if not given.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The data set's folder, if it has moved since training.")
+    ] = None,
 ) -> None:
     """Write one fold's model as an artifact: one ONNX graph from decoded pixels to the answer.
 
@@ -160,7 +177,10 @@ def export(
 @app.command()
 def predict(
     artifact: Annotated[Path, typer.Argument(help="An artifact folder.", show_default=False)],
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders or quoted globs.", show_default=False)],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="Files, folders or quoted globs.", show_default=False),
+    ],
     out: Out,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Predict the I-th of N equal parts.")] = "1/1",
     resume: Resume = False,
@@ -184,13 +204,23 @@ def predict(
     files, part = list(find_inputs(inputs)), Shard.parse(shard)
     with _progress("images", len(part.of(files))) as step:
         outcome = predict_file(
-            predictor, files, out, shard=part, resume=resume, workers=workers or os.cpu_count() or 1, progress=step
+            predictor,
+            files,
+            out,
+            shard=part,
+            resume=resume,
+            workers=workers or os.cpu_count() or 1,
+            progress=step,
         )
-    typer.echo(f"{outcome.answered} answered -> {outcome.path}   Research use only: not a medical device.", err=True)
+    typer.echo(
+        f"{outcome.answered} answered -> {outcome.path}   Research use only: not a medical device.", err=True
+    )
     for name, reason in outcome.failed:
         typer.echo(f"failed: {name}: {reason}", err=True)
     if outcome.failed:
-        typer.echo(f"{len(outcome.failed)} of {outcome.answered + len(outcome.failed)} inputs failed", err=True)
+        typer.echo(
+            f"{len(outcome.failed)} of {outcome.answered + len(outcome.failed)} inputs failed", err=True
+        )
         raise typer.Exit(1)
 
 
@@ -198,7 +228,9 @@ def predict(
 def benchmark(
     artifacts: Annotated[list[Path], typer.Argument(help="Artifact folders.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The JSON file to write.", show_default=False)],
-    run: Annotated[Path | None, typer.Option(help="A run folder: the same model in PyTorch, eager and compiled.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="A run folder: the same model in PyTorch, eager and compiled.")
+    ] = None,
     images: Annotated[Path | None, typer.Option(help="Images to predict; made ones if not given.")] = None,
     repeats: Annotated[int, typer.Option(min=3, help="Interleaved rounds.")] = 30,
 ) -> None:

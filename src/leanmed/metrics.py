@@ -1,9 +1,10 @@
 """How good a classifier's answers are: figures with 95 % intervals, drawn over groups.
 
 With two labels, label 1 is the positive one, and precision, recall, specificity, F1, ROC-AUC and average
-precision are its own. With more, each is the plain mean over the labels of one against the rest (macro). A
-figure that a table cannot give is NaN: recall without a positive image, AUC with one label only, a macro mean
-when one label's part is undefined, since leaving that label out would silently change what is measured.
+precision are its own. With more, each is the plain mean over the labels of one against the rest (macro). What
+a table cannot tell is NaN: AUC with one label only; recall, precision and F1 without a positive image (the
+last two would be 0 whatever the model does); a macro mean when one label's part is undefined, since leaving
+that label out would silently change what is measured.
 
 Intervals come from a bootstrap over groups (Efron and Tibshirani 1993, chapter 13): a resample draws whole
 groups with replacement, so that the images of one patient come and go together.
@@ -262,15 +263,15 @@ def _measure(table: Scored) -> Measure:
     def measure(weights: Floats) -> dict[str, Floats]:
         total = weights.sum(axis=1)
         hit, true, answered = weights @ (truth * answer), weights @ truth, weights @ answer  # (b, k) each
-        negative = total[:, None] - true
+        negative, present = total[:, None] - true, true > 0
         auc, average_precision = np.mean([area(weights) for area in areas], axis=0)
         return {
             "loss": weights @ surprise / total,
             "accuracy": hit.sum(axis=1) / total,
-            "precision": over_labels(_divide(hit, answered)),
+            "precision": over_labels(_divide(hit, answered * present)),
             "recall": over_labels(_divide(hit, true)),
             "specificity": over_labels(_divide(negative - answered + hit, negative)),
-            "f1": over_labels(_divide(2 * hit, true + answered)),
+            "f1": over_labels(_divide(2 * hit, (true + answered) * present)),
             "auc": auc,
             "average_precision": average_precision,
             "brier": weights @ error / total,

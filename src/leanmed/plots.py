@@ -143,7 +143,7 @@ def precision_recall(table: Scored) -> Plot:
 
 
 def _one_against_rest(table: Scored) -> Iterator[tuple[str, str, Floats, Floats]]:
-    """For each label that has a curve: its name, a colour, and (u + 1,) true and false positives from 0 on."""
+    """For each label that has a curve: name, colour, and (u + 1,) true and false positives from 0 on."""
     binary = len(table.labels) == 2
     for j, colour in zip(range(len(table.labels)), cycle(PALETTE), strict=False):
         positive = (table.truth == j).astype(float)
@@ -273,10 +273,8 @@ def forest(rows: Sequence[SubgroupRow], overall: Mapping[str, Figure]) -> Plot:
     )
     known = [m for m in SUBGROUP_METRICS if any(np.isfinite(row.figures[m].value) for row in rows)][:3]
     lines = [line for name, part in groupby(rows, attrgetter("name")) for line in (name, *part)]
-    with _canvas(7.2, 0.9 + 0.27 * len(lines), 1, len(known), sharey=True, squeeze=False) as (
-        canvas,
-        columns,
-    ):
+    height = 0.9 + 0.27 * len(lines)
+    with _canvas(7.2, height, 1, len(known), sharey=True, squeeze=False) as (canvas, columns):
         for axes, metric in zip(columns[0], known, strict=True):
             for y, line in enumerate(lines):
                 if isinstance(line, SubgroupRow):

@@ -66,7 +66,7 @@ EVERY_LABEL = "images of every label"
 GLOSSARY = {
     "auc": Term(
         "ROC-AUC",
-        "The chance that a positive image scores higher than a negative one, ties counting half. 0.5 is guessing.",
+        "The chance that a positive image scores above a negative one, ties counting half. 0.5 is guessing.",
         EVERY_LABEL,
     ),
     "average_precision": Term(
@@ -83,10 +83,10 @@ GLOSSARY = {
     ),
     "precision": Term(
         "Precision",
-        "Of the images answered positive, the share that is. It falls where the condition is rarer than here.",
-        "images answered positive",
+        "Of the images answered positive, the share that is. It falls where positives are rarer than here.",
+        "positive images and answers",
     ),
-    "f1": Term("F1", "The harmonic mean of precision and recall.", "positive images or answers"),
+    "f1": Term("F1", "The harmonic mean of precision and recall.", "positive images"),
     "brier": Term(
         "Brier score",
         "The mean squared distance between probability and truth. With more than two labels it goes up to 2.",
@@ -94,13 +94,13 @@ GLOSSARY = {
     ),
     "ece": Term(
         "ECE",
-        "Expected calibration error: how far predicted probabilities lie from observed shares, over ten bins. Chance "
-        "alone keeps it above 0.",
+        "Expected calibration error: how far probabilities lie from observed shares, over ten bins. "
+        "Chance alone keeps it above 0.",
         lower_is_better=True,
     ),
     "loss": Term(
         "Log loss",
-        "The mean of −ln of the probability given to the true label. An even guess between two labels gives 0.693.",
+        "The mean of −ln of the probability given to the true label. Evenly guessing two labels gives 0.693.",
         lower_is_better=True,
     ),
     "agreement": Term("Agreement", "The share of images to which two models give the same answer."),
@@ -258,7 +258,7 @@ def _encodable(text: str) -> str:
 
 
 def fold_mean(folds: Sequence[FoldRow]) -> dict[str, dict[str, float]]:
-    """Name -> mean, standard deviation (NaN of one fold) and number of the folds in which a figure is defined."""
+    """Name -> mean, standard deviation (NaN of one fold) and number of the folds that define the figure."""
     means = {}
     for name in folds[0].figures if folds else ():
         values = [row.figures[name] for row in folds if not math.isnan(row.figures[name])]
@@ -313,7 +313,7 @@ def _base64(text: str) -> str:
 
 def _terms(content: Report) -> dict[str, Term]:
     """A term for every figure on the page: the glossary's in its order, after those it does not know."""
-    rows = [*content.folds, *content.subgroups]
+    rows: list[FoldRow | SubgroupRow] = [*content.folds, *content.subgroups]
     tables = [content.figures, *content.comparisons.values(), *(row.figures for row in rows)]
     names = dict.fromkeys(name for table in tables for name in table)
     known = GLOSSARY | dict(content.terms)
@@ -321,30 +321,39 @@ def _terms(content: Report) -> dict[str, Term]:
 
 
 def _remarks(content: Report) -> list[str]:
-    """What must be said about the table of figures: its baseline, its dashes, and how far its intervals go."""
-    remarks = []
-    if (table := content.table) is not None:
-        counts = np.bincount(table.truth, minlength=len(table.labels))
-        each = ", ".join(f"{n} {label}" for n, label in zip(counts, table.labels, strict=True))
-        remarks.append(
-            f"{table.truth.size} images in {table.groups} groups: {each}. Always answering "
-            f"{table.labels[counts.argmax()]} would have an accuracy of {counts.max() / table.truth.size:.3f}."
-        )
-        if table.groups < FEW_GROUPS:
-            remarks.append(
-                f"With as few as {table.groups} groups, bootstrap intervals tend to be too narrow."
-            )
+    """What must be said about the table of figures: its baseline, its dashes, how far its intervals go."""
+    remarks = [] if content.table is None else _baseline(content.table)
     many = content.table is not None and len(content.table.labels) > 2
+    lacking: dict[str, list[str]] = {}
     for name, term in _terms(content).items():
-        values = [row.figures.get(name, 0.0) for row in content.folds]
-        values += [content.figures[name].value] if name in content.figures else []
+        values = [table[name] for table in _values(content) if name in table]
         if any(map(math.isnan, values)):
-            needs = "images and answers of every label" if many else term.needs
-            remarks.append(
-                f"A dash (–) under {term.title} says that it is undefined there: it needs {needs}."
-            )
+            lacking.setdefault(EVERY_LABEL if many else term.needs, []).append(term.title)
+    remarks += [f"Undefined (–) without {needs}: {', '.join(titles)}." for needs, titles in lacking.items()]
     if any(math.isnan(f.low) and not math.isnan(f.value) for f in content.figures.values()):
         remarks.append("A figure without an interval came out the same in every resample, or in too few.")
+    return remarks
+
+
+def _values(content: Report) -> list[Mapping[str, float]]:
+    """The values without their intervals, of all images and of each fold."""
+    return [{name: f.value for name, f in content.figures.items()}, *(row.figures for row in content.folds)]
+
+
+def _baseline(table: Scored) -> list[str]:
+    counts = np.bincount(table.truth, minlength=len(table.labels))
+    each = ", ".join(f"{n} {label}" for n, label in zip(counts, table.labels, strict=True))
+    most, share = table.labels[counts.argmax()], number(counts.max() / table.truth.size)
+    remarks = [
+        f"{table.truth.size} images in {table.groups} groups: {each}. "
+        f"Always answering {most} would have an accuracy of {share}."
+    ]
+    if len(table.labels) > 2:
+        remarks.append(
+            "All but accuracy, Brier score, ECE and log loss are means over labels, one against the rest."
+        )
+    if table.groups < FEW_GROUPS:
+        remarks.append(f"With as few as {table.groups} groups, bootstrap intervals tend to be too narrow.")
     return remarks
 
 

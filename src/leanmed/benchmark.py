@@ -1,0 +1,299 @@
+"""Size, latency, start and memory of artifacts, side by side with PyTorch on the same pixels.
+
+Machines are noisy, so all candidates are measured in turn, round after round, and medians and their ratios are reported.
+Starting is measured in a process of its own, from nothing to the first answer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess  # noqa: S404 (starts this Python on our own code)
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+from leanmed.data.phantoms import PHANTOMS, eyelid
+from leanmed.runtime.artifact import read_artifact
+from leanmed.runtime.batch import answers
+from leanmed.runtime.input import SUFFIXES, read_image
+from leanmed.runtime.predictor import Predictor, load
+
+COUNT = 1000  # images predicted end to end
+STARTS = 5
+NETWORK = frozenset({"Conv", "FusedConv", "QLinearConv", "MatMul", "Gemm", "ConvInteger", "NhwcFusedConv"})
+START_OURS = "import sys, leanmed; leanmed.load(sys.argv[1]).predict(sys.argv[2])"
+START_PEER = """import sys; from pathlib import Path; from leanmed.peer import Peer
+Peer(Path(sys.argv[1]), int(sys.argv[3])).predict(Path(sys.argv[2]))"""
+# Linux counts the parent's memory into a child's ru_maxrss, but starts VmHWM afresh with each program.
+PEAK = """
+from pathlib import Path; status = Path("/proc/self/status")
+print(next((s.split()[1] for s in status.read_text().splitlines() if s.startswith("VmHWM")), "") if status.is_file() else "")"""
+Action = Callable[[], Any]
+
+
+def benchmark(
+    artifacts: Sequence[Path],
+    *,
+    run: Path | None = None,
+    images: Path | None = None,
+    repeats: int = 30,
+    count: int = COUNT,
+    tell: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Measure artifacts, and the first one's model in PyTorch if its run is given.
+
+    Args:
+        artifacts: artifact folders.
+        run: the run folder the first artifact was exported from.
+        images: a folder of images to predict; None: made ones.
+        repeats: interleaved rounds of single predictions.
+        count: images predicted end to end; given ones are repeated until there are as many.
+        tell: takes one line of progress at a time.
+
+    Returns:
+        Plain values for JSON: machine, and per candidate bytes, latency, start, memory, throughput and steps.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        files = _files(images, Path(scratch))
+        photograph = _photograph(Path(scratch) / "12-megapixels.jpg")
+        fold = read_artifact(artifacts[0]).manifest.provenance.fold
+        tell("latency of one image")
+        latency = {str(threads): _latency(artifacts, run, fold, files[0], threads, repeats) for threads in (1, 2)}
+        tell("start to first answer")
+        start = _starts(artifacts, run, fold, files[0])
+        tell(f"{count} images end to end")
+        throughput = _throughput(artifacts, run, fold, list(islice(cycle(files), count)))
+        tell("steps of one prediction")
+        steps = {str(a): {"small": _steps(a, files[0]), "12 megapixels": _steps(a, photograph)} for a in artifacts}
+        reduced = {str(a): _reduced_scale(load(a), photograph) for a in artifacts}
+    return {
+        "machine": machine(),
+        "images": {"files": len(files), "predicted": count, "size": list(read_image(files[0]).shape[:2])},
+        "bytes": {str(a): read_artifact(a).manifest.graphs["model"].bytes for a in artifacts},
+        "latency_ms_by_threads": latency,
+        "start": start,
+        "throughput": throughput,
+        "steps_ms": steps,
+        "reduced_decode": reduced,
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    names = ("onnxruntime", "numpy", "Pillow", "torch", "torchvision", "timm")
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "packages": {name: found for name in names if (found := _version(name))},
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()} ({platform.machine()})"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _files(images: Path | None, scratch: Path) -> list[Path]:
+    folder = images or PHANTOMS["eyelids"](scratch / "eyelids", count=100, seed=0)
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+
+
+def _photograph(path: Path) -> Path:
+    """A made photograph as a phone takes it: 4000 x 3000, JPEG."""
+    scene = Image.fromarray(eyelid(np.random.default_rng(0), 11.0, cutout=False, side=1000)[..., :3])
+    grain = np.random.default_rng(1).normal(0, 4, (3000, 4000, 1))
+    pixels = np.asarray(scene.resize((4000, 3000), Image.Resampling.BICUBIC)) + grain
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=92)
+    return path
+
+
+def interleaved(actions: Mapping[str, Action], repeats: int) -> dict[str, dict[str, float]]:
+    """Time actions in turn, `repeats` rounds after a warm-up; milliseconds, and the median's ratio to the first action's."""
+    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    for number in range(repeats + 2):
+        for name, action in actions.items():
+            started = time.perf_counter()
+            action()
+            if number >= 2:
+                seconds[name].append(time.perf_counter() - started)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    first = next(iter(medians.values()))
+    return {
+        name: {
+            "median_ms": round(1e3 * medians[name], 3),
+            "min_ms": round(1e3 * min(values), 3),
+            "max_ms": round(1e3 * max(values), 3),
+            "times_the_first": round(medians[name] / first, 3),
+        }
+        for name, values in seconds.items()
+    }
+
+
+def _latency(artifacts: Sequence[Path], run: Path | None, fold: int, file: Path, threads: int, repeats: int) -> Any:
+    """One decoded image, all candidates in turn."""
+    pixels = read_image(file)
+    actions: dict[str, Action] = {}
+    for path in artifacts:
+        actions[str(path)] = _bound(load(path, threads=threads).probabilities, pixels)
+    if run:
+        import torch
+
+        from leanmed.peer import Peer
+
+        torch.set_num_threads(threads)
+        tensor = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        actions["PyTorch eager"] = _bound(Peer(run, fold).probabilities, tensor)
+        actions["torch.compile"] = _bound(Peer(run, fold, compiled=True).probabilities, tensor)
+    return interleaved(actions, repeats)
+
+
+def _bound(function: Callable[[Any], Any], argument: Any) -> Action:
+    return lambda: function(argument)
+
+
+def _starts(artifacts: Sequence[Path], run: Path | None, fold: int, file: Path) -> dict[str, dict[str, float]]:
+    """From no process to the first answer, and the process's peak memory, in turn."""
+    commands = {str(path): [START_OURS, str(path), str(file)] for path in artifacts}
+    if run:
+        commands["PyTorch eager"] = [START_PEER, str(run), str(file), str(fold)]
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    for number in range(STARTS + 1):
+        for name, command in commands.items():
+            measured = _start([sys.executable, "-c", command[0] + PEAK, *command[1:]])
+            if number:
+                found[name].append(measured)
+    return {
+        name: {
+            "median_s": round(statistics.median(seconds for seconds, _ in pairs), 3),
+            "peak_mib": round(statistics.median(memory for _, memory in pairs), 1),
+        }
+        for name, pairs in found.items()
+    }
+
+
+def _start(command: Sequence[str]) -> tuple[float, float]:
+    """Seconds and peak MiB of one process."""
+    started = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+        said = process.stdout.read() if process.stdout else ""
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - started
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, list(command))
+    if said.strip():
+        return seconds, int(said) / 2**10
+    return seconds, usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _throughput(artifacts: Sequence[Path], run: Path | None, fold: int, files: Sequence[Path]) -> dict[str, Any]:
+    """Files to answers on all cores: ours one image per core at a time, PyTorch one image on all cores."""
+    cores = os.cpu_count() or 1
+    found: dict[str, dict[str, float]] = {}
+    chunks = [files[i : i + 100] for i in range(0, len(files), 100)]
+    runners: dict[str, Callable[[Sequence[Path]], Any]] = {
+        str(path): lambda part, predictor=load(path): list(answers(predictor, part, cores)) for path in artifacts
+    }
+    if run:
+        import torch
+
+        from leanmed.peer import Peer
+
+        torch.set_num_threads(cores)
+        peer = Peer(run, fold)
+        runners["PyTorch eager"] = lambda part: [peer.predict(path) for path in part]
+    seconds = dict.fromkeys(runners, 0.0)
+    for runner in runners.values():
+        runner(files[:10])
+    for chunk in chunks:
+        for name, runner in runners.items():
+            started = time.perf_counter()
+            runner(chunk)
+            seconds[name] += time.perf_counter() - started
+    return {name: {"seconds": round(s, 2), "images_per_s": round(len(files) / s, 1)} for name, s in seconds.items()}
+
+
+def _steps(artifact: Path, file: Path, repeats: int = 9) -> dict[str, float]:
+    """Medians of decoding, and inside the graph of what comes before the network's first layer and of the rest."""
+    predictor = load(artifact)
+    decode = interleaved({"decode": lambda: predictor.read(file)}, repeats)["decode"]["median_ms"]
+    before, network = _graph_steps(predictor, predictor.read(file), repeats)
+    return {"decode": decode, "resize": round(before, 3), "network": round(network, 3)}
+
+
+def _graph_steps(predictor: Predictor, pixels: Any, repeats: int) -> tuple[float, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = onnxruntime.InferenceSession(predictor.artifact.graph, options, providers=["CPUExecutionProvider"])
+        for _ in range(repeats):
+            session.run(None, {"pixels": pixels})
+        events = json.loads(Path(session.end_profiling()).read_text())
+    runs: list[list[float]] = []
+    for event in sorted(events, key=lambda e: e["ts"]):
+        if event["name"] == "model_run":
+            runs.append([0.0, 0.0])
+        elif event["cat"] == "Node" and event["name"].endswith("_kernel_time") and runs:
+            started = runs[-1][1] > 0 or event["args"]["op_name"] in NETWORK
+            runs[-1][started] += event["dur"] / 1e3
+    before, network = zip(*runs[1:], strict=True)
+    return statistics.median(before), statistics.median(network)
+
+
+def _reduced_scale(predictor: Predictor, photograph: Path) -> dict[str, Any]:
+    """What decoding a 12-megapixel photograph at a reduced scale saves, and how far it moves the answer."""
+    whole = predictor.probabilities(read_image(photograph))
+    less = predictor.probabilities(predictor.read(photograph))
+    times = interleaved(
+        {
+            "reduced": lambda: predictor.probabilities(predictor.read(photograph)),
+            "whole": lambda: predictor.probabilities(read_image(photograph)),
+        },
+        5,
+    )
+    return {"largest_difference": float(np.abs(whole - less).max()), "ms": {n: t["median_ms"] for n, t in times.items()}}
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The main figures as text."""
+    lines = [f"{'':32} {'MB':>6} {'ms, 1 thread':>13} {'2 threads':>10} {'start s':>8} {'MiB':>6} {'images/s':>9}"]
+    one, two = (found["latency_ms_by_threads"][threads] for threads in ("1", "2"))
+    for name in one:
+        size = found["bytes"].get(name)
+        start, rate = found["start"].get(name, {}), found["throughput"].get(name, {})
+        cells = (
+            f"{size / 1e6:.2f}" if size else "–",
+            one[name]["median_ms"],
+            two[name]["median_ms"],
+            start.get("median_s", "–"),
+            start.get("peak_mib", "–"),
+            rate.get("images_per_s", "–"),
+        )
+        lines.append("{:32} {:>6} {:>13} {:>10} {:>8} {:>6} {:>9}".format(name[-32:], *cells))
+    return "\n".join(lines)
