@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from leanmed.errors import ArtifactError
 from leanmed.files import sha256_bytes, sha256_json, whole_folder, write_json, write_text
@@ -23,6 +23,7 @@ FORMAT = 1
 MANIFEST = "leanmed.json"
 CARD = "CARD.md"
 MAX_GRAPH_BYTES = 2**31
+MAX_MANIFEST_BYTES = 2**26  # it names a million training images in a third of that
 INTENDED_USE = "Research use only. Not a medical device: never the sole ground of a decision about a patient."
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
@@ -41,7 +42,7 @@ class Graph(_Frozen):
 
 
 class Input(_Frozen):
-    """What the graph takes: `photograph` is uint8 (h, w, 3 or 4), RGB or RGBA with alpha as the tissue mask."""
+    """What the graph takes: a `photograph` is uint8 (h, w, 3 or 4), RGB or RGBA, alpha the tissue mask."""
 
     kind: Literal["photograph"] = "photograph"
     dtype: Literal["uint8"] = "uint8"
@@ -50,7 +51,7 @@ class Input(_Frozen):
 
 
 class Provenance(_Frozen):
-    """Where the artifact comes from, so that it can be made again and never be scored on what it learned from."""
+    """Where the artifact comes from: to make it again, and never to score it on what it learned from."""
 
     leanmed: str = Field(description="version of leanmed that wrote it")
     recipe: dict[str, Any] = Field(default_factory=dict, description="the resolved recipe")
@@ -75,7 +76,9 @@ class Manifest(_Frozen):
     format: int = Field(default=FORMAT, ge=1, le=FORMAT)
     name: str
     task: Literal["classification"]
-    labels: tuple[str, ...] = Field(min_length=2, description="in the order of the probabilities; positive last")
+    labels: tuple[str, ...] = Field(
+        min_length=2, description="in the order of the probabilities; positive last"
+    )
     input: Input
     output: Literal["probabilities"] = "probabilities"
     threshold: float | None = Field(
@@ -91,6 +94,14 @@ class Manifest(_Frozen):
     quantization: dict[str, Any] = Field(default_factory=dict)
     intended_use: str = INTENDED_USE
 
+    @model_validator(mode="after")
+    def _labels_fit(self) -> Manifest:
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"expected different labels, got {list(self.labels)}")
+        if self.threshold is not None and len(self.labels) != 2:
+            raise ValueError(f"expected a threshold for two labels only, got one for {len(self.labels)}")
+        return self
+
 
 class Artifact(_Frozen):
     """A checked artifact in memory: the manifest, its hash, and the bytes of each graph."""
@@ -102,18 +113,28 @@ class Artifact(_Frozen):
 
     @property
     def graph(self) -> bytes:
-        """The bytes of the one graph, for artifacts that have one."""
+        """The bytes of the one graph, for artifacts that have one.
+
+        Raises:
+            ArtifactError: it has others.
+        """
+        if "model" not in self.graphs:
+            raise ArtifactError(
+                f"expected an artifact with a graph `model`, got {sorted(self.graphs)}; take one that has it"
+            )
         return self.graphs["model"]
 
 
 def write_artifact(out: Path, manifest: Manifest, graphs: Mapping[str, bytes], card: str) -> Artifact:
-    """Write an artifact folder whole, filling in the graphs' hashes and sizes; an older artifact there is replaced.
+    """Write an artifact folder whole, filling in the graphs' hashes and sizes; an older one is replaced.
 
     Raises:
         ArtifactError: `out` exists and is no artifact.
     """
     if out.exists() and not (out / MANIFEST).is_file() and (out.is_file() or any(out.iterdir())):
-        raise ArtifactError(f"expected --out {out} to be new, empty or an artifact, but it holds something else")
+        raise ArtifactError(
+            f"expected {out} to be new, empty or an artifact, got something else; choose another --out"
+        )
     entries = {n: Graph(file=f"{n}.onnx", sha256=sha256_bytes(b), bytes=len(b)) for n, b in graphs.items()}
     manifest = manifest.model_copy(update={"graphs": entries})
     content = manifest.model_dump(mode="json")
@@ -134,39 +155,61 @@ def read_artifact(path: Path) -> Artifact:
     manifest, digest = _read_manifest(path)
     graphs = {name: _read_graph(path / graph.file, graph) for name, graph in manifest.graphs.items()}
     card = path / CARD
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     return Artifact(manifest=manifest, sha256=digest, graphs=graphs, card=text)
 
 
 def _read_manifest(path: Path) -> tuple[Manifest, str]:
     file = path / MANIFEST
     if not file.is_file():
-        raise ArtifactError(f"expected an artifact folder with {MANIFEST} in it, found none at {path}")
+        raise ArtifactError(
+            f"{path}: expected an artifact, a folder with {MANIFEST}, got none; check the path"
+        )
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(content, dict) and content.get("format", 0) > FORMAT:
-            raise ArtifactError(
-                f"{file} has format {content['format']}; this leanmed reads up to {FORMAT}: install a newer leanmed"
-            )
+        content = _parse(file)
         digest = content.pop("sha256")
-        manifest = Manifest.model_validate(content)
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        detail = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(error)
-        raise ArtifactError(f"{file} is damaged ({detail}); take a fresh copy of the artifact") from error
-    if sha256_json(content) != digest:
-        raise ArtifactError(f"{file} was edited or damaged: its hash does not match; take a fresh copy or export again")
-    return manifest, digest
+        if sha256_json(content) != digest:
+            raise ArtifactError(
+                f"{file} was edited or damaged: its hash does not match; take a fresh copy or export again"
+            )
+        return Manifest.model_validate(content), digest
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise ArtifactError(
+            f"{file} is damaged ({_reason(error)}); take a fresh copy of the artifact"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return repr(error)
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'manifest'}: {first['msg']}"
+
+
+def _parse(file: Path) -> Any:
+    size = file.stat().st_size
+    if size > MAX_MANIFEST_BYTES:
+        raise ValueError(f"expected at most {MAX_MANIFEST_BYTES:,} bytes, got {size:,}")
+    content = json.loads(file.read_bytes())
+    if content.get("format", 0) > FORMAT:
+        raise ArtifactError(
+            f"{file}: expected format {FORMAT} or older, got {content['format']}; install a newer leanmed"
+        )
+    return content
 
 
 def _read_graph(file: Path, graph: Graph) -> bytes:
     try:
-        if file.stat().st_size != graph.bytes:
-            raise ArtifactError(
-                f"{file} has {file.stat().st_size} bytes where {MANIFEST} says {graph.bytes}; take a fresh copy"
-            )
-        content = file.read_bytes()
+        size = file.stat().st_size
+        content = file.read_bytes() if size == graph.bytes else b""
     except OSError as error:
-        raise ArtifactError(f"{file} cannot be read ({error.strerror}); take a fresh copy of the artifact") from error
+        raise ArtifactError(f"{file} cannot be read ({error.strerror}); take a fresh copy of it") from error
+    if size != graph.bytes:
+        raise ArtifactError(
+            f"{file}: expected {graph.bytes} bytes, got {size}: damaged; take a fresh copy of it"
+        )
     if sha256_bytes(content) != graph.sha256:
-        raise ArtifactError(f"{file} does not match its hash in {MANIFEST}: damaged or replaced; take a fresh copy")
+        raise ArtifactError(
+            f"{file} does not match its hash in {MANIFEST}: damaged or replaced; take a fresh copy of it"
+        )
     return content

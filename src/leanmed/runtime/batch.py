@@ -1,4 +1,4 @@
-"""Many predictions into one file: in order, at steady memory, in shards, resumable, with what failed listed at the end."""
+"""Many predictions into one file: in order, at steady memory, in shards, resumable, failures listed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from leanmed import __version__
-from leanmed.errors import InputError, RunError
+from leanmed.errors import LeanmedError, RunError
 from leanmed.files import write_json
 from leanmed.runtime.predictor import Predictor
 
@@ -28,14 +28,16 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 1 <= self.index <= self.count:
-            raise RunError(f"expected --shard i/N with 1 <= i <= N, for example 2/4, got {self.index}/{self.count}")
+            raise RunError(
+                f"expected --shard I/N with 1 <= I <= N, such as 2/4, got {self.index}/{self.count}"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Shard:
         """Read `2/4`."""
         index, _, count = text.partition("/")
         if not (index.isdecimal() and count.isdecimal()):
-            raise RunError(f"expected --shard i/N with 1 <= i <= N, for example 2/4, got {text!r}")
+            raise RunError(f"expected --shard I/N with 1 <= I <= N, such as 2/4, got {text!r}")
         return cls(int(index), int(count))
 
     def of(self, inputs: Sequence[Path]) -> Sequence[Path]:
@@ -44,7 +46,8 @@ class Shard:
 
     def path(self, out: Path) -> Path:
         """`answers.jsonl` becomes `answers-2-of-4.jsonl` when there are several shards."""
-        return out if self.count == 1 else out.with_name(f"{out.stem}-{self.index}-of-{self.count}{out.suffix}")
+        name = f"{out.stem}-{self.index}-of-{self.count}{out.suffix}"
+        return out if self.count == 1 else out.with_name(name)
 
 
 @dataclass(frozen=True)
@@ -66,44 +69,60 @@ def predict_file(
     workers: int = 1,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Outcome:
-    """Predict many files into one JSON Lines file, one line per input in the order given, and a done-marker beside it.
+    """Predict many files into one JSON Lines file, one line per input in the order given.
 
-    A line holds `input`, `label`, `probability`, `probabilities`, `artifact`, `version`, `seconds`; or `input` and `error`.
-    While it works, lines go to `OUT.part`; the file takes its name, and `OUT.done` appears, when all inputs are through.
+    A line holds `input`, `label`, `probability`, `probabilities`, `artifact`, `version` and `seconds`, or
+    else `input` and `error`. Lines go to `OUT.part`, which takes its name when all inputs are through, and
+    then `OUT.done` appears beside it.
 
     Args:
         predictor: answers.
         inputs: all inputs of all shards.
         out: the file to write.
         shard: which part of the inputs; None: all.
-        resume: go on after the last whole line of a stopped run; a finished shard is left as it is.
+        resume: go on after the last whole line of a stopped run; a finished one is checked and kept.
         workers: images at a time.
         progress: takes the number of inputs that are through.
 
     Raises:
-        RunError: the output is there already, or belongs to another artifact or other inputs.
+        RunError: the output is there already, is damaged, or belongs to another artifact or other inputs.
     """
     shard = shard or Shard()
     mine, out = shard.of(inputs), shard.path(out)
     part, marker = out.with_name(out.name + ".part"), out.with_name(out.name + ".done")
-    if marker.is_file() and resume:
-        return _finished(out)
-    if out.exists() or marker.exists() or (part.exists() and not resume):
-        raise RunError(f"{out} or a part of it is there already; add --resume to go on, or choose another --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    done = _whole_lines(part, mine, predictor) if part.exists() else 0
-    with part.open("a", encoding="utf-8") as file:
-        for number, line in enumerate(answers(predictor, mine[done:], workers), start=done + 1):
+    if not resume and any(path.exists() for path in (out, part, marker)):
+        raise RunError(f"expected a new {out}, got one with content; add --resume, or choose another --out")
+    if not out.exists():
+        marker.unlink(missing_ok=True)
+        _answer_all(predictor, mine, part, workers, progress)
+        part.replace(out)
+    lines = _Lines.read(out, mine, predictor)
+    if lines.count < len(mine):
+        raise RunError(
+            f"expected {out} to answer {len(mine)} inputs, got {lines.count}; choose another --out"
+        )
+    counts = {"inputs": lines.count, "failed": len(lines.failed), "shard": [shard.index, shard.count]}
+    write_json(marker, {"artifact": predictor.artifact.sha256, **counts})
+    return Outcome(out, lines.count - len(lines.failed), lines.failed)
+
+
+def _answer_all(
+    predictor: Predictor, inputs: Sequence[Path], part: Path, workers: int, progress: Callable[[int], None]
+) -> None:
+    """Write a line for each input that has none yet."""
+    part.parent.mkdir(parents=True, exist_ok=True)
+    done = 0
+    if part.exists():
+        lines = _Lines.read(part, inputs, predictor)
+        done = lines.count
+        with part.open("r+b") as file:
+            file.truncate(lines.size)
+    # Names of files need not be UTF-8: what cannot be encoded is written as JSON's own escape.
+    with part.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        for number, line in enumerate(answers(predictor, inputs[done:], workers), start=done + 1):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
             progress(number)
-    part.replace(out)
-    outcome = _finished(out)
-    write_json(
-        marker,
-        {"artifact": predictor.artifact.sha256, "inputs": len(mine), "failed": len(outcome.failed), "shard": [shard.index, shard.count]},
-    )
-    return outcome
 
 
 def answers(predictor: Predictor, inputs: Iterable[Path], workers: int) -> Iterator[dict[str, Any]]:
@@ -123,7 +142,7 @@ def answer(predictor: Predictor, path: Path) -> dict[str, Any]:
     started = time.perf_counter()
     try:
         prediction = predictor.predict(path)
-    except InputError as error:
+    except LeanmedError as error:
         return {"input": str(path), "error": str(error)}
     return {
         "input": str(path),
@@ -136,22 +155,45 @@ def answer(predictor: Predictor, path: Path) -> dict[str, Any]:
     }
 
 
-def _whole_lines(part: Path, inputs: Sequence[Path], predictor: Predictor) -> int:
-    """Cut a half-written last line off, and count the lines that answer the first inputs."""
-    content = part.read_bytes()
-    content = content[: content.rfind(b"\n") + 1]
-    lines = [json.loads(line) for line in content.splitlines()]
-    same = all(line["input"] == str(path) for line, path in zip(lines, inputs, strict=False))
-    artifact = predictor.artifact.sha256
-    if not same or len(lines) > len(inputs) or any(line.get("artifact", artifact) != artifact for line in lines):
-        raise RunError(f"{part} answers other inputs, or by another artifact; remove it, or choose another --out")
-    part.write_bytes(content)
-    return len(lines)
+@dataclass(frozen=True)
+class _Lines:
+    """The whole lines of a file of answers: how many, of how many bytes, and what failed."""
+
+    count: int
+    size: int
+    failed: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def read(cls, path: Path, inputs: Sequence[Path], predictor: Predictor) -> _Lines:
+        """Read lines that should answer the first inputs; half a line at the end is passed over.
+
+        Raises:
+            RunError: they answer others, or by another artifact, or are damaged.
+        """
+        count, size, failed = 0, 0, []
+        with path.open("rb") as file:
+            for content in file:
+                if not content.endswith(b"\n"):
+                    break
+                line = _parse(content, path)
+                if count == len(inputs) or line["input"] != str(inputs[count]):
+                    raise RunError(f"{path} answers other inputs; remove it, or choose another --out")
+                if line.get("artifact", predictor.artifact.sha256) != predictor.artifact.sha256:
+                    raise RunError(
+                        f"{path} was answered by another artifact; remove it, or choose another --out"
+                    )
+                if "error" in line:
+                    failed.append((line["input"], line["error"]))
+                count, size = count + 1, size + len(content)
+        return cls(count, size, tuple(failed))
 
 
-def _finished(out: Path) -> Outcome:
-    with out.open(encoding="utf-8") as file:
-        lines = (json.loads(line) for line in file)
-        found = [(line["input"], line.get("error")) for line in lines]
-    failed = tuple((name, reason) for name, reason in found if reason)
-    return Outcome(out, len(found) - len(failed), failed)
+def _parse(content: bytes, path: Path) -> dict[str, str]:
+    try:
+        line: dict[str, str] = json.loads(content)
+        line["input"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunError(
+            f"expected {path} to hold answers, got {content[:50]!r}; remove it, or choose another --out"
+        ) from error
+    return line

@@ -12,7 +12,6 @@ so that one grey means the same in every image. MONOCHROME1 is inverted.
 from __future__ import annotations
 
 import math
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -27,27 +26,12 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
 
 from leanmed.errors import UnreadableInput, UnsupportedInput
-from leanmed.runtime.raster import Limits, check_size, open_raster, silence_decoders
+from leanmed.runtime.raster import Limits, MeteredBytes, check_size, open_raster
 
 _UNCOMPRESSED = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian})
 _COLOURS = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422"})
 _GREYS = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _PALETTE = "PALETTE COLOR"
-
-# A photograph has a few hundred elements; each costs at least one read, and some hundred bytes of memory.
-_MAX_READS = 200_000
-
-
-class _Counted(BytesIO):
-    """Bytes that can be read only so often, so that no mass of elements keeps the parser for long."""
-
-    reads = 0
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self.reads += 1
-        if self.reads > _MAX_READS:
-            raise UnsupportedInput(f"expected a photograph in DICOM, got more than {_MAX_READS:,} elements")
-        return super().read(size)
 
 
 def read_dicom(data: bytes, limits: Limits) -> NDArray[Any]:
@@ -67,9 +51,8 @@ def read_dicom(data: bytes, limits: Limits) -> NDArray[Any]:
             table in place of the rescale or the window.
         Exception: whatever pydicom raises on damaged files, such as less pixel data than declared.
     """
-    silence_decoders()
     syntax = _transfer_syntax(data)
-    dataset = dcmread(_Counted(data), force=True)
+    dataset = dcmread(MeteredBytes(data), force=True)
     _check(dataset, limits)
     stored = _jpeg_frame(dataset, limits) if syntax == JPEGBaseline8Bit else pixel_array(dataset)
     if stored.shape[:2] != (dataset.Rows, dataset.Columns):
@@ -86,7 +69,7 @@ def read_dicom(data: bytes, limits: Limits) -> NDArray[Any]:
 
 def _transfer_syntax(data: bytes) -> str:
     """Read the file meta group alone: `dcmread` inflates a deflated file whole before one could refuse it."""
-    stream = _Counted(data)
+    stream = MeteredBytes(data)
     stream.seek(132 if data[128:132] == b"DICM" else 0)
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
     syntax = meta.get("TransferSyntaxUID")

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import stat
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +42,8 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm"})
 # full decode and one antialiased resize to 224 (160) pixels, grey levels differ by 0.20 (0.36) on average at
 # 2, 0.18 (0.16) at 3.
 OVERSAMPLE = 3
+
+_DECODERS = r"(PIL|pydicom)\."
 
 
 def read_image(
@@ -127,6 +131,7 @@ def find_inputs(patterns: Sequence[str]) -> Iterator[Path]:
 @contextmanager
 def _border(name: str) -> Iterator[None]:
     """Put the name before each message, and turn whatever a decoder raises into `UnreadableInput`."""
+    _silence_decoders()
     try:
         yield
     except InputError as error:
@@ -136,6 +141,17 @@ def _border(name: str) -> Iterator[None]:
             f"{name}: expected a readable image, but reading failed ({type(error).__name__}: {error}); "
             "copy or export it again"
         ) from error
+
+
+def _silence_decoders() -> None:
+    """Keep Pillow and pydicom from warning of odd files that they read all the same.
+
+    `warnings.catch_warnings` swaps the filters of the whole process, so it is not safe in threads. Instead
+    one narrow filter goes before all others and stays; if a host puts its own there, the next image moves it
+    back to the front.
+    """
+    if not any(module == re.compile(_DECODERS) for _, _, _, module, _ in warnings.filters[:1]):
+        warnings.filterwarnings("ignore", category=UserWarning, module=_DECODERS)
 
 
 def _checked_bytes(source: Path | bytes, limits: Limits) -> bytes:

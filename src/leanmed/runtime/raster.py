@@ -13,7 +13,7 @@ Readings that one could choose otherwise:
 from __future__ import annotations
 
 import re
-import warnings
+import struct
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -61,11 +61,12 @@ _JPEG_START, _JPEG_END, _JPEG_SCAN, _JPEG_TEMPORARY = 0xD8, 0xD9, 0xDA, 0x01
 # Cameras write about ten. libjpeg walks the whole image once per scan, so thousands of empty ones take hours.
 _JPEG_MAX_SCANS = 100
 
-_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 258, 262, 339
-_TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH = 322, 323
-_TIFF_COMPRESSIONS = frozenset({"raw", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "packbits"})
+_MAX_METADATA = 16 * 2**20  # depth maps in XMP take some megabytes
 
-_DECODERS = r"(PIL|pydicom)\."
+_TIFF_WIDTH, _TIFF_LENGTH, _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 256, 257, 258, 262, 339
+_TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH = 322, 323
+_TIFF_BYTES, _TIFF_MAX_VALUES = frozenset({1, 2, 6, 7}), 1_000_000  # kinds of tag that stay bytes
+_TIFF_COMPRESSIONS = frozenset({"raw", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "packbits"})
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,30 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+
+
+class MeteredBytes(BytesIO):
+    """A file in memory that may be read only so often and so much, lest a flood of parts hold its parser."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._reads_left = 200_000  # a photograph takes some thousands
+        self._bytes_left = 4 * len(data) + 2**24
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as `BytesIO` does.
+
+        Raises:
+            UnreadableInput: too often or too much.
+        """
+        part = super().read(size)
+        self._reads_left -= 1
+        self._bytes_left -= len(part)
+        if self._reads_left < 0 or self._bytes_left < 0:
+            raise UnreadableInput(
+                "expected an image, got a file of far too many parts; copy or export it again"
+            )
+        return part
 
 
 def check_size(width: int, height: int, limits: Limits) -> None:
@@ -123,20 +148,21 @@ def open_raster(data: bytes, limits: Limits) -> ImageFile.ImageFile:
             "expected PIL.ImageFile.LOAD_TRUNCATED_IMAGES to be off, got it on, set by another package; "
             "set it to False, or half a picture reads as a whole one"
         )
-    silence_decoders()
     reader = next((reader for mark, reader in _READERS if data.startswith(mark)), None)
     if reader is None:
         raise _unknown_format(data)
-    image = reader(BytesIO(data))
+    if reader is JpegImageFile:
+        _check_jpeg(data)
+    if reader is TiffImageFile:
+        _check_tiff_directory(data)
+    image = reader(MeteredBytes(data))
     check_size(*image.size, limits)
     if getattr(image, "is_animated", False):
         raise UnsupportedInput(
             "expected one picture, got several pages or frames; save the one that is meant"
         )
-    if isinstance(image, JpegImageFile):
-        _check_jpeg(data)
     if isinstance(image, TiffImageFile):
-        _check_tiff(image, limits)
+        _check_tiff_samples(image, limits)
     return image
 
 
@@ -151,7 +177,7 @@ def to_rgba(image: Image.Image) -> NDArray[np.uint8]:
         Exception: whatever Pillow raises on damaged pixels.
     """
     image.load()
-    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    turn = _turn(image)
     if image.mode in _SIXTEEN_BIT:
         image = _to_eight_bits(image)
     elif image.mode not in _EIGHT_BIT:
@@ -169,15 +195,15 @@ def scaled_to_eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def silence_decoders() -> None:
-    """Keep Pillow and pydicom from warning of odd files that they read all the same.
-
-    `warnings.catch_warnings` swaps the filters of the whole process, so it is not safe in threads. Instead
-    one narrow filter is added, once, and stays; where a host or a test has reset the filters, the next file
-    adds it again.
-    """
-    if not any(module == re.compile(_DECODERS) for _, _, _, module, _ in warnings.filters):
-        warnings.filterwarnings("ignore", category=UserWarning, module=_DECODERS)
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    if len(image.info.get("exif", b"")) > _MAX_METADATA:
+        raise UnsupportedInput(
+            f"expected at most {_MAX_METADATA:,} bytes of EXIF, got more; save it anew without metadata"
+        )
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # blanked by an anonymiser, or damaged: it says nothing of the pixels
+        return None
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
@@ -195,7 +221,7 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 
 def _unknown_format(data: bytes) -> InputError:
     for offset, mark, name in _FOREIGN:
-        if data[offset:].startswith(mark):
+        if data.startswith(mark, offset):
             return UnsupportedInput(f"expected JPEG, PNG, TIFF or DICOM, got {name}; save it as JPEG or PNG")
     return UnreadableInput(
         f"expected JPEG, PNG, TIFF or DICOM, got a file that begins with {data[:8]!r}; check what it is"
@@ -212,12 +238,27 @@ def _check_jpeg(data: bytes) -> None:
         if marker not in (_JPEG_START, _JPEG_TEMPORARY):  # all others are followed by their length
             position += int.from_bytes(data[position : position + 2])
         scans += marker == _JPEG_SCAN
-        if scans > _JPEG_MAX_SCANS:
-            raise UnsupportedInput(f"expected at most {_JPEG_MAX_SCANS} JPEG scans, got more; save it anew")
+        if scans > _JPEG_MAX_SCANS or (scans == 0 and position > _MAX_METADATA):
+            raise UnsupportedInput(
+                f"expected a JPEG of at most {_JPEG_MAX_SCANS} scans, {_MAX_METADATA:,} bytes of metadata, "
+                "got more; save it anew without metadata"
+            )
     raise UnreadableInput("expected a whole JPEG, got one that is truncated; copy or export it again")
 
 
-def _check_tiff(image: TiffImageFile, limits: Limits) -> None:
+def _check_tiff_directory(data: bytes) -> None:
+    """Count the values that the tags claim, since Pillow makes a Python object of each."""
+    order = "<" if data.startswith(b"II") else ">"
+    (start,) = struct.unpack_from(f"{order}I", data, 4)
+    (entries,) = struct.unpack_from(f"{order}H", data, start)
+    tags = struct.iter_unpack(f"{order}HHII", data[start + 2 : start + 2 + 12 * entries])
+    if sum(count for _, kind, count, _ in tags if kind not in _TIFF_BYTES) > _TIFF_MAX_VALUES:
+        raise UnsupportedInput(
+            f"expected at most {_TIFF_MAX_VALUES:,} values in TIFF tags, got more; save it anew"
+        )
+
+
+def _check_tiff_samples(image: TiffImageFile, limits: Limits) -> None:
     tags, compression = image.tag_v2, image.info.get("compression")
     if compression not in _TIFF_COMPRESSIONS:
         raise UnsupportedInput(
@@ -233,6 +274,11 @@ def _check_tiff(image: TiffImageFile, limits: Limits) -> None:
             f"format {sorted(formats)}, {'white' if inverted else 'black'} at 0; bring the values to 0..255 "
             "and save as PNG"
         )
+    # Pillow leaves black what no strip or tile covers.
+    width, height = tags[_TIFF_WIDTH], tags[_TIFF_LENGTH]
+    corners = [extents[2:] for _, extents, *_ in image.tile if extents]
+    if not any(right >= width and bottom >= height for right, bottom in corners):
+        raise UnreadableInput("expected strips for the whole image, got fewer; copy or export it again")
     # The decoder makes room for a whole tile, however small the image.
     if tags.get(_TIFF_TILE_WIDTH, 0) * tags.get(_TIFF_TILE_LENGTH, 0) > limits.max_pixels:
         raise InputTooLarge(
