@@ -7,14 +7,16 @@ predictor = leanmed.load("artifact")
 print(predictor.predict("eyelid.jpg").probability)
 ```
 
-Importing this package never imports torch, and names are loaded when they are first used. Research use only: not a
-medical device.
+Importing this package never imports torch, and names are loaded when they are first used. What can go wrong
+stands in `leanmed.errors`. Research use only: not a medical device.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from leanmed import errors
 
 __version__ = "0.1.0"
 
@@ -35,7 +37,7 @@ _HOMES = {
     "read_image": "leanmed.runtime.input",
 }
 
-__all__ = ["Limits", "Prediction", "Predictor", "Record", "__version__", "load", "read_image"]
+__all__ = ["Limits", "Prediction", "Predictor", "Record", "__version__", "errors", "load", "read_image"]
 
 
 def __getattr__(name: str) -> Any:

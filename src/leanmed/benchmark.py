@@ -1,7 +1,7 @@
 """Size, latency, start and memory of artifacts, side by side with PyTorch on the same pixels.
 
-Machines are noisy, so all candidates are measured in turn, round after round, and medians and their ratios are reported.
-Starting is measured in a process of its own, from nothing to the first answer.
+Machines are noisy, so all candidates are measured in turn, round after round, and medians and their ratios
+are reported. Starting is measured in a process of its own, from nothing to the first answer.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import json
 import os
 import platform
 import statistics
-import subprocess  # noqa: S404 (starts this Python on our own code)
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import cycle, islice
 from pathlib import Path
@@ -39,8 +38,10 @@ START_PEER = """import sys; from pathlib import Path; from leanmed.peer import P
 Peer(Path(sys.argv[1]), int(sys.argv[3])).predict(Path(sys.argv[2]))"""
 # Linux counts the parent's memory into a child's ru_maxrss, but starts VmHWM afresh with each program.
 PEAK = """
-from pathlib import Path; status = Path("/proc/self/status")
-print(next((s.split()[1] for s in status.read_text().splitlines() if s.startswith("VmHWM")), "") if status.is_file() else "")"""
+from pathlib import Path
+status = Path("/proc/self/status")
+lines = status.read_text().splitlines() if status.is_file() else []
+print(next((line.split()[1] for line in lines if line.startswith("VmHWM")), ""))"""
 Action = Callable[[], Any]
 
 
@@ -71,13 +72,17 @@ def benchmark(
         photograph = _photograph(Path(scratch) / "12-megapixels.jpg")
         fold = read_artifact(artifacts[0]).manifest.provenance.fold
         tell("latency of one image")
-        latency = {str(threads): _latency(artifacts, run, fold, files[0], threads, repeats) for threads in (1, 2)}
+        latency = {
+            str(threads): _latency(artifacts, run, fold, files[0], threads, repeats) for threads in (1, 2)
+        }
         tell("start to first answer")
         start = _starts(artifacts, run, fold, files[0])
         tell(f"{count} images end to end")
         throughput = _throughput(artifacts, run, fold, list(islice(cycle(files), count)))
         tell("steps of one prediction")
-        steps = {str(a): {"small": _steps(a, files[0]), "12 megapixels": _steps(a, photograph)} for a in artifacts}
+        steps = {
+            str(a): {"small": _steps(a, files[0]), "12 megapixels": _steps(a, photograph)} for a in artifacts
+        }
         reduced = {str(a): _reduced_scale(load(a), photograph) for a in artifacts}
     return {
         "machine": machine(),
@@ -132,7 +137,7 @@ def _photograph(path: Path) -> Path:
 
 
 def interleaved(actions: Mapping[str, Action], repeats: int) -> dict[str, dict[str, float]]:
-    """Time actions in turn, `repeats` rounds after a warm-up; milliseconds, and the median's ratio to the first action's."""
+    """Time actions in turn, `repeats` rounds after two to warm up, with each median's ratio to the first."""
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for number in range(repeats + 2):
         for name, action in actions.items():
@@ -153,7 +158,9 @@ def interleaved(actions: Mapping[str, Action], repeats: int) -> dict[str, dict[s
     }
 
 
-def _latency(artifacts: Sequence[Path], run: Path | None, fold: int, file: Path, threads: int, repeats: int) -> Any:
+def _latency(
+    artifacts: Sequence[Path], run: Path | None, fold: int, file: Path, threads: int, repeats: int
+) -> Any:
     """One decoded image, all candidates in turn."""
     pixels = read_image(file)
     actions: dict[str, Action] = {}
@@ -175,7 +182,9 @@ def _bound(function: Callable[[Any], Any], argument: Any) -> Action:
     return lambda: function(argument)
 
 
-def _starts(artifacts: Sequence[Path], run: Path | None, fold: int, file: Path) -> dict[str, dict[str, float]]:
+def _starts(
+    artifacts: Sequence[Path], run: Path | None, fold: int, file: Path
+) -> dict[str, dict[str, float]]:
     """From no process to the first answer, and the process's peak memory, in turn."""
     commands = {str(path): [START_OURS, str(path), str(file)] for path in artifacts}
     if run:
@@ -210,14 +219,13 @@ def _start(command: Sequence[str]) -> tuple[float, float]:
     return seconds, usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _throughput(artifacts: Sequence[Path], run: Path | None, fold: int, files: Sequence[Path]) -> dict[str, Any]:
+def _throughput(
+    artifacts: Sequence[Path], run: Path | None, fold: int, files: Sequence[Path]
+) -> dict[str, Any]:
     """Files to answers on all cores: ours one image per core at a time, PyTorch one image on all cores."""
     cores = os.cpu_count() or 1
-    found: dict[str, dict[str, float]] = {}
     chunks = [files[i : i + 100] for i in range(0, len(files), 100)]
-    runners: dict[str, Callable[[Sequence[Path]], Any]] = {
-        str(path): lambda part, predictor=load(path): list(answers(predictor, part, cores)) for path in artifacts
-    }
+    runners = {str(path): _answering(load(path), cores) for path in artifacts}
     if run:
         import torch
 
@@ -234,11 +242,18 @@ def _throughput(artifacts: Sequence[Path], run: Path | None, fold: int, files: S
             started = time.perf_counter()
             runner(chunk)
             seconds[name] += time.perf_counter() - started
-    return {name: {"seconds": round(s, 2), "images_per_s": round(len(files) / s, 1)} for name, s in seconds.items()}
+    return {
+        name: {"seconds": round(s, 2), "images_per_s": round(len(files) / s, 1)}
+        for name, s in seconds.items()
+    }
+
+
+def _answering(predictor: Predictor, workers: int) -> Callable[[Sequence[Path]], list[Any]]:
+    return lambda files: list(answers(predictor, files, workers))
 
 
 def _steps(artifact: Path, file: Path, repeats: int = 9) -> dict[str, float]:
-    """Medians of decoding, and inside the graph of what comes before the network's first layer and of the rest."""
+    """Medians: decoding; in the graph, what comes before the network's first layer; and the rest."""
     predictor = load(artifact)
     decode = interleaved({"decode": lambda: predictor.read(file)}, repeats)["decode"]["median_ms"]
     before, network = _graph_steps(predictor, predictor.read(file), repeats)
@@ -251,7 +266,9 @@ def _graph_steps(predictor: Predictor, pixels: Any, repeats: int) -> tuple[float
         options.intra_op_num_threads = 1
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = onnxruntime.InferenceSession(predictor.artifact.graph, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            predictor.artifact.graph, options, providers=["CPUExecutionProvider"]
+        )
         for _ in range(repeats):
             session.run(None, {"pixels": pixels})
         events = json.loads(Path(session.end_profiling()).read_text())
@@ -277,12 +294,17 @@ def _reduced_scale(predictor: Predictor, photograph: Path) -> dict[str, Any]:
         },
         5,
     )
-    return {"largest_difference": float(np.abs(whole - less).max()), "ms": {n: t["median_ms"] for n, t in times.items()}}
+    return {
+        "largest_difference": float(np.abs(whole - less).max()),
+        "ms": {n: t["median_ms"] for n, t in times.items()},
+    }
 
 
 def table(found: Mapping[str, Any]) -> str:
     """The main figures as text."""
-    lines = [f"{'':32} {'MB':>6} {'ms, 1 thread':>13} {'2 threads':>10} {'start s':>8} {'MiB':>6} {'images/s':>9}"]
+    lines = [
+        f"{'':32} {'MB':>6} {'ms, 1 thread':>13} {'2 threads':>10} {'start s':>8} {'MiB':>6} {'images/s':>9}"
+    ]
     one, two = (found["latency_ms_by_threads"][threads] for threads in ("1", "2"))
     for name in one:
         size = found["bytes"].get(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -31,24 +32,34 @@ Set = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
 RECIPE = "A shipped recipe's name (anemia, folder) or a YAML file."
+REPORTING = ("sklearn", "scipy", "matplotlib", "jinja2")  # of the extra `report`
+TRAINING = (*REPORTING, "torch", "torchvision", "timm", "lightning", "safetensors", "onnx", "onnxscript")
 
 
 def main() -> None:
-    """Run the command line; errors of ours are one paragraph, unless `--debug`."""
+    """Run the command line; what goes wrong is told in one paragraph, unless `--debug`."""
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
-        app()
-    except LeanmedError as error:
+        app(prog_name="leanmed")
+    except (LeanmedError, OSError) as error:
         if debug:
             raise
-        typer.echo(f"leanmed: {error}", err=True)
+        typer.echo(f"leanmed: {_paragraph(error)}", err=True)
         sys.exit(2)
+
+
+def _paragraph(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return str(error)
+    where = error.filename or "a file"
+    return f"{where}: expected to read or write it, got: {error.strerror or error}; mend that and start again"
 
 
 @app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     if version:
         typer.echo(f"leanmed {leanmed.__version__}")
@@ -64,7 +75,7 @@ def demo(
 
     Example: `leanmed demo`
     """
-    _needs("demo", "train", "torch", "lightning")
+    _needs("demo", "train", *TRAINING)
     from leanmed.demo import run_demo
 
     run_demo(out, overwrite=overwrite, tell=typer.echo)
@@ -90,18 +101,23 @@ def train(
 
     `leanmed recipe` lists every key that `--set` takes.
     """
-    _needs("train", "train", "torch", "lightning")
+    _needs("train", "train", *TRAINING)
     from leanmed.config import load_recipe
+
+    chosen = load_recipe(recipe, settings)  # first: torch takes seconds to import
     from leanmed.training import Machines, train
 
     machines = Machines(accelerator, devices, nodes, strategy)
-    train(load_recipe(recipe, settings), data, out, resume=resume, machines=machines, tell=typer.echo)
+    train(chosen, data, out, resume=resume, machines=machines, tell=typer.echo)
     typer.echo(f"done; now: leanmed evaluate {out} --data {data} --out REPORT")
 
 
 @app.command()
 def recipe() -> None:
-    """List the shipped recipes and every key of a recipe with its default and meaning."""
+    """List the shipped recipes and every key of a recipe with its default, range and meaning.
+
+    Example: `leanmed recipe`
+    """
     from leanmed.config import describe_recipe, shipped_recipes
 
     typer.echo(f"shipped recipes: {', '.join(shipped_recipes())}\n\n{describe_recipe()}")
@@ -123,26 +139,25 @@ def evaluate(
 ) -> None:
     """Say how good a run or an artifact is: report.json and report.html.
 
-    A run is judged on each fold's test part; an artifact on images that it was neither trained nor selected on.
+    A run is judged on each fold's test part; an artifact on images it was neither trained nor selected on.
 
     Example: `leanmed evaluate run --data my-images --out report`
     """
-    _needs("evaluate", "report", "scipy", "matplotlib", "jinja2")
+    _needs("evaluate", "report", *REPORTING)
     from leanmed.evaluation import evaluate_artifact, evaluate_run
     from leanmed.report import write_report
     from leanmed.runs import RUN, open_run
     from leanmed.runtime.input import read_image
 
-    command = shlex.join(["leanmed", *sys.argv[1:]])
     if (subject / RUN).is_file():
-        report = evaluate_run(open_run(subject), data=data, command=command)
+        report = evaluate_run(open_run(subject), data=data, command=_command())
     else:
         predictor = leanmed.load(subject)
         with _progress("images") as step:
-            report = evaluate_artifact(predictor, data, dataset=dataset, command=command, progress=step)
+            report = evaluate_artifact(predictor, data, dataset=dataset, command=_command(), progress=step)
     write_report(out, report, read=read_image)
-    if report.leak:
-        typer.echo(report.leak)
+    for line in filter(None, (report.leak, *report.notes)):
+        typer.echo(line)
     for name, figure in report.figures.items():
         typer.echo(f"{name:18} {figure.value:.4f}  ({figure.low:.4f} to {figure.high:.4f})  n={figure.n}")
     typer.echo(
@@ -165,11 +180,13 @@ def export(
 
     Example: `leanmed export run --out artifact`
     """
-    _needs("export", "train", "torch", "onnx", "onnxscript")
-    from leanmed.export import export
+    _needs("export", "train", *TRAINING)
     from leanmed.runs import open_run
 
-    artifact = export(open_run(run), out, fold=fold, data=data)
+    opened = open_run(run)
+    from leanmed.export import export
+
+    artifact = export(opened, out, fold=fold, data=data)
     graph = artifact.manifest.graphs["model"]
     typer.echo(f"wrote {out}: {graph.bytes / 1e6:.2f} MB, artifact {artifact.sha256[:12]}")
 
@@ -185,8 +202,8 @@ def predict(
     shard: Annotated[str, typer.Option(metavar="I/N", help="Predict the I-th of N equal parts.")] = "1/1",
     resume: Resume = False,
     workers: Annotated[int, typer.Option(min=0, help="Images at a time; 0: one per core.")] = 0,
-    max_megapixels: Annotated[float, typer.Option(min=0, help="Refuse larger images.")] = 50,
-    max_megabytes: Annotated[float, typer.Option(min=0, help="Refuse larger files.")] = 256,
+    max_megapixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 50,
+    max_megabytes: Annotated[int, typer.Option(min=1, help="Refuse larger files.")] = 256,
 ) -> None:
     """Answer for many images: one JSON line each, without torch.
 
@@ -194,33 +211,22 @@ def predict(
 
     Example: `leanmed predict artifact photos/ "more/*.jpg" --out answers.jsonl`
     """
-    import os
-
     from leanmed.runtime.batch import Shard, predict_file
     from leanmed.runtime.input import Limits, find_inputs
 
-    limits = Limits(max_pixels=int(max_megapixels * 1e6), max_bytes=int(max_megabytes * 2**20))
+    limits = Limits(max_pixels=max_megapixels * 10**6, max_bytes=max_megabytes * 2**20)
     predictor = leanmed.load(artifact, limits=limits)
     files, part = list(find_inputs(inputs)), Shard.parse(shard)
+    workers = workers or os.cpu_count() or 1
     with _progress("images", len(part.of(files))) as step:
-        outcome = predict_file(
-            predictor,
-            files,
-            out,
-            shard=part,
-            resume=resume,
-            workers=workers or os.cpu_count() or 1,
-            progress=step,
-        )
+        found = predict_file(predictor, files, out, shard=part, resume=resume, workers=workers, progress=step)
     typer.echo(
-        f"{outcome.answered} answered -> {outcome.path}   Research use only: not a medical device.", err=True
+        f"{found.answered} answered -> {found.path}   Research use only: not a medical device.", err=True
     )
-    for name, reason in outcome.failed:
+    for name, reason in found.failed:
         typer.echo(f"failed: {name}: {reason}", err=True)
-    if outcome.failed:
-        typer.echo(
-            f"{len(outcome.failed)} of {outcome.answered + len(outcome.failed)} inputs failed", err=True
-        )
+    if found.failed:
+        typer.echo(f"{len(found.failed)} of {found.answered + len(found.failed)} inputs failed", err=True)
         raise typer.Exit(1)
 
 
@@ -254,21 +260,48 @@ def reproduce(
     data: Data,
     out: Out,
     settings: Set = [],  # noqa: B006
+    protocols: Annotated[
+        str, typer.Option(help="Which, with commas: paper,content,audited. All if not given.")
+    ] = "",
+    seeds: Annotated[str, typer.Option(help="With commas; each is a split and a training of its own.")] = "0",
     resume: Resume = False,
 ) -> None:
     """Train by the paper's protocol and by ours, and print the paper's tables beside what was measured.
 
-    Example: `leanmed reproduce anemia --data cp-anemic --out reproduction`
+    Example: `leanmed reproduce anemia --data cp-anemic --out reproduction --seeds 0,1,2`
     """
-    _needs("reproduce", "train", "torch", "lightning")
-    from leanmed.reproduce import reproduce
+    _needs("reproduce", "train", *TRAINING)
+    from leanmed.reproduce import parse_seeds, reproduce
 
-    typer.echo(reproduce(name, data, out, settings=settings, resume=resume, tell=typer.echo))
+    table = reproduce(
+        name,
+        data,
+        out,
+        settings=settings,
+        arms=[arm for arm in protocols.split(",") if arm],
+        seeds=parse_seeds(seeds),
+        resume=resume,
+        command=_command(),
+        tell=typer.echo,
+    )
+    typer.echo(table)
+
+
+def _command() -> str:
+    """What the user typed, for the record."""
+    return shlex.join(["leanmed", *sys.argv[1:]])
 
 
 def _needs(command: str, extra: str, *packages: str) -> None:
-    if any(find_spec(package) is None for package in packages):
-        raise MissingExtraError(f"leanmed {command}", extra)
+    if not all(map(_installed, packages)):
+        raise MissingExtraError(command, extra)
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ImportError:  # some import hook forbids it
+        return False
 
 
 @contextmanager

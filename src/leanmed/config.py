@@ -1,26 +1,30 @@
 """The recipe: every choice that decides what is trained, checked before anything starts.
 
-Defaults are the settings of the anemia paper where it states them ("paper" in a field's description) and otherwise the
-plainest choice. A recipe is YAML; `--set model.side=128` changes one value of it.
+Defaults are the settings of the anemia paper where it states them ("paper" in a field's description) and
+otherwise the plainest choice. A recipe is YAML; `--set model.side=128` changes one value of it.
 """
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from leanmed.errors import RecipeError
 
 RECIPES = Path(__file__).parent / "recipes"
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Deviation = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Data(_Section):
@@ -40,15 +44,23 @@ class Split(_Section):
 
     protocol: Literal["grouped", "holdout", "site", "paper"] = Field(
         default="grouped",
-        description="grouped: stratified k-fold, groups whole; holdout: one such fold; site: leave one site out; "
-        "paper: image-level k-fold as published, which leaks",
+        description="grouped: stratified k-fold, groups whole; holdout: one such fold; site: leave one site "
+        "out; paper: image-level k-fold as published, which leaks",
     )
     folds: int = Field(default=5, ge=2, le=50, description="k of k-fold; paper: 5")
     validation: float = Field(
-        default=0.15, gt=0, lt=0.5, description="share of each fold's training images held back for selection"
+        default=0.15, gt=0, lt=0.5, description="share of a fold's training images held back for selection"
     )
     test: float = Field(default=0.2, gt=0, lt=0.9, description="share tested under `holdout`")
-    seed: int = Field(default=0, ge=0)
+    groups: str = Field(
+        default="audit",
+        description="what stays whole: audit: the data set's groups joined with those of an audit for "
+        "copies; reader: the data set's alone; else a groups.csv that `leanmed audit` wrote",
+    )
+    conflicts: Literal["drop", "keep"] = Field(
+        default="drop", description="images whose copies carry another label: leave them out, or keep them"
+    )
+    seed: Seed = 0
 
 
 class Model(_Section):
@@ -61,12 +73,16 @@ class Model(_Section):
     weights: str = Field(
         default="imagenet", description="imagenet: timm's hub; none: random; else a .safetensors or .pth file"
     )
-    side: int = Field(default=224, ge=32, le=1024, description="pixels; images become side x side; paper: 224")
-    mean: tuple[float, float, float] | None = Field(
-        default=None, description="per-channel mean of the pixels in [0, 1]; None: what timm says of the backbone"
+    side: int = Field(
+        default=224, ge=32, le=1024, description="pixels; images become side x side; paper: 224"
     )
-    std: tuple[float, float, float] | None = Field(
-        default=None, description="per-channel standard deviation in [0, 1]; None: what timm says of the backbone"
+    mean: tuple[Fraction, Fraction, Fraction] | None = Field(
+        default=None,
+        description="per-channel mean of the pixels in [0, 1]; None: what timm says of the backbone",
+    )
+    std: tuple[Deviation, Deviation, Deviation] | None = Field(
+        default=None,
+        description="per-channel standard deviation in [0, 1]; None: what timm says of the backbone",
     )
     dropout: Fraction = Field(default=0.2, description="before the last layer; MobileNetV2 paper: 0.2")
 
@@ -74,8 +90,6 @@ class Model(_Section):
     def _both_or_none(self) -> Model:
         if (self.mean is None) != (self.std is None):
             raise ValueError("expected both mean and std, or neither")
-        if self.std is not None and min(self.std) <= 0:
-            raise ValueError(f"expected std above 0, got {self.std}")
         return self
 
 
@@ -84,17 +98,22 @@ class Augment(_Section):
 
     horizontal_flip: Fraction = Field(default=0.5, description="probability")
     vertical_flip: Fraction = Field(default=0.0, description="probability; not in the paper")
-    rotation: float = Field(default=15.0, ge=0, le=180, description="degrees, drawn from [-rotation, rotation]")
+    rotation: float = Field(
+        default=15.0, ge=0, le=180, description="degrees, drawn from [-rotation, rotation]"
+    )
     shift: float = Field(default=0.1, ge=0, le=0.5, description="share of the side, each way")
     scale: tuple[float, float] = Field(default=(0.9, 1.1), description="zoom, drawn from this range")
     brightness: float = Field(default=0.0, ge=0, lt=1, description="relative, each way; not in the paper")
-    tint: float = Field(default=0.0, ge=0, lt=1, description="relative, each channel by itself; not in the paper")
+    tint: float = Field(
+        default=0.0, ge=0, lt=1, description="relative, each channel by itself; not in the paper"
+    )
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Augment:
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"expected scale [low, high] with 0 < low <= high, got {list(self.scale)}")
-        return self
+    @field_validator("scale")
+    @classmethod
+    def _ordered(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < scale[0] <= scale[1]:
+            raise ValueError("expected [low, high] with 0 < low <= high")
+        return scale
 
 
 class Training(_Section):
@@ -107,7 +126,9 @@ class Training(_Section):
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     batch_size: int = Field(default=32, ge=1, description="images, per device; paper: 32")
     epochs: int = Field(default=150, ge=1, description="at most; paper: 150")
-    patience: int = Field(default=10, ge=1, description="epochs without a better score before stopping; paper: 10")
+    patience: int = Field(
+        default=10, ge=1, description="epochs without a better score before stopping; paper: 10"
+    )
     select_by: Literal["f1", "auc", "accuracy", "loss"] = Field(
         default="f1", description="the validation figure that picks the epoch; paper: F1"
     )
@@ -116,21 +137,25 @@ class Training(_Section):
     )
     threshold: str = Field(
         default="f1",
-        pattern=r"^(f1|youden|sensitivity:0?\.\d+)$",
+        pattern=r"^(f1|youden|sensitivity:(0?\.\d*[1-9]\d*|1(\.0*)?))$",
         description="how the decision threshold is chosen on validation data: f1, youden, sensitivity:0.9",
     )
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
 
 class Evaluation(_Section):
     """What the report shows."""
 
-    resamples: int = Field(default=2000, ge=100, le=100_000, description="bootstrap resamples of the intervals")
+    resamples: int = Field(
+        default=2000, ge=100, le=100_000, description="bootstrap resamples of the intervals"
+    )
     subgroups: tuple[str, ...] | None = Field(
-        default=None, description="attributes to show figures by; None: the site and every attribute of few values"
+        default=None,
+        description="attributes to show figures by; None: the site and every attribute of few values",
     )
     edges: dict[str, tuple[float, ...]] = Field(
-        default_factory=dict, description="attribute -> inner edges of its bands, in its own unit; else quartiles"
+        default_factory=dict,
+        description="attribute -> inner edges of its bands, in its own unit; else quartiles",
     )
 
 
@@ -161,18 +186,41 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     shipped = RECIPES / f"{name}.yaml"
     path = shipped if name in shipped_recipes() else Path(name)
     if not path.is_file():
+        names = ", ".join(shipped_recipes())
         raise RecipeError(
-            f"expected a recipe's name ({', '.join(shipped_recipes())}) or a YAML file, got {name!r}, which is neither"
+            f"expected a recipe's name ({names}) or a YAML file, got {name!r}, which is neither"
         )
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise RecipeError(f"{path} is not valid YAML: {error}") from error
+    content = _from_yaml(path.read_bytes(), str(path))
     if not isinstance(content, dict):
-        raise RecipeError(f"expected {path} to hold keys and values (see the shipped recipes), got {type(content).__name__}")
+        raise RecipeError(
+            f"{path}: expected keys and values, as `leanmed recipe` lists them, got {reprlib.repr(content)}"
+        )
     for override in overrides:
         _override(content, override)
-    return check_recipe(content, str(path))
+    return check_recipe(content, " ".join([str(path), *(f"--set {override}" for override in overrides)]))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key given twice is an error: of two sections `training`, one would silently be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [str(key.value) for key, _ in node.value]
+        if len(set(keys)) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise yaml.constructor.ConstructorError(
+                problem=f"{twice} stands twice", problem_mark=node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def _from_yaml(text: str | bytes, source: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 (a safe loader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        detail = " ".join(str(error).split())
+        raise RecipeError(
+            f"{source}: expected valid YAML, got an error: {detail}; correct it there"
+        ) from error
 
 
 def check_recipe(content: Any, source: str) -> Recipe:
@@ -185,10 +233,15 @@ def check_recipe(content: Any, source: str) -> Recipe:
         return Recipe.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
+        key = ".".join(map(str, first["loc"])) or "the recipe"
+        wrong = (
+            "unknown key"
+            if first["type"] == "extra_forbidden"
+            else first["msg"].removeprefix("Value error, ")
+        )
         raise RecipeError(
-            f"{source}: {key or 'recipe'}: {first['msg']}, got {first['input']!r}; "
-            "`leanmed train --help-recipe` lists every key with its range"
+            f"{source}: {key}: {wrong}, got {reprlib.repr(first['input'])}; "
+            "`leanmed recipe` lists every key with its range"
         ) from error
 
 
@@ -200,28 +253,38 @@ def dump_recipe(recipe: Recipe) -> str:
 def _override(content: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals:
-        raise RecipeError(f"expected --set key.path=value, got {override!r}; for example --set model.side=128")
+        raise RecipeError(
+            f"expected --set key.path=value, got {override!r}; for example --set model.side=128"
+        )
     *parents, last = path.split(".")
     node = content
     for key in parents:
         node = node.setdefault(key, {})
         if not isinstance(node, dict):
-            raise RecipeError(f"--set {override}: {key} is a value, not a section")
-    try:
-        node[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override}: the value is not valid YAML: {error}") from error
+            raise RecipeError(
+                f"--set {override}: expected {key} to be a section, got a value; name a key below a section"
+            )
+    node[last] = _from_yaml(text, f"--set {override}")
 
 
 def describe_recipe() -> str:
-    """Every key of a recipe with its default and meaning, one a line, for `--help-recipe`."""
-    lines = []
-    for name, section in Recipe.model_fields.items():
-        kind = section.annotation
-        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
-            continue
-        lines += [
-            f"{name}.{key} = {field.get_default(call_default_factory=True)!r}  {field.description or ''}".rstrip()
-            for key, field in kind.model_fields.items()
-        ]
-    return "\n".join(lines)
+    """Every key of a recipe with its default, range and meaning, one a line."""
+    return "\n".join(
+        f"{name}.{key} = {_meaning(field)}"
+        for name, section in Recipe.model_fields.items()
+        if isinstance(section.annotation, type) and issubclass(section.annotation, BaseModel)
+        for key, field in section.annotation.model_fields.items()
+    )
+
+
+def _meaning(field: FieldInfo) -> str:
+    default = repr(field.get_default(call_default_factory=True))
+    return "  ".join(filter(None, (default, _range(field), field.description)))
+
+
+def _range(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is Literal:
+        return f"[{' | '.join(get_args(field.annotation))}]"
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    bounds = [f"{s} {getattr(m, n)}" for m in field.metadata for n, s in signs.items() if hasattr(m, n)]
+    return f"[{', '.join(bounds)}]" if bounds else ""

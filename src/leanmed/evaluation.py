@@ -1,4 +1,4 @@
-"""From predictions to a report: of a run, each image predicted by the fold that never saw it; or of an artifact."""
+"""From predictions to a report: of a run, whose folds each answer what they never saw; or of an artifact."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from leanmed.plots import History
 from leanmed.records import Attribute, Record
 from leanmed.report import Provenance, Report, fold_rows, worst_mistakes
 from leanmed.runs import FoldResult, Run
+from leanmed.runtime import artifact
 from leanmed.runtime.batch import answer
 from leanmed.runtime.predictor import Predictor
 
 PROTOCOLS = {
-    "grouped": "{folds}-fold cross-validation, groups kept whole; each image is tested once, by a model that saw no image "
-    "of its group",
+    "grouped": "{folds}-fold cross-validation, groups kept whole; each image is tested once, by a model that "
+    "saw no image of its group",
     "holdout": "One held-out test part, groups kept whole",
-    "site": "Leave one site out: each site is tested by a model that saw none of its images",
+    "site": "Leave one site out: each site is tested by a model that saw no image of it, nor of its groups",
     "paper": "{folds}-fold cross-validation by image, as published",
+    "artifact": "One artifact on images it was neither trained nor selected on, as their contents tell",
 }
 
 
@@ -38,7 +40,9 @@ class Answers:
     table: Scored
 
 
-def run_answers(run: Run, records: Sequence[Record], folds: Sequence[FoldResult], part: str = "test") -> Answers:
+def run_answers(
+    run: Run, records: Sequence[Record], folds: Sequence[FoldResult], part: str = "test"
+) -> Answers:
     """The stored predictions of one part, all folds together."""
     rows = [(fold.number, row) for fold in folds for row in fold.part(part)]
     known = {record.id: record for record in records}
@@ -68,8 +72,8 @@ def records_of(run: Run, data: Path | None) -> list[Record]:
     records = read_records(run.recipe.data.dataset, root)
     if data_hash(records, content_hashes(records)) != run.facts["data_sha256"]:
         raise RunError(
-            f"the images or labels at {root} are not those {run.path} was trained on; give the same ones with --data, or "
-            "evaluate the exported artifact on the new ones"
+            f"expected at {root} the images and labels that {run.path} was trained on, got others; give the "
+            "same ones with --data, or evaluate the exported artifact on the new ones"
         )
     return records
 
@@ -94,6 +98,7 @@ def evaluate_run(run: Run, *, data: Path | None = None, command: str = "") -> Re
         table=answers.table,
         folds=fold_rows(answers.table, thresholds, {k: m["temperature"] for k, m in manifests.items()}),
         subgroups=subgroup_rows(answers, settings),
+        notes=run.facts["grouping"],
         histories=[_history(fold, run.recipe) for fold in folds],
         mistakes=_mistakes(answers),
         provenance=Provenance(
@@ -119,7 +124,7 @@ def evaluate_artifact(
     command: str = "",
     progress: Callable[[int], None] = lambda done: None,
 ) -> Report:
-    """The report of an artifact on a data set, without the images it was trained or selected on.
+    """The report of an artifact on a data set, but for the images it was trained or selected on.
 
     Args:
         predictor: the loaded artifact.
@@ -129,37 +134,40 @@ def evaluate_artifact(
     Raises:
         DataError: labels the artifact does not know, or every image was used to make it.
     """
-    manifest = predictor.manifest
-    recipe = check_recipe(manifest.provenance.recipe, "the artifact's recipe")
+    manifest, origin = predictor.manifest, predictor.manifest.provenance
+    recipe = check_recipe({"name": "unnamed", **origin.recipe}, "the artifact's recipe")
     records = read_records(dataset or recipe.data.dataset, data)
     class_labels(dataset or recipe.data.dataset, records, manifest.labels)
     contents = content_hashes(records)
-    seen = set(manifest.provenance.seen_images)
-    unseen = [r for r, content in zip(records, contents, strict=True) if content[:16] not in seen]
-    if not unseen:
-        raise DataError(f"every image at {data} was used to make this artifact; give it images it has not seen")
+    unseen = _unseen(records, contents, origin)
     answers, failed = _answer_all(predictor, unseen, progress)
-    figures = score(answers.table, resamples=recipe.evaluation.resamples)
-    left_out = len(records) - len(unseen)
     return Report(
         title=f"{manifest.name}: artifact {predictor.artifact.sha256[:12]} ({manifest.precision})",
-        protocol="One artifact on images it was neither trained nor selected on, as far as their contents tell",
+        protocol=PROTOCOLS["artifact"],
         leak=manifest.leak and f"{manifest.leak} This artifact was made under it.",
-        figures=figures,
+        figures=score(answers.table, resamples=recipe.evaluation.resamples),
         main_score=manifest.main_score,
         table=answers.table,
         subgroups=subgroup_rows(answers, recipe.evaluation),
-        notes=[f"{left_out} of {len(records)} images were used to make the artifact and are left out."] * bool(left_out)
-        + [f"Not read: {name}: {reason}" for name, reason in failed],
+        notes=_notes(len(records), len(records) - len(unseen), failed),
         mistakes=_mistakes(answers),
         provenance=Provenance(
-            data_hash=data_hash(records, contents),
-            seeds=[manifest.provenance.seed],
-            versions={"leanmed": __version__},
-            recipe=manifest.provenance.recipe,
-            command=command,
+            data_hash(records, contents), [origin.seed], {"leanmed": __version__}, origin.recipe, command
         ),
     )
+
+
+def _unseen(records: Sequence[Record], contents: Sequence[str], origin: artifact.Provenance) -> list[Record]:
+    seen = set(origin.seen_images)
+    unseen = [r for r, content in zip(records, contents, strict=True) if content[:16] not in seen]
+    if not unseen:
+        raise DataError("expected images new to this artifact, got only those it was made from; give others")
+    return unseen
+
+
+def _notes(images: int, left_out: int, failed: Sequence[tuple[str, str]]) -> list[str]:
+    seen = f"{left_out} of {images} images were used to make the artifact and are left out."
+    return [seen] * bool(left_out) + [f"Not answered: {name}: {reason}" for name, reason in failed]
 
 
 def _answer_all(
@@ -176,16 +184,20 @@ def _answer_all(
         rows.append((0, {"truth": record.target, "label": line["label"], "group": record.group, **values}))
         answered.append(record)
     if not rows:
-        raise InputError(f"none of {len(records)} images could be read; the first: {failed[0][1]}")
+        raise InputError(
+            f"expected images that can be read, got none among {len(records)}; the first: {failed[0][1]}"
+        )
     return Answers(answered, table_of(rows, predictor.manifest.labels)), failed
 
 
 def subgroup_rows(answers: Answers, settings: Evaluation) -> list[SubgroupRow]:
-    """Figures by site and attribute: those the recipe names, else the site and every attribute of few values."""
+    """Figures by site and attribute: those the recipe names, else all that have numbers or few values."""
     columns = {name: [_value(r, name) for r in answers.records] for name in _names(answers.records)}
-    chosen = settings.subgroups if settings.subgroups is not None else [n for n, c in columns.items() if _few(c)]
-    known = {name: columns[name] for name in chosen if name in columns}
-    return subgroups(answers.table, known, edges=settings.edges, resamples=settings.resamples)
+    if settings.subgroups is None:
+        chosen = {name: values for name, values in columns.items() if _few(values)}
+    else:
+        chosen = {name: columns[name] for name in settings.subgroups if name in columns}
+    return subgroups(answers.table, chosen, edges=settings.edges, resamples=settings.resamples)
 
 
 def _names(records: Iterable[Record]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -25,7 +24,7 @@ from leanmed.runs import SPLITS, Run, read_csv
 from leanmed.runtime.artifact import Artifact, Manifest, Provenance, write_artifact
 from leanmed.runtime.input import read_image
 from leanmed.runtime.predictor import open_session
-from leanmed.training import load_task
+from leanmed.tasks import load_task
 
 OPSET = 20
 TOLERANCE = 1e-4  # of any output, between graph and model
@@ -57,7 +56,9 @@ def export(run: Run, out: Path, *, fold: int | None = None, data: Path | None = 
     manifest = Manifest(
         name=run.recipe.name,
         graphs={},
-        figures={name: {k: _number(v) for k, v in asdict(figure).items()} for name, figure in figures.items()},
+        figures={
+            name: {k: _number(v) for k, v in asdict(figure).items()} for name, figure in figures.items()
+        },
         leak=run.facts["leak"],
         provenance=provenance(run, records, chosen),
         **run.fold(chosen).facts["manifest"],
@@ -80,25 +81,23 @@ def export_graph(module: nn.Module) -> bytes:
     """An ONNX graph of a module from pixels (h, w, 3 or 4) uint8 of any size to its answer."""
     size = {0: torch.export.Dim("height", min=1), 1: torch.export.Dim("width", min=1)}
     channels = {2: torch.export.Dim("channels", min=3, max=4)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations
-        program = torch.onnx.export(
-            module,
-            (torch.zeros(60, 80, 4, dtype=torch.uint8),),
-            dynamo=True,
-            dynamic_shapes=({**size, **channels},),
-            input_names=["pixels"],
-            output_names=["probabilities"],
-            opset_version=OPSET,
-            verbose=False,
-        )
+    program = torch.onnx.export(
+        module,
+        (torch.zeros(60, 80, 4, dtype=torch.uint8),),
+        dynamo=True,
+        dynamic_shapes=({**size, **channels},),
+        input_names=["pixels"],
+        output_names=["probabilities"],
+        opset_version=OPSET,
+        verbose=False,
+    )
     if program is None:
         raise ExportError("torch.onnx.export returned no program; update torch and onnxscript")
     return slim(program.model_proto)
 
 
 def slim(model: onnx.ModelProto) -> bytes:
-    """Serialise a graph without the exporter's notes: about 3 % of a small network's bytes, and the builder's paths."""
+    """Serialise a graph without the exporter's notes: 3 % of a small network, and its builder's paths."""
     graph = model.graph
     del graph.value_info[:]  # intermediate shapes; any runtime infers them again
     for entry in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
@@ -120,15 +119,16 @@ def compare(module: nn.Module, graph: bytes, images: Iterable[Pixels]) -> float:
         difference = float(np.abs(session.run(None, {"pixels": pixels})[0] - wanted).max())
         if not difference <= TOLERANCE:
             raise ExportError(
-                f"on an image of {pixels.shape[1]} x {pixels.shape[0]} pixels the graph differs from the model by "
-                f"{difference:.2g}, more than {TOLERANCE:g}; nothing was written; please report it with the backbone's name"
+                f"on an image of {pixels.shape[1]} x {pixels.shape[0]} pixels the graph differs from the "
+                f"model by {difference:.2g}, more than {TOLERANCE:g}; nothing was written; please report it "
+                "with the backbone's name"
             )
         worst = max(worst, difference)
     return worst
 
 
 def sample_images(records: Sequence[Record]) -> Iterator[Pixels]:
-    """Real images spread over the data set at their own size, then one of them at each of `SHAPES`, with and without alpha."""
+    """Real images spread over the data set, then the first at each of `SHAPES`, with and without alpha."""
     step = max(1, len(records) // SAMPLES)
     for record in records[::step][:SAMPLES]:
         yield np.ascontiguousarray(read_image(record.image))
@@ -144,7 +144,9 @@ def provenance(run: Run, records: Sequence[Record], fold: int) -> Provenance:
     """Where a fold's model comes from, with the images it was trained and selected on."""
     contents = dict(zip((r.id for r in records), content_hashes(records), strict=True))
     rows = read_csv(run.path / SPLITS)
-    seen = sorted({contents[row["image"]][:16] for row in rows if row[f"fold_{fold}"] in ("train", "validation")})
+    seen = sorted(
+        {contents[row["image"]][:16] for row in rows if row[f"fold_{fold}"] in ("train", "validation")}
+    )
     return Provenance(
         leanmed=__version__,
         recipe=run.recipe.model_dump(mode="json"),

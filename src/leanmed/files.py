@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +16,9 @@ from leanmed.errors import DataError
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it takes the name `path` only when the block ends without an error."""
+    """Yield a temporary path beside `path`, which takes the name `path` only if the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = _beside(path)
     try:
         yield temporary
         temporary.replace(path)
@@ -29,29 +28,30 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; it takes the name `path` only when the block ends without an error.
+    """Yield a temporary folder beside `path`, which takes the name `path` only if the block ends well.
 
     Raises:
-        DataError: `path` exists and holds something, and `replace` is false.
+        DataError: `path` is a file, or a folder that holds something while `replace` is false.
     """
-    if path.exists() and not replace and (not path.is_dir() or any(path.iterdir())):
+    path = path.resolve()  # what a link points to is replaced, and not the link
+    if path.exists() and (not path.is_dir() or (not replace and any(path.iterdir()))):
         raise DataError(f"expected {path} to be new or empty, but it holds something; choose another --out")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    temporary.chmod(0o777 & ~_umask())
+    temporary, old = _beside(path), path.with_name(f".{path.name}.{os.getpid()}.old")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     try:
         yield temporary
-        if path.is_dir():
-            shutil.rmtree(path)
+        if path.exists():  # moved away and deleted later: at no moment is there half a folder
+            shutil.rmtree(old, ignore_errors=True)
+            path.replace(old)
         temporary.replace(path)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -61,7 +61,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole, readable by people, with numbers that are no numbers refused."""
+    """Write a JSON file whole, readable by people.
+
+    Raises:
+        ValueError: a number in it is NaN or infinite, which JSON does not know.
+    """
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -78,4 +82,5 @@ def sha256_file(path: Path) -> str:
 
 def sha256_json(content: Any) -> str:
     """The SHA-256 of a JSON value, whatever the order of its keys."""
-    return sha256_bytes(json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return sha256_bytes(text.encode())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,12 +14,14 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, EMAWeightAveraging
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from leanmed.config import Training
+from leanmed.errors import RunError
 from leanmed.files import sha256_bytes, whole_file
 from leanmed.runs import HISTORY, write_csv
 from leanmed.tasks.base import Batch, Task
@@ -26,7 +30,9 @@ LAST, BEST = "last.ckpt", "best.ckpt"
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
-    "sgd": lambda parameters, **settings: torch.optim.SGD(parameters, momentum=0.9, nesterov=True, **settings),
+    "sgd": lambda parameters, **settings: torch.optim.SGD(
+        parameters, momentum=0.9, nesterov=True, **settings
+    ),
 }
 
 
@@ -52,17 +58,19 @@ class Loop(lightning.LightningModule):
         super().__init__()
         self.task, self.settings, self.fold, self.folder, self.tell = task, settings, fold, folder, tell
         self.history: list[dict[str, float]] = []
+        self.started = time.monotonic()
+        self._scores: dict[str, float] = {}
         self._seen: list[tuple[Tensor, Tensor]] = []
         self._losses: list[Tensor] = []
 
     def on_train_epoch_start(self) -> None:
-        """Whatever was drawn before, this epoch draws (dropout included) what it would draw in an unbroken run."""
-        torch.manual_seed(seed_of(self.settings.seed, self.fold, self.current_epoch, self.global_rank))
+        """Forget the last epoch's losses."""
         self._losses = []
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
-        """Augment, then the task's loss."""
+        """Augment, then the task's loss. Whatever was drawn before, dropout draws as in an unbroken run."""
         seed = seed_of(self.settings.seed, self.fold, self.current_epoch, self.global_rank, step)
+        torch.manual_seed(seed)
         loss = self.task.loss(self.task.augment(batch, seed))
         self._losses.append(loss.detach())
         return loss
@@ -73,18 +81,28 @@ class Loop(lightning.LightningModule):
         self._seen.append((self.task(images).cpu(), targets.cpu()))
 
     def on_validation_epoch_end(self) -> None:
-        """Score by the code that the report uses."""
+        """Score by the code that the report uses.
+
+        Raises:
+            RunError: the training has diverged.
+        """
         outputs, targets = (torch.cat(column) for column in zip(*self._seen, strict=True))
         self._seen = []
-        if not self.trainer.sanity_checking:
-            figures = self.task.score(outputs, targets)
-            self.log_dict({f"val_{name}": value for name, value in figures.items()})
+        if not outputs.isfinite().all():
+            raise RunError(
+                f"fold {self.fold}, epoch {self.current_epoch}: expected finite outputs, got others, so the "
+                "training has diverged; train again with a lower training.learning_rate"
+            )
+        # The first process decides for all, so that none stops or saves without the others.
+        figures = self.trainer.strategy.broadcast(self.task.score(outputs, targets))
+        self._scores = {f"val_{name}": value for name, value in figures.items()}
+        self.log_dict(self._scores)
 
     def on_train_epoch_end(self) -> None:
         """One line of history, and one for whoever watches."""
-        loss = torch.stack(self._losses).mean()
+        loss = self.trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean")
         self.log("train_loss", loss)
-        scores = {k: float(v) for k, v in self.trainer.callback_metrics.items() if k.startswith("val_")}
+        scores = self._scores
         self.history.append({"epoch": self.current_epoch, "train_loss": float(loss), **scores})
         if self.trainer.is_global_zero:
             write_csv(self.folder / HISTORY, self.history)
@@ -92,12 +110,14 @@ class Loop(lightning.LightningModule):
         self.tell(f"fold {self.fold}  epoch {self.current_epoch}  train_loss {float(loss):.4f}  {shown}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """History travels with the checkpoint, so that a resumed run has all of it."""
+        """History and time spent travel with the checkpoint, so that a resumed run has all of them."""
         checkpoint["history"] = self.history
+        checkpoint["seconds"] = time.monotonic() - self.started
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See `on_save_checkpoint`."""
         self.history = checkpoint["history"]
+        self.started = time.monotonic() - checkpoint["seconds"]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The recipe's optimiser and schedule, stepped every batch."""
@@ -119,10 +139,39 @@ class Stopping(EarlyStopping):
         trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
+class Keep(Checkpoint):
+    """Writes `best` after every epoch better than all before, and `last` after every one.
+
+    Lightning's ModelCheckpoint would forget the best score when the folder is moved before it is resumed.
+    """
+
+    def __init__(self, folder: Path, monitor: str, mode: str) -> None:
+        self.folder, self.monitor, self.sign = folder, monitor, 1 if mode == "max" else -1
+        self.merit = -math.inf
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """`last` comes second: it holds the best score, this epoch's included."""
+        merit = self.sign * float(trainer.callback_metrics[self.monitor])
+        if merit > self.merit:
+            self.merit = merit
+            trainer.save_checkpoint(self.folder / BEST)
+        trainer.save_checkpoint(self.folder / LAST)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best score so far."""
+        return {"merit": self.merit}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See `state_dict`."""
+        self.merit = state_dict["merit"]
+
+
 class WholeCheckpoints(TorchCheckpointIO):
     """Checkpoints that a kill in mid-write cannot damage."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
         """Write beside, then rename."""
         with whole_file(Path(path)) as temporary:
             torch.save(checkpoint, temporary)
@@ -138,12 +187,9 @@ def make_trainer(folder: Path, settings: Training, **machines: Any) -> lightning
     """
     monitor = f"val_{settings.select_by}"
     mode = "min" if settings.select_by == "loss" else "max"
-    keep: dict[str, Any] = {"dirpath": folder, "enable_version_counter": False, "save_on_train_epoch_end": True}
     callbacks: list[Callback] = [
         Stopping(monitor, mode=mode, patience=settings.patience, check_on_train_epoch_end=True),
-        # The order matters: `last` holds the state of `best`, so best must have seen this epoch already.
-        ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **keep),
-        ModelCheckpoint(filename="last", **keep),
+        Keep(folder, monitor, mode),
     ]
     if settings.average:
         callbacks.insert(0, EMAWeightAveraging(decay=settings.average))
@@ -170,11 +216,10 @@ def hushed() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"lightning\..*")
-        warnings.filterwarnings("ignore", message=r".*(num_workers|log_every_n_steps|Checkpoint directory).*")
+        warnings.simplefilter("ignore", PossibleUserWarning)
+        warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning, r"lightning\..*")  # its use of torch
         try:
             yield
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-

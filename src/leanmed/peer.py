@@ -1,4 +1,4 @@
-"""The usual way to predict, to measure ours against: Pillow, torchvision and the same network in eager PyTorch.
+"""The usual way to predict, to measure ours against: Pillow, torchvision, and the network in eager PyTorch.
 
 Imports what such a script imports, and no training loop, so that its start is not made to look slow.
 """
@@ -30,12 +30,15 @@ class Peer:
 
     def __init__(self, run: Path, fold: int, *, compiled: bool = False) -> None:
         self.task: Any = load_task(open_run(run), fold)
-        self.network: Callable[[torch.Tensor], torch.Tensor] = torch.compile(self.task) if compiled else self.task
+        self.network: Callable[[torch.Tensor], torch.Tensor] = (
+            torch.compile(self.task) if compiled else self.task
+        )
 
     def read(self, path: Path) -> torch.Tensor:
         """A file to (4, h, w) uint8."""
         with Image.open(path) as image:
-            return transforms.pil_to_tensor(image.convert("RGBA"))
+            pixels: torch.Tensor = transforms.pil_to_tensor(image.convert("RGBA"))
+        return pixels
 
     @torch.inference_mode()
     def probabilities(self, pixels: torch.Tensor) -> NDArray[np.float32]:

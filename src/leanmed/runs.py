@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leanmed.config import Recipe, check_recipe, load_recipe
+from leanmed.config import Recipe, load_recipe
 from leanmed.errors import RunError
 from leanmed.files import whole_file
 
 RECIPE, RUN, SPLITS = "recipe.yaml", "run.json", "splits.csv"
 MODEL, PREDICTIONS, FOLD, HISTORY = "model.safetensors", "predictions.csv", "fold.json", "history.csv"
+NEEDED = {"data", "data_sha256", "folds", "grouping", "labels", "leak", "protocol"}  # of run.json
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,24 @@ class Run:
         """Read one finished fold.
 
         Raises:
-            RunError: the fold is not finished.
+            RunError: the run has no such fold, or it is not finished, or damaged.
         """
-        folder = self.folder(number)
+        folder, last = self.folder(number), self.facts["folds"] - 1
+        if not 0 <= number <= last:
+            raise RunError(
+                f"expected a fold of {self.path} from 0 to {last}, got {number}; name one of these"
+            )
         if not self.done(number):
-            raise RunError(f"fold {number} of {self.path} is not finished; go on with: leanmed train ... --resume")
-        facts = json.loads((folder / FOLD).read_text(encoding="utf-8"))
-        return FoldResult(number, facts, read_csv(folder / HISTORY), read_csv(folder / PREDICTIONS))
+            raise RunError(
+                f"fold {number} of {self.path} is not finished; go on with: leanmed train ... --resume"
+            )
+        try:
+            facts = json.loads((folder / FOLD).read_text(encoding="utf-8"))
+            return FoldResult(number, facts, read_csv(folder / HISTORY), read_csv(folder / PREDICTIONS))
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{folder} is damaged ({error}); remove it, then: leanmed train ... --resume"
+            ) from error
 
     def folds(self) -> list[FoldResult]:
         """Every fold.
@@ -92,10 +104,14 @@ def open_run(path: Path) -> Run:
         RunError: it is none, or its files are damaged.
     """
     if not (path / RUN).is_file() or not (path / RECIPE).is_file():
-        raise RunError(f"expected a run folder (with {RUN} and {RECIPE}) at {path}, found none; make one: leanmed train")
+        raise RunError(
+            f"expected a run folder (with {RUN} and {RECIPE}) at {path}, found none; make one: leanmed train"
+        )
     try:
         facts = json.loads((path / RUN).read_text(encoding="utf-8"))
-    except ValueError as error:
+        if missing := NEEDED - set(facts):
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+    except (ValueError, TypeError, RecursionError) as error:
         raise RunError(f"{path / RUN} is damaged ({error}); train again into another folder") from error
     return Run(path, load_recipe(str(path / RECIPE)), facts)
 

@@ -1,11 +1,13 @@
-"""`train()`: from a recipe and a data folder to a run folder, fold by fold. `leanmed.runs` says what a run folder holds.
+"""`train()`: from a recipe and a data folder to a run folder (see `leanmed.runs`), fold by fold.
 
-A run that was killed at any point goes on with `resume` and ends as an unbroken one does, because all randomness of an
-epoch is a function of seed, fold and epoch.
+A run that was killed at any point goes on with `resume` and ends as an unbroken one does, because what a step
+draws is a function of seed, fold, epoch, process and step.
 """
 
 from __future__ import annotations
 
+import gc
+import math
 import os
 import platform
 import time
@@ -13,32 +15,45 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning
 import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_only
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from leanmed import __version__
 from leanmed.config import Recipe, dump_recipe
 from leanmed.data import class_labels, content_hashes, data_hash, read_records
-from leanmed.data.batches import Prepared, check_readable, ordered_batches, outputs_of, training_batches
+from leanmed.data.batches import (
+    Cache,
+    Prepared,
+    check_readable,
+    ordered_batches,
+    outputs_of,
+    training_batches,
+)
 from leanmed.data.splits import LEAK, Fold, make_folds
 from leanmed.errors import RunError
 from leanmed.files import whole_file, write_json, write_text
+from leanmed.grouping import Grouping, group_records
 from leanmed.loop import BEST, LAST, Loop, hushed, make_trainer, seed_of
 from leanmed.records import Record
-from leanmed.runs import FOLD, MODEL, PREDICTIONS, RECIPE, RUN, SPLITS, Run, open_run, write_csv
+from leanmed.runs import FOLD, MODEL, PREDICTIONS, RECIPE, RUN, SPLITS, Run, open_run, read_csv, write_csv
 from leanmed.tasks import TASKS, Task
 
+AUDIT = "leanmed-audit"  # beside the run, so that runs on the same data share it
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "scikit-learn")
 
 
 @dataclass(frozen=True)
 class Machines:
-    """Where to train, passed through to Lightning."""
+    """Where to train, passed through to Lightning. Several machines must share the data and the run folder.
+
+    Raises:
+        RunError: as many processes are needed as there are devices, and others were started.
+    """
 
     accelerator: str = "auto"
     devices: int = 1
@@ -46,11 +61,22 @@ class Machines:
     strategy: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.devices * self.nodes > 1 and "WORLD_SIZE" not in os.environ:
+        processes = int(os.environ.get("WORLD_SIZE", "1"))  # as torchrun says
+        if processes != self.nodes * self.devices:
             raise RunError(
-                f"{self.nodes} node(s) x {self.devices} device(s) need one process each; start them with: "
+                f"expected one process for each of {self.nodes} x {self.devices} devices, got {processes}; "
+                "set --nodes and --devices to what is there, and start with: "
                 f"torchrun --nnodes {self.nodes} --nproc-per-node {self.devices} -m leanmed train ..."
             )
+
+    def options(self) -> dict[str, Any]:
+        """As Lightning's Trainer takes them."""
+        return {
+            "accelerator": self.accelerator,
+            "devices": self.devices,
+            "num_nodes": self.nodes,
+            "strategy": self.strategy,
+        }
 
 
 def train(
@@ -74,126 +100,163 @@ def train(
 
     Raises:
         DataError: the data set is unsound, or an image cannot be read.
-        RunError: `out` holds another run, or its recipe or data have changed.
+        RunError: `out` holds another run, its recipe, data or split have changed, or a training has diverged.
     """
-    tell = tell if rank_zero_only.rank == 0 else (lambda line: None)
+    machines, is_first = machines or Machines(), os.environ.get("RANK", "0") == "0"
+    tell = tell if is_first else (lambda line: None)
     records = read_records(recipe.data.dataset, data)
+    data_sha256 = data_hash(records, content_hashes(records))
+    with TemporaryDirectory() as scratch:  # only the first process keeps what it finds
+        cache = out.parent / AUDIT if is_first else Path(scratch)
+        grouping = group_records(records, recipe.split, cache, data_sha256=data_sha256, tell=tell)
+    records = grouping.records
     labels = class_labels(recipe.data.dataset, records, recipe.data.labels)
     folds = make_folds(records, recipe.split)
-    facts = _facts(recipe, data, records, labels, len(folds))
-    if rank_zero_only.rank == 0:
+    facts = _facts(recipe, data, grouping, labels, len(folds), data_sha256)
+    if is_first:
         _open(out, recipe, facts, records, folds, resume)
-        tell(f"{len(records)} images, {facts['groups']} groups, {len(folds)} fold(s) -> {out}")
+        tell(f"{len(folds)} fold(s) -> {out}")
         if facts["leak"]:
             tell(facts["leak"])
-        check_readable(records)
-    run = Run(out, recipe, facts)
+    run, inputs = Run(out, recipe, facts), Cache(recipe.data.cache_bytes)
     for fold in folds:
         if not run.done(fold.number):
-            _train_fold(run, fold, records, machines or Machines(), tell)
+            _train_fold(run, fold, records, inputs, machines, tell)
+            gc.collect()  # trainer and loop refer to each other, and hold a whole model with its optimiser
     return run
 
 
-def _facts(recipe: Recipe, data: Path, records: Sequence[Record], labels: tuple[str, ...], folds: int) -> dict[str, Any]:
-    contents = content_hashes(records)
+def _facts(
+    recipe: Recipe, data: Path, grouping: Grouping, labels: tuple[str, ...], folds: int, data_sha256: str
+) -> dict[str, Any]:
     return {
         "leak": LEAK if recipe.split.protocol == "paper" else None,
         "protocol": recipe.split.protocol,
         "labels": labels,
         "folds": folds,
-        "images": len(records),
-        "groups": len({r.group for r in records}),
+        "images": len(grouping.records),
+        "grouping": grouping.notes(),
         "data": str(data.resolve()),
-        "data_sha256": data_hash(records, contents),
+        "data_sha256": data_sha256,
         "leanmed": __version__,
         "packages": {name: version(name) for name in PACKAGES},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "python": platform.python_version(),
     }
 
 
 def _open(
-    out: Path, recipe: Recipe, facts: dict[str, Any], records: Sequence[Record], folds: Sequence[Fold], resume: bool
+    out: Path,
+    recipe: Recipe,
+    facts: dict[str, Any],
+    records: Sequence[Record],
+    folds: Sequence[Fold],
+    resume: bool,
 ) -> None:
-    """Start a new run folder, or check that the old one is of the same recipe and data."""
+    """Start a new run folder, or check that the old one is of the same recipe, data and split."""
+    rows = _split_rows(records, folds)
     if (out / RUN).is_file():
-        before = open_run(out)
         if not resume:
-            raise RunError(f"{out} holds a run already; add --resume to go on with it, or choose another --out")
-        if before.recipe != recipe or before.facts["data_sha256"] != facts["data_sha256"]:
-            what = "recipe" if before.recipe != recipe else "data"
-            raise RunError(f"{out} was started with another {what}; resume with the same one, or choose another --out")
+            raise RunError(
+                f"{out} holds a run already; add --resume to go on with it, or choose another --out"
+            )
+        _check_same(open_run(out), recipe, facts["data_sha256"], rows)
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(map(_is_strange, out.iterdir()))):
         raise RunError(f"expected --out {out} to be new or empty, but it holds something that is no run")
-    parts = {f.number: {i: name for name, where in f.parts().items() for i in where.tolist()} for f in folds}
-    rows = [
-        {"image": r.id, "label": r.target, "group": r.group} | {f"fold_{k}": parts[k].get(i, "") for k in parts}
-        for i, r in enumerate(records)
-    ]
+    check_readable(records)
     write_csv(out / SPLITS, rows)
     write_text(out / RECIPE, dump_recipe(recipe))
     write_json(out / RUN, facts)
 
 
+def _split_rows(records: Sequence[Record], folds: Sequence[Fold]) -> list[dict[str, str]]:
+    parts = {f.number: {i: name for name, where in f.parts().items() for i in where.tolist()} for f in folds}
+    return [
+        {"image": r.id, "label": r.target, "group": r.group}
+        | {f"fold_{k}": parts[k].get(i, "") for k in parts}
+        for i, r in enumerate(records)
+    ]
+
+
+def _check_same(before: Run, recipe: Recipe, data_sha256: str, rows: list[dict[str, str]]) -> None:
+    """A fold of another split could train on what another fold was tested on."""
+    same = {
+        "recipe": before.recipe == recipe,
+        "data": before.facts["data_sha256"] == data_sha256,
+        "split": read_csv(before.path / SPLITS) == rows,
+    }
+    for what, is_same in same.items():
+        if not is_same:
+            raise RunError(
+                f"{before.path} was started with another {what}; resume with the same one, or choose another "
+                "--out"
+            )
+
+
+def _is_strange(path: Path) -> bool:
+    """Whether a file is none of those that a run killed in its first second leaves behind."""
+    return path.name not in (SPLITS, RECIPE) and path.suffix != ".part"
+
+
 def _train_fold(
-    run: Run, fold: Fold, records: Sequence[Record], machines: Machines, tell: Callable[[str], None]
+    run: Run,
+    fold: Fold,
+    records: Sequence[Record],
+    inputs: Cache,
+    machines: Machines,
+    tell: Callable[[str], None],
 ) -> None:
     """Fit, choose the best epoch, calibrate it on validation data, and only then open the test part."""
-    started = time.monotonic()
     folder, settings = run.folder(fold.number), run.recipe.training
-    lightning.seed_everything(seed_of(settings.seed, fold.number) % 2**32, verbose=False)
+    seed, last = seed_of(settings.seed, fold.number), folder / LAST
+    lightning.seed_everything(seed % 2**32, verbose=False)
     task = TASKS[run.recipe.task](run.recipe, run.labels)
     task.to(memory_format=torch.channels_last)  # on a CPU convolutions run half as long again without it
-    parts = {n: Prepared([records[i] for i in w], task, run.recipe.data.cache_bytes) for n, w in fold.parts().items()}
+    parts = {n: Prepared([records[i] for i in where], task, inputs) for n, where in fold.parts().items()}
     loop = Loop(task, settings, fold.number, folder, tell)
     with hushed():
-        trainer = make_trainer(
-            folder,
-            settings,
-            accelerator=machines.accelerator,
-            devices=machines.devices,
-            num_nodes=machines.nodes,
-            strategy=machines.strategy,
-        )
-        batches = training_batches(
-            parts["train"], settings.batch_size, seed_of(settings.seed, fold.number), trainer.global_rank, trainer.world_size
-        )
-        last = folder / LAST
+        trainer = make_trainer(folder, settings, **machines.options())
+        rank, world = trainer.global_rank, trainer.world_size
         trainer.fit(
             loop,
-            batches,
+            training_batches(parts["train"], settings.batch_size, seed, rank, world),
             ordered_batches(parts["validation"], settings.batch_size),
             ckpt_path=last if last.is_file() else None,
             weights_only=True,
         )
     if trainer.is_global_zero:
-        _finish_fold(run, fold, task, loop, parts, time.monotonic() - started)
+        _finish_fold(run, fold, task, loop, parts)
     trainer.strategy.barrier()
 
 
-def _finish_fold(run: Run, fold: Fold, task: Task, loop: Loop, parts: dict[str, Prepared], seconds: float) -> None:
+def _finish_fold(run: Run, fold: Fold, task: Task, loop: Loop, parts: dict[str, Prepared]) -> None:
     folder, batch_size = run.folder(fold.number), run.recipe.training.batch_size
     best = torch.load(folder / BEST, map_location="cpu", weights_only=True)
     loop.load_state_dict(best["state_dict"])
     task.cpu().eval()
-    outputs = {n: outputs_of(task, ordered_batches(parts[n], batch_size)) for n in ("validation", "test")}
-    task.calibrate(*outputs["validation"], run.recipe.training.threshold)
-    rows = [row for name, (found, _) in outputs.items() for row in _rows(task, parts[name].records, name, found)]
+    outputs, targets = outputs_of(task, ordered_batches(parts["validation"], batch_size))
+    task.calibrate(outputs, targets, run.recipe.training.threshold)
+    tested, _ = outputs_of(task, ordered_batches(parts["test"], batch_size))
+    rows = [
+        *_rows(task, parts["validation"].records, "validation", outputs),
+        *_rows(task, parts["test"].records, "test", tested),
+    ]
     with whole_file(folder / MODEL) as temporary:
-        save_file({k: v.contiguous() for k, v in task.state_dict().items()}, temporary)
+        temporary.write_bytes(save({k: v.contiguous() for k, v in task.state_dict().items()}))
     write_csv(folder / PREDICTIONS, rows)
     facts = {
         "fold": fold.number,
         "images": {name: len(where) for name, where in fold.parts().items()},
         "epochs": len(loop.history),
         "best_epoch": best["epoch"],
-        "validation": task.score(*outputs["validation"]),
+        "validation": {k: None if math.isnan(v) else v for k, v in task.score(outputs, targets).items()},
         "manifest": task.manifest(),
-        "seconds": round(seconds, 1),
+        "seconds": round(time.monotonic() - loop.started, 1),
     }
     write_json(folder / FOLD, facts)
-    for checkpoint in (BEST, LAST):
-        (folder / checkpoint).unlink(missing_ok=True)
+    for leftover in (folder / BEST, folder / LAST, *folder.glob(".*.part")):
+        leftover.unlink(missing_ok=True)
 
 
 def _rows(task: Task, records: Sequence[Record], part: str, outputs: Tensor) -> list[dict[str, Any]]:
@@ -201,15 +264,3 @@ def _rows(task: Task, records: Sequence[Record], part: str, outputs: Tensor) -> 
         {"image": record.id, "group": record.group, "part": part, "truth": record.target, **answer}
         for record, answer in zip(records, task.answers(outputs), strict=True)
     ]
-
-
-def load_task(run: Run, fold: int) -> Task:
-    """The trained task of a finished fold, calibrated, in evaluation mode.
-
-    Raises:
-        RunError: the fold is not finished.
-    """
-    run.fold(fold)
-    task = TASKS[run.recipe.task](run.recipe, run.labels, pretrained=False)
-    task.load_state_dict(load_file(run.folder(fold) / MODEL))
-    return task.eval()

@@ -1,7 +1,11 @@
-"""From files to records, and from records to batches. A new data set is one module and one line of `DATASETS`."""
+"""From files to records, and from records to batches.
+
+A new data set is one module and one line of `DATASETS`.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,20 +25,26 @@ def read_records(dataset: str, root: Path) -> list[Record]:
     """Read a data set by its name.
 
     Raises:
-        DataError: an unknown name, a missing folder, or what the reader itself refuses.
+        DataError: an unknown name, a missing folder, an image listed twice, or what the reader refuses.
     """
     if dataset not in DATASETS:
-        raise DataError(f"expected a data set's name ({', '.join(DATASETS)}), got {dataset!r}")
+        raise DataError(
+            f"expected a data set's name ({', '.join(DATASETS)}), got {dataset!r}; name one of these"
+        )
     if not root.is_dir():
-        raise DataError(f"expected --data to be a folder, found none at {root}")
+        raise DataError(f"expected --data to be a folder, found none at {root}; check the path")
     records = DATASETS[dataset](root)
-    repeated = len(records) - len({r.id for r in records})
-    if repeated:
-        raise DataError(f"{root}: expected each image once, but {repeated} stand(s) more than once in the table")
+    twice = [name for name, count in Counter(r.id for r in records).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{root}: expected each image once, got more than once: {tables.some(twice)}; correct the table"
+        )
     return records
 
 
-def class_labels(dataset: str, records: Sequence[Record], wanted: Sequence[str] | None = None) -> tuple[str, ...]:
+def class_labels(
+    dataset: str, records: Sequence[Record], wanted: Sequence[str] | None = None
+) -> tuple[str, ...]:
     """The labels in the order of the model's outputs: as wanted, else as the data set has them, else sorted.
 
     Raises:
@@ -42,11 +52,12 @@ def class_labels(dataset: str, records: Sequence[Record], wanted: Sequence[str] 
     """
     found = {record.target for record in records}
     labels = tuple(wanted or LABELS.get(dataset) or sorted(found))
-    strangers, unused = sorted(found - set(labels)), sorted(set(labels) - found)
+    strangers, unused = found - set(labels), set(labels) - found
     if strangers or unused or len(set(labels)) < max(2, len(labels)):
         raise DataError(
-            f"expected labels {list(labels)}, each once and at least two; not in the list: {strangers or 'none'}, "
-            f"without an image: {unused or 'none'}; correct the table or set data.labels"
+            f"expected labels {list(labels)}, each once and at least two; not in the list: "
+            f"{tables.some(strangers)}; without an image: {tables.some(unused)}; correct the table or set "
+            "data.labels"
         )
     return labels
 
@@ -58,7 +69,5 @@ def content_hashes(records: Sequence[Record]) -> list[str]:
 
 def data_hash(records: Sequence[Record], contents: Sequence[str]) -> str:
     """One hash for all that a data set says: contents, labels, groups, sites and attributes."""
-    rows = [
-        [r.id, content, r.target, r.group, r.site, dict(r.attributes)] for r, content in zip(records, contents, strict=True)
-    ]
-    return sha256_json(sorted(rows, key=lambda row: row[0]))
+    pairs = sorted(zip(records, contents, strict=True), key=lambda pair: pair[0].id)
+    return sha256_json([[r.id, c, r.target, r.group, r.site, dict(r.attributes)] for r, c in pairs])

@@ -1,18 +1,21 @@
-"""CP-AnemiC: 710 cut-outs of the palpebral conjunctiva of children aged 6 to 59 months, from ten hospitals in Ghana.
+"""CP-AnemiC: 710 cut-outs of the palpebral conjunctiva of children, from ten hospitals in Ghana.
 
-Asare, Appiahene, Donkoh, "CP-AnemiC (A Conjunctival Pallor) Dataset from Ghana", 2023, DOI 10.17632/m53vz6b7fx.1.
-The alpha channel of each PNG is the tissue mask; the ground under it is black and tells nothing.
-A child is anemic when haemoglobin is below 11 g/dL (WHO, 6 to 59 months).
+Asare, Appiahene, Donkoh, "CP-AnemiC (A Conjunctival Pallor) Dataset from Ghana", 2023, DOI
+10.17632/m53vz6b7fx.1. The alpha channel of each PNG is the tissue mask; the ground under it is black and
+tells nothing. The children are 6 to 59 months old, and anemic when haemoglobin is below 11 g/dL (WHO).
 
-The set has no patient identifier, and it repeats photographs: byte copies, flips, turns and shifted crops, each with a
-haemoglobin, age and hospital of its own. The reader groups byte copies only; `leanmed audit` finds the others.
+The set has no patient identifier, and it repeats photographs: byte copies, flips, turns and shifted crops,
+each with a haemoglobin, age and hospital of its own. The reader groups byte copies only; `leanmed audit`
+finds the others.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
-from leanmed.data.tables import content_group, images_below, match_images, read_rows
+from leanmed.data.tables import content_group, images_below, match_images, name_below, read_rows, some
 from leanmed.errors import DataError
 from leanmed.records import Record
 
@@ -20,60 +23,78 @@ LABELS = ("non-anemic", "anemic")
 ANEMIC_BELOW = 11.0  # g/dL
 TABLE = "Anemia_Data_Collection_Sheet.csv"
 FOLDERS = {"Non-anemic": "non-anemic", "Anemic": "anemic"}
-COLUMNS = ("IMAGE_ID", "HB_LEVEL", "Severity", "Age(Months)", "GENDER", "REMARK", "HOSPITAL", "CITY/TOWN")
-COLUMNS += ("MUNICIPALITY/DISTRICT", "REGION")
+COLUMNS = (
+    *("IMAGE_ID", "HB_LEVEL", "Severity", "Age(Months)", "GENDER", "REMARK"),
+    *("HOSPITAL", "CITY/TOWN", "MUNICIPALITY/DISTRICT", "REGION"),
+)
 
 
 def read(root: Path) -> list[Record]:
     """Read CP-AnemiC as it is distributed: `Anemic/`, `Non-anemic/` and the data collection sheet.
 
     Raises:
-        DataError: a folder, the sheet or a column is missing; a row without image or an image without row; a value that
-            is no number; a label that its haemoglobin or its folder contradicts.
+        DataError: a folder, the sheet, a column or a value is missing; a row without image, an image without
+            row, an image in both folders; a value that is no number; a label that its haemoglobin or its
+            folder contradicts.
     """
     images = _images(root)
-    rows = {row["IMAGE_ID"].strip(): row for row in read_rows(root / TABLE, needed=COLUMNS)}
-    match_images(set(rows), set(images), root / TABLE)
-    return [_record(root, images[name], rows[name]) for name in sorted(images)]
+    rows = read_rows(root / TABLE, needed=COLUMNS)
+    match_images({row["IMAGE_ID"] for row in rows}, set(images), root)
+    rows.sort(key=lambda row: row["IMAGE_ID"])
+    return [_record(root, images[row["IMAGE_ID"]], row) for row in rows]
 
 
 def _images(root: Path) -> dict[str, Path]:
     absent = [name for name in FOLDERS if not (root / name).is_dir()]
     if absent:
-        raise DataError(f"expected CP-AnemiC at {root}, with folders {' and '.join(FOLDERS)}; missing: {', '.join(absent)}")
+        raise DataError(
+            f"{root}: expected CP-AnemiC, with folders {' and '.join(FOLDERS)}; missing: {some(absent)}; "
+            "give the folder that holds both"
+        )
     paths = [image for name in FOLDERS for image in images_below(root / name)]
     images = {path.stem: path for path in paths}
-    if len(images) < len(paths):
-        twice = sorted(p.stem for p in paths if images[p.stem] != p)
-        raise DataError(f"{root}: expected each image once, but found in both folders: {', '.join(twice[:5])}")
+    twice = [path.stem for path in paths if images[path.stem] != path]
+    if twice:
+        raise DataError(f"{root}: expected each image once, got two files for {some(twice)}; remove one")
     return images
 
 
-def _record(root: Path, image: Path, row: dict[str, str]) -> Record:
-    value = {key: text.strip() for key, text in row.items()}
-    try:
-        haemoglobin, age = float(value["HB_LEVEL"]), float(value["Age(Months)"])
-    except ValueError as error:
-        raise DataError(f"{root / TABLE}: {image.stem}: HB_LEVEL and Age(Months) should be numbers: {error}") from error
+def _record(root: Path, image: Path, row: Mapping[str, str]) -> Record:
+    name = name_below(root, image)
+    haemoglobin, age = (_number(row, column, root / TABLE) for column in ("HB_LEVEL", "Age(Months)"))
     target = "anemic" if haemoglobin < ANEMIC_BELOW else "non-anemic"
-    if not target == value["REMARK"].lower() == FOLDERS[image.parent.name]:
+    folder = name.partition("/")[0]
+    if not target == row["REMARK"].lower() == FOLDERS[folder]:
         raise DataError(
-            f"{root / TABLE}: {image.stem} has haemoglobin {haemoglobin:g} g/dL, which means {target}, "
-            f"but REMARK {value['REMARK']!r} and folder {image.parent.name!r}; correct the sheet or move the file"
+            f"{root / TABLE}: {image.stem}: haemoglobin {haemoglobin:g} g/dL means {target}, but REMARK is "
+            f"{row['REMARK']!r} and the folder {folder!r}; correct the sheet or move the file"
         )
     return Record(
-        id=str(image.relative_to(root)),
+        id=name,
         image=image,
         target=target,
         group=content_group(image),
-        site=value["HOSPITAL"],
+        site=row["HOSPITAL"],
         attributes={
             "haemoglobin": haemoglobin,
             "age_months": age,
-            "sex": value["GENDER"].lower(),
-            "severity": value["Severity"].lower(),
-            "town": value["CITY/TOWN"],
-            "district": value["MUNICIPALITY/DISTRICT"],
-            "region": value["REGION"],
+            "sex": row["GENDER"].lower(),
+            "severity": row["Severity"].lower(),
+            "town": row["CITY/TOWN"],
+            "district": row["MUNICIPALITY/DISTRICT"],
+            "region": row["REGION"],
         },
     )
+
+
+def _number(row: Mapping[str, str], column: str, table: Path) -> float:
+    try:
+        value = float(row[column])
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise DataError(
+            f"{table}: {row['IMAGE_ID']}: expected {column} to be a number above 0, got {row[column]!r}; "
+            "correct it"
+        )
+    return value

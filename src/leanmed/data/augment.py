@@ -15,17 +15,23 @@ def augment(images: Tensor, settings: Augment, seed: int) -> Tensor:
     """Flip, turn, shift, zoom, and change brightness and tint of each image by its own draw.
 
     Args:
-        images: (b, 4, h, w) colour times alpha, and alpha, in [0, 1]; what comes in from outside is transparent.
+        images: (b, 4, h, w) colour times alpha, and alpha, in [0, 1]; what comes in from outside is
+            transparent.
         settings: the ranges.
         seed: the same seed draws the same changes, whatever was drawn before.
     """
     generator = torch.Generator().manual_seed(seed)
     matrices = draw_affine(len(images), settings, generator).to(images)
     gains = draw_gains(len(images), settings, generator).to(images)
-    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
-    moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    moved = move(images, matrices)
     # Colour stays within what its alpha allows, as in any photograph.
     return torch.cat([torch.minimum(moved[:, :3] * gains, moved[:, 3:]), moved[:, 3:]], 1)
+
+
+def move(images: Tensor, matrices: Tensor) -> Tensor:
+    """Resample images (b, c, h, w) by matrices (b, 2, 3) from output to input coordinates; outside is 0."""
+    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def draw_affine(count: int, settings: Augment, generator: torch.Generator) -> Tensor:
@@ -40,7 +46,14 @@ def draw_affine(count: int, settings: Augment, generator: torch.Generator) -> Te
     down = torch.where(uniform(0, 1) < settings.vertical_flip, -1.0, 1.0)
     shift = 2 * settings.shift  # a share of the side is twice as much in coordinates from -1 to 1
     cosine, sine = turn.cos() / zoom, turn.sin() / zoom
-    rows = [cosine * across, -sine * across, uniform(-shift, shift), sine * down, cosine * down, uniform(-shift, shift)]
+    rows = [
+        cosine * across,
+        -sine * across,
+        uniform(-shift, shift),
+        sine * down,
+        cosine * down,
+        uniform(-shift, shift),
+    ]
     return torch.stack(rows, 1).view(count, 2, 3)
 
 

@@ -1,8 +1,9 @@
-"""Records to batches of prepared tensors, each read and resized once and then kept in memory as far as the cap allows."""
+"""Records to batches of prepared tensors, each read and resized once, then kept as far as the cap allows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,32 +15,43 @@ from leanmed.runtime.input import read_image
 from leanmed.tasks.base import Batch, Task
 
 
+class Cache:
+    """Prepared inputs, kept until `room` bytes are used up; folds prepare alike, and share one cache."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self._kept: dict[Path, Tensor] = {}
+
+    def get(self, image: Path, prepare: Callable[[], Tensor]) -> Tensor:
+        """What was kept of an image, else what `prepare` makes of it."""
+        if image in self._kept:
+            return self._kept[image]
+        prepared = prepare()
+        if prepared.nbytes <= self.room:
+            self.room -= prepared.nbytes
+            self._kept[image] = prepared
+        return prepared
+
+
 class Prepared(Dataset[Batch]):
     """Prepared inputs and encoded targets of a list of records.
 
     Args:
         records: what to read.
         task: prepares pixels and encodes targets.
-        cache_bytes: prepared inputs are kept up to this many bytes; the rest is read again each time.
+        cache: keeps prepared inputs; what has no room there is read again each time.
     """
 
-    def __init__(self, records: Sequence[Record], task: Task, cache_bytes: int) -> None:
-        self.records = records
+    def __init__(self, records: Sequence[Record], task: Task, cache: Cache) -> None:
+        self.records, self.cache = records, cache
         self.prepare, self.encode, self.side = task.prepare, task.encode, task.manifest()["input"]["side"]
-        self.cache: dict[int, Tensor] = {}
-        self.room = cache_bytes
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Batch:
         record = self.records[index]
-        image = self.cache.get(index)
-        if image is None:
-            image = self.prepare(read_image(record.image, side=self.side))
-            if self.room >= image.nbytes:
-                self.room -= image.nbytes
-                self.cache[index] = image
+        image = self.cache.get(record.image, lambda: self.prepare(read_image(record.image, side=self.side)))
         return image, self.encode(record)
 
 
@@ -57,11 +69,14 @@ def check_readable(records: Sequence[Record]) -> None:
             failed.append(f"{record.id}: {error}")
     if failed:
         raise DataError(
-            f"{len(failed)} of {len(records)} images cannot be read; mend or remove them (and their rows):\n" + "\n".join(failed)
+            f"{len(failed)} of {len(records)} images cannot be read; mend or remove them (and their rows):\n"
+            + "\n".join(failed)
         )
 
 
-def training_batches(data: Prepared, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> DataLoader[Batch]:
+def training_batches(
+    data: Prepared, batch_size: int, seed: int, rank: int = 0, world: int = 1
+) -> DataLoader[Batch]:
     """Shuffled batches whose order is a function of seed and epoch alone, and disjoint between ranks."""
     sampler: DistributedSampler[Batch] = DistributedSampler(data, world, rank, shuffle=True, seed=seed)
     # A last batch of one image has no variance for batch normalisation to learn from.

@@ -1,9 +1,13 @@
-"""Who is trained on, who selects, who is tested. Groups stay whole, except under the papers' own protocol, which leaks."""
+"""Who is trained on, who selects, who is tested.
+
+Groups stay whole, except under the papers' own protocol, which leaks.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +18,10 @@ from leanmed.errors import DataError, LeakError
 from leanmed.records import Record
 
 Indices = NDArray[np.int64]
+Names = NDArray[np.str_]
 LEAK = (
-    "This result LEAKS: the `paper` protocol splits by image, so copies of one photograph or images of one patient stand "
-    "in training and in test. The figures are too good and say nothing about new patients."
+    "This result LEAKS: the `paper` protocol splits by image, so copies of one photograph or images of one "
+    "patient stand in training and in test. The figures are too good and say nothing about new patients."
 )
 
 
@@ -37,73 +42,88 @@ class Fold:
 def make_folds(records: Sequence[Record], split: Split) -> list[Fold]:
     """Split records by a protocol, the same way for the same seed.
 
+    Every image is tested once, or under `holdout` at most once. Under `site` a group seen at several sites is
+    tested with the first of them, and trains no model that is tested at any.
+
     Raises:
-        DataError: fewer groups than folds, a part without one of the labels, or one site only under `site`.
+        DataError: too few groups of a label, a part to train on or select by without one of the labels, or
+            under `site` an image without site or one site only.
         LeakError: a group on both sides, under any protocol but `paper`.
     """
-    targets = np.array([r.target for r in records])
+    labels = np.array([r.target for r in records])
     by_image = split.protocol == "paper"
     groups = np.array([r.id if by_image else r.group for r in records])
     folds = []
-    for number, test in enumerate(_tests(records, targets, groups, split)):
-        rest = np.setdiff1d(np.arange(len(records)), test)
-        validation = rest[_share(targets[rest], groups[rest], split.validation, split.seed + number)]
+    for number, (test, rest) in enumerate(_divisions(records, labels, groups, split)):
+        validation = _share(labels, groups, rest, split, "validation", number)
         folds.append(Fold(number, np.setdiff1d(rest, validation), validation, test))
     for fold in folds:
-        _check_labels(fold, targets)
+        _check_labels(fold, labels)
     if not by_image:
         check_groups(records, folds)
     return folds
 
 
-def _tests(records: Sequence[Record], targets: NDArray[np.str_], groups: NDArray[np.str_], split: Split) -> Iterator[Indices]:
+def _divisions(
+    records: Sequence[Record], labels: Names, groups: Names, split: Split
+) -> Iterator[tuple[Indices, Indices]]:
+    """For each fold, the positions to test and those free to learn from."""
+    everything = np.arange(len(records))
     if split.protocol == "site":
-        yield from _sites(records)
+        yield from _sites(records, groups)
     elif split.protocol == "holdout":
-        yield _share(targets, groups, split.test, split.seed)
-    elif split.protocol == "paper":
-        _enough(len(records), split.folds, "images")
-        folds = StratifiedKFold(split.folds, shuffle=True, random_state=split.seed)
-        yield from (test for _, test in folds.split(targets, targets))
+        test = _share(labels, groups, everything, split, "test", 0)
+        yield test, np.setdiff1d(everything, test)
     else:
-        _enough(len(set(groups)), split.folds, "groups")
-        folds = StratifiedGroupKFold(split.folds, shuffle=True, random_state=split.seed)
-        yield from (test for _, test in folds.split(targets, targets, groups))
+        _enough(labels, groups, everything, split.folds, f"split.folds = {split.folds}", "lower it")
+        settings = {"n_splits": split.folds, "shuffle": True, "random_state": split.seed}
+        if split.protocol == "paper":
+            divided = StratifiedKFold(**settings).split(labels, labels)
+        else:
+            divided = StratifiedGroupKFold(**settings).split(labels, labels, groups)
+        yield from ((test, rest) for rest, test in divided)
 
 
-def _sites(records: Sequence[Record]) -> Iterator[Indices]:
-    """Each site in turn is the test; a group seen at two sites goes with the first, so that it stays whole."""
+def _sites(records: Sequence[Record], groups: Names) -> Iterator[tuple[Indices, Indices]]:
     if any(r.site is None for r in records):
-        raise DataError("expected a site for every image under the `site` protocol; add a `site` column to the table")
-    home: dict[str, str | None] = {}
-    for record in records:
-        home.setdefault(record.group, record.site)
-    sites = np.array([home[r.group] for r in records])
-    _enough(len(set(sites)), 2, "sites")
-    for site in sorted(set(sites)):
-        yield np.flatnonzero(sites == site)
+        raise DataError("expected a site for each image under `site`, got none for some; fill in `site`")
+    sites = np.array([r.site for r in records])
+    if len(set(sites)) < 2:
+        raise DataError(f"expected two or more sites under `site`, got {sites[0]} only; use `grouped`")
+    first = dict(zip(reversed(groups), reversed(sites), strict=True))
+    home = np.array([first[group] for group in groups])
+    for site in sorted(set(home)):
+        seen_there = np.isin(groups, groups[sites == site])
+        yield np.flatnonzero(home == site), np.flatnonzero(~seen_there)
 
 
-def _share(targets: NDArray[np.str_], groups: NDArray[np.str_], share: float, seed: int) -> Indices:
-    """About `share` of the positions, stratified, groups whole: one fold of as many as it takes."""
-    count = max(2, round(1 / share))
-    _enough(len(set(groups)), count, "groups")
-    folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    return next(test for _, test in folds.split(targets, targets, groups))
+def _share(labels: Names, groups: Names, among: Indices, split: Split, name: str, number: int) -> Indices:
+    """About `split.<name>` of some positions, stratified, groups whole: some of a few equal parts."""
+    share = getattr(split, name)
+    part = Fraction(share).limit_denominator(max(5, round(1 / share)))
+    _enough(labels, groups, among, part.denominator, f"split.{name} = {share:g}", "bring it nearer to 0.5")
+    folds = StratifiedGroupKFold(part.denominator, shuffle=True, random_state=split.seed + number)
+    parts = [where for _, where in folds.split(among, labels[among], groups[among])]
+    return np.sort(among[np.concatenate(parts[: part.numerator])])
 
 
-def _enough(found: int, needed: int, what: str) -> None:
-    if found < needed:
-        raise DataError(f"expected at least {needed} {what} for this split, got {found}; lower split.folds or add data")
+def _enough(labels: Names, groups: Names, among: Indices, needed: int, what: str, remedy: str) -> None:
+    for label in np.unique(labels):
+        found = len(np.unique(groups[among][labels[among] == label]))
+        if found < needed:
+            raise DataError(
+                f"expected at least {needed} groups of label {label} for {what}, got {found}; {remedy}, "
+                "or add data"
+            )
 
 
-def _check_labels(fold: Fold, targets: NDArray[np.str_]) -> None:
+def _check_labels(fold: Fold, labels: Names) -> None:
     for name in ("train", "validation"):
-        absent = set(targets) - set(targets[fold.parts()[name]])
+        absent = set(labels) - set(labels[fold.parts()[name]])
         if absent:
             raise DataError(
-                f"fold {fold.number}: no {', '.join(sorted(absent))} image in its {name} part; use fewer folds, "
-                "another split.seed, or more groups of that label"
+                f"fold {fold.number}: expected every label in its {name} part, got none of {min(absent)}; "
+                "use fewer folds, another split.seed, or add groups of that label"
             )
 
 
@@ -119,6 +139,6 @@ def check_groups(records: Sequence[Record], folds: Sequence[Fold]) -> None:
             torn = {g for g in (records[i].group for i in positions) if seen.setdefault(g, part) != part}
             if torn:
                 raise LeakError(
-                    f"fold {fold.number}: {len(torn)} group(s) stand in {part} and elsewhere too, for example "
-                    f"{min(torn)}; a group must stay whole"
+                    f"fold {fold.number}: expected whole groups, got {len(torn)} that stand in {part} and "
+                    f"elsewhere too, for example {min(torn)}; move each to one part"
                 )

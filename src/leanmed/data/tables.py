@@ -4,22 +4,24 @@
 DIR/benign/001.png          DIR/labels.csv      image,label,group,site,age,sex
 DIR/malignant/017.png                           images/001.png,benign,patient-4,A,61,F
 ```
-In the table, `image` (a path below DIR) and `label` are needed; `group` and `site` are used where they stand, and every
-other column becomes an attribute. Without `group`, images with the same content form one.
+In the table, `image` (a path below DIR) and `label` are needed; `group` and `site` are used where they stand,
+and every other column becomes an attribute. Without `group`, images with the same content form one.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from leanmed.errors import DataError
 from leanmed.files import sha256_file
 from leanmed.records import Attribute, Record
+from leanmed.runtime.input import SUFFIXES
 
 TABLE = "labels.csv"
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm"})
 
 
 def read(root: Path) -> list[Record]:
@@ -29,94 +31,131 @@ def read(root: Path) -> list[Record]:
         root: holds `labels.csv`, or one sub-folder per class.
 
     Raises:
-        DataError: no images, a missing column, a row without image, an image without row, an image listed twice.
+        DataError: no images, or one outside the class folders; a missing column or value, a row without
+            image or an image without row.
     """
     return read_table(root) if (root / TABLE).is_file() else read_folders(root)
 
 
 def read_folders(root: Path) -> list[Record]:
     """One class per sub-folder; images may lie deeper inside it."""
-    folders = sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
-    records = [
-        Record(id=str(image.relative_to(root)), image=image, target=folder.name, group=content_group(image))
-        for folder in folders
-        for image in images_below(folder)
-    ]
-    if len({r.target for r in records}) < 2:
+    images = {name_below(root, image): image for image in images_below(root)}
+    stray = [name for name in images if "/" not in name]
+    classes = {name.partition("/")[0] for name in images} - set(stray)
+    if stray or len(classes) < 2:
         raise DataError(
-            f"expected {root} to hold {TABLE}, or at least two class sub-folders with images in them; "
-            f"found images in {len({r.target for r in records})} sub-folder(s)"
+            f"{root}: expected {TABLE}, or images in one sub-folder for each of two or more classes; got "
+            f"images in {len(classes)} sub-folder(s), and outside: {some(stray)}; move them or write a table"
         )
-    return records
+    return [
+        Record(id=name, image=image, target=name.partition("/")[0], group=content_group(image))
+        for name, image in images.items()
+    ]
 
 
 def read_table(root: Path) -> list[Record]:
     """One row per image in `labels.csv`."""
     rows = read_rows(root / TABLE, needed=("image", "label"))
-    match_images(
-        {row["image"].strip() for row in rows},
-        {str(image.relative_to(root)) for image in images_below(root)},
-        root / TABLE,
-    )
+    match_images({row["image"] for row in rows}, {name_below(root, p) for p in images_below(root)}, root)
     return [_record(root, row) for row in rows]
 
 
 def _record(root: Path, row: Mapping[str, str]) -> Record:
-    name = row["image"].strip()
-    known = {"image", "label", "group", "site"}
+    image = root / row["image"]
+    others = {k: number_or_text(v) for k, v in row.items() if k not in ("image", "label", "group", "site")}
     return Record(
-        id=name,
-        image=root / name,
-        target=row["label"].strip(),
-        group=row.get("group", "").strip() or content_group(root / name),
-        site=row.get("site", "").strip() or None,
-        attributes={k: number_or_text(v) for k, v in row.items() if k not in known and v.strip()},
+        id=row["image"],
+        image=image,
+        target=row["label"],
+        group=row.get("group") or content_group(image),
+        site=row.get("site") or None,
+        attributes={name: value for name, value in others.items() if value is not None},
     )
 
 
 def read_rows(path: Path, *, needed: tuple[str, ...]) -> list[dict[str, str]]:
-    """Read a CSV whose first line names the columns; a byte-order mark and blanks around names are forgiven.
+    """Read a CSV whose first line names the columns.
+
+    Blanks around names and values do not count, nor does a byte-order mark, nor a column without a name.
 
     Raises:
-        DataError: not UTF-8, a missing column, a line with too few or too many fields, or no row at all.
+        DataError: not UTF-8; a column that is missing or stands twice; a line with too few or too many
+            fields, or with nothing in a needed column; or no row at all.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-            rows = list(reader)
+            lines = csv.reader(file, strict=True)
+            names = [name.strip() for name in next(lines, [])]
+            numbered = [(lines.line_num, [field.strip() for field in line]) for line in lines if line]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not a readable CSV in UTF-8 ({error}); save it again as CSV UTF-8") from error
+        raise DataError(
+            f"{path}: expected a CSV in UTF-8, got: {error}; save it again as CSV UTF-8"
+        ) from error
     except OSError as error:
-        raise DataError(f"expected a table at {path}, which cannot be read: {error.strerror}") from error
-    missing = [name for name in needed if name not in reader.fieldnames]
-    if missing:
-        raise DataError(f"{path}: expected columns {', '.join(needed)}; missing {', '.join(missing)}")
-    for number, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise DataError(f"{path}, line {number}: expected {len(reader.fieldnames)} fields, as in the first line")
-    if not rows:
-        raise DataError(f"{path} has a first line and no rows; expected one row per image")
-    return rows
+        raise DataError(f"{path}: expected a table there, got: {error.strerror}; put it there") from error
+    _check_names(path, names, needed)
+    if not numbered:
+        raise DataError(f"{path}: expected a row for each image, got none below the first line; add them")
+    return [_row(f"{path}, line {number}", names, fields, needed) for number, fields in numbered]
 
 
-def match_images(listed: set[str], found: set[str], table: Path) -> None:
+def _check_names(path: Path, names: list[str], needed: tuple[str, ...]) -> None:
+    missing = [name for name in needed if name not in names]
+    twice = [name for name, count in Counter(names).items() if name and count > 1]
+    if missing or twice:
+        raise DataError(
+            f"{path}: expected columns {', '.join(needed)}, each once, with commas between them; missing: "
+            f"{some(missing)}, twice: {some(twice)}, got: {some(names)}; correct the first line"
+        )
+
+
+def _row(where: str, names: list[str], fields: list[str], needed: tuple[str, ...]) -> dict[str, str]:
+    if len(fields) != len(names):
+        raise DataError(
+            f"{where}: expected {len(names)} fields, as in the first line, got {len(fields)}; "
+            "correct it, and put values with a comma in quotes"
+        )
+    row = {name: field for name, field in zip(names, fields, strict=True) if name}
+    empty = [name for name in needed if not row[name]]
+    if empty:
+        raise DataError(
+            f"{where}: expected a value for {some(empty)}, got nothing; fill it in or drop the row"
+        )
+    return row
+
+
+def match_images(listed: set[str], found: set[str], root: Path) -> None:
     """Check that every row has its image and every image its row.
 
     Raises:
-        DataError: naming the first few on either side.
+        DataError: naming the first few that do not.
     """
-    for missing, what in ((listed - found, "row(s) without an image"), (found - listed, "image(s) without a row")):
-        if missing:
-            some = ", ".join(sorted(missing)[:5])
-            raise DataError(f"{table}: {len(missing)} {what}: {some}{', ...' if len(missing) > 5 else ''}")
+    if listed != found:
+        raise DataError(
+            f"{root}: expected a row for each image and an image for each row (images end in "
+            f"{', '.join(sorted(SUFFIXES))}); rows without an image: {some(listed - found)}; images without "
+            f"a row: {some(found - listed)}; correct the table or the folder"
+        )
+
+
+def some(names: Collection[str]) -> str:
+    """The first five of some names, sorted, for a message."""
+    listed = ", ".join(sorted(names)[:5])
+    return f"{listed}, ... ({len(names)} in all)" if len(names) > 5 else listed or "none"
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Every image file below a folder, sorted by path; hidden files are passed over."""
+    """Every image file below a folder, sorted by path; what is hidden is passed over."""
     return sorted(
-        p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith(".")
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and path.is_file() and "/." not in f"/{name_below(folder, path)}"
     )
+
+
+def name_below(root: Path, path: Path) -> str:
+    """A file's name as tables write it: its path below the root, with slashes on every system."""
+    return path.relative_to(root).as_posix()
 
 
 def content_group(image: Path) -> str:
@@ -124,11 +163,10 @@ def content_group(image: Path) -> str:
     return f"content-{sha256_file(image)[:16]}"
 
 
-def number_or_text(text: str) -> Attribute:
-    """`"61"` becomes 61.0; `"F"` stays."""
-    text = text.strip()
+def number_or_text(text: str) -> Attribute | None:
+    """`"61"` becomes 61.0 and `"F"` stays; nothing, or NaN, which programs write for it, becomes None."""
     try:
         value = float(text)
     except ValueError:
-        return text
-    return value if value == value and abs(value) != float("inf") else text
+        return text or None
+    return None if math.isnan(value) else value

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from leanmed import config
 from leanmed.errors import RecipeError
 
-HEAD_STD = 0.01  # timm draws a one-output layer from [-1, 1], whose logits are far too large to fine-tune from
+HEAD_STD = 0.01  # timm draws a one-output layer from [-1, 1], whose logits are too large to fine-tune from
 
 
 class Classifier(nn.Module):
@@ -50,8 +50,8 @@ class Classifier(nn.Module):
             pixels: (h, w, 3 or 4) uint8, RGB or RGBA.
 
         Returns:
-            (4, side, side) float32: colour multiplied by alpha, and alpha, both in [0, 1]. Multiplying first keeps the
-            ground under the mask out of every average that the resize takes.
+            (4, side, side) float32: colour multiplied by alpha, and alpha, both in [0, 1]. Multiplying first
+            keeps the ground under the mask out of every average that the resize takes.
         """
         opaque = F.pad(pixels, (0, 1), value=255)[..., :4]  # (h, w, 4): alpha is 255 where the image has none
         channels = opaque.permute(2, 0, 1).float() / 255  # (4, h, w)
@@ -81,7 +81,7 @@ def fill_background(images: Tensor) -> Tensor:
 def _backbone(settings: config.Model, outputs: int, pretrained: bool) -> Any:
     hub = pretrained and settings.weights == "imagenet"
     try:
-        model = timm.create_model(
+        model: Any = timm.create_model(
             settings.backbone,
             pretrained=hub,
             num_classes=outputs,
@@ -95,9 +95,10 @@ def _backbone(settings: config.Model, outputs: int, pretrained: bool) -> Any:
         ) from error
     except OSError as error:
         raise RecipeError(
-            f"the ImageNet weights of {settings.backbone} could not be fetched ({type(error).__name__}); connect to the "
-            "network, or set model.weights to a .safetensors or .pth file, or to none"
+            f"the ImageNet weights of {settings.backbone} could not be fetched ({type(error).__name__}); "
+            "connect to the network, or set model.weights to a .safetensors or .pth file, or to none"
         ) from error
+    _check_side(model, settings)
     if pretrained and settings.weights not in ("imagenet", "none"):
         _load_weights(model, Path(settings.weights), settings.backbone)
     head = model.get_classifier()
@@ -107,22 +108,42 @@ def _backbone(settings: config.Model, outputs: int, pretrained: bool) -> Any:
     return model
 
 
-def _load_weights(model: nn.Module, path: Path, backbone: str) -> None:
+def _check_side(model: Any, settings: config.Model) -> None:
+    """Transformers take one size only, and some networks none as small as 32."""
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, 3, settings.side, settings.side))
+    except (RuntimeError, AssertionError) as error:
+        raise RecipeError(
+            f"model.backbone {settings.backbone} cannot take images of model.side {settings.side}: {error}; "
+            f"choose another side, or if it knows that, set model.backbone_args={{img_size: {settings.side}}}"
+        ) from error
+    model.train()
+
+
+def _load_weights(model: Any, path: Path, backbone: str) -> None:
     """Load all but the last layer; half-precision weights are widened. Nothing in the file is run."""
     if not path.is_file():
-        raise RecipeError(f"expected model.weights to be imagenet, none or a file, got {path}, which is not there")
+        raise RecipeError(
+            f"expected model.weights to be imagenet, none or a file, got {path}, which is not there"
+        )
     try:
-        found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        found = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except Exception as error:  # the border to untrusted files
         raise RecipeError(f"{path} cannot be read as weights (.safetensors or .pth): {error}") from error
     wanted = model.state_dict()
-    fits = {k: v.float() for k, v in found.items() if k in wanted and v.shape == wanted[k].shape}
+    tensors = {k: v for k, v in found.items() if isinstance(v, Tensor)} if isinstance(found, dict) else {}
+    fits = {k: v.float() for k, v in tensors.items() if k in wanted and v.shape == wanted[k].shape}
     missing = [k for k in wanted if k not in fits and not k.endswith("num_batches_tracked")]
-    head = {f"{name}." for name, module in model.named_modules() if module is model.get_classifier()}  # type: ignore[operator]
+    head = {f"{name}." for name, module in model.named_modules() if module is model.get_classifier()}
     strangers = [k for k in missing if not k.startswith(tuple(head))]
     if strangers:
         raise RecipeError(
-            f"{path} does not fit {backbone}: {len(strangers)} of its {len(wanted)} tensors are missing or of another "
-            f"shape, for example {strangers[0]}; choose the backbone these weights were made for"
+            f"{path} does not fit {backbone}: {len(strangers)} of its {len(wanted)} tensors are missing or "
+            f"of another shape, for example {strangers[0]}; choose the backbone these weights were made for"
         )
     model.load_state_dict(fits, strict=False)

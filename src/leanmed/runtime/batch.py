@@ -71,12 +71,10 @@ def predict_file(
 ) -> Outcome:
     """Predict many files into one JSON Lines file, one line per input in the order given.
 
-    A line holds `input`, `label`, `probability`, `probabilities`, `artifact`, `version` and `seconds`, or
-    else `input` and `error`. Lines go to `OUT.part`, which takes its name when all inputs are through, and
-    then `OUT.done` appears beside it.
+    A line is what `answer` gives. Lines go to `OUT.part`, which takes its name when all inputs are through,
+    and then `OUT.done` appears beside it.
 
     Args:
-        predictor: answers.
         inputs: all inputs of all shards.
         out: the file to write.
         shard: which part of the inputs; None: all.
@@ -89,21 +87,26 @@ def predict_file(
     """
     shard = shard or Shard()
     mine, out = shard.of(inputs), shard.path(out)
-    part, marker = out.with_name(out.name + ".part"), out.with_name(out.name + ".done")
+    part, marker = (out.with_name(out.name + end) for end in (".part", ".done"))
     if not resume and any(path.exists() for path in (out, part, marker)):
         raise RunError(f"expected a new {out}, got one with content; add --resume, or choose another --out")
     if not out.exists():
         marker.unlink(missing_ok=True)
         _answer_all(predictor, mine, part, workers, progress)
         part.replace(out)
-    lines = _Lines.read(out, mine, predictor)
-    if lines.count < len(mine):
-        raise RunError(
-            f"expected {out} to answer {len(mine)} inputs, got {lines.count}; choose another --out"
-        )
+    lines = _all_lines(out, mine, predictor)
     counts = {"inputs": lines.count, "failed": len(lines.failed), "shard": [shard.index, shard.count]}
     write_json(marker, {"artifact": predictor.artifact.sha256, **counts})
     return Outcome(out, lines.count - len(lines.failed), lines.failed)
+
+
+def _all_lines(out: Path, inputs: Sequence[Path], predictor: Predictor) -> _Lines:
+    lines = _Lines.read(out, inputs, predictor)
+    if lines.count < len(inputs):
+        raise RunError(
+            f"expected {out} to answer {len(inputs)} inputs, got {lines.count}; choose another --out"
+        )
+    return lines
 
 
 def _answer_all(
@@ -138,7 +141,11 @@ def answers(predictor: Predictor, inputs: Iterable[Path], workers: int) -> Itera
 
 
 def answer(predictor: Predictor, path: Path) -> dict[str, Any]:
-    """The line for one input: an answer, or the reason why there is none."""
+    """The line for one input, an answer or the reason why there is none.
+
+    Its keys are `input`, `label`, `probability`, `probabilities`, `artifact`, `version` and `seconds`; or
+    else `input` and `error`.
+    """
     started = time.perf_counter()
     try:
         prediction = predictor.predict(path)

@@ -58,7 +58,8 @@ class Predictor:
             return self._session.run([self.manifest.output], {"pixels": pixels})[0]  # type: ignore[no-any-return]
         except Exception as error:  # ONNX Runtime's errors share no base class
             raise ArtifactError(
-                f"expected the graph to take pixels of shape {pixels.shape}, got: {_line(error)}; export it again"
+                f"expected the graph to take pixels of shape {pixels.shape}, got: {_line(error)}; export it "
+                "again"
             ) from error
 
     def decide(self, probabilities: NDArray[np.floating[Any]]) -> Prediction:
@@ -94,8 +95,8 @@ class Predictor:
         labels = len(self.manifest.labels)
         if takes != [("pixels", "tensor(uint8)", 3)] or gives.get(self.manifest.output) != [labels]:
             raise ArtifactError(
-                f"expected a graph from uint8 pixels (h, w, c) to {labels} probabilities, got one from {takes} "
-                f"to {gives}; export it again"
+                f"expected a graph from uint8 pixels (h, w, c) to {labels} probabilities, got one from "
+                f"{takes} to {gives}; export it again"
             )
 
 

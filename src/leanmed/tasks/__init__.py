@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from safetensors.torch import load_file
+
+from leanmed.runs import MODEL, Run
 from leanmed.tasks.base import Batch as Batch
 from leanmed.tasks.base import Task as Task
 from leanmed.tasks.classification import Classification
 
 TASKS = {"classification": Classification}
+
+
+def load_task(run: Run, fold: int) -> Task:
+    """The trained task of a finished fold, calibrated, in evaluation mode.
+
+    Raises:
+        RunError: the fold is not finished.
+    """
+    run.fold(fold)
+    task = TASKS[run.recipe.task](run.recipe, run.labels, pretrained=False)
+    task.load_state_dict(load_file(run.folder(fold) / MODEL))
+    return task.eval()

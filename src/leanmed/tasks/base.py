@@ -54,7 +54,7 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def graph(self) -> nn.Module:
-        """The module that becomes the artifact's graph: one image's pixels in, answers in its own frame out."""
+        """The module that becomes the artifact's graph: an image's pixels in, answers in its frame out."""
 
     @abstractmethod
     def manifest(self) -> dict[str, Any]:

@@ -69,8 +69,8 @@ class Classification(Task):
         return F.binary_cross_entropy_with_logits(self(images), soft)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Logits (b,) or (b, K) to calibrated probabilities (b, K). Temperature: Guo et al. 2017, arXiv:1706.04599."""
-        scaled = logits / self.temperature
+        """Logits (b,) or (b, K) to probabilities (b, K), calibrated: Guo et al. 2017, arXiv:1706.04599."""
+        scaled = logits / self.temperature.to(logits.device)  # the loop collects logits on the CPU
         if not self.binary:
             return scaled.softmax(-1)
         positive = scaled.sigmoid()
@@ -103,7 +103,8 @@ class Classification(Task):
         """`label` and one `p_<label>` per label."""
         table = self.table(outputs, torch.zeros(len(outputs), dtype=torch.int64))
         return [
-            {"label": self.labels[k]} | {f"p_{name}": float(p) for name, p in zip(self.labels, row, strict=True)}
+            {"label": self.labels[k]}
+            | {f"p_{name}": float(p) for name, p in zip(self.labels, row, strict=True)}
             for k, row in zip(table.predicted, table.probabilities, strict=True)
         ]
 

@@ -1,0 +1,127 @@
+"""Files -> descriptions in the store, by several processes; and stored descriptions, read back by each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+
+from leanmed.audit.describe import Description, describe
+from leanmed.audit.store import Store
+from leanmed.errors import InputError
+from leanmed.files import sha256_file
+from leanmed.runtime.input import read_image
+
+AHEAD = 8  # batches under way at a time, so that memory stays small
+BATCH = 64
+REMEMBERED = 2000  # descriptions that a process keeps, about 60 kB each
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+Item = TypeVar("Item")
+Progress = Callable[[str, int, int], None]  # stage, done, total
+
+
+class _Worker:
+    """What one process holds: its own connection to the store, and the descriptions it used last."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = Store(folder)
+        self.description = lru_cache(REMEMBERED)(lambda content: next(self.store.get([content])))
+
+
+_worker: _Worker | None = None
+
+
+def worker() -> _Worker:
+    """This process's worker; `processes` starts it."""
+    if _worker is None:
+        raise RuntimeError("no worker: call inside `with processes(...)`")
+    return _worker
+
+
+def _start(folder: Path) -> None:
+    global _worker
+    cv2.setNumThreads(1)
+    _worker = _Worker(folder)
+
+
+@contextmanager
+def processes(count: int, folder: Path) -> Iterator[Executor | None]:
+    """A pool of so many workers on the store in `folder`; for one, None, and this process is the worker."""
+    global _worker
+    if count > 1:
+        with ProcessPoolExecutor(count, get_context("spawn"), _start, (folder,)) as pool:
+            yield pool
+        return
+    _start(folder)
+    try:
+        yield None
+    finally:
+        worker().store.close()
+        _worker = None
+
+
+def run(pool: Executor | None, work: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
+    """The results of the jobs, in order."""
+    if pool is None:
+        yield from map(work, jobs)
+        return
+    under_way = []
+    for job in jobs:
+        under_way.append(pool.submit(work, job))
+        if len(under_way) >= AHEAD:
+            yield under_way.pop(0).result()
+    for future in under_way:
+        yield future.result()
+
+
+def batches(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """The items, `BATCH` at a time."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, BATCH)):
+        yield batch
+
+
+def describe_all(
+    images: Sequence[tuple[str, Path]], store: Store, pool: Executor | None, progress: Progress
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Describe what the store lacks: id -> content hash of what can be read, id -> reason of the rest."""
+    contents: dict[str, str] = {}
+    unreadable: dict[str, str] = {}
+    for described, read, failed in run(pool, _describe_batch, batches(images)):
+        store.put(described.items())
+        contents |= read
+        unreadable |= failed
+        progress("read", len(contents) + len(unreadable), len(images))
+    return contents, unreadable
+
+
+def _describe_batch(
+    images: Sequence[tuple[str, Path]],
+) -> tuple[dict[str, Description], dict[str, str], dict[str, str]]:
+    described: dict[str, Description] = {}
+    read: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    for name, path in images:
+        try:
+            content = _content(path)
+            if content not in described and content not in worker().store:
+                described[content] = describe(read_image(path))
+            read[name] = content
+        except (InputError, OSError) as error:
+            failed[name] = str(error)
+    return described, read, failed
+
+
+def _content(path: Path) -> str:
+    if not path.is_file():
+        read_image(path)  # which says what is wrong, and does not wait for a pipe as hashing would
+    return sha256_file(path)

@@ -1,0 +1,60 @@
+"""Does a test set share a photograph, or a patient, with its training set?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from leanmed.audit.engine import audit, silent
+from leanmed.audit.reading import Progress
+from leanmed.records import Record
+
+TRAIN, TEST = "train:", "test:"  # so that an image may have the same id on both sides
+
+
+@dataclass(frozen=True)
+class Leaked:
+    """A test image that training has seen.
+
+    Args:
+        image: its id in the test set.
+        copies: ids of the training images that show the same photograph.
+        siblings: ids of further training images of the same group: patient, scan or what the reader knows.
+    """
+
+    image: str
+    copies: tuple[str, ...]
+    siblings: tuple[str, ...]
+
+
+def split_check(
+    train: Sequence[Record],
+    test: Sequence[Record],
+    *,
+    cache: Path | None = None,
+    workers: int = 2,
+    progress: Progress = silent,
+) -> list[Leaked]:
+    """The test images that have a copy or a sibling in training, in the order of `test`.
+
+    The arguments after the records are those of `audit`.
+
+    Raises:
+        DataError: no image that can be read, or an id that stands twice on one side.
+    """
+    images = [(TRAIN + r.id, r.image) for r in train] + [(TEST + r.id, r.image) for r in test]
+    found = audit(images, cache=cache, workers=workers, progress=progress)
+    by_photograph: dict[str, list[str]] = {}
+    by_group: dict[str, list[str]] = {}
+    for record in train:
+        by_photograph.setdefault(found.groups.get(TRAIN + record.id, ""), []).append(record.id)
+        by_group.setdefault(record.group, []).append(record.id)
+    leaked = []
+    for record in test:
+        photograph = found.groups.get(TEST + record.id)
+        copies = by_photograph.get(photograph, []) if photograph else []
+        siblings = [image for image in by_group.get(record.group, []) if image not in copies]
+        if copies or siblings:
+            leaked.append(Leaked(record.id, tuple(copies), tuple(siblings)))
+    return leaked

@@ -1,0 +1,187 @@
+"""The findings as files: pairs.csv and groups.csv, report.json with all the rest, and report.html for people.
+
+`report.json` has these keys:
+
+```
+notice, images, groups, copies   counts: readable images, groups, images that share a group with another
+pairs, complete                  verified pairs; whether pairs.csv holds every pair of every group
+largest                          [{group, images}]: groups of several images, the largest first
+conflicts                        [{group, field, values: {value: [image]}, spread}]: what copies disagree on
+unreadable                       {image: reason}
+near_empty                       [image]
+outliers                         [{image, measure, value, median}]
+classes, sites                   {name: images}
+method                           the thresholds by which a pair was accepted
+```
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from leanmed.audit import verify
+from leanmed.audit.conflicts import LABEL, Conflict, find_conflicts
+from leanmed.audit.describe import TISSUE
+from leanmed.audit.engine import ALL_PAIRS
+from leanmed.audit.findings import Findings, Pair
+from leanmed.errors import InputError
+from leanmed.files import whole_file, write_json, write_text
+from leanmed.records import Record
+from leanmed.runtime.input import read_image
+
+NOTICE = "Research use only. Not a medical device."
+SHOWN_GROUPS, SHOWN_IMAGES, SHOWN_ROWS = 12, 8, 100  # on the page; the other files hold everything
+THUMBNAIL = 200  # pixels, long side
+GREY = (128, 128, 128, 255)
+METHOD = ("MIN_MATCHES", "MANY_MATCHES", "SCORE_OF_FEW", "SCORE_OF_MANY", "SCORE_OF_CHAIN", "MIN_OVERLAP")
+
+
+def write_findings(
+    out: Path, found: Findings, images: Mapping[str, Path], records: Sequence[Record] = ()
+) -> list[Conflict]:
+    """Write pairs.csv, groups.csv, report.json and report.html, each whole; give back the conflicts.
+
+    Args:
+        out: a folder, made if need be.
+        found: of these images.
+        images: id -> file, for the pictures on the page.
+        records: what else is known of the images, for conflicts and counts.
+    """
+    conflicts = find_conflicts(found.copies, records)
+    pairs = ((p.a, p.b, f"{p.score:.4f}", p.transformation) for p in found.pairs)
+    _write_table(out / "pairs.csv", ("a", "b", "score", "transformation"), pairs)
+    _write_table(out / "groups.csv", ("image", "group"), found.groups.items())
+    values = as_json(found, conflicts, records)
+    write_json(out / "report.json", values)
+    write_text(out / "report.html", render(found, conflicts, images, records, values))
+    return conflicts
+
+
+def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    # A file name may hold bytes that are no UTF-8: they are written as they are.
+    with (
+        whole_file(path) as part,
+        part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def as_json(found: Findings, conflicts: Sequence[Conflict], records: Sequence[Record]) -> dict[str, Any]:
+    """The content of report.json; the module's docstring lists the keys."""
+    copies = found.copies
+    return {
+        "notice": NOTICE,
+        "images": len(found.facts),
+        "groups": len(set(found.groups.values())),
+        "copies": sum(len(members) for members in copies.values()),
+        "pairs": len(found.pairs),
+        "complete": all(len(members) <= ALL_PAIRS for members in copies.values()),
+        "largest": [
+            {"group": _text(g), "images": [_text(i) for i in members]} for g, members in copies.items()
+        ],
+        "conflicts": [_conflict(conflict) for conflict in conflicts],
+        "unreadable": {_text(image): _text(reason) for image, reason in found.unreadable.items()},
+        "near_empty": [_text(image) for image in found.near_empty],
+        "outliers": [{**vars(o), "image": _text(o.image)} for o in found.outliers],
+        "classes": dict(sorted(Counter(r.target for r in records).items())),
+        "sites": dict(sorted(Counter(r.site or "unknown" for r in records).items())),
+        "method": {name.lower(): getattr(verify, name) for name in METHOD},
+    }
+
+
+def _conflict(conflict: Conflict) -> dict[str, Any]:
+    values = {str(value): [_text(i) for i in images] for value, images in conflict.values.items()}
+    return {**vars(conflict), "group": _text(conflict.group), "values": values, "spread": conflict.spread}
+
+
+def _text(text: str) -> str:
+    """Bytes of a file name that are no UTF-8, shown escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def render(
+    found: Findings,
+    conflicts: Sequence[Conflict],
+    images: Mapping[str, Path],
+    records: Sequence[Record],
+    values: Mapping[str, Any],
+) -> str:
+    """The page as one HTML text that needs nothing but itself."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parents[1] / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("audit.html").render(
+        values,
+        torn=sum(conflict.field == LABEL for conflict in conflicts),
+        shown=_shown_groups(found, images, {r.id: r for r in records}),
+        rows=SHOWN_ROWS,
+        all_pairs=ALL_PAIRS,
+    )
+    return _text(page)
+
+
+def _shown_groups(
+    found: Findings, images: Mapping[str, Path], records: Mapping[str, Record]
+) -> list[dict[str, Any]]:
+    """The largest groups with their first images: a picture, what is known, how it relates to the first."""
+    pairs = {(p.a, p.b): p for p in found.pairs}
+    return [
+        {
+            "group": group,
+            "size": len(members),
+            "images": [
+                {
+                    "id": image,
+                    "picture": thumbnail(images[image]),
+                    "said": _said(records.get(image)),
+                    "map": _relation(pairs.get((group, image)), image == group),
+                }
+                for image in members[:SHOWN_IMAGES]
+            ],
+        }
+        for group, members in list(found.copies.items())[:SHOWN_GROUPS]
+    ]
+
+
+def _said(record: Record | None) -> str:
+    known = (record.target, record.site) if record else ()
+    return ", ".join(value for value in known if value)
+
+
+def _relation(pair: Pair | None, first: bool) -> str:
+    if pair is None:
+        return "" if first else "a copy by way of another"
+    return f"score {pair.score:.2f}: {pair.transformation}"
+
+
+def thumbnail(path: Path) -> str | None:
+    """The tissue on neutral grey as a JPEG in base64, or None if the file can no longer be read."""
+    try:
+        pixels = read_image(path)
+    except (InputError, OSError):
+        return None
+    rows, columns = (np.flatnonzero((pixels[..., 3] >= TISSUE).any(axis=axis)) for axis in (1, 0))
+    if rows.size:
+        pixels = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    picture = Image.fromarray(pixels)
+    shown = Image.alpha_composite(Image.new("RGBA", picture.size, GREY), picture).convert("RGB")
+    shown.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    shown.save(buffer, "JPEG", quality=85)
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,135 @@
+"""One integer network from a set of techniques; what several attempts share is worked out once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+import onnx
+
+from leanmed.compress import int4, sensitivity
+from leanmed.compress.calibrate import Moments, Range, Sample, moments, ranges
+from leanmed.compress.equalize import equalize
+from leanmed.compress.graph import Array, Layer, Network, work
+from leanmed.compress.outcome import LayerRow
+from leanmed.compress.qdq import insert, step
+from leanmed.compress.rounding import Rounded, round_layer
+from leanmed.compress.sensitivity import promote, spare_head
+
+Technique = Literal["gptq", "equalize", "percentile", "exclude", "finetune"]
+FLOAT_SHARE = 0.15  # of the multiplications that may stay float
+EIGHT_BIT_SHARE = 0.09  # of the weights that keep 8 bits when the others get 4
+NOISE_SAMPLES = 16
+BIAS_ROOM = 2**30  # codes; half of what a 32-bit bias holds
+
+
+@dataclass(frozen=True)
+class Built:
+    """An integer graph and its layers."""
+
+    model: onnx.ModelProto
+    rows: tuple[LayerRow, ...]
+
+
+class Builder:
+    """Builds integer graphs of one network.
+
+    Args:
+        network: found in a simplified graph.
+        samples: calibration images at the network's inputs.
+        bits: 8, or 4 for the weights that bear it.
+        unpack: store 4-bit weights in 8 bits, for older runtimes.
+        epochs: of fine-tuning.
+    """
+
+    def __init__(
+        self, network: Network, samples: Sequence[Sample], bits: int, *, unpack: bool = False, epochs: int = 0
+    ) -> None:
+        self.network, self.samples, self.bits = network, samples, bits
+        self.unpack, self.epochs = unpack, epochs
+        self._work = work(network)
+
+    def build(self, techniques: Collection[Technique]) -> Built:
+        """The graph these techniques make."""
+        equalized, gptq = "equalize" in techniques, "gptq" in techniques
+        network = self._network(equalized)
+        limits = self._ranges(equalized, "percentile" in techniques)
+        kept = self._eight_bits(equalized) if self.bits == 4 else {}
+        bits = {layer.name: 8 if layer.name in kept else self.bits for layer in network.layers}
+        rounded = self._round(network, limits, self._moments(equalized), bits, gptq)
+        spared = self._spared(network, rounded, limits) if "exclude" in techniques else {}
+        rounded = {name: r for name, r in rounded.items() if name not in spared}
+        if "finetune" in techniques:
+            from leanmed.compress.finetune import finetune  # the only part that needs torch
+
+            rounded = finetune(network, rounded, limits, self.samples, self.epochs)
+        model = insert(network, rounded, limits)
+        packed = {layer.weight for layer in network.layers if layer.name in rounded and rounded[layer.name].bits == 4}
+        if packed and not self.unpack:
+            model = int4.pack(model, packed)
+        return Built(model, tuple(_row(layer, rounded.get(layer.name), limits, {**kept, **spared}) for layer in network.layers))
+
+    @cache  # noqa: B019 (a builder lives as long as one quantization)
+    def _network(self, equalized: bool) -> Network:
+        return equalize(self.network, self.samples) if equalized else self.network
+
+    @cache  # noqa: B019
+    def _ranges(self, equalized: bool, percentile: bool) -> dict[str, Range]:
+        return ranges(self._network(equalized), self.samples, "percentile" if percentile else "minmax")
+
+    @cache  # noqa: B019
+    def _moments(self, equalized: bool) -> dict[str, Moments]:
+        return moments(self._network(equalized), self.samples)
+
+    @cache  # noqa: B019
+    def _eight_bits(self, equalized: bool) -> dict[str, str]:
+        """The layers that keep 8 bits because 4 cost too much, and why."""
+        network, limits = self._network(equalized), self._ranges(equalized, False)
+        four = dict.fromkeys((layer.name for layer in network.layers), 4)
+        rounded = self._round(network, limits, self._moments(equalized), four, True)
+        noise = sensitivity.of_weights(network, rounded, self._few())
+        return promote(network.layers, noise, EIGHT_BIT_SHARE)
+
+    def _spared(self, network: Network, rounded: Mapping[str, Rounded], limits: Mapping[str, Range]) -> dict[str, str]:
+        return spare_head(network, rounded, limits, self._few(), self._work, FLOAT_SHARE)
+
+    def _few(self) -> Sequence[Sample]:
+        return self.samples[:: max(1, len(self.samples) // NOISE_SAMPLES)]
+
+    def _round(
+        self,
+        network: Network,
+        limits: Mapping[str, Range],
+        known: Mapping[str, Moments],
+        bits: Mapping[str, int],
+        gptq: bool,
+    ) -> dict[str, Rounded]:
+        values = network.weights()
+        return {
+            layer.name: round_layer(
+                layer,
+                values[layer.weight],
+                values.get(layer.bias or ""),
+                known.get(layer.name),
+                bits[layer.name],
+                gptq=gptq,
+                floor=_floor(layer, values, limits),
+            )
+            for layer in network.layers
+        }
+
+
+def _floor(layer: Layer, values: Mapping[str, Array], limits: Mapping[str, Range]) -> Array | float:
+    """The least scale of each channel with which its bias fits in 32 bits."""
+    return np.abs(values[layer.bias]) / (step(limits[layer.input]) * BIAS_ROOM) if layer.bias else 0.0
+
+
+def _row(layer: Layer, rounded: Rounded | None, limits: Mapping[str, Range], why: Mapping[str, str]) -> LayerRow:
+    if rounded is None:
+        return LayerRow(layer.name, layer.op, layer.shape, 32, 32, why=why.get(layer.name, ""))
+    low, high = limits[layer.input]
+    error = rounded.error_db
+    return LayerRow(layer.name, layer.op, layer.shape, rounded.bits, 8, low, high, error, why.get(layer.name, ""))

@@ -1,0 +1,243 @@
+"""Distilled quantization-aware training: the rounded network learns the float one's answers.
+
+The network's ONNX graph is run in torch with roundings in the forward pass and none in the backward one (straight-through,
+Jacob et al. 2018, arXiv:1712.05877). The float network is the teacher (Hinton et al. 2015, arXiv:1503.02531), so no label
+is needed, and any image will do: calibration images are mirrored, blended in pairs and lightly noised.
+
+Weights are trained in units of their own step. After batch norm is folded, channels differ in size by orders of
+magnitude, and one learning rate in absolute units would fit none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from leanmed.compress.calibrate import Range, Sample
+from leanmed.compress.graph import Array, Layer, Network, attributes, initializers
+from leanmed.compress.qdq import LEVELS, rounded_tensors, step
+from leanmed.compress.rounding import Rounded
+from leanmed.errors import ArtifactError
+
+BATCH = 16
+RATE = 1e-3  # of the largest code a weight may have, for each step of Adam
+NOISE = 0.01  # of a sample's standard deviation
+Values = dict[str, Any]
+
+
+def finetune(
+    network: Network,
+    rounded: Mapping[str, Rounded],
+    ranges: Mapping[str, Range],
+    samples: Sequence[Sample],
+    epochs: int,
+    seed: int = 0,
+) -> dict[str, Rounded]:
+    """Train the rounded layers' weights and biases.
+
+    Args:
+        network: the float network, which is the teacher; layers not in `rounded` stay as they are.
+        rounded: where to start from; scales and bits stay.
+        ranges: of every activation; they stay.
+        samples: images at the network's inputs.
+        epochs: passes over them.
+        seed: of order and augmentation.
+
+    Raises:
+        ArtifactError: the network has an operator or an input that this training does not know.
+    """
+    (name,) = network.inputs if len(network.inputs) == 1 else (None,)
+    unknown = sorted({node.op_type for node in network.core.graph.node} - set(OPERATORS))
+    if name is None or unknown:
+        raise ArtifactError(
+            "expected a network with one input made of operators that fine-tuning knows, got "
+            f"{len(network.inputs)} inputs and {', '.join(unknown) or 'no other operator'}; leave --finetune out"
+        )
+    images = torch.from_numpy(np.stack([sample[name] for sample in samples]))  # (n, 1, c, h, w)
+    student = _Student(network, rounded, ranges)
+    teacher = _Graph(network)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(student.parameters(), lr=RATE)
+    total = epochs * -(-len(images) // BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+    for _ in range(epochs):
+        for batch in _batches(images, generator):
+            with torch.no_grad():
+                wanted = teacher(batch)
+            loss = _distance(student(batch), wanted)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return student.rounded()
+
+
+def _batches(images: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+    """Shuffled batches, each image mirrored or not, blended with another, and noised."""
+    order = torch.randperm(len(images), generator=generator)
+    for chosen in order.split(BATCH):
+        batch = images[chosen]
+        mirrored = torch.rand(len(batch), 1, 1, 1, 1, generator=generator) < 0.5
+        batch = torch.where(mirrored, batch.flip(-1), batch)
+        share = torch.rand(len(batch), 1, 1, 1, 1, generator=generator).clamp(0.5) * 2 - 1  # half stay whole
+        batch = batch + share * 0.5 * (batch.roll(1, 0) - batch)
+        yield batch + NOISE * batch.std() * torch.randn(batch.shape, generator=generator)
+
+
+def _distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """Mean over tensors of squared error over variance."""
+    parts = [F.mse_loss(a, b) / (b.var() + 1e-6) for a, b in zip(found, wanted, strict=True)]
+    return torch.stack(parts).mean()
+
+
+class _Graph:
+    """A network's graph as a torch function from images (n, 1, c, h, w) to its answers and its branching tensors."""
+
+    def __init__(self, network: Network) -> None:
+        self.nodes = list(network.core.graph.node)
+        self.input = network.inputs[0]
+        self.constants: Values = {n: torch.from_numpy(v.copy()) for n, v in initializers(network.core).items()}
+        reads = [name for node in self.nodes for name in node.input]
+        branching = [n for n in dict.fromkeys(reads) if reads.count(n) > 1 and n not in self.constants and n != self.input]
+        self.watched = [*network.outputs, *branching]
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """The watched tensors for each image; the graph itself takes one image at a time."""
+        found: list[Tensor] = torch.vmap(self._run)(images)
+        return found
+
+    def _run(self, image: Tensor) -> list[Tensor]:
+        values = {**self.constants, **self.weights(), self.input: self.after(self.input, image)}
+        for node in self.nodes:
+            inputs = [values[name] if name else None for name in node.input]
+            values[node.output[0]] = self.after(node.output[0], OPERATORS[node.op_type](inputs, attributes(node)))
+        return [values[name] for name in self.watched]
+
+    def weights(self) -> Values:
+        """Constants that change from call to call."""
+        return {}
+
+    def after(self, name: str, value: Tensor) -> Tensor:
+        """What becomes of a tensor once it is made."""
+        return value
+
+
+class _Student(_Graph, nn.Module):
+    """The same graph with roundings, and weights to train."""
+
+    def __init__(self, network: Network, rounded: Mapping[str, Rounded], ranges: Mapping[str, Range]) -> None:
+        nn.Module.__init__(self)
+        _Graph.__init__(self, network)
+        self.layers = [layer for layer in network.layers if layer.name in rounded]
+        self.start = rounded
+        self.grids = {name: _grid(ranges[name]) for name in rounded_tensors(network, rounded) if name in ranges}
+        values = network.weights()
+        self.codes = nn.ParameterList(self._codes(layer, values[layer.weight]) for layer in self.layers)
+        self.shifts = nn.ParameterList(torch.zeros(layer.channels) for layer in self.layers)
+
+    def _codes(self, layer: Layer, weight: Array) -> Tensor:
+        """The float weight over its step, a share of the largest code; rounding errors found by GPTQ are kept."""
+        mine = self.start[layer.name]
+        exact = torch.from_numpy(weight.copy()) / self._scale(layer)
+        near = torch.from_numpy(mine.codes.astype(np.float32))
+        return (near + (exact - near).clamp(-0.49, 0.49)) / 2 ** (mine.bits - 1)
+
+    def _scale(self, layer: Layer) -> Tensor:
+        along = [1] * len(layer.shape)
+        along[layer.axis] = -1
+        return torch.from_numpy(self.start[layer.name].scale.copy()).reshape(along)
+
+    def weights(self) -> Values:
+        """Every rounded layer's weight on its grid, and its bias."""
+        found: Values = {}
+        for layer, codes, shift in zip(self.layers, self.codes, self.shifts, strict=True):
+            limit = 2 ** (self.start[layer.name].bits - 1)
+            found[layer.weight] = _straight(codes * limit, -limit, limit - 1) * self._scale(layer)
+            if layer.bias:
+                found[layer.bias] = self._bias(layer, shift)
+        return found
+
+    def _bias(self, layer: Layer, shift: Tensor) -> Tensor:
+        mine = self.start[layer.name]
+        largest = torch.from_numpy(mine.scale * 2.0 ** (mine.bits - 1))
+        return torch.from_numpy(np.asarray(mine.bias)) + shift * largest
+
+    def after(self, name: str, value: Tensor) -> Tensor:
+        """Round to 8 bits where the integer network will."""
+        if name not in self.grids:
+            return value
+        size, low = self.grids[name]
+        return _straight(value / size, low, low + LEVELS) * size
+
+    def rounded(self) -> dict[str, Rounded]:
+        """The trained weights as integers."""
+        found = {}
+        for layer, codes, shift in zip(self.layers, self.codes, self.shifts, strict=True):
+            mine = self.start[layer.name]
+            limit = 2 ** (mine.bits - 1)
+            whole = (codes.detach() * limit).round().clamp(-limit, limit - 1).to(torch.int8).numpy()
+            bias = self._bias(layer, shift).detach().numpy().astype(np.float32) if layer.bias else None
+            found[layer.name] = Rounded(whole, mine.scale, bias, mine.bits, None)
+        return found
+
+
+def _grid(limits: Range) -> tuple[float, float]:
+    size = step(limits)
+    return size, float(np.rint(limits[0] / size))
+
+
+def _straight(x: Tensor, low: float, high: float) -> Tensor:
+    """Round and clip; the gradient is that of the clipping alone."""
+    clipped = x.clamp(low, high)
+    return clipped + (clipped.round() - clipped).detach()
+
+
+def _conv(inputs: Sequence[Any], found: Mapping[str, Any]) -> Tensor:
+    x, weight, *bias = inputs
+    top, left, bottom, right = found.get("pads", (0, 0, 0, 0))
+    return F.conv2d(
+        F.pad(x, (left, right, top, bottom)),
+        weight,
+        bias[0] if bias else None,
+        stride=tuple(found.get("strides", (1, 1))),
+        dilation=tuple(found.get("dilations", (1, 1))),
+        groups=found.get("group", 1),
+    )
+
+
+def _gemm(inputs: Sequence[Any], found: Mapping[str, Any]) -> Tensor:
+    x, weight, *bias = inputs
+    product: Tensor = x @ (weight.T if found.get("transB", 0) else weight)
+    return product + bias[0] if bias else product
+
+
+def _reshape(inputs: Sequence[Any], found: Mapping[str, Any]) -> Tensor:
+    x, shape = inputs
+    reshaped: Tensor = x.reshape([x.shape[i] if size == 0 else size for i, size in enumerate(shape.tolist())])
+    return reshaped
+
+
+OPERATORS: dict[str, Callable[[Sequence[Any], Mapping[str, Any]], Tensor]] = {
+    "Add": lambda v, a: v[0] + v[1],
+    "Clip": lambda v, a: v[0].clamp(*v[1:]),
+    "Concat": lambda v, a: torch.cat(list(v), a["axis"]),
+    "Conv": _conv,
+    "Flatten": lambda v, a: v[0].flatten(a.get("axis", 1)),
+    "Gemm": _gemm,
+    "GlobalAveragePool": lambda v, a: v[0].mean(tuple(range(2, v[0].ndim)), keepdim=True),
+    "HardSigmoid": lambda v, a: (v[0] * a.get("alpha", 0.2) + a.get("beta", 0.5)).clamp(0, 1),
+    "HardSwish": lambda v, a: F.hardswish(v[0]),
+    "LeakyRelu": lambda v, a: F.leaky_relu(v[0], a.get("alpha", 0.01)),
+    "MatMul": lambda v, a: v[0] @ v[1],
+    "Mul": lambda v, a: v[0] * v[1],
+    "Relu": lambda v, a: v[0].relu(),
+    "Reshape": _reshape,
+    "Sigmoid": lambda v, a: v[0].sigmoid(),
+    "Transpose": lambda v, a: v[0].permute(a["perm"]),
+}

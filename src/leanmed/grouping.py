@@ -1,0 +1,117 @@
+"""What must never be split: the reader's groups, the audit's, or both joined; and what conflicts become."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from leanmed.audit import audit
+from leanmed.audit.groups import joined
+from leanmed.config import Split
+from leanmed.data.tables import read_rows
+from leanmed.errors import DataError
+from leanmed.records import Record
+from leanmed.runs import write_csv
+
+GROUPS = "groups.csv"
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Records with their final groups.
+
+    Args:
+        records: those to train and score on.
+        conflicting: ids of images whose copies carry another label.
+        dropped: whether those were left out of `records`.
+        source: where the groups come from, in words.
+    """
+
+    records: list[Record]
+    conflicting: tuple[str, ...]
+    dropped: bool
+    source: str
+
+    def notes(self) -> list[str]:
+        """What a report must say of it."""
+        groups = len({record.group for record in self.records})
+        lines = [f"{len(self.records)} images in {groups} groups; groups: {self.source}."]
+        if self.conflicting:
+            fate = "left out of training and scoring" if self.dropped else "kept"
+            lines.append(f"{len(self.conflicting)} images have a copy with another label; they were {fate}.")
+        return lines
+
+
+def group_records(
+    records: Sequence[Record],
+    split: Split,
+    cache: Path,
+    *,
+    data_sha256: str,
+    tell: Callable[[str], None] = print,
+) -> Grouping:
+    """Give every record its final group, and drop conflicts if the split says so.
+
+    Args:
+        records: as the reader gave them.
+        split: `groups` is `audit`, `reader` or a `groups.csv`; `conflicts` is `drop` or `keep`.
+        cache: a folder for the audit's groups; those of the same data are used again.
+        data_sha256: hash of the data set, which names the cached groups.
+        tell: takes one line of progress at a time.
+
+    Raises:
+        DataError: a `groups.csv` that does not fit the records.
+    """
+    if split.groups == "reader":
+        relation, source = {r.id: r.group for r in records}, "as the data set names them"
+    else:
+        given = split.groups != "audit"
+        path = Path(split.groups) if given else cache / f"groups-{data_sha256[:16]}.csv"
+        if not given and not path.is_file():
+            tell("auditing for copies, so that none stands on both sides of a split")
+            _audit(records, cache, path)
+        relation = joined({r.id: r.group for r in records}, read_groups(path, records))
+        source = f"the data set's own joined with {path.name if given else 'an audit for copies'}"
+    regrouped = [replace(r, group=relation[r.id]) for r in records]
+    torn = conflicts(regrouped)
+    drop = split.conflicts == "drop" and bool(torn)
+    kept = [r for r in regrouped if not (drop and r.id in torn)]
+    found = Grouping(kept, tuple(sorted(torn)), drop, source)
+    for line in found.notes():
+        tell(line)
+    return found
+
+
+def _audit(records: Sequence[Record], cache: Path, path: Path) -> None:
+    found = audit([(r.id, r.image) for r in records], cache=cache, workers=os.cpu_count() or 1)
+    # What cannot be read is grouped with nothing; training names it soon.
+    rows = [{"image": r.id, "group": found.groups.get(r.id, r.id)} for r in records]
+    write_csv(path, rows)
+
+
+def read_groups(path: Path, records: Sequence[Record]) -> dict[str, str]:
+    """Image -> group from a `groups.csv`.
+
+    Raises:
+        DataError: a record without a row.
+    """
+    rows = read_rows(path, needed=("image", "group"))
+    found = {row["image"]: row["group"] for row in rows}
+    missing = [r.id for r in records if r.id not in found]
+    if missing:
+        raise DataError(
+            f"{path}: expected a row for every image, but {len(missing)} have none, such as {missing[0]}; "
+            "run `leanmed audit` on this data set again"
+        )
+    return {r.id: found[r.id] for r in records}
+
+
+def conflicts(records: Sequence[Record]) -> set[str]:
+    """Ids of images in groups that carry more than one label."""
+    labels = defaultdict(set)
+    for record in records:
+        labels[record.group].add(record.target)
+    return {record.id for record in records if len(labels[record.group]) > 1}

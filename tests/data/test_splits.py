@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from leanmed.config import Split
+from leanmed.data.splits import LEAK, Fold, check_groups, make_folds
+from leanmed.errors import DataError, LeakError
+from leanmed.records import Record
+
+WHOLE = ("grouped", "holdout", "site")
+
+
+def record(number: int, target: str, group: str, site: str | None = "A") -> Record:
+    return Record(str(number), Path(f"{number}.png"), target, group, site)
+
+
+def clinic(groups: int = 60, size: int = 2, sites: int = 3) -> list[Record]:
+    """Groups of `size` images; every third group is ill, and three groups at a time go round the sites."""
+    return [
+        record(g * size + k, "ill" if g % 3 == 0 else "healthy", f"p{g}", f"site {g // 3 % sites}")
+        for g in range(groups)
+        for k in range(size)
+    ]
+
+
+def groups_of(records: Sequence[Record], positions: Any) -> set[str]:
+    return {records[i].group for i in positions}
+
+
+@st.composite
+def clinics(draw: st.DrawFn) -> list[Record]:
+    """Groups of uneven size, some with both labels, some seen at two sites, in any order."""
+    sizes = draw(st.lists(st.integers(1, 6), min_size=40, max_size=70))
+    flips = draw(st.sets(st.integers(0, 300), max_size=10))
+    moves = draw(st.sets(st.integers(0, 300), max_size=10))
+    pairs = [(g, k) for g, size in enumerate(sizes) for k in range(size)]
+    records = [
+        record(n, "ab"[(g % 2) ^ (n in flips)], f"p{g}", "XYZ"[(g // 2 + (n in moves)) % 3])
+        for n, (g, _) in enumerate(pairs)
+    ]
+    return draw(st.permutations(records))
+
+
+@settings(max_examples=30)
+@given(clinics(), st.sampled_from(WHOLE), st.integers(0, 1000), st.sampled_from([0.15, 0.3, 0.45]))
+def test_no_group_is_on_both_sides_under_any_protocol_but_paper(records, protocol, seed, validation):
+    for fold in make_folds(records, Split(protocol=protocol, folds=4, seed=seed, validation=validation)):
+        train, validate, test = (groups_of(records, part) for part in fold.parts().values())
+        assert not train & validate
+        assert not (train | validate) & test
+        assert {records[i].target for i in fold.train} == {"a", "b"}
+
+
+@settings(max_examples=30)
+@given(clinics(), st.sampled_from(("grouped", "site", "paper")), st.integers(0, 1000))
+def test_every_image_is_tested_once(records, protocol, seed):
+    folds = make_folds(records, Split(protocol=protocol, folds=3, seed=seed))
+    tested = Counter(int(i) for fold in folds for i in fold.test)
+    assert tested == Counter(range(len(records)))
+
+
+@pytest.mark.parametrize("protocol", ["grouped", "holdout", "paper"])
+def test_no_image_has_two_parts_and_none_is_left_over(protocol):
+    records = clinic()
+    for fold in make_folds(records, Split(protocol=protocol)):
+        assert sorted(i for part in fold.parts().values() for i in part) == list(range(len(records)))
+
+
+@pytest.mark.parametrize("protocol", ["grouped", "holdout", "paper"])
+def test_labels_are_as_common_in_every_part_as_in_the_whole(protocol):
+    records = clinic(groups=150)
+    for fold in make_folds(records, Split(protocol=protocol)):
+        for part in fold.parts().values():
+            assert np.mean([records[i].target == "ill" for i in part]) == pytest.approx(1 / 3, abs=0.05)
+
+
+@pytest.mark.parametrize("protocol", [*WHOLE, "paper"])
+def test_the_same_seed_gives_the_same_folds_and_another_seed_others(protocol):
+    def folds(seed: int) -> list[list[int]]:
+        made = make_folds(clinic(), Split(protocol=protocol, seed=seed))
+        return [part.tolist() for fold in made for part in fold.parts().values()]
+
+    assert folds(3) == folds(3) != folds(4)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8])
+def test_a_hold_out_has_about_the_share_that_was_asked_for(share):
+    records = clinic(groups=300)
+    (fold,) = make_folds(records, Split(protocol="holdout", test=share))
+    assert len(fold.test) / len(records) == pytest.approx(share, abs=0.04)
+
+
+def test_the_paper_protocol_tears_groups_apart_and_says_so():
+    records = clinic()
+    folds = make_folds(records, Split(protocol="paper"))
+    assert len(folds) == 5
+    assert all(groups_of(records, f.train) & groups_of(records, f.test) for f in folds)
+    assert LEAK.startswith("This result LEAKS")
+
+
+def test_under_site_each_site_is_tested_by_a_model_that_saw_nothing_of_it():
+    records = clinic()
+    folds = make_folds(records, Split(protocol="site"))
+    assert len(folds) == 3
+    for number, fold in enumerate(folds):
+        assert {records[i].site for i in fold.test} == {f"site {number}"}
+        assert f"site {number}" not in {
+            records[i].site for part in (fold.train, fold.validation) for i in part
+        }
+
+
+def test_a_group_seen_at_two_sites_trains_no_model_that_is_tested_at_either():
+    records = [*clinic(), record(999, "ill", "p0", "site 1")]  # p0 is at home at site 0
+    at_0, at_1, at_2 = make_folds(records, Split(protocol="site"))
+    assert 120 in at_0.test
+    assert "p0" not in groups_of(records, [*at_1.train, *at_1.validation, *at_1.test])
+    assert "p0" in groups_of(records, [*at_2.train, *at_2.validation])
+
+
+def test_sites_are_needed_under_site(refused):
+    with refused(DataError, "expected a site for each image under `site`", "fill in `site`"):
+        make_folds([*clinic(), record(999, "ill", "p99", None)], Split(protocol="site"))
+    with refused(DataError, "expected two or more sites under `site`, got site 0 only; use `grouped`"):
+        make_folds(clinic(sites=1), Split(protocol="site"))
+
+
+@pytest.mark.parametrize(
+    ("groups", "changes", "expected"),
+    [
+        (12, {}, "at least 5 groups of label ill for split.folds = 5, got 4; lower it, or add data"),
+        (21, {}, "at least 7 groups of label ill for split.validation = 0.15, got 5; bring it nearer to 0.5"),
+        (
+            30,
+            {"protocol": "holdout", "test": 0.05},
+            "at least 20 groups of label ill for split.test = 0.05, got 10",
+        ),
+        (9, {"protocol": "paper", "folds": 8}, "at least 8 groups of label ill for split.folds = 8, got 6"),
+    ],
+)
+def test_too_few_groups_are_refused(groups, changes, expected, refused):
+    with refused(DataError, expected):
+        make_folds(clinic(groups), Split(**changes))
+
+
+def test_a_site_with_all_of_a_label_is_refused(refused):
+    records = [record(i, "ill" if i < 20 else "healthy", f"p{i}", "A" if i < 20 else "B") for i in range(40)]
+    with refused(DataError, "groups of label ill for split.validation = 0.15, got 0"):
+        make_folds(records, Split(protocol="site"))
+
+
+def test_a_part_without_a_label_is_refused(refused):
+    rng = np.random.default_rng(1)  # eight groups of both labels, very uneven
+    rows = [
+        (label, g) for g in range(8) for label in ("healthy", "ill") for _ in range(rng.choice([0, 1, 20]))
+    ]
+    records = [record(number, label, f"p{g}") for number, (label, g) in enumerate(rows)]
+    with refused(DataError, "expected every label in its validation part, got none of healthy", "split.seed"):
+        make_folds(records, Split(folds=2, validation=0.45))
+
+
+def test_folds_made_elsewhere_are_refused_when_they_tear_a_group(refused):
+    records = clinic(groups=4)
+    fold = Fold(2, np.array([0, 2, 3]), np.array([4, 5]), np.array([1, 6, 7]))
+    with refused(LeakError, "fold 2: expected whole groups, got 1 that stand in test", "p0", "to one part"):
+        check_groups(records, [fold])

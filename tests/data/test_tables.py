@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from leanmed.data import class_labels, content_hashes, data_hash, read_records, tables
+from leanmed.errors import DataError
+
+HEAD = "image,label,group,site,age,sex"
+ROWS = ("a.png,benign,p1,A,61,F", "deep/b.JPG,malignant,,,,")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """`folder("a.png", ...)`: a folder with such files, whose contents are their names without numbers."""
+
+    def make(*names: str) -> Path:
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(name.strip("0123456789"))
+        return tmp_path
+
+    return make
+
+
+@pytest.fixture
+def tabled(folder):
+    """`tabled(HEAD, *ROWS)`: the two images, and a table with such lines."""
+
+    def make(*lines: str, end: str = "\n") -> Path:
+        root = folder("a.png", "deep/b.JPG")
+        (root / "labels.csv").write_bytes("".join(line + end for line in lines).encode())
+        return root
+
+    return make
+
+
+def test_sub_folders_are_labels_and_images_may_lie_deeper(folder):
+    root = folder("benign/1.png", "benign/deep/2.tif", "malignant/3.dcm", "malignant/notes.txt")
+    found = [(record.id, record.target) for record in read_records("folder", root)]
+    assert found == [
+        ("benign/1.png", "benign"),
+        ("benign/deep/2.tif", "benign"),
+        ("malignant/3.dcm", "malignant"),
+    ]
+
+
+def test_without_a_group_the_same_bytes_are_one_group(folder):
+    root = folder("x/1.png", "x/2.png", "y/3.tif")
+    for name in ("x/1.png", "y/3.tif"):
+        (root / name).write_bytes(b"same")
+    one, two, three = (record.group for record in read_records("folder", root))
+    assert one == three != two
+
+
+def test_what_is_hidden_is_passed_over(folder):
+    root = folder("x/1.png", "y/2.png", "x/.ipynb_checkpoints/1.png", ".trash/3.png", "y/._2.png", ".4.png")
+    assert [record.id for record in read_records("folder", root)] == ["x/1.png", "y/2.png"]
+
+
+@pytest.mark.parametrize("names", [[], ["x/1.png"], ["x/1.txt", "y/2.png"]])
+def test_one_class_is_not_enough(names, folder, refused):
+    with refused(
+        DataError, "expected labels.csv, or images in one sub-folder", "sub-folder(s)", "write a table"
+    ):
+        read_records("folder", folder(*names))
+
+
+def test_an_image_outside_the_class_folders_is_refused_by_name(folder, refused):
+    with refused(DataError, "in 2 sub-folder(s), and outside: stray.png; move them"):
+        read_records("folder", folder("x/1.png", "y/2.png", "stray.png"))
+
+
+def test_a_table_gives_labels_groups_sites_and_attributes(tabled):
+    a, b = read_records("folder", tabled(HEAD, *ROWS))
+    assert (a.id, a.target, a.group, a.site, dict(a.attributes)) == (
+        "a.png",
+        "benign",
+        "p1",
+        "A",
+        {"age": 61.0, "sex": "F"},
+    )
+    assert (b.image.name, b.site, dict(b.attributes)) == ("b.JPG", None, {})
+    assert b.group.startswith("content-")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
+def test_what_spreadsheets_add_to_a_table_is_forgiven(tabled, end):
+    plain = read_records("folder", tabled(HEAD, *ROWS))
+    spread = read_records(
+        "folder", tabled("\ufeff image , label,group,site,age,sex,,", *(f"{r} ,," for r in ROWS), end=end)
+    )
+    assert spread == plain
+
+
+@pytest.mark.parametrize("missing", ["", "nan", "NaN", " "])
+def test_a_missing_value_is_left_out(missing, tabled):
+    a, _ = read_records("folder", tabled(HEAD, f"a.png,x,,,{missing},F", "deep/b.JPG,y,,,2,M"))
+    assert dict(a.attributes) == {"sex": "F"}
+
+
+def test_an_infinite_value_is_refused(tabled, refused):
+    with refused(DataError, "a.png", "attribute age", "finite number, got inf"):
+        read_records("folder", tabled(HEAD, "a.png,x,,,inf,F", "deep/b.JPG,y,,,2,M"))
+
+
+WRONG = {
+    "no column `label`": (
+        ["image,class", *ROWS],
+        "missing: label, twice: none, got: class, image; correct the",
+    ),
+    "semicolons": (["image;label"], "with commas between them; missing: image, label", "got: image;label"),
+    "a column twice": (["image,label,label", *ROWS], "each once", "twice: label"),
+    "nothing at all": ([], "missing: image, label", "got: none"),
+    "no rows": ([HEAD], "expected a row for each image, got none below the first line"),
+    "too few fields": ([HEAD, *ROWS, "c.png,x"], "line 4: expected 6 fields, as in the first line, got 2"),
+    "too many fields": ([HEAD, "a.png,x,1,2,3,4,5"], "line 2: expected 6 fields", "got 7", "in quotes"),
+    "no label": ([HEAD, ROWS[0], "deep/b.JPG,,,,,"], "line 3: expected a value for label, got nothing"),
+    "no image": ([HEAD, ",x,,,,"], "line 2: expected a value for image, got nothing; fill it in"),
+    "a row without image": (
+        [HEAD, *ROWS, "c.png,x,,,,"],
+        "rows without an image: c.png; images without a row: none",
+    ),
+    "an image without row": (
+        [HEAD, ROWS[0]],
+        "images without a row: deep/b.JPG; correct the table or the folder",
+    ),
+    "a path out of the folder": ([HEAD, *ROWS, "../b.png,x,,,,"], "rows without an image: ../b.png"),
+    "an absolute path": ([HEAD, *ROWS, "/etc/b.png,x,,,,"], "rows without an image: /etc/b.png"),
+    "no image file": (
+        [HEAD, *ROWS, "labels.csv,x,,,,"],
+        "rows without an image: labels.csv",
+        "images end in .dcm",
+    ),
+    "an image twice": (
+        [HEAD, *ROWS, ROWS[0]],
+        "expected each image once, got more than once: a.png; correct",
+    ),
+    "an open quote": ([HEAD, '"a.png,x'], "expected a CSV in UTF-8, got: unexpected end of data"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_wrong_table_is_refused(kind, tabled, refused):
+    lines, *expected = WRONG[kind]
+    with refused(DataError, *expected):
+        read_records("folder", tabled(*lines))
+
+
+def test_the_line_is_named_as_an_editor_counts_it(tabled, refused):
+    with refused(DataError, "labels.csv, line 6: expected 6 fields"):
+        read_records("folder", tabled(HEAD, 'a.png,x,"two\nlines",A,1,F', "", "", "b.png"))
+
+
+def test_a_table_in_another_encoding_is_refused(tabled, refused):
+    root = tabled(HEAD)
+    (root / "labels.csv").write_bytes("image,label\na.png,häufig\n".encode("latin-1"))
+    with refused(DataError, "expected a CSV in UTF-8, got: 'utf-8' codec", "save it again as CSV UTF-8"):
+        read_records("folder", root)
+
+
+def test_only_the_first_few_names_are_listed():
+    assert tables.some([]) == "none"
+    assert tables.some({"b", "a"}) == "a, b"
+    assert tables.some("gfedcba") == "a, b, c, d, e, ... (7 in all)"
+
+
+def test_an_unknown_data_set_and_a_missing_folder_are_refused(tmp_path, refused):
+    with refused(DataError, "expected a data set's name (cp-anemic, folder)", "got 'mnist'"):
+        read_records("mnist", tmp_path)
+    with refused(DataError, "expected --data to be a folder", str(tmp_path / "nowhere"), "check the path"):
+        read_records("folder", tmp_path / "nowhere")
+
+
+def test_labels_are_in_the_order_wanted_or_sorted(tabled):
+    records = read_records("folder", tabled(HEAD, *ROWS))
+    assert class_labels("folder", records) == ("benign", "malignant")
+    assert class_labels("folder", records, ["malignant", "benign"]) == ("malignant", "benign")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (["benign", "normal"], "not in the list: malignant; without an image: normal"),
+        (["benign", "malignant", "malignant"], "each once and at least two"),
+        (["benign"], "not in the list: malignant; without an image: none"),
+    ],
+)
+def test_labels_outside_the_list_are_refused(wanted, expected, tabled, refused):
+    records = read_records("folder", tabled(HEAD, *ROWS))
+    with refused(DataError, f"expected labels {wanted}", expected, "correct the table or set data.labels"):
+        class_labels("folder", records, wanted)
+
+
+def test_one_label_alone_is_no_question(tabled, refused):
+    records = read_records("folder", tabled(HEAD, ROWS[0], "deep/b.JPG,benign,,,,"))
+    with refused(DataError, "expected labels ['benign'], each once and at least two"):
+        class_labels("folder", records)
+
+
+@pytest.mark.parametrize("change", ["a.png,x,p1,A,61,F", "a.png,benign,p2,A,61,F", "a.png,benign,p1,A,62,F"])
+def test_the_data_hash_depends_on_all_that_a_table_says(change, tabled):
+    hashes = []
+    for rows in (ROWS, ROWS[::-1], (change, ROWS[1])):
+        records = read_records("folder", tabled(HEAD, *rows))
+        hashes.append(data_hash(records, content_hashes(records)))
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_the_data_hash_depends_on_the_images(tabled):
+    root = tabled(HEAD, *ROWS)
+    records = read_records("folder", root)
+    before = data_hash(records, content_hashes(records))
+    (root / "a.png").write_text("another picture")
+    assert data_hash(records, content_hashes(records)) != before

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import leanmed
+from leanmed import Prediction
+from leanmed.errors import RunError, UnreadableInput
+from leanmed.runtime.batch import WINDOW, Shard, answers, predict_file
+
+
+@pytest.fixture
+def predictor(tiny_artifact):
+    return leanmed.load(tiny_artifact)
+
+
+@pytest.fixture
+def mixed(photographs, tmp_path):
+    """Photographs with three inputs among them that cannot be read."""
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "half.png").write_bytes(photographs[0].read_bytes()[:60])
+    return [
+        photographs[1],
+        tmp_path / "empty.png",
+        photographs[2],
+        tmp_path / "gone.png",
+        tmp_path / "half.png",
+    ]
+
+
+def stub(predict: Callable[[Path], float]) -> Any:
+    """What answers as a predictor does, by a function from the path to a probability."""
+
+    def answer(path: Path) -> Prediction:
+        p = predict(path)
+        return Prediction("b", {"a": 1 - p, "b": p})
+
+    return SimpleNamespace(predict=answer, artifact=SimpleNamespace(sha256="f" * 64))
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def timeless(path: Path) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines(path)]
+
+
+def test_each_input_gets_a_line_in_the_order_given(predictor, photographs, tmp_path):
+    outcome = predict_file(predictor, photographs[::-1], tmp_path / "new" / "a.jsonl", workers=3)
+    assert (outcome.answered, outcome.failed) == (12, ())
+    found = lines(outcome.path)
+    assert [line["input"] for line in found] == [str(path) for path in reversed(photographs)]
+    assert [line["probability"] for line in found] == pytest.approx([20 * k / 255 for k in range(11, -1, -1)])
+    keys = ["input", "label", "probability", "probabilities", "artifact", "version", "seconds"]
+    assert list(found[0]) == keys
+    assert found[0]["artifact"] == predictor.artifact.sha256
+    assert found[0]["probabilities"].keys() == {"non-anemic", "anemic"}
+    assert found[0]["seconds"] >= 0
+
+
+def test_what_cannot_be_read_is_listed_and_the_rest_goes_on(predictor, mixed, tmp_path):
+    outcome = predict_file(predictor, mixed, tmp_path / "a.jsonl")
+    assert outcome.answered == 2
+    assert [name for name, _ in outcome.failed] == [str(mixed[i]) for i in (1, 3, 4)]
+    assert "an empty file" in outcome.failed[0][1]
+    assert "found nothing there" in outcome.failed[1][1]
+    assert [sorted(line) for line in lines(outcome.path)][1] == ["error", "input"]
+    assert json.loads((tmp_path / "a.jsonl.done").read_text())["failed"] == 3
+
+
+def test_a_graph_that_gives_nonsense_for_one_image_does_not_stop_the_batch(tmp_path):
+    odd = stub(lambda path: float("nan") if path.name == "b" else 0.5)
+    outcome = predict_file(odd, [Path("a"), Path("b"), Path("c")], tmp_path / "a.jsonl")
+    assert outcome.answered == 2
+    assert "expected probabilities" in outcome.failed[0][1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 20])
+def test_shards_share_the_inputs_out_and_mark_their_own_end(count, predictor, photographs, tmp_path):
+    found = []
+    for index in range(1, count + 1):
+        outcome = predict_file(predictor, photographs, tmp_path / "a.jsonl", shard=Shard(index, count))
+        assert outcome.path.name == ("a.jsonl" if count == 1 else f"a-{index}-of-{count}.jsonl")
+        marker = json.loads(outcome.path.with_name(outcome.path.name + ".done").read_text())
+        assert marker["shard"] == [index, count]
+        assert marker["inputs"] == outcome.answered <= -(-12 // count)
+        found += [line["input"] for line in lines(outcome.path)]
+    assert sorted(found) == sorted(map(str, photographs))
+    assert len(list(tmp_path.iterdir())) == 2 * count
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/", "/2", "-1/2", "a/b", "1/2/3", "1.0/2", ""])
+def test_a_shard_that_is_none_is_refused(text, refused):
+    with refused(RunError, "expected --shard I/N with 1 <= I <= N, such as 2/4, got"):
+        Shard.parse(text)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.part", "a.jsonl.done"])
+def test_nothing_is_overwritten(name, predictor, photographs, tmp_path, refused):
+    (tmp_path / name).write_text("mine")
+    with refused(RunError, "a.jsonl", "add --resume, or choose another --out"):
+        predict_file(predictor, photographs, tmp_path / "a.jsonl")
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def cuts(content: bytes) -> Iterator[int]:
+    """Every kind of place to stop at: within a line, about its end, at the very start and end."""
+    ends = [i + 1 for i, byte in enumerate(content) if byte == ord("\n")]
+    yield from (0, 1)
+    for start, end in zip([0, *ends], ends, strict=False):
+        yield from (start + 30, (start + end) // 2, end - 2, end - 1, end)
+
+
+def test_a_batch_killed_at_any_byte_goes_on_to_the_same_answers(predictor, mixed, tmp_path):
+    whole = predict_file(predictor, mixed, tmp_path / "whole.jsonl")
+    content = whole.path.read_bytes()
+    for cut in cuts(content):
+        (tmp_path / "a.jsonl.part").write_bytes(content[:cut])
+        outcome = predict_file(predictor, mixed, tmp_path / "a.jsonl", resume=True)
+        assert timeless(outcome.path) == timeless(whole.path)
+        assert outcome.failed == whole.failed
+        assert not (tmp_path / "a.jsonl.part").exists()
+        for name in ("a.jsonl", "a.jsonl.done"):
+            (tmp_path / name).unlink()
+
+
+def test_what_is_answered_is_not_answered_again(tmp_path):
+    asked: list[str] = []
+    steps: list[int] = []
+    paths = [Path(f"{k}") for k in range(9)]
+    counting = stub(lambda path: asked.append(path.name) or 0.5)
+    predict_file(counting, paths, tmp_path / "a.jsonl")
+    content = (tmp_path / "a.jsonl").read_bytes()
+    for name in ("a.jsonl", "a.jsonl.done"):
+        (tmp_path / name).unlink()
+    (tmp_path / "a.jsonl.part").write_bytes(b"".join(content.splitlines(True)[:6]) + b'{"input": "6", "la')
+    asked.clear()
+    predict_file(counting, paths, tmp_path / "a.jsonl", resume=True, progress=steps.append)
+    assert asked == ["6", "7", "8"]
+    assert steps == [7, 8, 9]
+
+
+def test_a_process_killed_in_the_middle_can_be_resumed(tiny_artifact, photographs, tmp_path):
+    code = """import os, signal, sys, leanmed; from pathlib import Path
+from leanmed.runtime.batch import predict_file
+def die(number):
+    if number == 5: os.kill(os.getpid(), signal.SIGKILL)
+artifact, out, *photographs = map(Path, sys.argv[1:])
+predict_file(leanmed.load(artifact), photographs, out, workers=2, progress=die)"""
+    out = tmp_path / "a.jsonl"
+    killed = subprocess.run([sys.executable, "-c", code, tiny_artifact, out, *photographs], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert os.listdir(tmp_path) == ["a.jsonl.part"]  # noqa: PTH208
+    assert predict_file(leanmed.load(tiny_artifact), photographs, out, resume=True).answered == 12
+
+
+def test_a_batch_stopped_before_its_marker_gets_it_on_resuming(predictor, photographs, tmp_path):
+    predict_file(predictor, photographs, tmp_path / "a.jsonl")
+    before = (tmp_path / "a.jsonl").read_bytes()
+    marker = (tmp_path / "a.jsonl.done").read_bytes()
+    (tmp_path / "a.jsonl.done").unlink()
+    assert predict_file(predictor, photographs, tmp_path / "a.jsonl", resume=True).answered == 12
+    assert (tmp_path / "a.jsonl").read_bytes() == before
+    assert (tmp_path / "a.jsonl.done").read_bytes() == marker
+
+
+def test_a_finished_batch_is_left_as_it_is(photographs, predictor, mixed, tmp_path):
+    first = predict_file(predictor, mixed, tmp_path / "a.jsonl")
+    before = first.path.read_bytes()
+    again = predict_file(predictor, mixed, tmp_path / "a.jsonl", resume=True, progress=pytest.fail)
+    assert again == first
+    assert first.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_going_on_with_another_artifact_or_other_inputs_is_refused(
+    finished, predictor, make_artifact, photographs, tmp_path, refused
+):
+    out, half = tmp_path / "a.jsonl", tmp_path / "a.jsonl.part"
+    predict_file(predictor, photographs, out)
+    kept = out if finished else half
+    if not finished:
+        out.rename(half)
+    before = kept.read_bytes()
+    other = leanmed.load(make_artifact(threshold=0.1))
+    with refused(RunError, str(kept), "was answered by another artifact", "choose another --out"):
+        predict_file(other, photographs, out, resume=True)
+    for inputs in (photographs[::-1], photographs[:5]):
+        with refused(RunError, str(kept), "answers other inputs; remove it, or choose another --out"):
+            predict_file(predictor, inputs, out, resume=True)
+    assert kept.read_bytes() == before
+    assert (tmp_path / "a.jsonl.done").exists() == finished
+
+
+def test_a_finished_batch_does_not_pass_for_one_of_more_inputs(predictor, photographs, tmp_path, refused):
+    predict_file(predictor, photographs[:5], tmp_path / "a.jsonl")
+    with refused(RunError, "to answer 12 inputs, got 5; choose another --out"):
+        predict_file(predictor, photographs, tmp_path / "a.jsonl", resume=True)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x00\x00\n", b"[]\n", b"{}\n", b'"input"\n', b'{"input": \n', b"\xff\n"]
+)
+def test_a_file_that_holds_no_answers_is_left_alone(content, predictor, photographs, tmp_path, refused):
+    (tmp_path / "a.jsonl.part").write_bytes(content)
+    with refused(RunError, "a.jsonl.part to hold answers, got", "remove it, or choose another --out"):
+        predict_file(predictor, photographs, tmp_path / "a.jsonl", resume=True)
+    assert (tmp_path / "a.jsonl.part").read_bytes() == content
+
+
+def test_names_that_are_no_utf8_are_answered_and_resumed(predictor, photographs, tmp_path):
+    odd = tmp_path / os.fsdecode(b"caf\xe9.png")
+    odd.write_bytes(photographs[1].read_bytes())
+    inputs = [odd, tmp_path / os.fsdecode(b"gone-\xff.png"), *photographs]
+    outcome = predict_file(predictor, inputs, tmp_path / "a.jsonl")
+    assert lines(outcome.path)[0]["input"] == str(odd)
+    assert outcome.failed[0][0] == str(inputs[1])
+    assert predict_file(predictor, inputs, tmp_path / "a.jsonl", resume=True) == outcome
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_only_a_few_images_are_in_flight_however_many_there_are(workers):
+    pulled = 0
+
+    def endless() -> Iterator[Path]:
+        nonlocal pulled
+        while True:
+            pulled += 1
+            yield Path(f"{pulled}")
+
+    found = answers(stub(lambda path: 0.5), endless(), workers)
+    for taken in range(1, 200):
+        assert next(found)["input"] == str(taken)
+        assert pulled - taken < WINDOW * workers
+    found.close()
+
+
+def test_several_workers_work_at_once_and_the_order_is_kept():
+    second_has_begun = Event()
+
+    def first_waits_for_second(path: Path) -> float:
+        if path.name == "second":
+            second_has_begun.set()
+        elif not second_has_begun.wait(timeout=60):
+            raise UnreadableInput("the second was never begun")
+        return 0.5
+
+    found = answers(stub(first_waits_for_second), [Path("first"), Path("second")], workers=2)
+    assert [(line["input"], line.get("error")) for line in found] == [("first", None), ("second", None)]
+
+
+def test_no_inputs_give_an_empty_file_and_a_marker(predictor, tmp_path):
+    assert predict_file(predictor, [], tmp_path / "a.jsonl").answered == 0
+    assert (tmp_path / "a.jsonl").read_bytes() == b""
+    assert (tmp_path / "a.jsonl.done").exists()

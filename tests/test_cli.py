@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+
+import leanmed
+from leanmed.cli import app, main
+from leanmed.errors import ArtifactError
+
+COMMANDS = typer.main.get_command(app).commands
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """`run("predict", ...)`: exit status, standard output and standard error of `leanmed predict ...`."""
+
+    def command(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["leanmed", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return (ended.value.code or 0, *capsys.readouterr())
+
+    return command
+
+
+def examples() -> list[tuple[str, str]]:
+    found = [
+        (name, re.findall(r"`(leanmed [^`]+)`", command.help or "")) for name, command in COMMANDS.items()
+    ]
+    return [(name, lines[0] if lines else "") for name, lines in found]
+
+
+@pytest.mark.parametrize(("name", "example"), examples())
+def test_the_help_of_every_command_has_an_example_that_it_would_take(name, example, run):
+    words = shlex.split(example)
+    assert words[:2] == ["leanmed", name]
+    COMMANDS[name].make_context(name, words[2:])
+    status, out, _ = run(name, "--help")
+    assert status == 0
+    assert f"Example: leanmed {name}" in re.sub(r"\s+", " ", out)
+
+
+def test_every_option_is_explained():
+    options = [option for command in COMMANDS.values() for option in command.params if option.name != "help"]
+    assert [option.name for option in options if not option.help] == []
+
+
+def test_the_version_is_printed(run):
+    assert run("--version") == (0, f"leanmed {leanmed.__version__}\n", "")
+
+
+def test_recipes_are_listed_with_every_key(run):
+    status, out, _ = run("recipe")
+    assert status == 0
+    assert out.startswith("shipped recipes: anemia, ")
+    assert "\nmodel.side = 224  [>= 32, <= 1024]" in out
+
+
+def test_predict_writes_one_line_an_image(run, tiny_artifact, photographs, tmp_path):
+    pattern = photographs[0].parent / "0*.png"
+    status, out, err = run("predict", tiny_artifact, pattern, photographs[11], "--out", tmp_path / "a.jsonl")
+    assert (status, out) == (0, "")
+    assert err == f"11 answered -> {tmp_path / 'a.jsonl'}   Research use only: not a medical device.\n"
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 11
+
+
+def test_predict_lists_what_failed_at_its_end_and_says_so_by_its_status(
+    run, tiny_artifact, photographs, tmp_path
+):
+    (tmp_path / "empty.png").touch()
+    paths = [tmp_path / "gone.png", *photographs, tmp_path / "empty.png"]
+    status, _, err = run("predict", tiny_artifact, *paths, "--out", tmp_path / "a.jsonl", "--workers", 2)
+    assert status == 1
+    answered, gone, empty, end = err.splitlines()
+    assert answered.startswith("12 answered")
+    assert gone.startswith(f"failed: {tmp_path / 'gone.png'}: ")
+    assert empty.startswith(f"failed: {tmp_path / 'empty.png'}: ")
+    assert end == "2 of 14 inputs failed"
+
+
+def test_predict_takes_shards_and_goes_on(run, tiny_artifact, photographs, tmp_path):
+    for arguments in (["--shard", "2/5"], ["--shard", "2/5", "--resume"]):
+        status, _, err = run(
+            "predict", tiny_artifact, *photographs, "--out", tmp_path / "a.jsonl", *arguments
+        )
+        assert status == 0
+        assert err.startswith(f"3 answered -> {tmp_path / 'a-2-of-5.jsonl'}")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["a-2-of-5.jsonl", "a-2-of-5.jsonl.done"]
+
+
+def test_the_cap_on_pixels_is_an_option(run, tiny_artifact, tmp_path):
+    Image.fromarray(np.zeros((1000, 1100), np.uint8)).save(tmp_path / "big.png")
+    arguments = ("predict", tiny_artifact, tmp_path / "big.png", "--out")
+    status, _, err = run(*arguments, tmp_path / "a.jsonl", "--max-megapixels", 1)
+    assert status == 1
+    assert "expected at most 1,000,000 pixels, got 1100 x 1000" in err
+    assert run(*arguments, tmp_path / "b.jsonl", "--max-megapixels", 2)[0] == 0
+
+
+def test_evaluate_a_run_writes_both_reports_and_prints_the_figures(run, finished_run, made_eyelids, tmp_path):
+    status, out, _ = run("evaluate", finished_run.path, "--data", made_eyelids, "--out", tmp_path / "report")
+    assert status == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["metrics"]["accuracy"]["value"] == pytest.approx(0.9)
+    assert report["command"].startswith("leanmed evaluate ")
+    assert "accuracy           0.9000  (" in out
+    assert "Research use only: not a medical device." in out
+    assert "Not a medical device" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_evaluate_an_artifact_says_what_it_left_out(run, tiny_artifact, made_eyelids, tmp_path):
+    data = shutil.copytree(made_eyelids, tmp_path / "data")
+    (data / "images" / "00007.png").write_bytes(b"")
+    status, out, _ = run("evaluate", tiny_artifact, "--data", data, "--out", tmp_path / "report")
+    assert status == 0
+    assert out.startswith("Not answered: images/00007.png: ")
+    assert "n=59" in out
+
+
+WRONG = {
+    "no artifact": (
+        ["predict", "nowhere", "a.png", "--out", "o"],
+        "nowhere: expected an artifact, a folder with",
+    ),
+    "no images": (["predict", "ARTIFACT", "*.none", "--out", "o"], "expected at least one image, found none"),
+    "no shard": (["predict", "ARTIFACT", "a.png", "--out", "o", "--shard", "0/2"], "expected --shard I/N"),
+    "no run": (
+        ["export", "nowhere", "--out", "o"],
+        "expected a run folder (with run.json and recipe.yaml) at",
+    ),
+    "no recipe": (["train", "anaemia", "--data", ".", "--out", "o"], "or a YAML file, got 'anaemia'"),
+    "unknown key": (
+        ["train", "folder", "--data", ".", "--out", "o", "--set", "model.sides=9"],
+        "model.sides: unknown key",
+    ),
+    "no data": (
+        ["evaluate", "RUN", "--data", "nowhere", "--out", "o"],
+        "expected --data to be a folder, found none",
+    ),
+    "a file for a folder": (
+        ["predict", "ARTIFACT", "a.png", "--out", "file/o"],
+        "expected to read or write it, got:",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_an_error_is_one_paragraph_and_status_2(
+    kind, run, tiny_artifact, finished_run, tmp_path, monkeypatch
+):
+    arguments, expected = WRONG[kind]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    places = {"ARTIFACT": tiny_artifact, "RUN": finished_run.path}
+    status, out, err = run(*(places.get(argument, argument) for argument in arguments))
+    assert (status, out) == (2, "")
+    assert err.startswith("leanmed: ")
+    assert expected in err
+    assert err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # nothing half-written
+
+
+@pytest.mark.parametrize(
+    "arguments", [["bogus"], ["predict"], ["predict", "a", "b", "--out", "o", "--workers", "-1"]]
+)
+def test_wrong_usage_is_status_2_and_points_to_the_help(arguments, run):
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert "--help" in err
+    assert "Traceback" not in err
+
+
+def test_debug_gives_the_error_itself(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["leanmed", "predict", "nowhere", "a.png", "--out", "o", "--debug"])
+    with pytest.raises(ArtifactError):
+        main()
+
+
+def test_a_process_says_the_same_and_shows_a_traceback_only_when_asked(own_artifact, tmp_path):
+    with (own_artifact / "model.onnx").open("ab") as graph:
+        graph.write(b"!")
+    command = [sys.executable, "-m", "leanmed", "predict", own_artifact, "a.png", "--out", tmp_path / "o"]
+    plain, debug = (
+        subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+        for more in ([], ["--debug"])
+    )
+    assert plain.returncode == 2
+    assert re.fullmatch(r"leanmed: .*model\.onnx: expected \d+ bytes, got \d+: damaged; .*\n", plain.stderr)
+    assert "Traceback" in debug.stderr
+    assert "ArtifactError" in debug.stderr
+
+
+def test_a_damaged_table_stops_evaluation_before_anything_is_written(
+    run, finished_run, made_eyelids, tmp_path
+):
+    data = shutil.copytree(made_eyelids, tmp_path / "data")
+    (data / "labels.csv").write_text("image;label\n")
+    status, _, err = run("evaluate", finished_run.path, "--data", data, "--out", tmp_path / "report")
+    assert status == 2
+    assert "expected columns image, label, each once, with commas between them" in err
+    assert not (tmp_path / "report").exists()

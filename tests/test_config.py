@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from leanmed.config import Recipe, check_recipe, describe_recipe, dump_recipe, load_recipe, shipped_recipes
+from leanmed.errors import RecipeError
+
+
+@pytest.fixture
+def written(tmp_path):
+    """`written("text")`: the path of a recipe that holds the text."""
+
+    def write(text: str | bytes) -> str:
+        path = tmp_path / "mine.yaml"
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_is_sound_and_bears_its_own_name(name):
+    assert load_recipe(name).name == name
+
+
+def test_the_defaults_are_the_settings_of_the_anemia_paper():
+    training, recipe = load_recipe("anemia").training, load_recipe("anemia")
+    assert training == load_recipe("folder").training
+    assert (training.optimizer, training.learning_rate, training.batch_size) == ("adam", 1e-4, 32)
+    assert (training.epochs, training.patience, training.select_by) == (150, 10, "f1")
+    assert (recipe.model.backbone, recipe.model.side, recipe.split.folds) == ("mobilenetv2_100", 224, 5)
+
+
+OUT_OF_RANGE = {
+    "model.side=9999": "less than or equal to 1024",
+    "split.folds=1": "greater than or equal to 2",
+    "split.protocol=random": "'grouped', 'holdout', 'site' or 'paper'",
+    "split.seed=4294967296": "less than or equal to 2147483647",
+    "split.validation=0": "greater than 0",
+    "training.learning_rate=.nan": "finite number",
+    "training.weight_decay=.inf": "finite number",
+    "training.epochs=2.5": "valid integer",
+    "training.threshold=sensitivity:0.0": "match pattern",
+    "training.threshold=best": "match pattern",
+    "model={mean: [0.5, 0.5, 0.5]}": "both mean and std, or neither",
+    "model.mean=[120, 110, 100]": "less than or equal to 1",
+    "model.std=[1, 1, 0]": "greater than 0",
+    "augment.scale=[1.1, 0.9]": "0 < low <= high",
+    "data.labels=[no, yes]": "valid string",  # YAML 1.1 reads these as false and true
+}
+
+
+@pytest.mark.parametrize(("setting", "expected"), OUT_OF_RANGE.items())
+def test_a_value_out_of_range_is_refused_by_its_key(setting, expected, refused):
+    key, _, _ = setting.partition("=")
+    with refused(
+        RecipeError, f"--set {setting}: {key}", expected, ", got ", "`leanmed recipe` lists every key"
+    ):
+        load_recipe("folder", [setting])
+
+
+@pytest.mark.parametrize("setting", ["modell.side=128", "model.sides=128", "1=2"])
+def test_an_unknown_key_is_refused_by_its_name(setting, refused):
+    with refused(RecipeError, "unknown key", "got ", "`leanmed recipe` lists every key"):
+        load_recipe("folder", [setting])
+
+
+def test_the_value_that_is_shown_is_cut_short(refused):
+    with pytest.raises(RecipeError) as caught:
+        check_recipe({"name": "x", "data": {"labels": 10**6 * "x"}}, "x")
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("text", ["sensitivity:0.95", "sensitivity:.9", "sensitivity:1", "youden", "f1"])
+def test_every_threshold_that_calibration_knows_is_allowed(text):
+    assert load_recipe("folder", [f"training.threshold={text}"]).training.threshold == text
+
+
+DAMAGED = {
+    "no YAML": (b"name: [", "expected valid YAML, got an error"),
+    "no UTF-8": (b"name: \xff\xfe\xfa", "expected valid YAML, got an error"),
+    "nested too deeply": (b"[" * 2_000, "expected valid YAML, got an error"),
+    "empty": (b"", "expected keys and values, as `leanmed recipe` lists them, got None"),
+    "a list": (b"- 1\n- 2", "got [1, 2]"),
+    "a section twice": (b"name: x\nmodel: {side: 64}\nmodel: {dropout: 0}", "model stands twice"),
+    "a key twice": (b"name: x\nmodel: {side: 64, side: 32}", "side stands twice"),
+    "no name": (b"task: classification", "name: Field required"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_recipe_is_refused(kind, written, refused):
+    text, expected = DAMAGED[kind]
+    with refused(RecipeError, "mine.yaml", expected):
+        load_recipe(written(text))
+
+
+def test_a_recipe_that_is_nowhere_is_refused_with_the_names_of_those_that_are(refused):
+    with refused(RecipeError, "anemia", "folder", "or a YAML file", "got 'anaemia', which is neither"):
+        load_recipe("anaemia")
+
+
+def test_a_recipe_of_ones_own_is_read_from_its_path(written):
+    recipe = load_recipe(written("name: mine\nmodel: {side: 64}"), ["model.dropout=0.5", "training.seed=3"])
+    assert (recipe.model.side, recipe.model.dropout, recipe.training.seed) == (64, 0.5, 3)
+
+
+def test_numbers_without_a_dot_before_the_exponent_are_numbers():
+    assert load_recipe("folder", ["training.learning_rate=1e-3"]).training.learning_rate == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("model.side", "expected --set key.path=value, got 'model.side'; for example"),
+        ("name.first=x", "expected name to be a section, got a value"),
+        ("model.side=[", "--set model.side=[: expected valid YAML"),
+    ],
+)
+def test_an_override_of_another_form_is_refused(setting, expected, refused):
+    with refused(RecipeError, expected):
+        load_recipe("folder", [setting])
+
+
+def test_a_recipe_written_out_reads_back_the_same(written):
+    changes = ["training.learning_rate=1e-5", "data.labels=[a, b]", "evaluation.edges={age: [1, 2.5]}"]
+    recipe = load_recipe("folder", [*changes, "model.backbone_args={pad_type: same}"])
+    assert load_recipe(written(dump_recipe(recipe))) == recipe
+
+
+def test_the_list_of_keys_is_complete_and_names_ranges():
+    lines = describe_recipe().splitlines()
+    sections = Recipe(name="x").model_dump()
+    keys = [f"{s}.{key}" for s, section in sections.items() if isinstance(section, dict) for key in section]
+    assert [line.partition(" = ")[0] for line in lines] == keys
+    assert "model.side = 224  [>= 32, <= 1024]  pixels; images become side x side; paper: 224" in lines
+    assert "training.optimizer = 'adam'  [adam | adamw | sgd]  paper: Adam" in lines
+
+
+def test_recipes_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        load_recipe("folder").name = "other"  # type: ignore[misc]
+
+
+def test_the_message_names_the_shipped_file(refused):
+    with refused(RecipeError, str(Path("recipes") / "folder.yaml")):
+        load_recipe("folder", ["x=1"])

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import leanmed
+from leanmed.config import Evaluation
+from leanmed.data import content_hashes, data_hash, read_records
+from leanmed.errors import DataError, InputError, RunError
+from leanmed.evaluation import (
+    Answers,
+    evaluate_artifact,
+    evaluate_run,
+    fold_figures,
+    run_answers,
+    subgroup_rows,
+    table_of,
+)
+from leanmed.records import Record
+from leanmed.runtime.artifact import Provenance
+
+LABELS = ("non-anemic", "anemic")
+
+
+@pytest.fixture
+def clinic(tmp_path):
+    """A folder of 20 pictures: number k has red 10 * k; from 10 on they are anemic, but for the last one."""
+    root = tmp_path / "clinic"
+    (root / "images").mkdir(parents=True)
+    rows = ["image,label,group,site,age"]
+    for k in range(20):
+        Image.fromarray(np.full((10, 12, 3), (10 * k, 50, 50), np.uint8)).save(
+            root / "images" / f"{k:02}.png"
+        )
+        rows.append(f"images/{k:02}.png,{LABELS[10 <= k < 19]},p{k},{'AB'[k % 2]},{k}")
+    (root / "labels.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def made(**changes):
+    content = {"leanmed": "0", "data_sha256": "0" * 64, "seed": 4, "protocol": "grouped", "fold": 0}
+    recipe = {"name": "x", "evaluation": {"resamples": 100}}
+    return Provenance(**(content | {"recipe": recipe} | changes))
+
+
+def records(count: int) -> list[Record]:
+    return [
+        Record(
+            f"{k}", Path(f"{k}"), "x", f"g{k}", "AB"[k % 2], {"code": f"c{k}", "age": k, "sex": "FM"[k % 2]}
+        )
+        for k in range(count)
+    ]
+
+
+def answers(count: int) -> Answers:
+    rows = [
+        (0, {"truth": "ab"[k % 2], "label": "a", "group": f"g{k}", "p_a": "0.75", "p_b": "0.25"})
+        for k in range(count)
+    ]
+    return Answers(records(count), table_of(rows, ("a", "b")))
+
+
+def test_stored_rows_become_the_table_that_metrics_take():
+    rows = [
+        (0, {"truth": "a", "label": "b", "group": "g", "p_a": "0.25", "p_b": "0.75"}),
+        (3, {"truth": "b", "label": "b", "group": "h", "p_a": "0.1000001", "p_b": "0.9"}),
+    ]
+    table = table_of(rows, ("a", "b"))
+    assert table.truth.tolist() == [0, 1]
+    assert table.predicted.tolist() == [1, 1]
+    assert table.group.tolist() == ["g", "h"]
+    assert table.fold is not None
+    assert table.fold.tolist() == [0, 3]
+    assert table.probabilities.sum(axis=1).tolist() == pytest.approx([1, 1], abs=1e-15)
+
+
+def test_a_run_is_judged_on_the_test_parts_of_all_its_folds(finished_run, made_eyelids):
+    report = evaluate_run(finished_run, command="leanmed evaluate run")
+    assert report.figures["accuracy"].value == pytest.approx(54 / 60)
+    assert report.figures["auc"].n == 60
+    assert report.table is not None
+    assert np.bincount(report.table.fold).tolist() == [len(f.part("test")) for f in finished_run.folds()]
+    assert report.protocol.startswith("2-fold cross-validation, groups kept whole")
+    assert report.leak is None
+    assert report.notes == finished_run.facts["grouping"]
+    assert [history.chosen for history in report.histories] == [1, 1]
+    records = read_records("folder", made_eyelids)
+    assert report.provenance.data_hash == data_hash(records, content_hashes(records))
+    assert report.provenance.command == "leanmed evaluate run"
+
+
+def test_validation_images_have_no_part_in_the_figures_of_a_fold(finished_run, made_eyelids):
+    known = read_records("folder", made_eyelids)
+    fold = finished_run.fold(1)
+    tested = {row["image"] for row in fold.part("test")}
+    assert {r.id for r in run_answers(finished_run, known, [fold]).records} == tested
+    assert fold_figures(finished_run, known, 1)["auc"].n == len(tested)
+
+
+def test_a_run_is_not_judged_on_other_labels_than_it_was_trained_on(
+    finished_run, made_eyelids, tmp_path, refused
+):
+    root = shutil.copytree(made_eyelids, tmp_path / "moved")
+    assert evaluate_run(finished_run, data=root).figures["auc"].n == 60
+    table = (root / "labels.csv").read_text().splitlines()
+    table[1] = table[1].replace("site-", "ward-")
+    (root / "labels.csv").write_text("\n".join(table))
+    with refused(
+        RunError, f"expected at {root} the images and labels", "got others; give the same ones with --data"
+    ):
+        evaluate_run(finished_run, data=root)
+
+
+def test_a_run_under_the_paper_protocol_says_that_it_leaks(finished_run):
+    facts = finished_run.facts | {"protocol": "paper", "leak": "This result LEAKS"}
+    report = evaluate_run(replace(finished_run, facts=facts))
+    assert report.leak == "This result LEAKS"
+    assert report.protocol == "2-fold cross-validation by image, as published"
+
+
+def test_an_artifact_is_judged_on_what_it_answers(clinic, make_artifact):
+    predictor = leanmed.load(make_artifact(threshold=95 / 255, provenance=made()))
+    steps: list[int] = []
+    report = evaluate_artifact(predictor, clinic, progress=steps.append)
+    assert report.figures["accuracy"].value == pytest.approx(19 / 20)  # the last one is red and not anemic
+    assert report.figures["auc"].value == pytest.approx(1 - 9 / (9 * 11))
+    assert report.figures["recall"].value == 1
+    assert steps == list(range(1, 21))
+    assert [mistake.id for mistake in report.mistakes] == ["images/19.png"]
+    assert {row.name for row in report.subgroups} == {"site", "age"}
+    assert report.notes == []
+    assert report.title == f"mean-red: artifact {predictor.artifact.sha256[:12]} (fp32)"
+    assert report.provenance.seeds == [4]
+
+
+def test_an_artifact_is_not_judged_on_what_it_was_made_from(clinic, make_artifact):
+    seen = content_hashes(read_records("folder", clinic))[::2]
+    origin = made(seen_images=tuple(digest[:16] for digest in seen))
+    report = evaluate_artifact(leanmed.load(make_artifact(provenance=origin)), clinic)
+    assert report.figures["auc"].n == 10
+    assert report.notes == ["10 of 20 images were used to make the artifact and are left out."]
+
+
+def test_an_artifact_that_has_seen_everything_is_not_judged_at_all(clinic, make_artifact, refused):
+    seen = tuple(digest[:16] for digest in content_hashes(read_records("folder", clinic)))
+    predictor = leanmed.load(make_artifact(provenance=made(seen_images=seen)))
+    with refused(DataError, "expected images new to this artifact", "give others"):
+        evaluate_artifact(predictor, clinic)
+
+
+def test_images_that_cannot_be_read_are_noted(clinic, make_artifact):
+    (clinic / "images" / "03.png").write_bytes(b"")
+    report = evaluate_artifact(leanmed.load(make_artifact(provenance=made())), clinic)
+    assert report.figures["auc"].n == 19
+    assert len(report.notes) == 1
+    assert report.notes[0].startswith("Not answered: images/03.png:")
+    assert "an empty file" in report.notes[0]
+
+
+def test_images_of_which_none_can_be_read_are_refused(clinic, make_artifact, refused):
+    for number, path in enumerate(sorted((clinic / "images").iterdir())):
+        path.write_bytes(b"no image %d" % number)
+    with refused(InputError, "expected images that can be read, got none among 20; the first:", "00.png"):
+        evaluate_artifact(leanmed.load(make_artifact(provenance=made())), clinic)
+
+
+def test_labels_the_artifact_does_not_know_are_refused(clinic, make_artifact, refused):
+    predictor = leanmed.load(make_artifact(labels=("healthy", "anemic"), provenance=made()))
+    with refused(DataError, "expected labels ['healthy', 'anemic']", "not in the list: non-anemic"):
+        evaluate_artifact(predictor, clinic)
+
+
+def test_an_artifact_of_unknown_recipe_can_be_judged_on_a_named_data_set(clinic, make_artifact):
+    predictor = leanmed.load(make_artifact(provenance=made(recipe={})))
+    assert evaluate_artifact(predictor, clinic, dataset="folder").figures["auc"].n == 20
+
+
+def test_what_an_artifact_leaks_stands_in_its_report(clinic, make_artifact):
+    predictor = leanmed.load(make_artifact(leak="It LEAKS.", provenance=made()))
+    assert evaluate_artifact(predictor, clinic).leak == "It LEAKS. This artifact was made under it."
+
+
+def test_without_a_choice_subgroups_are_of_numbers_and_of_few_values():
+    rows = subgroup_rows(answers(13), Evaluation(resamples=100))
+    assert {row.name for row in rows} == {"site", "sex", "age"}  # 13 codes are no subgroups
+
+
+def test_subgroups_can_be_chosen_and_banded():
+    settings = Evaluation(resamples=100, subgroups=("age", "nothing"), edges={"age": (4.0, 8.0)})
+    rows = subgroup_rows(answers(12), settings)
+    assert [(row.name, row.value, row.n) for row in rows] == [
+        ("age", "< 4", 4),
+        ("age", "4 to < 8", 4),
+        ("age", "≥ 8", 4),
+    ]

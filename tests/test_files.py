@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from leanmed.errors import DataError
+from leanmed.files import (
+    sha256_bytes,
+    sha256_file,
+    sha256_json,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_text,
+)
+
+ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
+
+
+class Interrupted(Exception):
+    """Stands for whatever stops a writer."""
+
+
+def interrupt(writer: AbstractContextManager[Path]) -> None:
+    with writer as temporary:
+        path = temporary / "new" if temporary.is_dir() else temporary
+        path.write_text("half")
+        raise Interrupted
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_file_appears_whole_in_a_folder_that_is_made_for_it(tmp_path):
+    write_text(tmp_path / "new" / "a.txt", "Größe\n")
+    assert contents(tmp_path / "new") == {"a.txt": "Größe\n"}
+
+
+def test_an_interrupted_file_leaves_the_old_one_and_nothing_else(tmp_path):
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(Interrupted):
+        interrupt(whole_file(tmp_path / "a.txt"))
+    assert contents(tmp_path) == {"a.txt": "old"}
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_json_with_a_number_that_is_none_is_not_written(tmp_path, number):
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", {"auc": number})
+    assert contents(tmp_path) == {}
+
+
+def test_json_is_written_for_people_to_read(tmp_path):
+    write_json(tmp_path / "a.json", {"name": "Größe"})
+    assert contents(tmp_path) == {"a.json": '{\n "name": "Größe"\n}\n'}
+
+
+def test_a_folder_appears_whole(tmp_path):
+    with whole_folder(tmp_path / "deep" / "out") as folder:
+        (folder / "a").write_text("a")
+        assert not (tmp_path / "deep" / "out").exists()
+    assert contents(tmp_path / "deep" / "out") == {"a": "a"}
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+
+
+def test_a_folder_that_holds_something_is_not_touched(tmp_path, refused):
+    write_text(tmp_path / "out" / "a", "mine")
+    with refused(DataError, "out to be new or empty", "holds something", "choose another --out"):
+        interrupt(whole_folder(tmp_path / "out"))
+    assert contents(tmp_path / "out") == {"a": "mine"}
+
+
+def test_a_file_is_not_replaced_by_a_folder(tmp_path, refused):
+    write_text(tmp_path / "out", "mine")
+    with refused(DataError, "out to be new or empty"):
+        interrupt(whole_folder(tmp_path / "out", replace=True))
+    assert contents(tmp_path) == {"out": "mine"}
+
+
+def test_a_replaced_folder_keeps_nothing_of_the_old_one(tmp_path):
+    write_text(tmp_path / "out" / "old", "old")
+    with whole_folder(tmp_path / "out", replace=True) as folder:
+        (folder / "new").write_text("new")
+    assert contents(tmp_path / "out") == {"new": "new"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_interrupted_folder_leaves_the_old_one_and_nothing_else(tmp_path):
+    write_text(tmp_path / "out" / "old", "old")
+    with pytest.raises(Interrupted):
+        interrupt(whole_folder(tmp_path / "out", replace=True))
+    assert contents(tmp_path / "out") == {"old": "old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_link_points_to_is_replaced_and_not_the_link(tmp_path):
+    write_text(tmp_path / "disk" / "out" / "old", "old")
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "out")
+    with whole_folder(tmp_path / "link", replace=True) as folder:
+        (folder / "new").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert contents(tmp_path / "disk" / "out") == {"new": "new"}
+
+
+def test_a_writer_that_is_killed_leaves_no_output(tmp_path):
+    code = """import os, signal, sys; from pathlib import Path
+from leanmed.files import whole_file, whole_folder
+out = Path(sys.argv[1])
+with whole_file(out / "file") as file, whole_folder(out / "folder") as folder:
+    file.write_text("half"); (folder / "a").write_text("half"); os.kill(os.getpid(), signal.SIGKILL)"""
+    killed = subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "file").exists()
+    assert not (tmp_path / "folder").exists()
+
+
+def test_hashes_are_sha256(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256_bytes(b"abc") == sha256_file(tmp_path / "abc") == ABC
+
+
+def test_the_hash_of_json_is_that_of_its_shortest_form_with_sorted_keys():
+    assert sha256_json({"b": [1, 2.5], "a": "é"}) == sha256_bytes('{"a":"é","b":[1,2.5]}'.encode())
+    assert sha256_json({"b": 1, "a": 2}) == sha256_json({"a": 2, "b": 1}) != sha256_json({"a": 1, "b": 2})
