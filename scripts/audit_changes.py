@@ -1,4 +1,4 @@
-"""What is done to images that are copied: flips, turns, crops, shifts, scales, codings, tones and rotations."""
+"""What happens to images that are copied: flips, turns, crops, shifts, scales, codings, tones, rotations."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 import leanmed
-from leanmed.errors import LeanmedError, MissingExtraError
+from leanmed.errors import DataError, LeanmedError, MissingExtraError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -82,6 +82,43 @@ def demo(
 
 
 @app.command()
+def audit(
+    data: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="The data set's folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write the findings.")] = None,
+    dataset: Annotated[
+        str, typer.Option(help="Its reader: folder, cp-anemic; images: any images, without labels.")
+    ] = "folder",
+    split: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="TRAIN TEST", help="Instead: two folders, or CSV files with a column `image`."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
+) -> None:
+    """Find copies of photographs, verified on pixels, and labels that contradict each other.
+
+    Writes pairs.csv, groups.csv, report.json and report.html; a stopped audit goes on where it was.
+    With `--split`, says which test images have a copy or a sibling in training. The exit status is 1
+    when copies carry different labels or a split leaks.
+
+    Example: `leanmed audit my-images --out audit`
+    """
+    _needs("audit", "report", "cv2", "faiss", "jinja2")
+    from leanmed.audit.command import audit_folder, audit_split
+
+    with _stages() as progress:
+        if split:
+            lines, sound = audit_split(*split, out=out, workers=workers, progress=progress)
+        elif data and out:
+            lines, sound = audit_folder(data, dataset, out, workers=workers, progress=progress)
+        else:
+            raise DataError("expected DIR and --out, or --split TRAIN TEST; see leanmed audit --help")
+    for line in lines:
+        typer.echo(line)
+    if not sound:
+        raise typer.Exit(1)
+
+
+@app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help=RECIPE, show_default=False)],
     data: Data,
@@ -109,7 +146,6 @@ def train(
 
     machines = Machines(accelerator, devices, nodes, strategy)
     train(chosen, data, out, resume=resume, machines=machines, tell=typer.echo)
-    typer.echo(f"done; now: leanmed evaluate {out} --data {data} --out REPORT")
 
 
 @app.command()
@@ -302,6 +338,21 @@ def _installed(package: str) -> bool:
         return find_spec(package) is not None
     except ImportError:  # some import hook forbids it
         return False
+
+
+@contextmanager
+def _stages() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar for work in stages, each with its own total."""
+    with ExitStack() as stack:
+        bars: dict[str, Callable[[int], None]] = {}
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in bars:
+                stack.close()
+                bars[stage] = stack.enter_context(_progress(stage, total))
+            bars[stage](done)
+
+        yield advance
 
 
 @contextmanager

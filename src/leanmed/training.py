@@ -104,6 +104,8 @@ def train(
     """
     machines, is_first = machines or Machines(), os.environ.get("RANK", "0") == "0"
     tell = tell if is_first else (lambda line: None)
+    if is_first:
+        _check_room(out, resume)
     records = read_records(recipe.data.dataset, data)
     data_sha256 = data_hash(records, content_hashes(records))
     with TemporaryDirectory() as scratch:  # only the first process keeps what it finds
@@ -114,8 +116,8 @@ def train(
     folds = make_folds(records, recipe.split)
     facts = _facts(recipe, data, grouping, labels, len(folds), data_sha256)
     if is_first:
-        _open(out, recipe, facts, records, folds, resume)
-        tell(f"{len(folds)} fold(s) -> {out}")
+        _open(out, recipe, facts, records, folds)
+        tell(f"{len(folds)} fold(s) -> {out}; labels {', '.join(labels)}; of two, the last is the positive one")
         if facts["leak"]:
             tell(facts["leak"])
     run, inputs = Run(out, recipe, facts), Cache(recipe.data.cache_bytes)
@@ -123,6 +125,7 @@ def train(
         if not run.done(fold.number):
             _train_fold(run, fold, records, inputs, machines, tell)
             gc.collect()  # trainer and loop refer to each other, and hold a whole model with its optimiser
+    tell(f"done; now: leanmed evaluate {out} --data {data} --out REPORT")
     return run
 
 
@@ -145,25 +148,29 @@ def _facts(
     }
 
 
+def _check_room(out: Path, resume: bool) -> None:
+    """Refuse a folder that cannot become the run's, before any work is done."""
+    if (out / RUN).is_file():
+        if not resume:
+            raise RunError(
+                f"{out} holds a run already; add --resume to go on with it, or choose another --out"
+            )
+    elif out.exists() and (not out.is_dir() or any(map(_is_strange, out.iterdir()))):
+        raise RunError(f"expected --out {out} to be new or empty, but it holds something that is no run")
+
+
 def _open(
     out: Path,
     recipe: Recipe,
     facts: dict[str, Any],
     records: Sequence[Record],
     folds: Sequence[Fold],
-    resume: bool,
 ) -> None:
     """Start a new run folder, or check that the old one is of the same recipe, data and split."""
     rows = _split_rows(records, folds)
     if (out / RUN).is_file():
-        if not resume:
-            raise RunError(
-                f"{out} holds a run already; add --resume to go on with it, or choose another --out"
-            )
         _check_same(open_run(out), recipe, facts["data_sha256"], rows)
         return
-    if out.exists() and (not out.is_dir() or any(map(_is_strange, out.iterdir()))):
-        raise RunError(f"expected --out {out} to be new or empty, but it holds something that is no run")
     check_readable(records)
     write_csv(out / SPLITS, rows)
     write_text(out / RECIPE, dump_recipe(recipe))

@@ -17,6 +17,7 @@ from leanmed.records import Record
 DATASETS: dict[str, Callable[[Path], list[Record]]] = {
     "cp-anemic": anemia.read,
     "folder": tables.read,
+    "images": tables.read_images,
 }
 LABELS: dict[str, tuple[str, ...]] = {"cp-anemic": anemia.LABELS}
 

@@ -22,6 +22,7 @@ from leanmed.records import Attribute, Record
 from leanmed.runtime.input import SUFFIXES
 
 TABLE = "labels.csv"
+UNLABELLED = "unlabelled"
 
 
 def read(root: Path) -> list[Record]:
@@ -58,6 +59,43 @@ def read_table(root: Path) -> list[Record]:
     rows = read_rows(root / TABLE, needed=("image", "label"))
     match_images({row["image"] for row in rows}, {name_below(root, p) for p in images_below(root)}, root)
     return [_record(root, row) for row in rows]
+
+
+def read_images(root: Path) -> list[Record]:
+    """Every image below a folder, without labels: to audit, not to train on.
+
+    Raises:
+        DataError: no image.
+    """
+    images = images_below(root)
+    if not images:
+        raise DataError(
+            f"{root}: expected images ending in {', '.join(sorted(SUFFIXES))}, got none; check the folder"
+        )
+    return [
+        Record(id=name_below(root, image), image=image, target=UNLABELLED, group=content_group(image))
+        for image in images
+    ]
+
+
+def read_side(path: Path) -> list[Record]:
+    """One side of a split: a folder of images, or a CSV whose `image` column names files beside it.
+
+    Columns `label`, `group` and `site` are read where they stand.
+
+    Raises:
+        DataError: no image, or a row whose image is not there.
+    """
+    if path.is_dir():
+        return read_table(path) if (path / TABLE).is_file() else read_images(path)
+    rows = read_rows(path, needed=("image",))
+    missing = [row["image"] for row in rows if not (path.parent / row["image"]).is_file()]
+    if missing:
+        raise DataError(
+            f"{path}: expected image files named from {path.parent}, but missing: {some(missing)}; "
+            "correct the column"
+        )
+    return [_record(path.parent, {"label": UNLABELLED, **row}) for row in rows]
 
 
 def _record(root: Path, row: Mapping[str, str]) -> Record:

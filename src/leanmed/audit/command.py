@@ -1,0 +1,74 @@
+"""What `leanmed audit` does: read, audit, write, and say in a few lines what was found."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from leanmed.audit.conflicts import LABEL
+from leanmed.audit.engine import audit, silent
+from leanmed.audit.reading import Progress
+from leanmed.audit.split import split_check
+from leanmed.audit.writing import write_findings
+from leanmed.data import read_records
+from leanmed.data.tables import read_side
+from leanmed.files import write_json
+
+CACHE = ".cache"  # in the output folder: what a stopped audit goes on from
+SHOWN = 10
+
+
+def audit_folder(
+    data: Path, dataset: str, out: Path, *, workers: int = 0, progress: Progress = silent
+) -> tuple[list[str], bool]:
+    """Audit a data set into `out`.
+
+    Returns:
+        What to tell the user, and whether no copies carry different labels.
+
+    Raises:
+        DataError: the data set is unsound, or none of its images can be read.
+    """
+    records = read_records(dataset, data)
+    images = {record.id: record.image for record in records}
+    found = audit(list(images.items()), cache=out / CACHE, workers=_count(workers), progress=progress)
+    conflicts = write_findings(out, found, images, records)
+    torn = [conflict for conflict in conflicts if conflict.field == LABEL]
+    copies = found.copies
+    lines = [
+        f"{len(images)} images, {len(set(found.groups.values()))} groups; {sum(map(len, copies.values()))} "
+        f"images have a copy, in {len(found.pairs)} verified pairs",
+        f"{len(conflicts)} conflicts between copies, {len(torn)} of them between labels",
+        f"{len(found.unreadable)} unreadable, {len(found.near_empty)} near-empty, "
+        f"{len(found.outliers)} outliers",
+        f"wrote {out / 'report.html'}, report.json, groups.csv and pairs.csv",
+    ]
+    return lines, not torn
+
+
+def audit_split(
+    train: Path, test: Path, *, out: Path | None = None, workers: int = 0, progress: Progress = silent
+) -> tuple[list[str], bool]:
+    """Check a split that somebody made; `out` takes `split.json`, if given.
+
+    Returns:
+        What to tell the user, and whether no test image has a copy or a sibling in training.
+    """
+    sides = read_side(train), read_side(test)
+    cache = out / CACHE if out else None
+    leaked = split_check(*sides, cache=cache, workers=_count(workers), progress=progress)
+    copied = sum(bool(leak.copies) for leak in leaked)
+    lines = [
+        f"{len(leaked)} of {len(sides[1])} test images leak: {copied} have a copy in training, "
+        f"{len(leaked) - copied} only a sibling of their group"
+    ]
+    lines += [f"  {leak.image}: {', '.join((*leak.copies, *leak.siblings)[:3])}" for leak in leaked[:SHOWN]]
+    if out:
+        write_json(
+            out / "split.json", {"test_images": len(sides[1]), "leaked": [vars(leak) for leak in leaked]}
+        )
+    return lines, not leaked
+
+
+def _count(workers: int) -> int:
+    return workers or os.cpu_count() or 1

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from leanmed.cli import app
+from leanmed.data.phantoms import PHANTOMS
+from leanmed.runs import read_csv, write_csv
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty made eyelids, about half of them copies, none with another label."""
+    return PHANTOMS["eyelids"](tmp_path_factory.mktemp("copied") / "eyelids", count=20, copies=0.5, seed=1)
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["audit", *map(str, arguments), "--workers", "1"])
+    return result.exit_code, result.output
+
+
+def test_an_audit_leaves_its_four_files_and_exits_0_without_conflicts(copied: Path, tmp_path: Path) -> None:
+    status, said = run(copied, "--out", tmp_path)
+
+    assert status == 0
+    assert "20 images" in said
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["groups"] == len({row["group"] for row in read_csv(tmp_path / "groups.csv")}) < 20
+    assert report["pairs"] == len(read_csv(tmp_path / "pairs.csv")) > 0
+    assert "Not a medical device" in (tmp_path / "report.html").read_text()
+
+
+def test_copies_with_different_labels_exit_1(copied: Path, tmp_path: Path) -> None:
+    picture = next((copied / "images").iterdir())
+    for label in ("ill", "well"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        shutil.copy(picture, tmp_path / "data" / label / "same.png")
+
+    status, said = run(tmp_path / "data", "--out", tmp_path / "out")
+
+    assert status == 1
+    assert "1 of them between labels" in said
+
+
+def test_a_split_with_a_copy_on_both_sides_exits_1_and_names_it(copied: Path, tmp_path: Path) -> None:
+    pictures = sorted((copied / "images").iterdir())[:3]
+    for side, names in {"train": pictures[:2], "test": pictures[2:] + pictures[:1]}.items():
+        (tmp_path / side).mkdir()
+        for number, picture in enumerate(names):
+            shutil.copy(picture, tmp_path / side / f"{number}.png")
+
+    status, said = run("--split", tmp_path / "train", tmp_path / "test", "--out", tmp_path / "out")
+
+    assert status == 1
+    assert "1.png: 0.png" in said
+    assert (tmp_path / "out" / "split.json").is_file()
+
+
+def test_a_sound_split_given_as_tables_exits_0(copied: Path) -> None:
+    told = read_csv(copied / "labels.csv")
+    groups = sorted({row["group"] for row in told})
+    for side, chosen in {"train": groups[: len(groups) // 2], "test": groups[len(groups) // 2 :]}.items():
+        rows = [{k: row[k] for k in ("image", "group")} for row in told if row["group"] in chosen]
+        write_csv(copied / f"{side}.csv", rows)
+
+    status, said = run("--split", copied / "train.csv", copied / "test.csv")
+
+    assert (status, said.split(" ")[0]) == (0, "0")
+
+
+def test_without_a_folder_or_a_split_the_error_says_what_to_give() -> None:
+    result = CliRunner().invoke(app, ["audit"])
+
+    assert "expected DIR and --out, or --split TRAIN TEST" in str(result.exception)
