@@ -7,7 +7,8 @@ import pytest
 from made_pictures import crescent, texture
 
 from leanmed.audit.describe import describe
-from leanmed.audit.store import Store
+from leanmed.audit.store import FILE, Store
+from leanmed.errors import DataError
 
 
 def test_a_description_comes_back_as_it_went_in(tmp_path: Path):
@@ -41,3 +42,9 @@ def test_the_store_knows_what_it_holds(tmp_path: Path):
         assert "b" not in store
         with pytest.raises(KeyError):
             list(store.get(["b"]))
+
+
+def test_a_damaged_store_is_named(tmp_path: Path):
+    (tmp_path / FILE).write_bytes(b"no database at all, whatever its name says" * 100)
+    with pytest.raises(DataError, match="delete it"):
+        Store(tmp_path)

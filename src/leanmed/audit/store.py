@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from leanmed.audit.describe import VERSION, Description, Facts, Features
+from leanmed.errors import DataError
 
 FILE = f"descriptions-{VERSION}.sqlite"
 _COLUMNS = (
@@ -28,14 +29,25 @@ _BATCH = 500  # SQLite allows 999 parameters in a statement
 
 
 class Store:
-    """Descriptions by content hash. Each process opens its own."""
+    """Descriptions by content hash. Each process opens its own.
+
+    Raises:
+        DataError: a file of that name which is no such store.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(folder / FILE, timeout=60)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.execute(f"CREATE TABLE IF NOT EXISTS image ({_COLUMNS})")
+        try:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.execute(f"CREATE TABLE IF NOT EXISTS image ({_COLUMNS})")
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise DataError(
+                f"expected {folder / FILE} to hold the audit's descriptions, but it cannot be read ({error}); "
+                "delete it"
+            ) from error
 
     def __enter__(self) -> Store:
         return self
