@@ -4,6 +4,7 @@ from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 from made_pictures import Pixels, as_jpeg, brightened, crescent, resized, rotated, texture
@@ -205,3 +206,15 @@ def test_progress_ends_at_the_total(strangers: list[tuple[str, Path]], cache: Pa
     )
     assert list(told) == ["read", "index", "search", "compare"][: len(told)]
     assert all(done == total for done, total in told.values())
+
+
+def test_an_audit_leaves_the_process_s_threads_as_they_were(tmp_path: Path) -> None:
+    """OpenMP's setting is the whole process's: a training that follows would run at another speed."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    for name in ("a.png", "b.png"):
+        picture.save(tmp_path / name)
+    before = faiss.omp_get_max_threads()
+
+    audit([(name, tmp_path / name) for name in ("a.png", "b.png")], workers=before + 1)
+
+    assert faiss.omp_get_max_threads() == before

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import product
 
@@ -93,7 +94,22 @@ def find_candidates(
         advance: told (stage, done, total) as the work goes on.
         threads: for faiss.
     """
-    faiss.omp_set_num_threads(threads)
+    with _faiss_threads(threads):
+        return _find(count, read, advance)
+
+
+@contextmanager
+def _faiss_threads(count: int) -> Iterator[None]:
+    """OpenMP has one setting for the whole process; torch, if it is there, must go on with its own."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def _find(count: int, read: Read, advance: Callable[[str, int, int], None]) -> list[tuple[int, int]]:
     trained = _train(count, read)
     if trained is None:
         return []

@@ -26,7 +26,7 @@ SCORE_OF_FEW, SCORE_OF_MANY = 0.85, 0.55  # by how many matches agree on the map
 SCORE_OF_CHAIN = 0.7  # where the map follows from copies of a third image
 CLEAR_SCORE = 0.97  # no better map is looked for
 MIN_OVERLAP = 0.25  # of the smaller of the two tissues
-MIN_PIXELS = 80.0  # of common tissue, weighted by detail
+MIN_PIXELS = 40.0  # of common tissue, weighted by detail
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ A compressed graph is made, measured beside the float one, and if it lost too mu
 5. `exclude`: the first layers, which make most noise, stay float (sensitivity.py);
 6. `finetune`: distilled quantization-aware training (finetune.py; needs torch).
 
-GPTQ is on from the start: it costs seconds, and neither bytes nor speed. A technique that moves the answers on the
-calibration images further from the float ones is dropped again before the next is tried.
+`gptq` and `exclude` are on from the start: they cost neither bytes nor speed worth speaking of, as integer kernels
+gain little where channels are few. A technique that moves the answers on the calibration images further from the
+float ones is dropped again before the next is tried.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Options:
     """
 
     max_drop: float = 0.005
-    start: tuple[Technique, ...] = ("gptq",)
+    start: tuple[Technique, ...] = ("exclude", "gptq")
     ladder: tuple[Technique, ...] = LADDER
     epochs: int = 0
     unpack: bool = False
