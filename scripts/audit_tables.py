@@ -48,8 +48,12 @@ def sets_table(sets: dict[str, Any]) -> list[str]:
 def recall_table(planted: dict[str, Any]) -> list[str]:
     names = list(planted["changes"][0]["recall per set"])
     rows = [
-        [f"{row['kind']}, {row['strength']}", *(f"{100 * row['recall per set'][name]:.0f}" for name in names)]
-        + [f"{100 * row['recall']:.0f}", row["false pairs"]]
+        [
+            f"{row['kind']}, {row['strength']}",
+            *(f"{100 * row['recall per set'][name]:.0f}" for name in names),
+            f"{100 * row['recall']:.0f}",
+            row["false pairs"],
+        ]
         for row in planted["changes"]
     ]
     whole = f"All in all, {100 * planted['recall']:.1f} % of the planted copies were found, "

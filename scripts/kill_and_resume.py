@@ -1,6 +1,6 @@
 """Kill a run with SIGKILL in a chosen fold, resume it, and compare it with an unbroken one.
 
-    python scripts/kill_and_resume.py --data cp-anemic --out docs/results/resume.json -- RECIPE [--set ...]
+python scripts/kill_and_resume.py --data cp-anemic --out docs/results/resume.json -- RECIPE [--set ...]
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def compare(whole: Path, broken: Path, fold: int) -> dict[str, object]:
     folders = [open_run(path).folder(fold) for path in (whole, broken)]
     facts = [open_run(path).fold(fold).facts for path in (whole, broken)]
     same = {
-        name: sha256_file(folders[0] / name) == sha256_file(folders[1] / name) for name in (MODEL, PREDICTIONS)
+        name: sha256_file(folders[0] / name) == sha256_file(folders[1] / name)
+        for name in (MODEL, PREDICTIONS)
     }
     return {
         "fold": fold,

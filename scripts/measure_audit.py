@@ -35,9 +35,10 @@ from rich.progress import Progress, TaskID
 from leanmed.audit import Findings, audit
 from leanmed.audit import verify as rules
 from leanmed.audit.candidates import find_candidates
-from leanmed.audit.describe import Description, describe
+from leanmed.audit.describe import Description
+from leanmed.audit.store import Store
 from leanmed.data.phantoms import EyelidSet
-from leanmed.files import write_json
+from leanmed.files import sha256_file, write_json
 from leanmed.runtime.input import read_image
 
 Named = list[tuple[str, Path]]
@@ -150,9 +151,9 @@ def recall(per_set: int = 40, others: int = 100, seed: int = 0, workers: int = 2
             planted = plant(originals, change, rng, work / "copies")
             found = audit([*originals, *distractors, *planted], cache=work, workers=workers)
             rows.append(recall_row(kind, strength, originals, found))
-            evidence.add(originals, planted)
+            evidence.add(descriptions(work, originals), descriptions(work, planted))
             typer.echo(rows[-1])
-    evidence.add_chance([*originals, *distractors])
+        evidence.add_chance(descriptions(work, [*originals, *distractors]))
     write_json(RESULTS / "audit_recall.json", recall_table(rows, evidence, per_set, others, seed))
 
 
@@ -201,27 +202,29 @@ def recall_row(kind: str, strength: str, originals: Named, found: Findings) -> d
     }
 
 
+def descriptions(work: Path, images: Named) -> list[Description]:
+    """What the last audit described."""
+    with Store(work) as store:
+        return list(store.get([sha256_file(path) for _, path in images]))
+
+
 class Evidences:
     """Scores of copies and of others, by how many features agree: what the thresholds are chosen from."""
 
     def __init__(self) -> None:
         self.scores: dict[tuple[str, str], list[float]] = defaultdict(list)
-        self._originals: dict[str, Description] = {}
 
-    def add(self, originals: Named, planted: Named) -> None:
-        for (name, path), (_, copy) in zip(originals, planted, strict=True):
-            if name not in self._originals:
-                self._originals[name] = describe(read_image(path))
-            self._note("copies", self._originals[name], describe(read_image(copy)))
+    def add(self, originals: Sequence[Description], planted: Sequence[Description]) -> None:
+        for original, copy in zip(originals, planted, strict=True):
+            self._note("copies", original, copy)
 
-    def add_chance(self, images: Named) -> None:
+    def add_chance(self, described: Sequence[Description]) -> None:
         """Candidates among images of different groups, none of which is a copy of another."""
-        described = [describe(read_image(path)) for _, path in images]
 
         def read(numbers: Sequence[int]) -> Iterator[tuple[NDArray[np.float32], Pixels]]:
             return ((described[i].points, described[i].descriptors) for i in numbers)
 
-        for i, j in find_candidates(len(images), read, lambda stage, done, total: None):
+        for i, j in find_candidates(len(described), read, lambda stage, done, total: None):
             self._note("others", described[i], described[j])
 
     def _note(self, what: str, a: Description, b: Description) -> None:
@@ -265,7 +268,7 @@ def recall_table(rows: list[dict[str, object]], evidence: Evidences, *asked: int
 def at_scale(
     count: Annotated[list[int], typer.Option(help="Images; repeatable.")],
     work: Annotated[Path, typer.Option(help="Where to make the images and keep the cache.")] = Path(
-        "/tmp/audit"
+        "audit-work"
     ),
     workers: int = 2,
     fresh: Annotated[bool, typer.Option(help="Begin without the descriptions of an earlier run.")] = True,

@@ -1,6 +1,6 @@
 """Predict many images and watch the memory of the process.
 
-    python scripts/measure_predict.py ARTIFACT IMAGES --count 10000 --out docs/results/predict_memory.json
+python scripts/measure_predict.py ARTIFACT IMAGES --count 10000 --out docs/results/predict_memory.json
 """
 
 from __future__ import annotations
@@ -39,7 +39,11 @@ def main() -> None:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         outcome = predict_file(
-            load(given.artifact), files, Path(folder) / "answers.jsonl", workers=psutil.cpu_count(), progress=watch
+            load(given.artifact),
+            files,
+            Path(folder) / "answers.jsonl",
+            workers=psutil.cpu_count(),
+            progress=watch,
         )
     seconds = time.perf_counter() - started
     found = {

@@ -63,7 +63,9 @@ def test_a_benchmark_measures_everything_it_promises(
     monkeypatch.setattr(module, "_photograph", lambda path: images[0])
     monkeypatch.setattr(Peer, "__init__", without_compiling(Peer.__init__))
 
-    found = benchmark([artifact], run=run.path, images=images[0].parent, repeats=3, count=6, tell=lambda line: None)
+    found = benchmark(
+        [artifact], run=run.path, images=images[0].parent, repeats=3, count=6, tell=lambda line: None
+    )
 
     name = str(artifact)
     assert found["bytes"][name] == (artifact / "model.onnx").stat().st_size

@@ -31,7 +31,9 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_reader_s_groups_stay_as_they_are(tmp_path: Path) -> None:
     records = [record("a", group="x"), record("b", group="x"), record("c")]
 
-    found = group_records(records, Split(groups="reader"), tmp_path, data_sha256="0" * 64, tell=lambda line: None)
+    found = group_records(
+        records, Split(groups="reader"), tmp_path, data_sha256="0" * 64, tell=lambda line: None
+    )
 
     assert [r.group for r in found.records][0] == found.records[1].group != found.records[2].group
     assert not list(tmp_path.iterdir())
@@ -51,7 +53,9 @@ def test_given_groups_join_the_reader_s(tmp_path: Path) -> None:
 
 def test_an_audit_puts_copies_together_that_the_reader_did_not_know_of(copied: Path, tmp_path: Path) -> None:
     told = {r.id: r.group for r in read_records("folder", copied)}
-    blind = [Record(id=r.id, image=r.image, target=r.target, group=r.id) for r in read_records("folder", copied)]
+    blind = [
+        Record(id=r.id, image=r.image, target=r.target, group=r.id) for r in read_records("folder", copied)
+    ]
 
     found = group_records(blind, Split(), tmp_path, data_sha256="1" * 64, tell=lambda line: None)
 

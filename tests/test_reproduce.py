@@ -9,7 +9,7 @@ import pytest
 
 from leanmed.errors import DataError
 from leanmed.papers import PAPERS
-from leanmed.reproduce import as_text, copies_in_training, parse_seeds, reproduce, table_1
+from leanmed.reproduce import _leak, as_text, copies_in_training, parse_seeds, reproduce, table_1
 from leanmed.runs import SPLITS, Run, read_csv
 
 Refused = Callable[..., AbstractContextManager[None]]
@@ -31,7 +31,13 @@ def reproduced(made_eyelids: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """The paper's protocol and ours, two seeds each, on made eyelids."""
     out = tmp_path_factory.mktemp("reproduction") / "out"
     reproduce(
-        "anemia", made_eyelids, out, settings=TINY, arms=["paper", "content"], seeds=[0, 1], tell=lambda line: None
+        "anemia",
+        made_eyelids,
+        out,
+        settings=TINY,
+        arms=["paper", "content"],
+        seeds=[0, 1],
+        tell=lambda line: None,
     )
     return out
 
@@ -52,7 +58,7 @@ def test_every_arm_and_seed_has_figures_with_intervals(reproduced: Path) -> None
         for seed in arm["seeds"].values():
             assert seed["metrics"]["accuracy"].keys() == {"value", "low", "high", "n"}
     assert found["arms"]["paper"]["leak"]
-    assert found["arms"]["content"]["leak"] is None
+    assert found["arms"]["content"]["leak"] is None  # the made copies are told to the reader
 
 
 def test_what_is_finished_is_not_trained_again(reproduced: Path, made_eyelids: Path) -> None:
@@ -130,6 +136,11 @@ def test_only_the_published_protocol_is_exempt_from_groups() -> None:
 
     assert [name for name, arm in arms.items() if "split.protocol=paper" in arm.settings] == ["paper"]
     assert "LEAKS" in arms["paper"].title
+
+
+def test_any_protocol_with_copies_in_training_is_labelled_as_leaking() -> None:
+    assert _leak(0.0) is None
+    assert _leak(0.734) == "This result LEAKS: 73% of its test images have a copy in training."
 
 
 @pytest.mark.parametrize("text", ["", "a", "1;2", "-1"])

@@ -117,7 +117,9 @@ def train(
     facts = _facts(recipe, data, grouping, labels, len(folds), data_sha256)
     if is_first:
         _open(out, recipe, facts, records, folds)
-        tell(f"{len(folds)} fold(s) -> {out}; labels {', '.join(labels)}; of two, the last is the positive one")
+        tell(
+            f"{len(folds)} fold(s) -> {out}; labels {', '.join(labels)}; of two, the last is the positive one"
+        )
         if facts["leak"]:
             tell(facts["leak"])
     run, inputs = Run(out, recipe, facts), Cache(recipe.data.cache_bytes)

@@ -170,8 +170,8 @@ def _inverted_file(codes: Floats, expected: float) -> faiss.Index:
 
 def _search(part: _Coded, indexed: _Coded, index: faiss.Index) -> Iterator[tuple[int, int]]:
     """The best partners of each image of a chunk."""
-    distances, neighbours = index.search(part.code, NEIGHBOURS + 1)
-    weights = np.maximum(1 - distances / MAX_DISTANCE, 0) * (neighbours >= 0)
+    distances, neighbours = index.search(part.code, NEIGHBOURS + 1)  # a missing neighbour is infinitely far
+    weights: Floats = 1 - np.minimum(distances, MAX_DISTANCE) / MAX_DISTANCE
     weights *= part.owner[:, None] != indexed.owner[neighbours]
     weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1)  # a feature that many share says little
     order = np.argsort(-weights, axis=None, kind="stable")[: np.count_nonzero(weights)]

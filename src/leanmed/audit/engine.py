@@ -26,9 +26,7 @@ ALL_PAIRS = 64  # images in a group, up to which every pair in it is compared an
 ALONE = 256  # images, below which starting further processes takes longer than it saves
 
 Known = dict[tuple[int, int], tuple[float, Matrix]]  # numbers i < j of two copies -> score and map i -> j
-Job = tuple[
-    int, int, str, str, Matrix | None
-]  # numbers and contents of two images, and the map if it is known
+Job = tuple[int, int, str, str, Matrix | None]  # numbers and contents of two images; the map, if known
 
 
 def silent(stage: str, done: int, total: int) -> None:

@@ -57,6 +57,7 @@ def _start(folder: Path) -> None:
 def processes(count: int, folder: Path) -> Iterator[Executor | None]:
     """A pool of so many workers on the store in `folder`; for one, None, and this process is the worker."""
     global _worker
+    threads = cv2.getNumThreads()
     if count > 1:
         with ProcessPoolExecutor(count, get_context("spawn"), _start, (folder,)) as pool:
             yield pool
@@ -67,6 +68,7 @@ def processes(count: int, folder: Path) -> Iterator[Executor | None]:
     finally:
         worker().store.close()
         _worker = None
+        cv2.setNumThreads(threads)
 
 
 def run(pool: Executor | None, work: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:

@@ -45,7 +45,7 @@ class Store:
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise DataError(
-                f"expected {folder / FILE} to hold the audit's descriptions, but it cannot be read ({error}); "
+                f"expected {folder / FILE} to hold descriptions of images, but reading it failed ({error}); "
                 "delete it"
             ) from error
 

@@ -107,14 +107,19 @@ def judge(gate: Gate, before: Scored, after: Scored) -> Verdict:
     return Verdict(score(after), change, -change[gate.main_score].value)
 
 
-def latency(graphs: Mapping[str, bytes], feeds: Mapping[str, Mapping[str, Array]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Median milliseconds of one run on one thread, the graphs taking turns: a machine's noise falls on all alike."""
+def latency(
+    graphs: Mapping[str, bytes], feeds: Mapping[str, Mapping[str, Array]], rounds: int = ROUNDS
+) -> dict[str, float]:
+    """Median milliseconds of one run on one thread, the graphs taking turns.
+
+    It is the thread's own time: what else a busy machine does in between is not counted.
+    """
     sessions = {name: open_session(graph) for name, graph in graphs.items()}
     times: dict[str, list[float]] = {name: [] for name in graphs}
     for number in range(rounds + 2):
         for name, session in sessions.items():
-            start = time.perf_counter()
+            start = time.thread_time()
             session.run(None, dict(feeds[name]))
             if number >= 2:
-                times[name].append(1e3 * (time.perf_counter() - start))
+                times[name].append(1e3 * (time.thread_time() - start))
     return {name: statistics.median(values) for name, values in times.items()}

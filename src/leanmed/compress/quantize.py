@@ -2,16 +2,17 @@
 
 A compressed graph is made, measured beside the float one, and if it lost too much made again with one more technique:
 
-1. every weight to the nearest step of its channel's own scale, biases corrected by the calibration images' mean inputs;
+1. every weight to the nearest step of its channel's own scale, biases corrected by the calibration images' mean inputs,
+   the first layers left in float as far as that costs no speed (sensitivity.py), and with INT4 the layers that make most
+   noise for a byte kept at 8 bits;
 2. `gptq`: weights rounded so that the errors of one layer cancel (rounding.py);
 3. `equalize`: channels rescaled between layers (equalize.py);
 4. `percentile`: activation ranges without their outermost .01 %;
-5. `exclude`: the first layers, which make most noise, stay float (sensitivity.py);
+5. `exclude`: more of the first layers stay float;
 6. `finetune`: distilled quantization-aware training (finetune.py; needs torch).
 
-`gptq` and `exclude` are on from the start: they cost neither bytes nor speed worth speaking of, as integer kernels
-gain little where channels are few. A technique that moves the answers on the calibration images further from the
-float ones is dropped again before the next is tried.
+GPTQ is on from the start: it costs seconds, and neither bytes nor speed. A technique that moves the answers on the
+calibration images further from the float ones is dropped again before the next is tried.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Options:
     """
 
     max_drop: float = 0.005
-    start: tuple[Technique, ...] = ("exclude", "gptq")
+    start: tuple[Technique, ...] = ("gptq",)
     ladder: tuple[Technique, ...] = LADDER
     epochs: int = 0
     unpack: bool = False
@@ -99,7 +100,9 @@ def quantize(
             "expected calibration images, got none; give images the model was trained on, some 64 to 256 of them"
         )
     before = gate.table(answers(artifact.graph, gate.images))
-    bench = _Bench(artifact.graph, network, gate, before, images, answers(artifact.graph, images), options.max_drop)
+    bench = _Bench(
+        artifact.graph, network, gate, before, images, answers(artifact.graph, images), options.max_drop
+    )
     if to == "fp16":
         built, attempts = _half(bench)
     else:
@@ -180,7 +183,14 @@ def _network_of(network: Network, model: onnx.ModelProto) -> bytes:
 def _half(bench: _Bench) -> tuple[Built, list[Attempt]]:
     model, kept = store_half(bench.network.model)
     rows = tuple(
-        LayerRow(layer.name, layer.op, layer.shape, 32 if layer.weight in kept else 16, 32, why=kept.get(layer.weight, ""))
+        LayerRow(
+            layer.name,
+            layer.op,
+            layer.shape,
+            32 if layer.weight in kept else 16,
+            32,
+            why=kept.get(layer.weight, ""),
+        )
         for layer in bench.network.layers
     )
     built = Built(model, rows)
@@ -200,7 +210,9 @@ def _climb(
         built = builder.build(trial)
         attempt = bench.measure(trial, built)
         attempts.append(attempt)
-        tell(f"{', '.join(trial) or 'nearest'}: {bench.gate.main_score} {-attempt.drop:+.4f}, {attempt.bytes} bytes")
+        tell(
+            f"{', '.join(trial) or 'nearest'}: {bench.gate.main_score} {-attempt.drop:+.4f}, {attempt.bytes} bytes"
+        )
         if attempt.passed:
             break
         if attempt.difference < least:
@@ -219,7 +231,9 @@ def _warnings(bench: _Bench) -> list[str]:
     if not bench.images:
         return found
     if len(bench.images) < FEW:
-        found.append(f"only {len(bench.images)} calibration images: ranges of rare images may be cut; {FEW} or more are better")
+        found.append(
+            f"only {len(bench.images)} calibration images: ranges of rare images may be cut; {FEW} or more are better"
+        )
     mine, theirs = (_statistics(bench.network, images) for images in (bench.images, bench.gate.images))
     apart = np.abs(mine.mean(axis=0) - theirs.mean(axis=0)) / np.maximum(theirs.std(axis=0), 1e-3)
     if apart.max() > FAR:
@@ -234,7 +248,9 @@ def _statistics(network: Network, images: Sequence[Pixels]) -> NDArray[np.float6
     """(n, 2 C) mean and standard deviation of each channel of the network's first input, one row for each image."""
     rows = []
     for sample in network_inputs(network, images):
-        channels = sample[network.inputs[0]].astype(np.float64).reshape(sample[network.inputs[0]].shape[1], -1)
+        channels = (
+            sample[network.inputs[0]].astype(np.float64).reshape(sample[network.inputs[0]].shape[1], -1)
+        )
         rows.append(np.concatenate([channels.mean(axis=1), channels.std(axis=1)]))
     return np.array(rows)
 

@@ -64,7 +64,9 @@ def round_layer(
         floor: (channels,) the least scale allowed.
     """
     rows = layer.rows(weight).astype(np.float64)  # (g, r, k)
-    scale = np.maximum(_scale(rows, bits, moments), np.broadcast_to(floor, layer.channels).reshape(rows.shape[:2]))
+    scale = np.maximum(
+        _scale(rows, bits, moments), np.broadcast_to(floor, layer.channels).reshape(rows.shape[:2])
+    )
     if gptq and moments:
         codes = gptq_codes(rows, moments.second, scale, bits)
     else:
@@ -94,7 +96,10 @@ def _scale(rows: Floats, bits: int, moments: Moments | None) -> Floats:
         return whole
     importance = np.einsum("gkk->gk", moments.second)[:, None]
     tried = np.stack([whole * factor for factor in SHRINK])
-    errors = [(importance * (rows - nearest(rows, s[..., None], bits) * s[..., None]) ** 2).sum(axis=2) for s in tried]
+    errors = [
+        (importance * (rows - nearest(rows, s[..., None], bits) * s[..., None]) ** 2).sum(axis=2)
+        for s in tried
+    ]
     best = np.argmin(errors, axis=0)
     return np.take_along_axis(tried, best[None], axis=0)[0]
 
@@ -146,5 +151,7 @@ def _error_db(rows: Floats, residue: Floats, moments: Moments | None, corrected:
         return None
     centre = moments.second - moments.mean[:, :, None] * moments.mean[:, None, :]
     signal = np.einsum("grk,gkl,grl->", rows, centre, rows, optimize=True)
-    noise = np.einsum("grk,gkl,grl->", residue, centre if corrected else moments.second, residue, optimize=True)
+    noise = np.einsum(
+        "grk,gkl,grl->", residue, centre if corrected else moments.second, residue, optimize=True
+    )
     return float(10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30)))
