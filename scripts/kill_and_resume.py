@@ -67,10 +67,7 @@ def compare(whole: Path, broken: Path, fold: int) -> dict[str, object]:
     """Whether weights, predictions and validation figures of a fold are the same, byte for byte."""
     folders = [open_run(path).folder(fold) for path in (whole, broken)]
     facts = [open_run(path).fold(fold).facts for path in (whole, broken)]
-    same = {
-        name: sha256_file(folders[0] / name) == sha256_file(folders[1] / name)
-        for name in (MODEL, PREDICTIONS)
-    }
+    same = {name: sha256_file(folders[0] / name) == sha256_file(folders[1] / name) for name in (MODEL, PREDICTIONS)}
     return {
         "fold": fold,
         "weights_equal": same[MODEL],

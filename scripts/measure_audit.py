@@ -267,9 +267,7 @@ def recall_table(rows: list[dict[str, object]], evidence: Evidences, *asked: int
 @app.command("scale")
 def at_scale(
     count: Annotated[list[int], typer.Option(help="Images; repeatable.")],
-    work: Annotated[Path, typer.Option(help="Where to make the images and keep the cache.")] = Path(
-        "audit-work"
-    ),
+    work: Annotated[Path, typer.Option(help="Where to make the images and keep the cache.")] = Path("audit-work"),
     workers: int = 2,
     fresh: Annotated[bool, typer.Option(help="Begin without the descriptions of an earlier run.")] = True,
 ) -> None:
@@ -316,9 +314,7 @@ def draw(kind: str, shown: str, number: int, real: list[Path], table: list[Chang
 
 def made_scan(rng: Rng) -> Pixels:
     """Speckle over layers, in a frame with a scale bar that all scans share."""
-    layers = cv2.resize(
-        rng.random((rng.integers(6, 24), 3), np.float32), (320, 240), interpolation=cv2.INTER_CUBIC
-    )
+    layers = cv2.resize(rng.random((rng.integers(6, 24), 3), np.float32), (320, 240), interpolation=cv2.INTER_CUBIC)
     blobs = cv2.resize(rng.random((9, 12), np.float32), (320, 240), interpolation=cv2.INTER_CUBIC)
     speckle = cv2.GaussianBlur(rng.standard_normal((240, 320)).astype(np.float32), (0, 0), 1.2)
     grey = np.clip(255 * np.clip(0.2 + 0.5 * layers + 0.4 * (blobs - 0.5), 0, 1) * (0.8 + speckle), 0, 255)

@@ -136,9 +136,7 @@ def make_artifact(tmp_path: Path) -> Callable[..., Path]:
 
     def make(name: str = "artifact", graph: bytes | None = None, **changes: Any) -> Path:
         made = manifest(**changes)
-        write_artifact(
-            tmp_path / name, made, {"model": graph or mean_red_graph(len(made.labels))}, "# card\n"
-        )
+        write_artifact(tmp_path / name, made, {"model": graph or mean_red_graph(len(made.labels))}, "# card\n")
         return tmp_path / name
 
     return make
@@ -190,18 +188,13 @@ def _write_run(path: Path, recipe: Recipe, data: Path) -> None:
         answers = [_answer(records, i, n) for n in ("validation", "test") for i in fold.parts()[n].tolist()]
         losses = [{"epoch": e, "train_loss": 0.6, "val_loss": 0.7, "val_f1": 0.8 + e / 10} for e in range(2)]
         facts = {"fold": fold.number, "best_epoch": 1, "validation": {"auc": 0.8 + fold.number / 10}}
-        facts["manifest"] = manifest().model_dump(
-            include={"labels", "threshold", "temperature", "main_score"}
-        )
+        facts["manifest"] = manifest().model_dump(include={"labels", "threshold", "temperature", "main_score"})
         write_csv(path / f"fold-{fold.number}" / HISTORY, losses)
         write_csv(path / f"fold-{fold.number}" / PREDICTIONS, answers)
         write_json(path / f"fold-{fold.number}" / FOLD, facts)
     write_csv(
         path / SPLITS,
-        [
-            {"image": r.id, "label": r.target} | {f"fold_{k}": parts[k][i] for k in parts}
-            for i, r in enumerate(records)
-        ],
+        [{"image": r.id, "label": r.target} | {f"fold_{k}": parts[k][i] for k in parts} for i, r in enumerate(records)],
     )
     write_text(path / RECIPE, dump_recipe(recipe))
     about = {"protocol": "grouped", "leak": None, "labels": LABELS, "folds": len(folds), "data": str(data)}

@@ -63,13 +63,16 @@ def test_a_benchmark_measures_everything_it_promises(
     monkeypatch.setattr(module, "_photograph", lambda path: images[0])
     monkeypatch.setattr(Peer, "__init__", without_compiling(Peer.__init__))
 
-    found = benchmark(
-        [artifact], run=run.path, images=images[0].parent, repeats=3, count=6, tell=lambda line: None
-    )
+    found = benchmark([artifact], run=run.path, images=images[0].parent, repeats=3, count=6, tell=lambda line: None)
 
     name = str(artifact)
     assert found["bytes"][name] == (artifact / "model.onnx").stat().st_size
-    assert set(found["latency_ms_by_threads"]["1"]) == {name, "PyTorch eager", "torch.compile"}
+    assert set(found["latency_ms_by_threads"]["1"]) == {
+        name,
+        "PyTorch eager",
+        "PyTorch eager, channels last",
+        "torch.compile",
+    }
     assert found["start"][name]["peak_mib"] < found["start"]["PyTorch eager"]["peak_mib"]
     assert set(found["throughput"]) == {name, "PyTorch eager"}
     assert set(found["steps_ms"][name]["small"]) == {"decode", "resize", "network"}

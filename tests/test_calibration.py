@@ -29,9 +29,7 @@ def test_no_threshold_has_a_better_f1_than_the_one_chosen():
     for _ in range(10):
         truth, scores = rng.permutation([0, 1] * 20), rng.random(40).round(1)
         ours = f1_score(truth, scores >= choose_threshold(truth, scores))
-        assert ours == max(
-            f1_score(truth, scores >= t, zero_division=0) for t in np.linspace(-0.05, 1.05, 12)
-        )
+        assert ours == max(f1_score(truth, scores >= t, zero_division=0) for t in np.linspace(-0.05, 1.05, 12))
 
 
 def test_answering_everything_positive_is_a_choice_too():
@@ -48,9 +46,7 @@ def test_perfectly_told_apart_scores_are_cut_in_the_middle():
     assert choose_threshold(np.array([0, 0, 1]), np.array([0.0, 0.3, 0.9])) == pytest.approx(0.6)
 
 
-@pytest.mark.parametrize(
-    "criterion", ["accuracy", "sensitivity", "sensitivity:0", "sensitivity:1.5", "sensitivity:x"]
-)
+@pytest.mark.parametrize("criterion", ["accuracy", "sensitivity", "sensitivity:0", "sensitivity:1.5", "sensitivity:x"])
 def test_an_unknown_criterion_is_refused(criterion):
     with pytest.raises(DataError, match="expected a criterion"):
         choose_threshold(TRUTH, SCORES, criterion)

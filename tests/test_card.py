@@ -66,9 +66,7 @@ def test_subgroups_are_a_table_whatever_their_values_are_called(manifest, report
 
 
 def test_a_card_without_subgroups_says_why(manifest, report):
-    assert "names no attribute to form subgroups by" in write_card(
-        manifest(), replace(report, subgroups=[]), 0
-    )
+    assert "names no attribute to form subgroups by" in write_card(manifest(), replace(report, subgroups=[]), 0)
 
 
 def test_three_labels_have_no_threshold(manifest, report):

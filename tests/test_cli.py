@@ -33,9 +33,7 @@ def run(monkeypatch, capsys):
 
 
 def examples() -> list[tuple[str, str]]:
-    found = [
-        (name, re.findall(r"`(leanmed [^`]+)`", command.help or "")) for name, command in COMMANDS.items()
-    ]
+    found = [(name, re.findall(r"`(leanmed [^`]+)`", command.help or "")) for name, command in COMMANDS.items()]
     return [(name, lines[0] if lines else "") for name, lines in found]
 
 
@@ -73,9 +71,7 @@ def test_predict_writes_one_line_an_image(run, tiny_artifact, photographs, tmp_p
     assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 11
 
 
-def test_predict_lists_what_failed_at_its_end_and_says_so_by_its_status(
-    run, tiny_artifact, photographs, tmp_path
-):
+def test_predict_lists_what_failed_at_its_end_and_says_so_by_its_status(run, tiny_artifact, photographs, tmp_path):
     (tmp_path / "empty.png").touch()
     paths = [tmp_path / "gone.png", *photographs, tmp_path / "empty.png"]
     status, _, err = run("predict", tiny_artifact, *paths, "--out", tmp_path / "a.jsonl", "--workers", 2)
@@ -89,9 +85,7 @@ def test_predict_lists_what_failed_at_its_end_and_says_so_by_its_status(
 
 def test_predict_takes_shards_and_goes_on(run, tiny_artifact, photographs, tmp_path):
     for arguments in (["--shard", "2/5"], ["--shard", "2/5", "--resume"]):
-        status, _, err = run(
-            "predict", tiny_artifact, *photographs, "--out", tmp_path / "a.jsonl", *arguments
-        )
+        status, _, err = run("predict", tiny_artifact, *photographs, "--out", tmp_path / "a.jsonl", *arguments)
         assert status == 0
         assert err.startswith(f"3 answered -> {tmp_path / 'a-2-of-5.jsonl'}")
     names = sorted(path.name for path in tmp_path.iterdir())
@@ -155,9 +149,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_an_error_is_one_paragraph_and_status_2(
-    kind, run, tiny_artifact, finished_run, tmp_path, monkeypatch
-):
+def test_an_error_is_one_paragraph_and_status_2(kind, run, tiny_artifact, finished_run, tmp_path, monkeypatch):
     arguments, expected = WRONG[kind]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
@@ -170,9 +162,7 @@ def test_an_error_is_one_paragraph_and_status_2(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]  # nothing half-written
 
 
-@pytest.mark.parametrize(
-    "arguments", [["bogus"], ["predict"], ["predict", "a", "b", "--out", "o", "--workers", "-1"]]
-)
+@pytest.mark.parametrize("arguments", [["bogus"], ["predict"], ["predict", "a", "b", "--out", "o", "--workers", "-1"]])
 def test_wrong_usage_is_status_2_and_points_to_the_help(arguments, run):
     status, out, err = run(*arguments)
     assert (status, out) == (2, "")
@@ -191,8 +181,7 @@ def test_a_process_says_the_same_and_shows_a_traceback_only_when_asked(own_artif
         graph.write(b"!")
     command = [sys.executable, "-m", "leanmed", "predict", own_artifact, "a.png", "--out", tmp_path / "o"]
     plain, debug = (
-        subprocess.run([*command, *more], capture_output=True, text=True, check=False)
-        for more in ([], ["--debug"])
+        subprocess.run([*command, *more], capture_output=True, text=True, check=False) for more in ([], ["--debug"])
     )
     assert plain.returncode == 2
     assert re.fullmatch(r"leanmed: .*model\.onnx: expected \d+ bytes, got \d+: damaged; .*\n", plain.stderr)
@@ -200,9 +189,7 @@ def test_a_process_says_the_same_and_shows_a_traceback_only_when_asked(own_artif
     assert "ArtifactError" in debug.stderr
 
 
-def test_a_damaged_table_stops_evaluation_before_anything_is_written(
-    run, finished_run, made_eyelids, tmp_path
-):
+def test_a_damaged_table_stops_evaluation_before_anything_is_written(run, finished_run, made_eyelids, tmp_path):
     data = shutil.copytree(made_eyelids, tmp_path / "data")
     (data / "labels.csv").write_text("image;label\n")
     status, _, err = run("evaluate", finished_run.path, "--data", data, "--out", tmp_path / "report")

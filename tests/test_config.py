@@ -55,9 +55,7 @@ OUT_OF_RANGE = {
 @pytest.mark.parametrize(("setting", "expected"), OUT_OF_RANGE.items())
 def test_a_value_out_of_range_is_refused_by_its_key(setting, expected, refused):
     key, _, _ = setting.partition("=")
-    with refused(
-        RecipeError, f"--set {setting}: {key}", expected, ", got ", "`leanmed recipe` lists every key"
-    ):
+    with refused(RecipeError, f"--set {setting}: {key}", expected, ", got ", "`leanmed recipe` lists every key"):
         load_recipe("folder", [setting])
 
 

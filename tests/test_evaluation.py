@@ -34,9 +34,7 @@ def clinic(tmp_path):
     (root / "images").mkdir(parents=True)
     rows = ["image,label,group,site,age"]
     for k in range(20):
-        Image.fromarray(np.full((10, 12, 3), (10 * k, 50, 50), np.uint8)).save(
-            root / "images" / f"{k:02}.png"
-        )
+        Image.fromarray(np.full((10, 12, 3), (10 * k, 50, 50), np.uint8)).save(root / "images" / f"{k:02}.png")
         rows.append(f"images/{k:02}.png,{LABELS[10 <= k < 19]},p{k},{'AB'[k % 2]},{k}")
     (root / "labels.csv").write_text("\n".join(rows) + "\n")
     return root
@@ -50,17 +48,14 @@ def made(**changes):
 
 def records(count: int) -> list[Record]:
     return [
-        Record(
-            f"{k}", Path(f"{k}"), "x", f"g{k}", "AB"[k % 2], {"code": f"c{k}", "age": k, "sex": "FM"[k % 2]}
-        )
+        Record(f"{k}", Path(f"{k}"), "x", f"g{k}", "AB"[k % 2], {"code": f"c{k}", "age": k, "sex": "FM"[k % 2]})
         for k in range(count)
     ]
 
 
 def answers(count: int) -> Answers:
     rows = [
-        (0, {"truth": "ab"[k % 2], "label": "a", "group": f"g{k}", "p_a": "0.75", "p_b": "0.25"})
-        for k in range(count)
+        (0, {"truth": "ab"[k % 2], "label": "a", "group": f"g{k}", "p_a": "0.75", "p_b": "0.25"}) for k in range(count)
     ]
     return Answers(records(count), table_of(rows, ("a", "b")))
 
@@ -102,17 +97,13 @@ def test_validation_images_have_no_part_in_the_figures_of_a_fold(finished_run, m
     assert fold_figures(finished_run, known, 1)["auc"].n == len(tested)
 
 
-def test_a_run_is_not_judged_on_other_labels_than_it_was_trained_on(
-    finished_run, made_eyelids, tmp_path, refused
-):
+def test_a_run_is_not_judged_on_other_labels_than_it_was_trained_on(finished_run, made_eyelids, tmp_path, refused):
     root = shutil.copytree(made_eyelids, tmp_path / "moved")
     assert evaluate_run(finished_run, data=root).figures["auc"].n == 60
     table = (root / "labels.csv").read_text().splitlines()
     table[1] = table[1].replace("site-", "ward-")
     (root / "labels.csv").write_text("\n".join(table))
-    with refused(
-        RunError, f"expected at {root} the images and labels", "got others; give the same ones with --data"
-    ):
+    with refused(RunError, f"expected at {root} the images and labels", "got others; give the same ones with --data"):
         evaluate_run(finished_run, data=root)
 
 

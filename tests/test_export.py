@@ -120,9 +120,7 @@ def test_the_graph_carries_no_notes_and_no_paths_of_its_builder(artifact: Artifa
     assert not [trace for trace in traces if len(trace) > 1 and trace in artifact.graph]
 
 
-def test_the_manifest_says_what_was_trained_and_how_good_it_is(
-    run: Run, data: Path, artifact: Artifact
-) -> None:
+def test_the_manifest_says_what_was_trained_and_how_good_it_is(run: Run, data: Path, artifact: Artifact) -> None:
     manifest, facts = artifact.manifest, run.fold(EXPORTED).facts["manifest"]
     assert manifest.labels == run.labels
     assert (manifest.threshold, manifest.temperature) == (facts["threshold"], facts["temperature"])
@@ -145,9 +143,7 @@ def test_seen_images_are_those_trained_on_or_selected_by_in_that_fold_and_no_oth
 
 
 @pytest.mark.parametrize("best", [0, 1])
-def test_the_fold_with_the_best_validation_score_is_chosen_whatever_the_test_says(
-    own_run: Run, best: int
-) -> None:
+def test_the_fold_with_the_best_validation_score_is_chosen_whatever_the_test_says(own_run: Run, best: int) -> None:
     for fold in (0, 1):
         changed_facts(own_run, fold, validation={"auc": 0.9 if fold == best else 0.8, "f1": 1 - 0.5 * fold})
     rows = own_run.folder(best) / "predictions.csv"
@@ -160,9 +156,7 @@ def test_a_graph_that_disagrees_is_refused_and_nothing_is_written(
 ) -> None:
     monkeypatch.setattr(module, "export_graph", lambda network: artifact.graph)
     export(run, tmp_path / "same", fold=EXPORTED)
-    with pytest.raises(
-        ExportError, match=r"differs from the model by .*, more than 0\.0001; nothing was written"
-    ):
+    with pytest.raises(ExportError, match=r"differs from the model by .*, more than 0\.0001; nothing was written"):
         export(run, tmp_path / "other", fold=1 - EXPORTED)
     assert [path.name for path in tmp_path.iterdir()] == ["same"]
 

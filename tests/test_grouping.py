@@ -11,15 +11,26 @@ from leanmed.config import Split
 from leanmed.data import read_records
 from leanmed.data.phantoms import PHANTOMS
 from leanmed.errors import DataError
-from leanmed.grouping import conflicts, group_records, read_groups
+from leanmed.grouping import group_records, read_groups
 from leanmed.records import Record
 from leanmed.runs import write_csv
 
 Refused = Callable[..., AbstractContextManager[None]]
 
 
-def record(name: str, target: str = "ill", group: str | None = None) -> Record:
-    return Record(id=name, image=Path(name), target=target, group=group or name)
+Make = Callable[..., Record]
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Make:
+    """`record("a", "ill", "patient-1", content="x")`: a record whose file holds its content, else its name."""
+
+    def make(name: str, target: str = "ill", group: str | None = None, content: str | None = None) -> Record:
+        image = tmp_path / name
+        image.write_text(content or name)
+        return Record(id=name, image=image, target=target, group=group or name)
+
+    return make
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +39,17 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return PHANTOMS["eyelids"](tmp_path_factory.mktemp("copied") / "eyelids", count=40, copies=0.35, seed=3)
 
 
-def test_the_reader_s_groups_stay_as_they_are(tmp_path: Path) -> None:
+def test_the_reader_s_groups_stay_as_they_are(tmp_path: Path, record: Make) -> None:
     records = [record("a", group="x"), record("b", group="x"), record("c")]
 
-    found = group_records(
-        records, Split(groups="reader"), tmp_path, data_sha256="0" * 64, tell=lambda line: None
-    )
+    cache = tmp_path / "cache"
+    found = group_records(records, Split(groups="reader"), cache, data_sha256="", tell=lambda line: None)
 
-    assert [r.group for r in found.records][0] == found.records[1].group != found.records[2].group
-    assert not list(tmp_path.iterdir())
+    assert found.records == records
+    assert not cache.exists()
 
 
-def test_given_groups_join_the_reader_s(tmp_path: Path) -> None:
+def test_given_groups_join_the_reader_s(tmp_path: Path, record: Make) -> None:
     """The reader ties a to b, the file b to c: all three become one group."""
     records = [record("a", group="x"), record("b", group="x"), record("c"), record("d")]
     file = tmp_path / "groups.csv"
@@ -53,9 +63,7 @@ def test_given_groups_join_the_reader_s(tmp_path: Path) -> None:
 
 def test_an_audit_puts_copies_together_that_the_reader_did_not_know_of(copied: Path, tmp_path: Path) -> None:
     told = {r.id: r.group for r in read_records("folder", copied)}
-    blind = [
-        Record(id=r.id, image=r.image, target=r.target, group=r.id) for r in read_records("folder", copied)
-    ]
+    blind = [Record(id=r.id, image=r.image, target=r.target, group=r.id) for r in read_records("folder", copied)]
 
     found = group_records(blind, Split(), tmp_path, data_sha256="1" * 64, tell=lambda line: None)
 
@@ -77,8 +85,9 @@ def test_the_audit_of_the_same_data_is_not_made_again(
     assert again == first
 
 
-def test_images_whose_copies_carry_another_label_are_dropped_and_counted(tmp_path: Path) -> None:
-    records = [record("a", "ill", "x"), record("b", "well", "x"), record("c", "ill"), record("d", "well")]
+def test_images_whose_copies_carry_another_label_are_dropped_and_counted(tmp_path: Path, record: Make) -> None:
+    same = {"content": "one photograph"}
+    records = [record("a", "ill", **same), record("b", "well", **same), record("c", "ill"), record("d", "well")]
     said: list[str] = []
 
     found = group_records(records, Split(groups="reader"), tmp_path, data_sha256="", tell=said.append)
@@ -88,18 +97,27 @@ def test_images_whose_copies_carry_another_label_are_dropped_and_counted(tmp_pat
     assert "2 images have a copy with another label; they were left out of training and scoring." in said
 
 
-def test_conflicts_can_be_kept(tmp_path: Path) -> None:
-    records = [record("a", "ill", "x"), record("b", "well", "x")]
+def test_a_patient_with_two_labels_is_no_conflict(tmp_path: Path, record: Make) -> None:
+    """A benign and a malignant finding in one patient are two truths, not a contradiction."""
+    records = [record("a", "benign", "patient-1"), record("b", "malignant", "patient-1")]
 
-    found = group_records(
-        records, Split(groups="reader", conflicts="keep"), tmp_path, data_sha256="", tell=lambda line: None
-    )
+    found = group_records(records, Split(groups="reader"), tmp_path, data_sha256="", tell=lambda line: None)
 
-    assert len(found.records) == 2
-    assert conflicts(found.records) == {"a", "b"}
+    assert found.records == records
+    assert not found.conflicting
 
 
-def test_a_groups_file_without_a_row_for_an_image_is_refused(tmp_path: Path, refused: Refused) -> None:
+def test_conflicts_can_be_kept(tmp_path: Path, record: Make) -> None:
+    records = [record("a", "ill", content="x"), record("b", "well", content="x")]
+    split = Split(groups="reader", conflicts="keep")
+
+    found = group_records(records, split, tmp_path, data_sha256="", tell=lambda line: None)
+
+    assert found.records == records
+    assert set(found.conflicting) == {"a", "b"}
+
+
+def test_a_groups_file_without_a_row_for_an_image_is_refused(tmp_path: Path, record: Make, refused: Refused) -> None:
     file = tmp_path / "groups.csv"
     write_csv(file, [{"image": "a", "group": "1"}])
 

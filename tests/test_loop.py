@@ -73,9 +73,7 @@ def test_a_resumed_run_whose_patience_had_run_out_stops_at_once(waited: int, sto
     assert trainer.should_stop is stops
 
 
-def test_a_checkpoint_that_fails_halfway_leaves_the_older_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_that_fails_halfway_leaves_the_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def half(content: Any, path: Path) -> None:
         path.write_bytes(b"half")
         raise OSError("disk full")

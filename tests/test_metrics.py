@@ -49,9 +49,7 @@ def by_reference(table, weights):
         "average_precision": reference.average_precision_score(
             truth if two else one_hot, positive if two else probabilities, **area
         ),
-        "brier": np.average(
-            np.square(probabilities - one_hot).sum(axis=1) / (2 if two else 1), weights=weights
-        ),
+        "brier": np.average(np.square(probabilities - one_hot).sum(axis=1) / (2 if two else 1), weights=weights),
     }
 
 

@@ -222,9 +222,7 @@ def test_the_same_content_gives_the_same_page():
 
 def test_a_report_needs_no_table_and_takes_figures_and_plots_of_other_tasks(tmp_path):
     froc = Plot("FROC", "Reading.", "Words.", "<svg xmlns='http://www.w3.org/2000/svg'/>")
-    write_report(
-        tmp_path, replace(PLAIN, plots=[froc], terms={"dice": Term("Dice", "Overlap of two masks.")})
-    )
+    write_report(tmp_path, replace(PLAIN, plots=[froc], terms={"dice": Term("Dice", "Overlap of two masks.")}))
     shown = words((tmp_path / "report.html").read_text())
     assert {"FROC", "Dice", "Overlap of two masks.", "0.700 to 0.900"} <= set(shown)
     assert json.loads((tmp_path / "report.json").read_text())["images"] is None
@@ -279,9 +277,7 @@ def test_thumbnails_keep_their_shape_and_lie_on_neutral_grey():
 
 def test_large_pictures_are_made_small():
     mistakes = [Mistake("i", Path("i"), "a", "b", 0.9)]
-    (picture,) = thumbnails(
-        render(replace(PLAIN, mistakes=mistakes), lambda _: np.full((900, 600, 4), 255, np.uint8))
-    )
+    (picture,) = thumbnails(render(replace(PLAIN, mistakes=mistakes), lambda _: np.full((900, 600, 4), 255, np.uint8)))
     assert picture.size == (160, 240)
 
 

@@ -27,9 +27,7 @@ def test_a_finished_run_is_read_back(finished_run):
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path, refused):
     for path in (tmp_path, tmp_path / "nowhere"):
-        with refused(
-            RunError, str(path), "expected a run folder (with run.json and recipe.yaml)", "leanmed train"
-        ):
+        with refused(RunError, str(path), "expected a run folder (with run.json and recipe.yaml)", "leanmed train"):
             open_run(path)
 
 

@@ -144,9 +144,7 @@ def test_a_resume_repeats_no_epoch_of_what_is_trained_already(
     assert not [line for line in survivor[2] if "epoch" in line]
 
 
-def test_finished_folds_are_not_trained_again(
-    unbroken: Run, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_folds_are_not_trained_again(unbroken: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "_train_fold", None)
     assert train(tiny_recipe(), data, unbroken.path, resume=True, tell=silent).path == unbroken.path
 
@@ -198,7 +196,7 @@ def test_resume_refuses_other_data(unbroken: Run, data: Path, tmp_path: Path) ->
     other = Path(shutil.copytree(data, tmp_path / "other"))
     first = next(path for path in sorted((other / "images").iterdir()))
     Image.open(first).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(first)
-    with pytest.raises(RunError, match="started with another data"):
+    with pytest.raises(RunError, match="started with another data set"):
         train(unbroken.recipe, other, unbroken.path, resume=True, tell=silent)
 
 

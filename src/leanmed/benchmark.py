@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -25,9 +26,11 @@ import onnxruntime
 from PIL import Image
 
 from leanmed.data.phantoms import PHANTOMS, eyelid
+from leanmed.errors import RunError
+from leanmed.runs import open_run
 from leanmed.runtime.artifact import read_artifact
 from leanmed.runtime.batch import answers
-from leanmed.runtime.input import SUFFIXES, read_image
+from leanmed.runtime.input import find_inputs, read_image
 from leanmed.runtime.predictor import Predictor, load
 
 COUNT = 1000  # images predicted end to end
@@ -70,19 +73,15 @@ def benchmark(
     with tempfile.TemporaryDirectory() as scratch:
         files = _files(images, Path(scratch))
         photograph = _photograph(Path(scratch) / "12-megapixels.jpg")
-        fold = read_artifact(artifacts[0]).manifest.provenance.fold
+        fold = _fold_of(artifacts[0], run)
         tell("latency of one image")
-        latency = {
-            str(threads): _latency(artifacts, run, fold, files[0], threads, repeats) for threads in (1, 2)
-        }
+        latency = {str(threads): _latency(artifacts, run, fold, files[0], threads, repeats) for threads in (1, 2)}
         tell("start to first answer")
         start = _starts(artifacts, run, fold, files[0])
         tell(f"{count} images end to end")
         throughput = _throughput(artifacts, run, fold, list(islice(cycle(files), count)))
         tell("steps of one prediction")
-        steps = {
-            str(a): {"small": _steps(a, files[0]), "12 megapixels": _steps(a, photograph)} for a in artifacts
-        }
+        steps = {str(a): {"small": _steps(a, files[0]), "12 megapixels": _steps(a, photograph)} for a in artifacts}
         reduced = {str(a): _reduced_scale(load(a), photograph) for a in artifacts}
     return {
         "machine": machine(),
@@ -94,6 +93,16 @@ def benchmark(
         "steps_ms": steps,
         "reduced_decode": reduced,
     }
+
+
+def _fold_of(artifact: Path, run: Path | None) -> int:
+    """The fold that the artifact came from, once it is sure that it came from this run."""
+    origin = read_artifact(artifact).manifest.provenance
+    if run:
+        found = open_run(run)
+        if (found.facts["data_sha256"], found.recipe.model_dump(mode="json")) != (origin.data_sha256, origin.recipe):
+            raise RunError(f"expected --run to be the run that {artifact} was exported from, got {run}; give that one")
+    return origin.fold
 
 
 def machine() -> dict[str, Any]:
@@ -124,7 +133,7 @@ def _version(package: str) -> str | None:
 
 def _files(images: Path | None, scratch: Path) -> list[Path]:
     folder = images or PHANTOMS["eyelids"](scratch / "eyelids", count=100, seed=0)
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    return list(find_inputs([str(folder)]))
 
 
 def _photograph(path: Path) -> Path:
@@ -158,9 +167,7 @@ def interleaved(actions: Mapping[str, Action], repeats: int) -> dict[str, dict[s
     }
 
 
-def _latency(
-    artifacts: Sequence[Path], run: Path | None, fold: int, file: Path, threads: int, repeats: int
-) -> Any:
+def _latency(artifacts: Sequence[Path], run: Path | None, fold: int, file: Path, threads: int, repeats: int) -> Any:
     """One decoded image, all candidates in turn."""
     pixels = read_image(file)
     actions: dict[str, Action] = {}
@@ -174,6 +181,9 @@ def _latency(
         torch.set_num_threads(threads)
         tensor = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
         actions["PyTorch eager"] = _bound(Peer(run, fold).probabilities, tensor)
+        last = Peer(run, fold)
+        last.task.to(memory_format=torch.channels_last)
+        actions["PyTorch eager, channels last"] = _bound(last.probabilities, tensor)
         actions["torch.compile"] = _bound(Peer(run, fold, compiled=True).probabilities, tensor)
     return interleaved(actions, repeats)
 
@@ -182,9 +192,7 @@ def _bound(function: Callable[[Any], Any], argument: Any) -> Action:
     return lambda: function(argument)
 
 
-def _starts(
-    artifacts: Sequence[Path], run: Path | None, fold: int, file: Path
-) -> dict[str, dict[str, float]]:
+def _starts(artifacts: Sequence[Path], run: Path | None, fold: int, file: Path) -> dict[str, dict[str, float]]:
     """From no process to the first answer, and the process's peak memory, in turn."""
     commands = {str(path): [START_OURS, str(path), str(file)] for path in artifacts}
     if run:
@@ -213,15 +221,15 @@ def _start(command: Sequence[str]) -> tuple[float, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.perf_counter() - started
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, list(command))
+        raise RunError(
+            f"expected a prediction, got exit status {process.returncode}; run it by hand: {shlex.join(command)}"
+        )
     if said.strip():
         return seconds, int(said) / 2**10
     return seconds, usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _throughput(
-    artifacts: Sequence[Path], run: Path | None, fold: int, files: Sequence[Path]
-) -> dict[str, Any]:
+def _throughput(artifacts: Sequence[Path], run: Path | None, fold: int, files: Sequence[Path]) -> dict[str, Any]:
     """Files to answers on all cores: ours one image per core at a time, PyTorch one image on all cores."""
     cores = os.cpu_count() or 1
     chunks = [files[i : i + 100] for i in range(0, len(files), 100)]
@@ -242,10 +250,7 @@ def _throughput(
             started = time.perf_counter()
             runner(chunk)
             seconds[name] += time.perf_counter() - started
-    return {
-        name: {"seconds": round(s, 2), "images_per_s": round(len(files) / s, 1)}
-        for name, s in seconds.items()
-    }
+    return {name: {"seconds": round(s, 2), "images_per_s": round(len(files) / s, 1)} for name, s in seconds.items()}
 
 
 def _answering(predictor: Predictor, workers: int) -> Callable[[Sequence[Path]], list[Any]]:
@@ -266,9 +271,7 @@ def _graph_steps(predictor: Predictor, pixels: Any, repeats: int) -> tuple[float
         options.intra_op_num_threads = 1
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = onnxruntime.InferenceSession(
-            predictor.artifact.graph, options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(predictor.artifact.graph, options, providers=["CPUExecutionProvider"])
         for _ in range(repeats):
             session.run(None, {"pixels": pixels})
         events = json.loads(Path(session.end_profiling()).read_text())
@@ -302,9 +305,7 @@ def _reduced_scale(predictor: Predictor, photograph: Path) -> dict[str, Any]:
 
 def table(found: Mapping[str, Any]) -> str:
     """The main figures as text."""
-    lines = [
-        f"{'':32} {'MB':>6} {'ms, 1 thread':>13} {'2 threads':>10} {'start s':>8} {'MiB':>6} {'images/s':>9}"
-    ]
+    lines = [f"{'':32} {'MB':>6} {'ms, 1 thread':>13} {'2 threads':>10} {'start s':>8} {'MiB':>6} {'images/s':>9}"]
     one, two = (found["latency_ms_by_threads"][threads] for threads in ("1", "2"))
     for name in one:
         size = found["bytes"].get(name)

@@ -28,9 +28,7 @@ def choose_threshold(truth: Ints, probability: Floats, criterion: str = "f1") ->
     """
     positive, negative = np.sort(probability[truth == 1]), np.sort(probability[truth == 0])
     if positive.size == 0 or negative.size == 0:
-        raise DataError(
-            "choosing a threshold: expected images of both labels, got one label only; add validation data"
-        )
+        raise DataError("choosing a threshold: expected images of both labels, got one label only; add validation data")
     scores = np.unique(probability)
     ends = np.concatenate([[scores[0] / 2], (scores[:-1] + scores[1:]) / 2, [(scores[-1] + 1) / 2]])
     tp = positive.size - np.searchsorted(positive, ends)
@@ -52,9 +50,7 @@ def _merit(criterion: str, tp: Ints, fp: Ints, positives: int, negatives: int) -
     except ValueError:
         floor = np.nan
     if name != "sensitivity" or not 0 < floor <= 1:
-        raise DataError(
-            f"expected a criterion f1, youden or sensitivity:0.9 (above 0, at most 1), got {criterion!r}"
-        )
+        raise DataError(f"expected a criterion f1, youden or sensitivity:0.9 (above 0, at most 1), got {criterion!r}")
     # Less than one image's worth of specificity, so that it only decides between equals.
     return np.where(sensitivity >= floor, specificity + sensitivity / (2 * negatives), -1.0)
 

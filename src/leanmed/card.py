@@ -73,7 +73,8 @@ def _data(manifest: Manifest, report: Report) -> str:
         f"Data set `{dataset}` (SHA-256 `{origin.data_sha256[:16]}`): {counts}Protocol: {report.protocol}. "
         f"This artifact is fold {origin.fold}; unless asked for another, that is the one with the best "
         f"validation score. Backbone `{model.get('backbone')}`, weights `{model.get('weights')}`, seed "
-        f"{origin.seed}, leanmed {origin.leanmed}. The whole recipe stands in leanmed.json."
+        f"{origin.seed}, leanmed {origin.leanmed}. The whole recipe stands in leanmed.json. "
+        f"{' '.join(report.notes)}"
     )
 
 

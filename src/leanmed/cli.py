@@ -126,9 +126,7 @@ def train(
     settings: Set = [],  # noqa: B006 (typer reads it, nobody changes it)
     resume: Resume = False,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, mps...: as Lightning takes it.")] = "auto",
-    devices: Annotated[
-        int, typer.Option(min=1, help="Devices per machine; more than one: start with torchrun.")
-    ] = 1,
+    devices: Annotated[int, typer.Option(min=1, help="Devices per machine; more than one: start with torchrun.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
     strategy: Annotated[str, typer.Option(help="auto, ddp...: as Lightning takes it.")] = "auto",
 ) -> None:
@@ -163,15 +161,11 @@ def recipe() -> None:
 def evaluate(
     subject: Annotated[
         Path,
-        typer.Argument(
-            metavar="RUN|ARTIFACT", help="A run folder or an artifact folder.", show_default=False
-        ),
+        typer.Argument(metavar="RUN|ARTIFACT", help="A run folder or an artifact folder.", show_default=False),
     ],
     data: Data,
     out: Out,
-    dataset: Annotated[
-        str | None, typer.Option(help="The data set's reader, if not the recipe's own.")
-    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="The data set's reader, if not the recipe's own.")] = None,
 ) -> None:
     """Say how good a run or an artifact is: report.json and report.html.
 
@@ -196,9 +190,7 @@ def evaluate(
         typer.echo(line)
     for name, figure in report.figures.items():
         typer.echo(f"{name:18} {figure.value:.4f}  ({figure.low:.4f} to {figure.high:.4f})  n={figure.n}")
-    typer.echo(
-        f"Research use only: not a medical device.\nwrote {out / 'report.html'} and {out / 'report.json'}"
-    )
+    typer.echo(f"Research use only: not a medical device.\nwrote {out / 'report.html'} and {out / 'report.json'}")
 
 
 @app.command()
@@ -208,9 +200,7 @@ def export(
     fold: Annotated[
         int | None, typer.Option(help="Which fold; the one with the best validation score if not given.")
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="The data set's folder, if it has moved since training.")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="The data set's folder, if it has moved since training.")] = None,
 ) -> None:
     """Write one fold's model as an artifact: one ONNX graph from decoded pixels to the answer.
 
@@ -256,9 +246,7 @@ def predict(
     workers = workers or os.cpu_count() or 1
     with _progress("images", len(part.of(files))) as step:
         found = predict_file(predictor, files, out, shard=part, resume=resume, workers=workers, progress=step)
-    typer.echo(
-        f"{found.answered} answered -> {found.path}   Research use only: not a medical device.", err=True
-    )
+    typer.echo(f"{found.answered} answered -> {found.path}   Research use only: not a medical device.", err=True)
     for name, reason in found.failed:
         typer.echo(f"failed: {name}: {reason}", err=True)
     if found.failed:
@@ -280,7 +268,7 @@ def benchmark(
 
     Example: `leanmed benchmark artifact --run run --images photos --out benchmark.json`
     """
-    _needs("benchmark", "report", "psutil")
+    _needs("benchmark", "train", *TRAINING) if run else None
     from leanmed.benchmark import benchmark, table
 
     found = benchmark(artifacts, run=run, images=images, repeats=repeats, tell=typer.echo)
@@ -296,9 +284,7 @@ def reproduce(
     data: Data,
     out: Out,
     settings: Set = [],  # noqa: B006
-    protocols: Annotated[
-        str, typer.Option(help="Which, with commas: paper,content,audited. All if not given.")
-    ] = "",
+    protocols: Annotated[str, typer.Option(help="Which, with commas: paper,content,audited. All if not given.")] = "",
     seeds: Annotated[str, typer.Option(help="With commas; each is a split and a training of its own.")] = "0",
     resume: Resume = False,
 ) -> None:

@@ -73,9 +73,7 @@ class Model(_Section):
     weights: str = Field(
         default="imagenet", description="imagenet: timm's hub; none: random; else a .safetensors or .pth file"
     )
-    side: int = Field(
-        default=224, ge=32, le=1024, description="pixels; images become side x side; paper: 224"
-    )
+    side: int = Field(default=224, ge=32, le=1024, description="pixels; images become side x side; paper: 224")
     mean: tuple[Fraction, Fraction, Fraction] | None = Field(
         default=None,
         description="per-channel mean of the pixels in [0, 1]; None: what timm says of the backbone",
@@ -84,7 +82,7 @@ class Model(_Section):
         default=None,
         description="per-channel standard deviation in [0, 1]; None: what timm says of the backbone",
     )
-    dropout: Fraction = Field(default=0.2, description="before the last layer; MobileNetV2 paper: 0.2")
+    dropout: Fraction = Field(default=0.2, description="before the last layer; ours, the paper names none")
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Model:
@@ -98,15 +96,11 @@ class Augment(_Section):
 
     horizontal_flip: Fraction = Field(default=0.5, description="probability")
     vertical_flip: Fraction = Field(default=0.0, description="probability; not in the paper")
-    rotation: float = Field(
-        default=15.0, ge=0, le=180, description="degrees, drawn from [-rotation, rotation]"
-    )
+    rotation: float = Field(default=15.0, ge=0, le=180, description="degrees, drawn from [-rotation, rotation]")
     shift: float = Field(default=0.1, ge=0, le=0.5, description="share of the side, each way")
     scale: tuple[float, float] = Field(default=(0.9, 1.1), description="zoom, drawn from this range")
     brightness: float = Field(default=0.0, ge=0, lt=1, description="relative, each way; not in the paper")
-    tint: float = Field(
-        default=0.0, ge=0, lt=1, description="relative, each channel by itself; not in the paper"
-    )
+    tint: float = Field(default=0.0, ge=0, lt=1, description="relative, each channel by itself; not in the paper")
 
     @field_validator("scale")
     @classmethod
@@ -126,9 +120,7 @@ class Training(_Section):
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     batch_size: int = Field(default=32, ge=1, description="images, per device; paper: 32")
     epochs: int = Field(default=150, ge=1, description="at most; paper: 150")
-    patience: int = Field(
-        default=10, ge=1, description="epochs without a better score before stopping; paper: 10"
-    )
+    patience: int = Field(default=10, ge=1, description="epochs without a better score before stopping; paper: 10")
     select_by: Literal["f1", "auc", "accuracy", "loss"] = Field(
         default="f1", description="the validation figure that picks the epoch; paper: F1"
     )
@@ -146,9 +138,7 @@ class Training(_Section):
 class Evaluation(_Section):
     """What the report shows."""
 
-    resamples: int = Field(
-        default=2000, ge=100, le=100_000, description="bootstrap resamples of the intervals"
-    )
+    resamples: int = Field(default=2000, ge=100, le=100_000, description="bootstrap resamples of the intervals")
     subgroups: tuple[str, ...] | None = Field(
         default=None,
         description="attributes to show figures by; None: the site and every attribute of few values",
@@ -187,9 +177,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     path = shipped if name in shipped_recipes() else Path(name)
     if not path.is_file():
         names = ", ".join(shipped_recipes())
-        raise RecipeError(
-            f"expected a recipe's name ({names}) or a YAML file, got {name!r}, which is neither"
-        )
+        raise RecipeError(f"expected a recipe's name ({names}) or a YAML file, got {name!r}, which is neither")
     content = _from_yaml(path.read_bytes(), str(path))
     if not isinstance(content, dict):
         raise RecipeError(
@@ -207,9 +195,7 @@ class _Loader(yaml.SafeLoader):
         keys = [str(key.value) for key, _ in node.value]
         if len(set(keys)) < len(keys):
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise yaml.constructor.ConstructorError(
-                problem=f"{twice} stands twice", problem_mark=node.start_mark
-            )
+            raise yaml.constructor.ConstructorError(problem=f"{twice} stands twice", problem_mark=node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -218,9 +204,7 @@ def _from_yaml(text: str | bytes, source: str) -> Any:
         return yaml.load(text, _Loader)  # noqa: S506 (a safe loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         detail = " ".join(str(error).split())
-        raise RecipeError(
-            f"{source}: expected valid YAML, got an error: {detail}; correct it there"
-        ) from error
+        raise RecipeError(f"{source}: expected valid YAML, got an error: {detail}; correct it there") from error
 
 
 def check_recipe(content: Any, source: str) -> Recipe:
@@ -234,11 +218,7 @@ def check_recipe(content: Any, source: str) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the recipe"
-        wrong = (
-            "unknown key"
-            if first["type"] == "extra_forbidden"
-            else first["msg"].removeprefix("Value error, ")
-        )
+        wrong = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
         raise RecipeError(
             f"{source}: {key}: {wrong}, got {reprlib.repr(first['input'])}; "
             "`leanmed recipe` lists every key with its range"
@@ -253,9 +233,7 @@ def dump_recipe(recipe: Recipe) -> str:
 def _override(content: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals:
-        raise RecipeError(
-            f"expected --set key.path=value, got {override!r}; for example --set model.side=128"
-        )
+        raise RecipeError(f"expected --set key.path=value, got {override!r}; for example --set model.side=128")
     *parents, last = path.split(".")
     node = content
     for key in parents:

@@ -34,7 +34,7 @@ def run_demo(out: Path, *, overwrite: bool = False, tell: Callable[[str], None] 
     data = PHANTOMS["eyelids"](out / "phantoms", **made)
     tell("2  training")
     run = train(load_recipe("demo"), data, out / "run", tell=tell)
-    tell("3  evaluating on images no fold has seen")
+    tell("3  evaluating, each fold on images it has not seen")
     report = evaluate_run(run, command="leanmed demo")
     write_report(out / "report", report, read=read_image)
     tell("4  exporting")
@@ -53,5 +53,5 @@ def _make_room(out: Path, overwrite: bool) -> None:
         raise DataError(f"{out} holds a demo already; add --overwrite, or choose another --out")
     if is_demo:
         shutil.rmtree(out)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(p.suffix != ".part" for p in out.iterdir())):
         raise DataError(f"expected {out} to be new or empty, but it holds something; choose another --out")

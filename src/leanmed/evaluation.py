@@ -40,9 +40,7 @@ class Answers:
     table: Scored
 
 
-def run_answers(
-    run: Run, records: Sequence[Record], folds: Sequence[FoldResult], part: str = "test"
-) -> Answers:
+def run_answers(run: Run, records: Sequence[Record], folds: Sequence[FoldResult], part: str = "test") -> Answers:
     """The stored predictions of one part, all folds together."""
     rows = [(fold.number, row) for fold in folds for row in fold.part(part)]
     known = {record.id: record for record in records}
@@ -184,9 +182,7 @@ def _answer_all(
         rows.append((0, {"truth": record.target, "label": line["label"], "group": record.group, **values}))
         answered.append(record)
     if not rows:
-        raise InputError(
-            f"expected images that can be read, got none among {len(records)}; the first: {failed[0][1]}"
-        )
+        raise InputError(f"expected images that can be read, got none among {len(records)}; the first: {failed[0][1]}")
     return Answers(answered, table_of(rows, predictor.manifest.labels)), failed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -27,6 +28,7 @@ from leanmed.runtime.predictor import open_session
 from leanmed.tasks import load_task
 
 OPSET = 20
+REDUCTION = 1e-3  # of any output, between a file decoded at a reduced scale and in full
 TOLERANCE = 1e-4  # of any output, between graph and model
 SHAPES = ((228, 88), (600, 800), (20, 20), (64, 1000), (4000, 3000))  # (h, w); the last has 12 megapixels
 SAMPLES = 8  # images at their own size, besides one at each of SHAPES
@@ -53,15 +55,15 @@ def export(run: Run, out: Path, *, fold: int | None = None, data: Path | None = 
     graph = export_graph(module)
     difference = compare(module, graph, sample_images(records))
     figures = fold_figures(run, records, chosen)
+    facts = run.fold(chosen).facts["manifest"]
+    facts["input"]["reduced"] = reduction(graph, records, facts["input"]["side"]) <= REDUCTION
     manifest = Manifest(
         name=run.recipe.name,
         graphs={},
-        figures={
-            name: {k: _number(v) for k, v in asdict(figure).items()} for name, figure in figures.items()
-        },
+        figures={name: {k: _number(v) for k, v in asdict(figure).items()} for name, figure in figures.items()},
         leak=run.facts["leak"],
         provenance=provenance(run, records, chosen),
-        **run.fold(chosen).facts["manifest"],
+        **facts,
     )
     card = write_card(manifest, evaluate_run(run, data=data), difference)
     return write_artifact(out, manifest, {"model": graph}, card)
@@ -127,6 +129,19 @@ def compare(module: nn.Module, graph: bytes, images: Iterable[Pixels]) -> float:
     return worst
 
 
+def reduction(graph: bytes, records: Sequence[Record], side: int) -> float:
+    """How far decoding a 12-megapixel JPEG at a reduced scale moves any answer, over real images made so large."""
+    session, worst = open_session(graph), 0.0
+    for record in records[:: max(1, len(records) // 3)][:3]:
+        large = Image.fromarray(read_image(record.image)).convert("RGB").resize((4000, 3000))
+        file = io.BytesIO()
+        large.save(file, "JPEG", quality=92)
+        pixels = (read_image(file.getvalue(), side=s) for s in (None, side))
+        whole, less = (session.run(None, {"pixels": p})[0] for p in pixels)
+        worst = max(worst, float(np.abs(whole - less).max()))
+    return worst
+
+
 def sample_images(records: Sequence[Record]) -> Iterator[Pixels]:
     """Real images spread over the data set, then the first at each of `SHAPES`, with and without alpha."""
     step = max(1, len(records) // SAMPLES)
@@ -144,9 +159,7 @@ def provenance(run: Run, records: Sequence[Record], fold: int) -> Provenance:
     """Where a fold's model comes from, with the images it was trained and selected on."""
     contents = dict(zip((r.id for r in records), content_hashes(records), strict=True))
     rows = read_csv(run.path / SPLITS)
-    seen = sorted(
-        {contents[row["image"]][:16] for row in rows if row[f"fold_{fold}"] in ("train", "validation")}
-    )
+    seen = sorted({contents[row["image"]][:16] for row in rows if row[f"fold_{fold}"] in ("train", "validation")})
     return Provenance(
         leanmed=__version__,
         recipe=run.recipe.model_dump(mode="json"),

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from leanmed.audit import audit
+from leanmed.audit import METHOD, audit
 from leanmed.audit.groups import joined
 from leanmed.config import Split
-from leanmed.data.tables import read_rows
+from leanmed.data.tables import content_group, read_rows
 from leanmed.errors import DataError
 from leanmed.records import Record
 from leanmed.runs import write_csv
@@ -57,7 +57,7 @@ def group_records(
 
     Args:
         records: as the reader gave them.
-        split: `groups` is `audit`, `reader` or a `groups.csv`; `conflicts` is `drop` or `keep`.
+        split: `groups` is `audit`, `reader` or a `groups.csv` of an audit; `conflicts` is `drop` or `keep`.
         cache: a folder for the audit's groups; those of the same data are used again.
         data_sha256: hash of the data set, which names the cached groups.
         tell: takes one line of progress at a time.
@@ -66,17 +66,20 @@ def group_records(
         DataError: a `groups.csv` that does not fit the records.
     """
     if split.groups == "reader":
+        copies = {r.id: content_group(r.image) for r in records}
         relation, source = {r.id: r.group for r in records}, "as the data set names them"
     else:
         given = split.groups != "audit"
-        path = Path(split.groups) if given else cache / f"groups-{data_sha256[:16]}.csv"
+        path = Path(split.groups) if given else cache / f"groups-{data_sha256[:16]}-{METHOD}.csv"
         if not given and not path.is_file():
             tell("auditing for copies, so that none stands on both sides of a split")
             _audit(records, cache, path)
-        relation = joined({r.id: r.group for r in records}, read_groups(path, records))
+        copies = read_groups(path, records)
+        relation = joined({r.id: r.group for r in records}, copies)
         source = f"the data set's own joined with {path.name if given else 'an audit for copies'}"
     regrouped = [replace(r, group=relation[r.id]) for r in records]
-    torn = conflicts(regrouped)
+    # Two labels in one patient are two findings; two labels of one photograph contradict each other.
+    torn = conflicts([replace(r, group=copies[r.id]) for r in records])
     drop = split.conflicts == "drop" and bool(torn)
     kept = [r for r in regrouped if not (drop and r.id in torn)]
     found = Grouping(kept, tuple(sorted(torn)), drop, source)

@@ -30,9 +30,7 @@ LAST, BEST = "last.ckpt", "best.ckpt"
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
-    "sgd": lambda parameters, **settings: torch.optim.SGD(
-        parameters, momentum=0.9, nesterov=True, **settings
-    ),
+    "sgd": lambda parameters, **settings: torch.optim.SGD(parameters, momentum=0.9, nesterov=True, **settings),
 }
 
 
@@ -52,9 +50,7 @@ class Loop(lightning.LightningModule):
         tell: takes one line per epoch.
     """
 
-    def __init__(
-        self, task: Task, settings: Training, fold: int, folder: Path, tell: Callable[[str], None]
-    ) -> None:
+    def __init__(self, task: Task, settings: Training, fold: int, folder: Path, tell: Callable[[str], None]) -> None:
         super().__init__()
         self.task, self.settings, self.fold, self.folder, self.tell = task, settings, fold, folder, tell
         self.history: list[dict[str, float]] = []
@@ -169,9 +165,7 @@ class Keep(Checkpoint):
 class WholeCheckpoints(TorchCheckpointIO):
     """Checkpoints that a kill in mid-write cannot damage."""
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write beside, then rename."""
         with whole_file(Path(path)) as temporary:
             torch.save(checkpoint, temporary)

@@ -71,25 +71,19 @@ class Scored:
     def __post_init__(self) -> None:
         n, k = len(self.truth), len(self.labels)
         if n == 0 or k < 2 or len(set(self.labels)) < k:
-            raise DataError(
-                f"expected scored images and two or more different labels, got {n} and {self.labels}"
-            )
+            raise DataError(f"expected scored images and two or more different labels, got {n} and {self.labels}")
         shapes = {"predicted": (n,), "group": (n,), "fold": (n,), "probabilities": (n, k)}
         for name, shape in shapes.items():
             column = getattr(self, name)
             if column is not None and column.shape != shape:
-                raise DataError(
-                    f"expected {name} of {n} scored images to have shape {shape}, got {column.shape}"
-                )
+                raise DataError(f"expected {name} of {n} scored images to have shape {shape}, got {column.shape}")
         for name in ("truth", "predicted"):
             low, high = getattr(self, name).min(), getattr(self, name).max()
             if low < 0 or high >= k:
                 raise DataError(f"expected {name} to hold label indices 0 to {k - 1}, got {low} to {high}")
         # Written so that NaN fails too.
         if not (self.probabilities.min() >= 0 and np.abs(self.probabilities.sum(axis=1) - 1).max() <= 1e-4):
-            raise DataError(
-                "expected each row of probabilities to be at least 0 and to sum to 1; apply softmax first"
-            )
+            raise DataError("expected each row of probabilities to be at least 0 and to sum to 1; apply softmax first")
 
     @property
     def groups(self) -> int:
@@ -162,9 +156,7 @@ def paired(a: Scored, b: Scored, *, resamples: int = 2000, seed: int = 0) -> dic
     """
     same = a.labels == b.labels and np.array_equal(a.truth, b.truth) and np.array_equal(a.group, b.group)
     if not same:
-        raise DataError(
-            "expected two tables of the same images in the same order with the same labels, got others"
-        )
+        raise DataError("expected two tables of the same images in the same order with the same labels, got others")
     n, first, second = a.truth.size, point(a), point(b)
     draws = _draw([_measure(a), _measure(b)], a.group, resamples, seed)
     figures = {}
@@ -196,14 +188,11 @@ def resample_groups(group: NDArray[np.str_], resamples: int, seed: int) -> Itera
         yield counts[:, member].astype(np.float64)
 
 
-def _draw(
-    measures: Sequence[Measure], group: NDArray[np.str_], resamples: int, seed: int
-) -> dict[str, Floats]:
+def _draw(measures: Sequence[Measure], group: NDArray[np.str_], resamples: int, seed: int) -> dict[str, Floats]:
     """Metric -> (len(measures), resamples), the same resamples for all measures."""
     parts = [[measure(w) for measure in measures] for w in resample_groups(group, resamples, seed)]
     return {
-        name: np.array([np.concatenate([p[i][name] for p in parts]) for i in range(len(measures))])
-        for name in METRICS
+        name: np.array([np.concatenate([p[i][name] for p in parts]) for i in range(len(measures))]) for name in METRICS
     }
 
 
@@ -364,9 +353,7 @@ def subgroups(
     rows = []
     for name, values in attributes.items():
         if len(values) != table.truth.size:
-            raise DataError(
-                f"attribute {name}: expected {table.truth.size} values, one per image, got {len(values)}"
-            )
+            raise DataError(f"attribute {name}: expected {table.truth.size} values, one per image, got {len(values)}")
         for value, which in _cells(values, (edges or {}).get(name)).items():
             rows.append(_subgroup(name, value, table.subset(which), resamples, seed))
     return rows
@@ -383,9 +370,7 @@ def _subgroup(name: str, value: str, cell: Scored, resamples: int, seed: int) ->
     return SubgroupRow(name, value, n, cell.groups, positives, undefined | {m: figures[m] for m in kept})
 
 
-def _cells(
-    values: Sequence[str | float | None], edges: Sequence[float] | None
-) -> dict[str, NDArray[np.bool_]]:
+def _cells(values: Sequence[str | float | None], edges: Sequence[float] | None) -> dict[str, NDArray[np.bool_]]:
     """Value or band -> (n,) which images have it, in order."""
     known = [v for v in values if v is not None]
     if not known or any(isinstance(v, str) for v in known):

@@ -53,7 +53,7 @@ ANEMIA = Paper(
             ("split.protocol=grouped", "split.groups=reader", "split.conflicts=keep"),
         ),
         "audited": Arm(
-            "all copies together",
+            "all copies together, images whose copies carry another label left out",
             ("split.protocol=grouped", "split.groups=audit", "split.conflicts=drop"),
         ),
     },

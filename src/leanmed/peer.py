@@ -30,9 +30,7 @@ class Peer:
 
     def __init__(self, run: Path, fold: int, *, compiled: bool = False) -> None:
         self.task: Any = load_task(open_run(run), fold)
-        self.network: Callable[[torch.Tensor], torch.Tensor] = (
-            torch.compile(self.task) if compiled else self.task
-        )
+        self.network: Callable[[torch.Tensor], torch.Tensor] = torch.compile(self.task) if compiled else self.task
 
     def read(self, path: Path) -> torch.Tensor:
         """A file to (4, h, w) uint8."""

@@ -193,9 +193,7 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 def confusion(table: Scored) -> Plot:
     """Counts of true against answered labels, with row percentages."""
-    reading = (
-        "Rows are the true labels, and percentages are of the row; the diagonal holds the right answers."
-    )
+    reading = "Rows are the true labels, and percentages are of the row; the diagonal holds the right answers."
     k = len(table.labels)
     counts = np.bincount(table.truth * k + table.predicted, minlength=k * k).reshape(k, k)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -53,9 +53,7 @@ class Record(_Value):
     def __post_init__(self) -> None:
         for name in ("id", "target", "group"):
             if not getattr(self, name):
-                raise DataError(
-                    f"record {self.id or self.image}: expected its {name}, got nothing; fill it in"
-                )
+                raise DataError(f"record {self.id or self.image}: expected its {name}, got nothing; fill it in")
         try:
             self.id.encode()
         except UnicodeEncodeError as error:

@@ -75,12 +75,8 @@ GLOSSARY = {
         EVERY_LABEL,
     ),
     "accuracy": Term("Accuracy", "The share of images answered rightly. It follows the commonest label."),
-    "recall": Term(
-        "Recall (sensitivity)", "Of the positive images, the share answered positive.", "positive images"
-    ),
-    "specificity": Term(
-        "Specificity", "Of the negative images, the share answered negative.", "negative images"
-    ),
+    "recall": Term("Recall (sensitivity)", "Of the positive images, the share answered positive.", "positive images"),
+    "specificity": Term("Specificity", "Of the negative images, the share answered negative.", "negative images"),
     "precision": Term(
         "Precision",
         "Of the images answered positive, the share that is. It falls where positives are rarer than here.",
@@ -187,9 +183,7 @@ def fold_rows(
     return rows
 
 
-def worst_mistakes(
-    table: Scored, ids: Sequence[str], images: Sequence[Path], count: int = 12
-) -> list[Mistake]:
+def worst_mistakes(table: Scored, ids: Sequence[str], images: Sequence[Path], count: int = 12) -> list[Mistake]:
     """The wrong answers given with the highest probability, the surest first, at most one of a group."""
     sureness = table.probabilities[np.arange(table.truth.size), table.predicted]
     wrong = np.flatnonzero(table.truth != table.predicted)
@@ -349,9 +343,7 @@ def _baseline(table: Scored) -> list[str]:
         f"Always answering {most} would have an accuracy of {share}."
     ]
     if len(table.labels) > 2:
-        remarks.append(
-            "All but accuracy, Brier score, ECE and log loss are means over labels, one against the rest."
-        )
+        remarks.append("All but accuracy, Brier score, ECE and log loss are means over labels, one against the rest.")
     if table.groups < FEW_GROUPS:
         remarks.append(f"With as few as {table.groups} groups, bootstrap intervals tend to be too narrow.")
     return remarks

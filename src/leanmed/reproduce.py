@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,9 @@ def reproduce(
             folder = out / "runs" / f"{arm}-{seed}"
             run = train(recipe, data, folder, resume=resume and folder.exists(), tell=tell)
             report = evaluate_run(run, data=data, command=command)
-            write_report(out / "reports" / folder.name, report, read=read_image)
             copies = copies_in_training(run, read_groups_of(run, data, out, tell))
+            report = replace(report, leak=report.leak or _leak(copies["share_with_a_copy_in_training"]))
+            write_report(out / "reports" / folder.name, report, read=read_image)
             rows.setdefault(arm, {})[seed] = as_json(report) | {"copies": copies}
     found = {
         "command": command,
@@ -111,9 +113,7 @@ def read_groups_of(run: Run, data: Path, out: Path, tell: Callable[[str], None])
     """Image -> group of copies, as the audit finds them, whatever the run itself was split by."""
     records = records_of(run, data)
     split = Split(groups="audit", conflicts="keep")
-    found = group_records(
-        records, split, out / "runs" / AUDIT, data_sha256=run.facts["data_sha256"], tell=tell
-    )
+    found = group_records(records, split, out / "runs" / AUDIT, data_sha256=run.facts["data_sha256"], tell=tell)
     return {record.id: record.group for record in found.records}
 
 
@@ -148,13 +148,10 @@ def copies_in_training(run: Run, groups: Mapping[str, str]) -> dict[str, float |
 def _summary(arm: Arm, by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     """One arm: the mean over seeds of the folds' means, its range, and each seed's pooled figures."""
     first = next(iter(by_seed.values()))
-    means = {
-        name: [report["fold_mean"][name]["mean"] for report in by_seed.values()]
-        for name in first["fold_mean"]
-    }
+    means = {name: [report["fold_mean"][name]["mean"] for report in by_seed.values()] for name in first["fold_mean"]}
     return {
         "title": arm.title,
-        "leak": first["leak"] or _leak(first["copies"]["share_with_a_copy_in_training"]),
+        "leak": first["leak"],
         "images": first["images"],
         "groups": first["groups"],
         "mean": {name: _mean(values) for name, values in means.items()},
@@ -162,16 +159,13 @@ def _summary(arm: Arm, by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, An
         "recipe": first["recipe"],
         "data_hash": first["data_hash"],
         "seeds": {
-            seed: {
-                key: report[key]
-                for key in ("metrics", "fold_mean", "per_fold", "subgroups", "notes", "copies")
-            }
+            seed: {key: report[key] for key in ("metrics", "fold_mean", "per_fold", "subgroups", "notes", "copies")}
             for seed, report in by_seed.items()
         },
     }
 
 
-def _leak(share: float) -> str | None:
+def _leak(share: float | None) -> str | None:
     """What must stand first when test images had copies in training, whatever the protocol is called."""
     return f"This result LEAKS: {share:.0%} of its test images have a copy in training." if share else None
 
@@ -217,9 +211,7 @@ def as_text(found: Mapping[str, Any]) -> str:
     lines += [f"| | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
     for name, arm in found["arms"].items():
         for seed, values in arm["seeds"].items():
-            lines.append(
-                _row(f"{name}, seed {seed}", [_interval(values["metrics"][column]) for column in COLUMNS])
-            )
+            lines.append(_row(f"{name}, seed {seed}", [_interval(values["metrics"][column]) for column in COLUMNS]))
     lines += ["", "What copies in training did:", "", *COPIES_HEAD]
     for name, arm in found["arms"].items():
         for seed, values in arm["seeds"].items():

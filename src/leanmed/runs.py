@@ -73,20 +73,14 @@ class Run:
         """
         folder, last = self.folder(number), self.facts["folds"] - 1
         if not 0 <= number <= last:
-            raise RunError(
-                f"expected a fold of {self.path} from 0 to {last}, got {number}; name one of these"
-            )
+            raise RunError(f"expected a fold of {self.path} from 0 to {last}, got {number}; name one of these")
         if not self.done(number):
-            raise RunError(
-                f"fold {number} of {self.path} is not finished; go on with: leanmed train ... --resume"
-            )
+            raise RunError(f"fold {number} of {self.path} is not finished; go on with: leanmed train ... --resume")
         try:
             facts = json.loads((folder / FOLD).read_text(encoding="utf-8"))
             return FoldResult(number, facts, read_csv(folder / HISTORY), read_csv(folder / PREDICTIONS))
         except (OSError, ValueError) as error:
-            raise RunError(
-                f"{folder} is damaged ({error}); remove it, then: leanmed train ... --resume"
-            ) from error
+            raise RunError(f"{folder} is damaged ({error}); remove it, then: leanmed train ... --resume") from error
 
     def folds(self) -> list[FoldResult]:
         """Every fold.

@@ -117,9 +117,7 @@ def train(
     facts = _facts(recipe, data, grouping, labels, len(folds), data_sha256)
     if is_first:
         _open(out, recipe, facts, records, folds)
-        tell(
-            f"{len(folds)} fold(s) -> {out}; labels {', '.join(labels)}; of two, the last is the positive one"
-        )
+        tell(f"{len(folds)} fold(s) -> {out}; labels {', '.join(labels)}; of two, the last is the positive one")
         if facts["leak"]:
             tell(facts["leak"])
     run, inputs = Run(out, recipe, facts), Cache(recipe.data.cache_bytes)
@@ -144,6 +142,7 @@ def _facts(
         "data": str(data.resolve()),
         "data_sha256": data_sha256,
         "leanmed": __version__,
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "packages": {name: version(name) for name in PACKAGES},
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "python": platform.python_version(),
@@ -154,9 +153,7 @@ def _check_room(out: Path, resume: bool) -> None:
     """Refuse a folder that cannot become the run's, before any work is done."""
     if (out / RUN).is_file():
         if not resume:
-            raise RunError(
-                f"{out} holds a run already; add --resume to go on with it, or choose another --out"
-            )
+            raise RunError(f"{out} holds a run already; add --resume to go on with it, or choose another --out")
     elif out.exists() and (not out.is_dir() or any(map(_is_strange, out.iterdir()))):
         raise RunError(f"expected --out {out} to be new or empty, but it holds something that is no run")
 
@@ -171,7 +168,7 @@ def _open(
     """Start a new run folder, or check that the old one is of the same recipe, data and split."""
     rows = _split_rows(records, folds)
     if (out / RUN).is_file():
-        _check_same(open_run(out), recipe, facts["data_sha256"], rows)
+        _check_same(open_run(out), recipe, facts, rows)
         return
     check_readable(records)
     write_csv(out / SPLITS, rows)
@@ -182,24 +179,23 @@ def _open(
 def _split_rows(records: Sequence[Record], folds: Sequence[Fold]) -> list[dict[str, str]]:
     parts = {f.number: {i: name for name, where in f.parts().items() for i in where.tolist()} for f in folds}
     return [
-        {"image": r.id, "label": r.target, "group": r.group}
-        | {f"fold_{k}": parts[k].get(i, "") for k in parts}
+        {"image": r.id, "label": r.target, "group": r.group} | {f"fold_{k}": parts[k].get(i, "") for k in parts}
         for i, r in enumerate(records)
     ]
 
 
-def _check_same(before: Run, recipe: Recipe, data_sha256: str, rows: list[dict[str, str]]) -> None:
+def _check_same(before: Run, recipe: Recipe, facts: dict[str, Any], rows: list[dict[str, str]]) -> None:
     """A fold of another split could train on what another fold was tested on."""
     same = {
         "recipe": before.recipe == recipe,
-        "data": before.facts["data_sha256"] == data_sha256,
+        "data set": before.facts["data_sha256"] == facts["data_sha256"],
+        "number of processes": before.facts.get("processes", 1) == facts["processes"],
         "split": read_csv(before.path / SPLITS) == rows,
     }
     for what, is_same in same.items():
         if not is_same:
             raise RunError(
-                f"{before.path} was started with another {what}; resume with the same one, or choose another "
-                "--out"
+                f"{before.path} was started with another {what}; resume with the same one, or choose another --out"
             )
 
 

@@ -12,9 +12,7 @@ def test_the_descriptor_of_a_mirrored_patch_is_a_permutation_of_the_patchs_own()
     plain, mirrored = describe(image), describe(image[:, ::-1])
     places = plain.points[:, :2] * [-1, 1] + [plain.grey.shape[1] - 1, 0]
     near = np.linalg.norm(places[:, None] - mirrored.points[None, :, :2], axis=2)
-    distance = np.linalg.norm(
-        plain.descriptors[:, None, MIRROR].astype(float) - mirrored.descriptors[None], axis=2
-    )
+    distance = np.linalg.norm(plain.descriptors[:, None, MIRROR].astype(float) - mirrored.descriptors[None], axis=2)
     assert np.median(np.where(near < 1.5, distance, np.inf).min(axis=1)) < 20
 
 

@@ -29,9 +29,7 @@ CHANGES: dict[str, Callable[[Pixels], Pixels]] = {
     "encoded at 30": lambda x: as_jpeg(x, 30),
     "darkened": lambda x: brightened(x, 0.6),
     "rotated by 8": lambda x: rotated(x, 8),
-    "all at once": lambda x: as_jpeg(
-        brightened(resized(rotated(x[20:, 30:, :][:, ::-1], 4), 0.8, 0.8), 0.8), 60
-    ),
+    "all at once": lambda x: as_jpeg(brightened(resized(rotated(x[20:, 30:, :][:, ::-1], 4), 0.8, 0.8), 0.8), 60),
 }
 
 

@@ -14,9 +14,7 @@ SQUARE = np.array([[0.0, 0.0], [2.0, 0.0], [2.0, 1.0], [0.0, 1.0]])
 def test_a_similarity_is_fitted_exactly():
     # Twice as large, turned a quarter clockwise (x -> y, y -> -x), moved by (5, 7).
     q = np.array([[5.0, 7.0], [5.0, 11.0], [3.0, 11.0], [3.0, 7.0]])
-    assert fit_similarity(SQUARE, q, mirrored=False) == pytest.approx(
-        np.array([[0, -2, 5], [2, 0, 7], [0, 0, 1]])
-    )
+    assert fit_similarity(SQUARE, q, mirrored=False) == pytest.approx(np.array([[0, -2, 5], [2, 0, 7], [0, 0, 1]]))
 
 
 def test_a_mirrored_similarity_is_fitted_exactly():

@@ -78,8 +78,7 @@ def audited(save: Save, tmp_path: Path) -> tuple[Findings, dict[str, Path], list
     images[f"{evil}2.png"] = save("2.png", np.ascontiguousarray(texture(71)[:, ::-1]))[1]
     images["broken.png"] = tmp_path / "broken.png"
     records = [
-        Record(id=i, image=p, target=f"{evil}{len(i) % 2}", group="content-1", site=evil)
-        for i, p in images.items()
+        Record(id=i, image=p, target=f"{evil}{len(i) % 2}", group="content-1", site=evil) for i, p in images.items()
     ]
     return audit(list(images.items()), workers=1), images, records
 
@@ -130,10 +129,7 @@ def test_names_that_are_no_text_are_written(tmp_path: Path):
 
 def made_findings(**measures: list[float]) -> Findings:
     count = len(next(iter(measures.values())))
-    rows = [
-        {"height": 100, "width": 100, "tissue": 1.0, "mean": 90 + k % 3, "deviation": 30}
-        for k in range(count)
-    ]
+    rows = [{"height": 100, "width": 100, "tissue": 1.0, "mean": 90 + k % 3, "deviation": 30} for k in range(count)]
     for name, values in measures.items():
         rows = [row | {name: value} for row, value in zip(rows, values, strict=True)]
     facts = {str(k): Facts(str(k), **row) for k, row in enumerate(rows)}  # type: ignore[arg-type]

@@ -43,13 +43,9 @@ def test_two_cut_outs_of_one_photograph_with_different_masks_are_copies():
 def test_smooth_tissue_of_like_shape_is_no_copy():
     y, x = np.mgrid[:150, :200]
     shades = [
-        np.dstack([90 + 0.5 * y + gain * x] * 3 + [np.full(y.shape, 255)]).astype(np.uint8)
-        for gain in (0.2, 0.3)
+        np.dstack([90 + 0.5 * y + gain * x] * 3 + [np.full(y.shape, 255)]).astype(np.uint8) for gain in (0.2, 0.3)
     ]
-    noisy = [
-        shade + np.random.default_rng(k).integers(0, 3, shade.shape, np.uint8)
-        for k, shade in enumerate(shades)
-    ]
+    noisy = [shade + np.random.default_rng(k).integers(0, 3, shade.shape, np.uint8) for k, shade in enumerate(shades)]
     for image in noisy:
         image[..., 3] = 255
     a, b = (describe(crescent(image)) for image in noisy)

@@ -82,16 +82,12 @@ class TaskContract:
         ]
         assert asleep == []
 
-    def test_the_score_holds_the_main_one_and_the_loss_as_plain_numbers(
-        self, task: Task, batch: Batch
-    ) -> None:
+    def test_the_score_holds_the_main_one_and_the_loss_as_plain_numbers(self, task: Task, batch: Batch) -> None:
         figures = task.score(self.outputs(task, batch), batch[1])
         assert {task.main_score, "loss"} <= set(figures)
         assert all(type(value) is float for value in figures.values())
 
-    def test_there_is_one_answer_for_each_image_and_all_have_the_same_columns(
-        self, task: Task, batch: Batch
-    ) -> None:
+    def test_there_is_one_answer_for_each_image_and_all_have_the_same_columns(self, task: Task, batch: Batch) -> None:
         answers = task.answers(self.outputs(task, batch))
         assert len(answers) == len(batch[0])
         assert len({tuple(answer) for answer in answers}) == 1
@@ -105,9 +101,7 @@ class TaskContract:
         assert task.manifest()["temperature"] > 1
         assert any(not torch.equal(value, before[name]) for name, value in task.state_dict().items())
 
-    def test_the_graph_agrees_with_its_module_to_1e_5_on_any_size_with_and_without_alpha(
-        self, task: Task
-    ) -> None:
+    def test_the_graph_agrees_with_its_module_to_1e_5_on_any_size_with_and_without_alpha(self, task: Task) -> None:
         module = task.eval().graph().eval()
         session = open_session(export_graph(module))
         for size in SIZES:

@@ -143,6 +143,4 @@ def test_the_real_set_is_read_whole_and_its_byte_copies_are_found(real_data):
     labels_of = {record.group: set[str]() for record in records}
     for record in records:
         labels_of[record.group].add(record.target)
-    assert any(
-        len(labels) == 2 for labels in labels_of.values()
-    )  # copies with other labels: the audit's business
+    assert any(len(labels) == 2 for labels in labels_of.values())  # copies with other labels: the audit's business

@@ -55,9 +55,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_a_record_becomes_a_prepared_image_and_its_labels_position(
-    task: Classification, records: list[Record]
-) -> None:
+def test_a_record_becomes_a_prepared_image_and_its_labels_position(task: Classification, records: list[Record]) -> None:
     image, target = Prepared(records, task, Cache(0))[3]
     assert image.shape == (4, SIDE, SIDE)
     assert torch.allclose(image[:3], torch.tensor(40 / 255))
@@ -103,9 +101,7 @@ def order(data: Prepared, epoch: int, **options: int) -> list[list[int]]:
     return [[round(float(image[0, 0, 0]) * 25.5) - 1 for image in images] for images, _ in loader]
 
 
-def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch(
-    task: Classification, records: list[Record]
-) -> None:
+def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch(task: Classification, records: list[Record]) -> None:
     data = Prepared(records, task, Cache(10 * BYTES))
     torch.manual_seed(1)
     first = order(data, epoch=3)
@@ -134,9 +130,7 @@ def test_a_last_batch_that_is_not_full_is_left_out_unless_it_is_the_only_one(
     assert sizes == {2: [2], 3: [3], 4: [3], 7: [3, 3]}
 
 
-def test_outputs_are_in_the_records_order_and_leave_the_tasks_mode(
-    task: Classification, records: list[Record]
-) -> None:
+def test_outputs_are_in_the_records_order_and_leave_the_tasks_mode(task: Classification, records: list[Record]) -> None:
     data = Prepared(records, task, Cache(10 * BYTES))
     task.train()
     state = {name: value.clone() for name, value in task.state_dict().items()}

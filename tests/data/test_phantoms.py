@@ -51,9 +51,7 @@ def pallor_and_truth(signal: float) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("signal", [0.0, 1.0, 3.0])
 def test_the_auc_of_redness_is_the_one_that_was_planted(signal: float) -> None:
     planted = 0.5 * (1 + math.erf(signal / 2))  # Phi(signal / sqrt(2))
-    three_standard_errors = 3 * math.sqrt(
-        planted * (1 - planted) / 200
-    )  # of 500, the smaller class: an upper bound
+    three_standard_errors = 3 * math.sqrt(planted * (1 - planted) / 200)  # of 500, the smaller class: an upper bound
     assert auc(*pallor_and_truth(signal)) == pytest.approx(planted, abs=three_standard_errors)
 
 

@@ -112,9 +112,7 @@ def test_under_site_each_site_is_tested_by_a_model_that_saw_nothing_of_it():
     assert len(folds) == 3
     for number, fold in enumerate(folds):
         assert {records[i].site for i in fold.test} == {f"site {number}"}
-        assert f"site {number}" not in {
-            records[i].site for part in (fold.train, fold.validation) for i in part
-        }
+        assert f"site {number}" not in {records[i].site for part in (fold.train, fold.validation) for i in part}
 
 
 def test_a_group_seen_at_two_sites_trains_no_model_that_is_tested_at_either():
@@ -158,9 +156,7 @@ def test_a_site_with_all_of_a_label_is_refused(refused):
 
 def test_a_part_without_a_label_is_refused(refused):
     rng = np.random.default_rng(1)  # eight groups of both labels, very uneven
-    rows = [
-        (label, g) for g in range(8) for label in ("healthy", "ill") for _ in range(rng.choice([0, 1, 20]))
-    ]
+    rows = [(label, g) for g in range(8) for label in ("healthy", "ill") for _ in range(rng.choice([0, 1, 20]))]
     records = [record(number, label, f"p{g}") for number, (label, g) in enumerate(rows)]
     with refused(DataError, "expected every label in its validation part, got none of healthy", "split.seed"):
         make_folds(records, Split(folds=2, validation=0.45))

@@ -61,9 +61,7 @@ def test_what_is_hidden_is_passed_over(folder):
 
 @pytest.mark.parametrize("names", [[], ["x/1.png"], ["x/1.txt", "y/2.png"]])
 def test_one_class_is_not_enough(names, folder, refused):
-    with refused(
-        DataError, "expected labels.csv, or images in one sub-folder", "sub-folder(s)", "write a table"
-    ):
+    with refused(DataError, "expected labels.csv, or images in one sub-folder", "sub-folder(s)", "write a table"):
         read_records("folder", folder(*names))
 
 

@@ -114,9 +114,7 @@ def saved(path: Path, backbone: str = BACKBONE, **changes: object) -> Path:
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
-def test_half_precision_weights_are_widened_and_all_but_the_last_layer_loaded(
-    tmp_path: Path, suffix: str
-) -> None:
+def test_half_precision_weights_are_widened_and_all_but_the_last_layer_loaded(tmp_path: Path, suffix: str) -> None:
     path = saved(tmp_path / f"weights.{suffix}")
     found = classifier(weights=str(path)).backbone.state_dict()
     torch.manual_seed(7)
@@ -132,9 +130,7 @@ def test_weights_are_not_looked_for_when_trained_ones_follow(tmp_path: Path) -> 
     classifier(pretrained=False, weights=str(tmp_path / "gone.safetensors"))
 
 
-@pytest.mark.parametrize(
-    "content", [[1, 2], {"conv_stem.weight": "text"}, {"state_dict": {}}, torch.zeros(3)]
-)
+@pytest.mark.parametrize("content", [[1, 2], {"conv_stem.weight": "text"}, {"state_dict": {}}, torch.zeros(3)])
 def test_a_file_without_the_backbones_tensors_is_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "odd.pth")
     with pytest.raises(RecipeError, match=f"does not fit {BACKBONE}"):
@@ -185,9 +181,7 @@ def test_without_a_network_the_message_names_the_ways_out(monkeypatch: pytest.Mo
         raise FileNotFoundError("huggingface.co")
 
     monkeypatch.setattr(timm, "create_model", unreachable)
-    with pytest.raises(
-        RecipeError, match=r"could not be fetched .* connect to the network, or set model\.weights"
-    ):
+    with pytest.raises(RecipeError, match=r"could not be fetched .* connect to the network, or set model\.weights"):
         classifier(weights="imagenet")
 
 

@@ -67,9 +67,7 @@ def test_a_missing_graph_is_refused(own_artifact, refused):
         read_artifact(own_artifact)
 
 
-@pytest.mark.parametrize(
-    "name", ["../secret.onnx", "/etc/x.onnx", "a/b.onnx", "model.onnx\n", "..", "model.txt"]
-)
+@pytest.mark.parametrize("name", ["../secret.onnx", "/etc/x.onnx", "a/b.onnx", "model.onnx\n", "..", "model.txt"])
 def test_a_graph_outside_the_folder_is_never_opened(name, own_artifact, refused):
     edit(own_artifact, lambda content: content["graphs"]["model"].update(file=name), sign=True)
     with refused(ArtifactError, MANIFEST, "graphs.model.file: String should match pattern"):
@@ -78,9 +76,7 @@ def test_a_graph_outside_the_folder_is_never_opened(name, own_artifact, refused)
 
 def test_a_newer_format_asks_for_a_newer_leanmed(own_artifact, refused):
     edit(own_artifact, lambda content: content.update(format=FORMAT + 1, news=1), sign=True)
-    with refused(
-        ArtifactError, f"expected format {FORMAT} or older, got {FORMAT + 1}; install a newer leanmed"
-    ):
+    with refused(ArtifactError, f"expected format {FORMAT} or older, got {FORMAT + 1}; install a newer leanmed"):
         read_artifact(own_artifact)
 
 
@@ -145,15 +141,17 @@ def test_a_huge_manifest_is_refused_before_it_is_read(own_artifact, refused):
 
 def test_a_folder_without_manifest_is_no_artifact(tmp_path, refused):
     for path in (tmp_path, tmp_path / "nowhere"):
-        with refused(
-            ArtifactError, str(path), "expected an artifact, a folder with leanmed.json", "check the path"
-        ):
+        with refused(ArtifactError, str(path), "expected an artifact, a folder with leanmed.json", "check the path"):
             read_artifact(path)
 
 
-def test_an_artifact_without_or_with_a_damaged_card_still_works(own_artifact):
-    (own_artifact / CARD).write_bytes(b"# r\xe9sum\xe9")
-    assert read_artifact(own_artifact).card.startswith("# r")
+def test_an_artifact_whose_card_was_edited_is_refused(own_artifact, refused):
+    (own_artifact / CARD).write_text("# card\n\nAUC 1.000\n")
+    with refused(ArtifactError, CARD, "edited or damaged", "fresh copy"):
+        read_artifact(own_artifact)
+
+
+def test_an_artifact_without_its_card_still_works(own_artifact):
     (own_artifact / CARD).unlink()
     assert read_artifact(own_artifact).card == ""
 

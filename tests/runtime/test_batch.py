@@ -209,9 +209,7 @@ def test_a_finished_batch_does_not_pass_for_one_of_more_inputs(predictor, photog
         predict_file(predictor, photographs, tmp_path / "a.jsonl", resume=True)
 
 
-@pytest.mark.parametrize(
-    "content", [b"\x00\x00\n", b"[]\n", b"{}\n", b'"input"\n', b'{"input": \n', b"\xff\n"]
-)
+@pytest.mark.parametrize("content", [b"\x00\x00\n", b"[]\n", b"{}\n", b'"input"\n', b'{"input": \n', b"\xff\n"])
 def test_a_file_that_holds_no_answers_is_left_alone(content, predictor, photographs, tmp_path, refused):
     (tmp_path / "a.jsonl.part").write_bytes(content)
     with refused(RunError, "a.jsonl.part to hold answers, got", "remove it, or choose another --out"):

@@ -105,9 +105,7 @@ def test_signed_greys_start_from_their_least_value():
 def test_a_linear_window_follows_the_standards_formula():
     """PS3.3 C.11.2.1.2.1, centre 40, width 400: y = ((x - 39.5) / 399 + 0.5) 255 of x = stored - 1024."""
     stored = np.tile(np.array([864, 865, 1064, 1263, 1264, 0, 2000, 1024], np.int16), (8, 1))
-    pixels = grey(
-        dicom(stored, WindowCenter=[40, 500], WindowWidth=[400, 9], RescaleSlope=1, RescaleIntercept=-1024)
-    )
+    pixels = grey(dicom(stored, WindowCenter=[40, 500], WindowWidth=[400, 9], RescaleSlope=1, RescaleIntercept=-1024))
     # -160 and below are black, 239 and above white, 40 is just above and 0 well below the middle.
     assert pixels[0].tolist() == [0, 1, 128, 255, 255, 0, 255, 102]
 
@@ -166,9 +164,7 @@ def test_a_jpeg_frame_reads_as_the_same_jpeg_alone():
 def test_a_jpeg_frame_that_dicom_calls_rgb_is_not_converted_again():
     flat = Image.fromarray(np.full((16, 16, 3), (200, 40, 90), np.uint8))
     frame = jpeg(flat, keep_rgb=True)
-    frame = frame.replace(
-        b"\xff\xee\x00\x0eAdobe", b"\xff\xef\x00\x0eOther"
-    )  # Adobe's marker says RGB: hide it
+    frame = frame.replace(b"\xff\xee\x00\x0eAdobe", b"\xff\xef\x00\x0eOther")  # Adobe's marker says RGB: hide it
     for old, new in ((b"R", b"\x01"), (b"G", b"\x02"), (b"B", b"\x03")):  # as do the names of the components
         frame = frame.replace(old + b"\x11\x00", new + b"\x11\x00").replace(old + b"\x00", new + b"\x00")
     pixels = read_image(dicom(frame, JPEGBaseline8Bit))
@@ -255,9 +251,7 @@ def test_the_cap_on_pixels_can_be_moved():
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(
-    st.sampled_from(
-        [dicom(RAMP), dicom(RAMP.astype(np.int16), BitsStored=12, WindowCenter=9, WindowWidth=9)]
-    ),
+    st.sampled_from([dicom(RAMP), dicom(RAMP.astype(np.int16), BitsStored=12, WindowCenter=9, WindowWidth=9)]),
     st.lists(st.tuples(st.integers(132, 800), st.binary(min_size=1, max_size=4)), max_size=4),
     st.integers(140, 1600),
 )

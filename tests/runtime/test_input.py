@@ -114,9 +114,7 @@ def test_the_caps_are_options():
             read_image(data, limits=limits)
 
 
-@pytest.mark.parametrize(
-    "stray", [struct.error("x"), RecursionError(), MemoryError(), KeyError(1), OSError()]
-)
+@pytest.mark.parametrize("stray", [struct.error("x"), RecursionError(), MemoryError(), KeyError(1), OSError()])
 def test_whatever_a_decoder_raises_becomes_unreadable_with_its_cause(monkeypatch, stray):
     def fail(image):
         raise stray

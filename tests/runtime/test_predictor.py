@@ -47,9 +47,7 @@ def test_the_artifact_can_be_named_by_a_string(tiny_artifact):
     assert leanmed.load(str(tiny_artifact)).manifest.name == "mean-red"
 
 
-@pytest.mark.parametrize(
-    ("threshold", "label"), [(0.25, "non-anemic"), (51 / 255, "anemic"), (0.0, "anemic")]
-)
+@pytest.mark.parametrize(("threshold", "label"), [(0.25, "non-anemic"), (51 / 255, "anemic"), (0.0, "anemic")])
 def test_the_answer_is_positive_from_the_threshold_on(threshold, label, make_artifact):
     predictor = leanmed.load(make_artifact(threshold=threshold))
     assert predictor.predict(np.full((9, 9, 3), 51, np.uint8)).label == label
@@ -103,9 +101,7 @@ def test_a_graph_that_fails_on_an_image_is_an_error_of_ours(make_artifact, refus
     ]
     predictor = leanmed.load(make_artifact(graph=graph(*rows_1_and_9)))
     assert predictor.predict(np.zeros((9, 9, 3), np.uint8)).probability == 0.5
-    with refused(
-        ArtifactError, "expected the graph to take pixels of shape (8, 9, 4), got:", "export it again"
-    ):
+    with refused(ArtifactError, "expected the graph to take pixels of shape (8, 9, 4), got:", "export it again"):
         predictor.predict(np.zeros((8, 9, 3), np.uint8))
     assert capfd.readouterr() == ("", "")  # ONNX Runtime prints nothing of its own
 

@@ -52,9 +52,7 @@ def tiff(grey, tags):
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
 def test_eight_bit_modes_read_as_pillow_converts_them(mode, form):
-    image = (
-        Image.fromarray(COLOURS).convert("RGB").convert(mode) if mode != "RGBA" else Image.fromarray(COLOURS)
-    )
+    image = Image.fromarray(COLOURS).convert("RGB").convert(mode) if mode != "RGBA" else Image.fromarray(COLOURS)
     np.testing.assert_array_equal(read_image(encoded(image, form)), np.array(image.convert("RGBA")))
 
 

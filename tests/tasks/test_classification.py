@@ -60,9 +60,7 @@ def three() -> Classification:
     return classification("a", "b", "c").eval()
 
 
-def test_two_labels_share_one_logit_and_three_have_one_each(
-    two: Classification, three: Classification
-) -> None:
+def test_two_labels_share_one_logit_and_three_have_one_each(two: Classification, three: Classification) -> None:
     assert two(learnable(2)[0]).shape == (8,)
     assert three(learnable(3)[0]).shape == (8, 3)
 
@@ -79,9 +77,7 @@ def test_three_labels_have_a_softmax_divided_by_the_temperature(three: Classific
     assert torch.allclose(found, torch.tensor([[0.25, 0.25, 0.5]]))
 
 
-@pytest.mark.parametrize(
-    ("smoothing", "wanted"), [(0.0, math.log(4)), (0.2, math.log(4) - 0.1 * math.log(3))]
-)
+@pytest.mark.parametrize(("smoothing", "wanted"), [(0.0, math.log(4)), (0.2, math.log(4) - 0.1 * math.log(3))])
 def test_the_loss_is_cross_entropy_of_the_smoothed_label(
     monkeypatch: pytest.MonkeyPatch, smoothing: float, wanted: float
 ) -> None:
@@ -91,9 +87,7 @@ def test_the_loss_is_cross_entropy_of_the_smoothed_label(
     assert task.loss((torch.zeros(1), torch.tensor([1]))).item() == pytest.approx(wanted)
 
 
-def test_probabilities_sum_to_one_even_for_extreme_outputs(
-    two: Classification, three: Classification
-) -> None:
+def test_probabilities_sum_to_one_even_for_extreme_outputs(two: Classification, three: Classification) -> None:
     extreme = torch.tensor([-1e4, -30.0, 0.0, 30.0, 1e4])
     for task, outputs in ((two, extreme), (three, extreme[:, None] * torch.eye(3)[0])):
         rows = [list(answer.values())[1:] for answer in task.answers(outputs)]

@@ -12,4 +12,16 @@ from leanmed.audit.engine import audit
 from leanmed.audit.findings import Findings, Outlier, Pair
 from leanmed.audit.split import Leaked, split_check
 
-__all__ = ["Conflict", "Findings", "Leaked", "Outlier", "Pair", "audit", "find_conflicts", "split_check"]
+METHOD = 1  # raise it when the same images come to have other groups
+
+__all__ = [
+    "METHOD",
+    "Conflict",
+    "Findings",
+    "Leaked",
+    "Outlier",
+    "Pair",
+    "audit",
+    "find_conflicts",
+    "split_check",
+]

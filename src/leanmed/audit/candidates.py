@@ -135,9 +135,7 @@ def _joined(parts: Sequence[_Coded]) -> _Coded:
 
 
 def _features(start: int, stop: int, read: Read, coder: _Coder) -> _Coded:
-    found = [
-        (points[:INDEXED, 2:], descriptors[:INDEXED]) for points, descriptors in read(range(start, stop))
-    ]
+    found = [(points[:INDEXED, 2:], descriptors[:INDEXED]) for points, descriptors in read(range(start, stop))]
     owner = np.repeat(np.arange(start, stop), [len(shape) for shape, _ in found])
     code, mirrored = coder.code(np.concatenate([descriptors for _, descriptors in found]))
     return _Coded(owner, np.concatenate([shape for shape, _ in found]), mirrored, code)
@@ -171,7 +169,7 @@ def _inverted_file(codes: Floats, expected: float) -> faiss.Index:
 def _search(part: _Coded, indexed: _Coded, index: faiss.Index) -> Iterator[tuple[int, int]]:
     """The best partners of each image of a chunk."""
     distances, neighbours = index.search(part.code, NEIGHBOURS + 1)  # a missing neighbour is infinitely far
-    weights: Floats = 1 - np.minimum(distances, MAX_DISTANCE) / MAX_DISTANCE
+    weights = np.asarray(1 - np.minimum(distances, MAX_DISTANCE) / MAX_DISTANCE, np.float32)
     weights *= part.owner[:, None] != indexed.owner[neighbours]
     weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1)  # a feature that many share says little
     order = np.argsort(-weights, axis=None, kind="stable")[: np.count_nonzero(weights)]
@@ -180,9 +178,7 @@ def _search(part: _Coded, indexed: _Coded, index: faiss.Index) -> Iterator[tuple
     )
 
 
-def _votes(
-    part: _Coded, indexed: _Coded, query: Ints, found: Ints, weight: Floats
-) -> tuple[Ints, Ints, Floats]:
+def _votes(part: _Coded, indexed: _Coded, query: Ints, found: Ints, weight: Floats) -> tuple[Ints, Ints, Floats]:
     """Image, partner and the weight of the image's features that agree on a mirroring, a turn and a scale."""
     flip = part.mirrored[query] ^ indexed.mirrored[found]
     names, pair = np.unique(

@@ -39,8 +39,7 @@ def audit_folder(
         f"{len(images)} images, {len(set(found.groups.values()))} groups; {sum(map(len, copies.values()))} "
         f"images have a copy, in {len(found.pairs)} verified pairs",
         f"{len(conflicts)} conflicts between copies, {len(torn)} of them between labels",
-        f"{len(found.unreadable)} unreadable, {len(found.near_empty)} near-empty, "
-        f"{len(found.outliers)} outliers",
+        f"{len(found.unreadable)} unreadable, {len(found.near_empty)} near-empty, {len(found.outliers)} outliers",
         f"wrote {out / 'report.html'}, report.json, groups.csv and pairs.csv",
     ]
     return lines, not torn
@@ -64,9 +63,7 @@ def audit_split(
     ]
     lines += [f"  {leak.image}: {', '.join((*leak.copies, *leak.siblings)[:3])}" for leak in leaked[:SHOWN]]
     if out:
-        write_json(
-            out / "split.json", {"test_images": len(sides[1]), "leaked": [vars(leak) for leak in leaked]}
-        )
+        write_json(out / "split.json", {"test_images": len(sides[1]), "leaked": [vars(leak) for leak in leaked]})
     return lines, not leaked
 
 

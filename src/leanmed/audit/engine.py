@@ -102,9 +102,7 @@ class _Audit:
 
         return [(i, j, None) for i, j in find_candidates(len(first), read, self.progress, self.workers)]
 
-    def _compare(
-        self, first: Sequence[str], pairs: Sequence[tuple[int, int, Matrix | None]], stage: str
-    ) -> Known:
+    def _compare(self, first: Sequence[str], pairs: Sequence[tuple[int, int, Matrix | None]], stage: str) -> Known:
         """Those of the pairs that are copies by their pixels."""
         jobs = ([(i, j, first[i], first[j], m) for i, j, m in part] for part in batches(pairs))
         known: Known = {}

@@ -58,9 +58,7 @@ def apply(matrix: Matrix, points: Points) -> Matrix:
     return mapped
 
 
-def _consensus(
-    a: Description, b: Description, mirrored: bool
-) -> tuple[NDArray[np.intp], NDArray[np.intp], bool]:
+def _consensus(a: Description, b: Description, mirrored: bool) -> tuple[NDArray[np.intp], NDArray[np.intp], bool]:
     """Indices of the matches that agree with the best single match; that one stands first."""
     i, j = _matches(a, b, mirrored)
     if not i.size:

@@ -45,8 +45,7 @@ class Store:
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise DataError(
-                f"expected {folder / FILE} to hold descriptions of images, but reading it failed ({error}); "
-                "delete it"
+                f"expected {folder / FILE} to hold descriptions of images, but reading it failed ({error}); delete it"
             ) from error
 
     def __enter__(self) -> Store:
@@ -114,6 +113,4 @@ def _from_row(row: Sequence[Any]) -> Description:
 
 
 def _features(points: bytes, descriptors: bytes) -> Features:
-    return np.frombuffer(points, np.float32).reshape(-1, 4), np.frombuffer(descriptors, np.uint8).reshape(
-        -1, 128
-    )
+    return np.frombuffer(points, np.float32).reshape(-1, 4), np.frombuffer(descriptors, np.uint8).reshape(-1, 128)

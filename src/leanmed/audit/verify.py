@@ -98,9 +98,7 @@ def _overlay(a: Description, b: Description, small: Matrix) -> tuple[Floats, Flo
     grey = _softened(b.grey, b.mask, abs(np.linalg.det(small[:2, :2])) ** 0.5)
     size = a.grey.shape[1], a.grey.shape[0]
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    warped, inside = (
-        cv2.warpAffine(part.astype(np.float32), small[:2], size, flags=flags) for part in (grey, b.mask)
-    )
+    warped, inside = (cv2.warpAffine(part.astype(np.float32), small[:2], size, flags=flags) for part in (grey, b.mask))
     common = ((inside > 0.99) & a.mask).astype(np.float32)
     return a.grey * common, warped * common, common
 

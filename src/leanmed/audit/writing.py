@@ -88,9 +88,7 @@ def as_json(found: Findings, conflicts: Sequence[Conflict], records: Sequence[Re
         "copies": sum(len(members) for members in copies.values()),
         "pairs": len(found.pairs),
         "complete": all(len(members) <= ALL_PAIRS for members in copies.values()),
-        "largest": [
-            {"group": _text(g), "images": [_text(i) for i in members]} for g, members in copies.items()
-        ],
+        "largest": [{"group": _text(g), "images": [_text(i) for i in members]} for g, members in copies.items()],
         "conflicts": [_conflict(conflict) for conflict in conflicts],
         "unreadable": {_text(image): _text(reason) for image, reason in found.unreadable.items()},
         "near_empty": [_text(image) for image in found.near_empty],
@@ -136,9 +134,7 @@ def render(
     return _text(page)
 
 
-def _shown_groups(
-    found: Findings, images: Mapping[str, Path], records: Mapping[str, Record]
-) -> list[dict[str, Any]]:
+def _shown_groups(found: Findings, images: Mapping[str, Path], records: Mapping[str, Record]) -> list[dict[str, Any]]:
     """The largest groups with their first images: a picture, what is known, how it relates to the first."""
     pairs = {(p.a, p.b): p for p in found.pairs}
     return [

@@ -68,18 +68,12 @@ class Builder:
 
             rounded = finetune(network, rounded, limits, self.samples, self.epochs)
         model = insert(network, rounded, limits)
-        packed = {
-            layer.weight
-            for layer in network.layers
-            if layer.name in rounded and rounded[layer.name].bits == 4
-        }
+        packed = {layer.weight for layer in network.layers if layer.name in rounded and rounded[layer.name].bits == 4}
         if packed and not self.unpack:
             model = int4.pack(model, packed)
         return Built(
             model,
-            tuple(
-                _row(layer, rounded.get(layer.name), limits, {**kept, **spared}) for layer in network.layers
-            ),
+            tuple(_row(layer, rounded.get(layer.name), limits, {**kept, **spared}) for layer in network.layers),
         )
 
     @cache  # noqa: B019 (a builder lives as long as one quantization)
@@ -134,13 +128,9 @@ def _floor(layer: Layer, values: Mapping[str, Array], limits: Mapping[str, Range
     return np.abs(values[layer.bias]) / (step(limits[layer.input]) * BIAS_ROOM) if layer.bias else 0.0
 
 
-def _row(
-    layer: Layer, rounded: Rounded | None, limits: Mapping[str, Range], why: Mapping[str, str]
-) -> LayerRow:
+def _row(layer: Layer, rounded: Rounded | None, limits: Mapping[str, Range], why: Mapping[str, str]) -> LayerRow:
     if rounded is None:
         return LayerRow(layer.name, layer.op, layer.shape, 32, 32, why=why.get(layer.name, ""))
     low, high = limits[layer.input]
     error = rounded.error_db
-    return LayerRow(
-        layer.name, layer.op, layer.shape, rounded.bits, 8, low, high, error, why.get(layer.name, "")
-    )
+    return LayerRow(layer.name, layer.op, layer.shape, rounded.bits, 8, low, high, error, why.get(layer.name, ""))

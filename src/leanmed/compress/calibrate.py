@@ -19,9 +19,7 @@ Sample = Mapping[str, Array]  # one image at the network's inputs
 Range = tuple[float, float]
 PERCENTILE = 99.99
 BINS = 4096
-MAX_INPUTS = (
-    4608  # of one output; the second moments of more (a 3x3 convolution of 512 channels) fill the memory
-)
+MAX_INPUTS = 4608  # of one output; the second moments of more (a 3x3 convolution of 512 channels) fill the memory
 MOMENT_BYTES = 2**29
 POSITIONS = 512  # of one image; neighbours in large maps are much alike
 
@@ -49,9 +47,7 @@ def network_inputs(network: Network, images: Iterable[NDArray[np.uint8]]) -> lis
     return [dict(zip(network.inputs, session.run(None, {pixels: image}), strict=True)) for image in images]
 
 
-def tensors(
-    core: onnx.ModelProto, names: Sequence[str], samples: Iterable[Sample]
-) -> Iterator[dict[str, Array]]:
+def tensors(core: onnx.ModelProto, names: Sequence[str], samples: Iterable[Sample]) -> Iterator[dict[str, Array]]:
     """Run the network and yield the named tensors for each sample."""
     model = copy(core)
     del model.graph.output[:]

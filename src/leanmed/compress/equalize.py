@@ -45,11 +45,7 @@ def equalize(network: Network, samples: Sequence[Sample]) -> Network:
     """The same function with channels rescaled, and those of linear pairs centred on 0 too."""
     pairs = find_pairs(network)
     spread = channel_ranges(network, [pair.tensor for pair in pairs], samples)
-    values = {
-        name: value.astype(np.float64)
-        for name, value in network.weights().items()
-        if value.dtype == np.float32
-    }
+    values = {name: value.astype(np.float64) for name, value in network.weights().items() if value.dtype == np.float32}
     for pair in pairs:
         low, high = spread[pair.tensor].astype(np.float64)
         if pair.linear and _shiftable(pair):

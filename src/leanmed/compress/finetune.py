@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -102,14 +101,10 @@ class _Graph:
     def __init__(self, network: Network) -> None:
         self.nodes = list(network.core.graph.node)
         self.input = network.inputs[0]
-        self.constants: Values = {
-            n: torch.from_numpy(v.copy()) for n, v in initializers(network.core).items()
-        }
+        self.constants: Values = {n: torch.from_numpy(v.copy()) for n, v in initializers(network.core).items()}
         reads = [name for node in self.nodes for name in node.input]
         branching = [
-            n
-            for n in dict.fromkeys(reads)
-            if reads.count(n) > 1 and n not in self.constants and n != self.input
+            n for n in dict.fromkeys(reads) if reads.count(n) > 1 and n not in self.constants and n != self.input
         ]
         self.watched = [*network.outputs, *branching]
 
@@ -122,9 +117,7 @@ class _Graph:
         values = {**self.constants, **self.weights(), self.input: self.after(self.input, image)}
         for node in self.nodes:
             inputs = [values[name] if name else None for name in node.input]
-            values[node.output[0]] = self.after(
-                node.output[0], OPERATORS[node.op_type](inputs, attributes(node))
-            )
+            values[node.output[0]] = self.after(node.output[0], OPERATORS[node.op_type](inputs, attributes(node)))
         return [values[name] for name in self.watched]
 
     def weights(self) -> Values:
@@ -144,9 +137,7 @@ class _Student(_Graph, nn.Module):
         _Graph.__init__(self, network)
         self.layers = [layer for layer in network.layers if layer.name in rounded]
         self.start = rounded
-        self.grids = {
-            name: _grid(ranges[name]) for name in rounded_tensors(network, rounded) if name in ranges
-        }
+        self.grids = {name: _grid(ranges[name]) for name in rounded_tensors(network, rounded) if name in ranges}
         values = network.weights()
         self.codes = nn.ParameterList(self._codes(layer, values[layer.weight]) for layer in self.layers)
         self.shifts = nn.ParameterList(torch.zeros(layer.channels) for layer in self.layers)

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from leanmed.compress.graph import copy
 
-FLOOR = 64  # values; a cast costs more bytes than a smaller constant saves
+FLOOR = 4096  # values; smaller weights cost few bytes, and those of the first layers matter most
 LIMIT = float(np.finfo(np.float16).max)
 
 

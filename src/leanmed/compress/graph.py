@@ -173,13 +173,9 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
         path = Path(folder) / "simple.onnx"
         options.optimized_model_filepath = str(path)
         try:
-            onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
+            onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors share no base class
-            raise ArtifactError(
-                f"ONNX Runtime cannot open this graph: {error}; export the artifact again"
-            ) from error
+            raise ArtifactError(f"ONNX Runtime cannot open this graph: {error}; export the artifact again") from error
         simple = onnx.load_model(path)
     _name_nodes(simple)
     _pool_globally(simple)
@@ -210,14 +206,8 @@ def _pool_globally(model: onnx.ModelProto) -> None:
 def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Tensor name -> shape, where it can be inferred; 0 for a dimension that varies."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
-    known = {
-        info.name: info.type.tensor_type for info in (*inferred.input, *inferred.value_info, *inferred.output)
-    }
-    return {
-        name: tuple(d.dim_value for d in kind.shape.dim)
-        for name, kind in known.items()
-        if kind.HasField("shape")
-    }
+    known = {info.name: info.type.tensor_type for info in (*inferred.input, *inferred.value_info, *inferred.output)}
+    return {name: tuple(d.dim_value for d in kind.shape.dim) for name, kind in known.items() if kind.HasField("shape")}
 
 
 def multiplications(network: Network) -> dict[str, float]:
@@ -271,9 +261,7 @@ def find_network(model: onnx.ModelProto) -> Network:
         ArtifactError: no layer with constant weights.
     """
     constants = initializers(model)
-    anchors = [
-        n for n in model.graph.node if n.op_type in HEAVY and len(n.input) > 1 and n.input[1] in constants
-    ]
+    anchors = [n for n in model.graph.node if n.op_type in HEAVY and len(n.input) > 1 and n.input[1] in constants]
     if not anchors:
         raise ArtifactError(
             f"expected a graph with constant weights in {', '.join(HEAVY)} nodes, found none to quantize"
@@ -288,9 +276,7 @@ def find_network(model: onnx.ModelProto) -> Network:
             layers.append(_layer(node, constants[node.input[1]]))
     between = _between(model, anchors)
     made = {name for node in between for name in node.output}
-    inputs = tuple(
-        dict.fromkeys(i for n in between for i in n.input if i and i not in made and i not in constants)
-    )
+    inputs = tuple(dict.fromkeys(i for n in between for i in n.input if i and i not in made and i not in constants))
     outputs = tuple(o for n in between for o in n.output if _leaves(model, o, {n.name for n in between}))
     core = Extractor(onnx.shape_inference.infer_shapes(model)).extract_model(list(inputs), list(outputs))
     names = tuple(node.name for node in between)
@@ -318,14 +304,10 @@ def _leaves(model: onnx.ModelProto, tensor: str, inside: set[str]) -> bool:
     return outside or any(tensor == output.name for output in model.graph.output)
 
 
-def _large_elsewhere(
-    model: onnx.ModelProto, anchors: Sequence[onnx.NodeProto], floor: int = 1024
-) -> dict[str, str]:
+def _large_elsewhere(model: onnx.ModelProto, anchors: Sequence[onnx.NodeProto], floor: int = 1024) -> dict[str, str]:
     """Name -> why, of constants large enough to matter that belong to operators quantization does not handle."""
     known = {node.name for node in anchors}
-    sizes = {
-        i.name: int(np.prod(i.dims)) for i in model.graph.initializer if i.data_type == onnx.TensorProto.FLOAT
-    }
+    sizes = {i.name: int(np.prod(i.dims)) for i in model.graph.initializer if i.data_type == onnx.TensorProto.FLOAT}
     return {
         layer_name(node): f"{node.op_type} is not an operator this quantizer handles"
         for node in model.graph.node

@@ -28,9 +28,7 @@ def pack(model: onnx.ModelProto, weights: Collection[str]) -> onnx.ModelProto:
         if constant.name in weights:
             codes = numpy_helper.to_array(constant)
             name = constant.name
-            packed = helper.make_tensor(
-                f"{name}{SUFFIX}", TensorProto.INT4, codes.shape, _nibbles(codes), raw=True
-            )
+            packed = helper.make_tensor(f"{name}{SUFFIX}", TensorProto.INT4, codes.shape, _nibbles(codes), raw=True)
             constant.CopyFrom(packed)
             casts.append(helper.make_node("Cast", [constant.name], [name], to=TensorProto.INT8))
     for cast in casts:

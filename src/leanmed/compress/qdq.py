@@ -21,10 +21,7 @@ from leanmed.compress.graph import Layer, Network, initializers, rename, set_ini
 from leanmed.compress.rounding import Rounded
 
 # Beside layers: operators with integer kernels, or that only move values. All others between layers stay float.
-BETWEEN = (
-    "Add AveragePool Clip Concat Flatten Gather GlobalAveragePool LeakyRelu MaxPool Mul Relu Reshape Resize Sigmoid "
-    "Slice Split Squeeze Transpose Unsqueeze"
-).split()
+BETWEEN = ["Add", "AveragePool", "Clip", "Concat", "Flatten", "Gather", "GlobalAveragePool", "LeakyRelu", "MaxPool", "Mul", "Relu", "Reshape", "Resize", "Sigmoid", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"]
 LEVELS = 255
 
 
@@ -76,9 +73,7 @@ def insert(network: Network, rounded: Mapping[str, Rounded], ranges: Mapping[str
 
 
 def _tensors_data(ranges: Mapping[str, Range]) -> TensorsData:
-    data = {
-        k: TensorData(lowest=np.float32(low), highest=np.float32(high)) for k, (low, high) in ranges.items()
-    }
+    data = {k: TensorData(lowest=np.float32(low), highest=np.float32(high)) for k, (low, high) in ranges.items()}
     return TensorsData(CalibrationMethod.MinMax, data)
 
 
@@ -113,9 +108,7 @@ def _leave_answers_float(model: onnx.ModelProto, network: Network) -> None:
         pair = [n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == output]
         if not pair or makers[output].op_type not in ("Gemm", "MatMul"):
             continue
-        back = next(
-            n for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] == pair[0].output[0]
-        )
+        back = next(n for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] == pair[0].output[0])
         rename(graph.node, back.output[0], output)
         graph.node.remove(pair[0])
         graph.node.remove(back)
@@ -148,9 +141,7 @@ def _fence_inputs(model: onnx.ModelProto, network: Network) -> None:
     pre-processing they cost more than they save (2.4 ms of 7 measured), and they do not pass a Reshape.
     """
     known = shapes(network.core)
-    for reader in [
-        n for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] in network.inputs
-    ]:
+    for reader in [n for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] in network.inputs]:
         same = np.zeros(len(known[reader.input[0]]), np.int64)  # zeros copy the input's own shape
         _insert_before(model, reader, "Reshape", {"shape": same})
 
@@ -166,14 +157,10 @@ def _fence_floats(model: onnx.ModelProto, network: Network, ranges: Mapping[str,
         if node.input[0] in dequantized and node.input[1] not in dequantized:
             low, high = ranges[layers[node.name].input]
             room = high - low + 1.0
-            _insert_before(
-                model, node, "Clip", {"low": np.float32(low - room), "high": np.float32(high + room)}
-            )
+            _insert_before(model, node, "Clip", {"low": np.float32(low - room), "high": np.float32(high + room)})
 
 
-def _insert_before(
-    model: onnx.ModelProto, reader: onnx.NodeProto, op: str, constants: Mapping[str, Any]
-) -> None:
+def _insert_before(model: onnx.ModelProto, reader: onnx.NodeProto, op: str, constants: Mapping[str, Any]) -> None:
     name = f"{reader.name}_fence"
     for key, value in constants.items():
         model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), f"{name}_{key}"))

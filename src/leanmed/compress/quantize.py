@@ -100,9 +100,7 @@ def quantize(
             "expected calibration images, got none; give images the model was trained on, some 64 to 256 of them"
         )
     before = gate.table(answers(artifact.graph, gate.images))
-    bench = _Bench(
-        artifact.graph, network, gate, before, images, answers(artifact.graph, images), options.max_drop
-    )
+    bench = _Bench(artifact.graph, network, gate, before, images, answers(artifact.graph, images), options.max_drop)
     if to == "fp16":
         built, attempts = _half(bench)
     else:
@@ -197,9 +195,7 @@ def _half(bench: _Bench) -> tuple[Built, list[Attempt]]:
     return built, [bench.measure(["fp16"], built)]
 
 
-def _climb(
-    bench: _Bench, to: Target, options: Options, tell: Callable[[str], None]
-) -> tuple[Built, list[Attempt]]:
+def _climb(bench: _Bench, to: Target, options: Options, tell: Callable[[str], None]) -> tuple[Built, list[Attempt]]:
     """Attempts until one passes, or the ladder ends."""
     samples = network_inputs(bench.network, bench.images)
     bits = 8 if to == "int8" else 4
@@ -210,9 +206,7 @@ def _climb(
         built = builder.build(trial)
         attempt = bench.measure(trial, built)
         attempts.append(attempt)
-        tell(
-            f"{', '.join(trial) or 'nearest'}: {bench.gate.main_score} {-attempt.drop:+.4f}, {attempt.bytes} bytes"
-        )
+        tell(f"{', '.join(trial) or 'nearest'}: {bench.gate.main_score} {-attempt.drop:+.4f}, {attempt.bytes} bytes")
         if attempt.passed:
             break
         if attempt.difference < least:
@@ -248,9 +242,7 @@ def _statistics(network: Network, images: Sequence[Pixels]) -> NDArray[np.float6
     """(n, 2 C) mean and standard deviation of each channel of the network's first input, one row for each image."""
     rows = []
     for sample in network_inputs(network, images):
-        channels = (
-            sample[network.inputs[0]].astype(np.float64).reshape(sample[network.inputs[0]].shape[1], -1)
-        )
+        channels = sample[network.inputs[0]].astype(np.float64).reshape(sample[network.inputs[0]].shape[1], -1)
         rows.append(np.concatenate([channels.mean(axis=1), channels.std(axis=1)]))
     return np.array(rows)
 

@@ -64,9 +64,7 @@ def round_layer(
         floor: (channels,) the least scale allowed.
     """
     rows = layer.rows(weight).astype(np.float64)  # (g, r, k)
-    scale = np.maximum(
-        _scale(rows, bits, moments), np.broadcast_to(floor, layer.channels).reshape(rows.shape[:2])
-    )
+    scale = np.maximum(_scale(rows, bits, moments), np.broadcast_to(floor, layer.channels).reshape(rows.shape[:2]))
     if gptq and moments:
         codes = gptq_codes(rows, moments.second, scale, bits)
     else:
@@ -96,10 +94,7 @@ def _scale(rows: Floats, bits: int, moments: Moments | None) -> Floats:
         return whole
     importance = np.einsum("gkk->gk", moments.second)[:, None]
     tried = np.stack([whole * factor for factor in SHRINK])
-    errors = [
-        (importance * (rows - nearest(rows, s[..., None], bits) * s[..., None]) ** 2).sum(axis=2)
-        for s in tried
-    ]
+    errors = [(importance * (rows - nearest(rows, s[..., None], bits) * s[..., None]) ** 2).sum(axis=2) for s in tried]
     best = np.argmin(errors, axis=0)
     return np.take_along_axis(tried, best[None], axis=0)[0]
 
@@ -134,9 +129,7 @@ def _inverse_factor(second: Floats, order: NDArray[np.int64]) -> Floats:
     return np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2).transpose(0, 2, 1)
 
 
-def _round_block(
-    rows: Floats, codes: Floats, upper: Floats, scale: Floats, bits: int, start: int, end: int
-) -> Floats:
+def _round_block(rows: Floats, codes: Floats, upper: Floats, scale: Floats, bits: int, start: int, end: int) -> Floats:
     """Round columns start to end in place; (g, r, end - start) errors, for the columns after the block."""
     errors = np.empty((*rows.shape[:2], end - start))
     for k in range(start, end):
@@ -151,7 +144,5 @@ def _error_db(rows: Floats, residue: Floats, moments: Moments | None, corrected:
         return None
     centre = moments.second - moments.mean[:, :, None] * moments.mean[:, None, :]
     signal = np.einsum("grk,gkl,grl->", rows, centre, rows, optimize=True)
-    noise = np.einsum(
-        "grk,gkl,grl->", residue, centre if corrected else moments.second, residue, optimize=True
-    )
+    noise = np.einsum("grk,gkl,grl->", residue, centre if corrected else moments.second, residue, optimize=True)
     return float(10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30)))

@@ -25,15 +25,10 @@ def of_activations(
 ) -> dict[str, float]:
     """Tensor -> noise power over the answer's variance when nothing but this tensor is rounded, to 8 bits."""
     reference = _answers(network.core, network.outputs, samples)
-    return {
-        name: _noise(network, _round_tensor(network, name, ranges[name]), samples, reference)
-        for name in names
-    }
+    return {name: _noise(network, _round_tensor(network, name, ranges[name]), samples, reference) for name in names}
 
 
-def of_weights(
-    network: Network, rounded: Mapping[str, Rounded], samples: Sequence[Sample]
-) -> dict[str, float]:
+def of_weights(network: Network, rounded: Mapping[str, Rounded], samples: Sequence[Sample]) -> dict[str, float]:
     """Layer name -> noise power over the answer's variance when nothing but this layer's weights is rounded."""
     layers = [layer for layer in network.layers if layer.name in rounded]
     reference = _answers(network.core, network.outputs, samples)
@@ -44,9 +39,7 @@ def of_weights(
 
 
 def _answers(core: onnx.ModelProto, outputs: Sequence[str], samples: Sequence[Sample]) -> Array:
-    return np.stack(
-        [np.concatenate([f[o].ravel() for o in outputs]) for f in tensors(core, outputs, samples)]
-    )
+    return np.stack([np.concatenate([f[o].ravel() for o in outputs]) for f in tensors(core, outputs, samples)])
 
 
 def _noise(network: Network, core: onnx.ModelProto, samples: Sequence[Sample], reference: Array) -> float:
@@ -68,8 +61,7 @@ def _round_tensor(network: Network, name: str, limits: Range) -> onnx.ModelProto
     low = np.rint(limits[0] / size)
     constants = {"step": size, "low": low, "high": low + LEVELS}
     core.graph.initializer.extend(
-        numpy_helper.from_array(np.array(value, np.float32), f"noise_{key}")
-        for key, value in constants.items()
+        numpy_helper.from_array(np.array(value, np.float32), f"noise_{key}") for key, value in constants.items()
     )
     rename(core.graph.node, name, "noise_rounded")
     nodes = [
@@ -148,9 +140,7 @@ def _costs(network: Network) -> list[float]:
     """
     counts, known = multiplications(network), shapes(network.core)
     done = np.cumsum([counts[layer.name] for layer in network.layers])
-    handed = [
-        float(np.prod([max(1, size) for size in known.get(layer.output, (1,))])) for layer in network.layers
-    ]
+    handed = [float(np.prod([max(1, size) for size in known.get(layer.output, (1,))])) for layer in network.layers]
     return [float(d + HANDOVER * h) / float(done[-1]) for d, h in zip(done, handed, strict=True)]
 
 

@@ -29,9 +29,7 @@ def read_records(dataset: str, root: Path) -> list[Record]:
         DataError: an unknown name, a missing folder, an image listed twice, or what the reader refuses.
     """
     if dataset not in DATASETS:
-        raise DataError(
-            f"expected a data set's name ({', '.join(DATASETS)}), got {dataset!r}; name one of these"
-        )
+        raise DataError(f"expected a data set's name ({', '.join(DATASETS)}), got {dataset!r}; name one of these")
     if not root.is_dir():
         raise DataError(f"expected --data to be a folder, found none at {root}; check the path")
     records = DATASETS[dataset](root)
@@ -43,9 +41,7 @@ def read_records(dataset: str, root: Path) -> list[Record]:
     return records
 
 
-def class_labels(
-    dataset: str, records: Sequence[Record], wanted: Sequence[str] | None = None
-) -> tuple[str, ...]:
+def class_labels(dataset: str, records: Sequence[Record], wanted: Sequence[str] | None = None) -> tuple[str, ...]:
     """The labels in the order of the model's outputs: as wanted, else as the data set has them, else sorted.
 
     Raises:

@@ -94,7 +94,6 @@ def _number(row: Mapping[str, str], column: str, table: Path) -> float:
         value = math.nan
     if not 0 < value < math.inf:
         raise DataError(
-            f"{table}: {row['IMAGE_ID']}: expected {column} to be a number above 0, got {row[column]!r}; "
-            "correct it"
+            f"{table}: {row['IMAGE_ID']}: expected {column} to be a number above 0, got {row[column]!r}; correct it"
         )
     return value

@@ -74,9 +74,7 @@ def check_readable(records: Sequence[Record]) -> None:
         )
 
 
-def training_batches(
-    data: Prepared, batch_size: int, seed: int, rank: int = 0, world: int = 1
-) -> DataLoader[Batch]:
+def training_batches(data: Prepared, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> DataLoader[Batch]:
     """Shuffled batches whose order is a function of seed and epoch alone, and disjoint between ranks."""
     sampler: DistributedSampler[Batch] = DistributedSampler(data, world, rank, shuffle=True, seed=seed)
     # A last batch of one image has no variance for batch normalisation to learn from.

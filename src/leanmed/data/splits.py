@@ -112,8 +112,7 @@ def _enough(labels: Names, groups: Names, among: Indices, needed: int, what: str
         found = len(np.unique(groups[among][labels[among] == label]))
         if found < needed:
             raise DataError(
-                f"expected at least {needed} groups of label {label} for {what}, got {found}; {remedy}, "
-                "or add data"
+                f"expected at least {needed} groups of label {label} for {what}, got {found}; {remedy}, or add data"
             )
 
 

@@ -69,9 +69,7 @@ def read_images(root: Path) -> list[Record]:
     """
     images = images_below(root)
     if not images:
-        raise DataError(
-            f"{root}: expected images ending in {', '.join(sorted(SUFFIXES))}, got none; check the folder"
-        )
+        raise DataError(f"{root}: expected images ending in {', '.join(sorted(SUFFIXES))}, got none; check the folder")
     return [
         Record(id=name_below(root, image), image=image, target=UNLABELLED, group=content_group(image))
         for image in images
@@ -92,8 +90,7 @@ def read_side(path: Path) -> list[Record]:
     missing = [row["image"] for row in rows if not (path.parent / row["image"]).is_file()]
     if missing:
         raise DataError(
-            f"{path}: expected image files named from {path.parent}, but missing: {some(missing)}; "
-            "correct the column"
+            f"{path}: expected image files named from {path.parent}, but missing: {some(missing)}; correct the column"
         )
     return [_record(path.parent, {"label": UNLABELLED, **row}) for row in rows]
 
@@ -126,9 +123,7 @@ def read_rows(path: Path, *, needed: tuple[str, ...]) -> list[dict[str, str]]:
             names = [name.strip() for name in next(lines, [])]
             numbered = [(lines.line_num, [field.strip() for field in line]) for line in lines if line]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{path}: expected a CSV in UTF-8, got: {error}; save it again as CSV UTF-8"
-        ) from error
+        raise DataError(f"{path}: expected a CSV in UTF-8, got: {error}; save it again as CSV UTF-8") from error
     except OSError as error:
         raise DataError(f"{path}: expected a table there, got: {error.strerror}; put it there") from error
     _check_names(path, names, needed)
@@ -156,9 +151,7 @@ def _row(where: str, names: list[str], fields: list[str], needed: tuple[str, ...
     row = {name: field for name, field in zip(names, fields, strict=True) if name}
     empty = [name for name in needed if not row[name]]
     if empty:
-        raise DataError(
-            f"{where}: expected a value for {some(empty)}, got nothing; fill it in or drop the row"
-        )
+        raise DataError(f"{where}: expected a value for {some(empty)}, got nothing; fill it in or drop the row")
     return row
 
 

@@ -98,7 +98,8 @@ def _backbone(settings: config.Model, outputs: int, pretrained: bool) -> Any:
             f"the ImageNet weights of {settings.backbone} could not be fetched ({type(error).__name__}); "
             "connect to the network, or set model.weights to a .safetensors or .pth file, or to none"
         ) from error
-    _check_side(model, settings)
+    if pretrained:
+        _check_side(model, settings)
     if pretrained and settings.weights not in ("imagenet", "none"):
         _load_weights(model, Path(settings.weights), settings.backbone)
     head = model.get_classifier()
@@ -124,9 +125,7 @@ def _check_side(model: Any, settings: config.Model) -> None:
 def _load_weights(model: Any, path: Path, backbone: str) -> None:
     """Load all but the last layer; half-precision weights are widened. Nothing in the file is run."""
     if not path.is_file():
-        raise RecipeError(
-            f"expected model.weights to be imagenet, none or a file, got {path}, which is not there"
-        )
+        raise RecipeError(f"expected model.weights to be imagenet, none or a file, got {path}, which is not there")
     try:
         found = (
             load_file(path)

@@ -23,6 +23,7 @@ FORMAT = 1
 MANIFEST = "leanmed.json"
 CARD = "CARD.md"
 MAX_GRAPH_BYTES = 2**31
+MAX_CARD_BYTES = 2**20
 MAX_MANIFEST_BYTES = 2**26  # it names a million training images in a third of that
 INTENDED_USE = "Research use only. Not a medical device: never the sole ground of a decision about a patient."
 
@@ -47,6 +48,9 @@ class Input(_Frozen):
     kind: Literal["photograph"] = "photograph"
     dtype: Literal["uint8"] = "uint8"
     side: int = Field(gt=0, description="pixels; the side of the square the graph resizes to")
+    reduced: bool = Field(
+        default=True, description="large files may be decoded at a reduced scale: it was measured to keep the answer"
+    )
     min_side: int = Field(default=8, gt=0, description="pixels; smaller images are refused")
 
 
@@ -76,9 +80,7 @@ class Manifest(_Frozen):
     format: int = Field(default=FORMAT, ge=1, le=FORMAT)
     name: str
     task: Literal["classification"]
-    labels: tuple[str, ...] = Field(
-        min_length=2, description="in the order of the probabilities; positive last"
-    )
+    labels: tuple[str, ...] = Field(min_length=2, description="in the order of the probabilities; positive last")
     input: Input
     output: Literal["probabilities"] = "probabilities"
     threshold: float | None = Field(
@@ -88,6 +90,7 @@ class Manifest(_Frozen):
     precision: Precision = "fp32"
     main_score: str = Field(description="the figure by which versions of this artifact are compared")
     graphs: dict[str, Graph]
+    card_sha256: str = Field(default="", description="of CARD.md")
     figures: dict[str, dict[str, float | int | None]] = Field(default_factory=dict)
     leak: str | None = Field(default=None, description="why the figures are too good, if they are")
     provenance: Provenance
@@ -132,11 +135,9 @@ def write_artifact(out: Path, manifest: Manifest, graphs: Mapping[str, bytes], c
         ArtifactError: `out` exists and is no artifact.
     """
     if out.exists() and not (out / MANIFEST).is_file() and (out.is_file() or any(out.iterdir())):
-        raise ArtifactError(
-            f"expected {out} to be new, empty or an artifact, got something else; choose another --out"
-        )
+        raise ArtifactError(f"expected {out} to be new, empty or an artifact, got something else; choose another --out")
     entries = {n: Graph(file=f"{n}.onnx", sha256=sha256_bytes(b), bytes=len(b)) for n, b in graphs.items()}
-    manifest = manifest.model_copy(update={"graphs": entries})
+    manifest = manifest.model_copy(update={"graphs": entries, "card_sha256": sha256_bytes(card.encode())})
     content = manifest.model_dump(mode="json")
     with whole_folder(out, replace=True) as folder:
         for name, graph in graphs.items():
@@ -154,17 +155,24 @@ def read_artifact(path: Path) -> Artifact:
     """
     manifest, digest = _read_manifest(path)
     graphs = {name: _read_graph(path / graph.file, graph) for name, graph in manifest.graphs.items()}
-    card = path / CARD
-    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    return Artifact(manifest=manifest, sha256=digest, graphs=graphs, card=text)
+    return Artifact(manifest=manifest, sha256=digest, graphs=graphs, card=_read_card(path / CARD, manifest))
+
+
+def _read_card(file: Path, manifest: Manifest) -> str:
+    """The card, or nothing where it was left behind: a graph predicts without it."""
+    if not file.is_file():
+        return ""
+    with file.open("rb") as opened:
+        content = opened.read(MAX_CARD_BYTES + 1)
+    if sha256_bytes(content) != manifest.card_sha256:
+        raise ArtifactError(f"{file} was edited or damaged: its hash does not match; take a fresh copy or export again")
+    return content.decode()
 
 
 def _read_manifest(path: Path) -> tuple[Manifest, str]:
     file = path / MANIFEST
     if not file.is_file():
-        raise ArtifactError(
-            f"{path}: expected an artifact, a folder with {MANIFEST}, got none; check the path"
-        )
+        raise ArtifactError(f"{path}: expected an artifact, a folder with {MANIFEST}, got none; check the path")
     try:
         content = _parse(file)
         digest = content.pop("sha256")
@@ -174,9 +182,7 @@ def _read_manifest(path: Path) -> tuple[Manifest, str]:
             )
         return Manifest.model_validate(content), digest
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise ArtifactError(
-            f"{file} is damaged ({_reason(error)}); take a fresh copy of the artifact"
-        ) from error
+        raise ArtifactError(f"{file} is damaged ({_reason(error)}); take a fresh copy of the artifact") from error
 
 
 def _reason(error: Exception) -> str:
@@ -205,9 +211,7 @@ def _read_graph(file: Path, graph: Graph) -> bytes:
     except OSError as error:
         raise ArtifactError(f"{file} cannot be read ({error.strerror}); take a fresh copy of it") from error
     if size != graph.bytes:
-        raise ArtifactError(
-            f"{file}: expected {graph.bytes} bytes, got {size}: damaged; take a fresh copy of it"
-        )
+        raise ArtifactError(f"{file}: expected {graph.bytes} bytes, got {size}: damaged; take a fresh copy of it")
     if sha256_bytes(content) != graph.sha256:
         raise ArtifactError(
             f"{file} does not match its hash in {MANIFEST}: damaged or replaced; take a fresh copy of it"

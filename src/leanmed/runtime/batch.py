@@ -28,9 +28,7 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 1 <= self.index <= self.count:
-            raise RunError(
-                f"expected --shard I/N with 1 <= I <= N, such as 2/4, got {self.index}/{self.count}"
-            )
+            raise RunError(f"expected --shard I/N with 1 <= I <= N, such as 2/4, got {self.index}/{self.count}")
 
     @classmethod
     def parse(cls, text: str) -> Shard:
@@ -103,9 +101,7 @@ def predict_file(
 def _all_lines(out: Path, inputs: Sequence[Path], predictor: Predictor) -> _Lines:
     lines = _Lines.read(out, inputs, predictor)
     if lines.count < len(inputs):
-        raise RunError(
-            f"expected {out} to answer {len(inputs)} inputs, got {lines.count}; choose another --out"
-        )
+        raise RunError(f"expected {out} to answer {len(inputs)} inputs, got {lines.count}; choose another --out")
     return lines
 
 
@@ -186,9 +182,7 @@ class _Lines:
                 if count == len(inputs) or line["input"] != str(inputs[count]):
                     raise RunError(f"{path} answers other inputs; remove it, or choose another --out")
                 if line.get("artifact", predictor.artifact.sha256) != predictor.artifact.sha256:
-                    raise RunError(
-                        f"{path} was answered by another artifact; remove it, or choose another --out"
-                    )
+                    raise RunError(f"{path} was answered by another artifact; remove it, or choose another --out")
                 if "error" in line:
                     failed.append((line["input"], line["error"]))
                 count, size = count + 1, size + len(content)

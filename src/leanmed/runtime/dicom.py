@@ -57,8 +57,7 @@ def read_dicom(data: bytes, limits: Limits) -> NDArray[Any]:
     stored = _jpeg_frame(dataset, limits) if syntax == JPEGBaseline8Bit else pixel_array(dataset)
     if stored.shape[:2] != (dataset.Rows, dataset.Columns):
         raise UnreadableInput(
-            f"expected {dataset.Rows} x {dataset.Columns} pixels as declared, got {stored.shape}; "
-            "export it again"
+            f"expected {dataset.Rows} x {dataset.Columns} pixels as declared, got {stored.shape}; export it again"
         )
     if dataset.PhotometricInterpretation in _GREYS:
         return _windowed(stored, dataset)
@@ -74,9 +73,7 @@ def _transfer_syntax(data: bytes) -> str:
     meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
     syntax = meta.get("TransferSyntaxUID")
     if syntax is None:
-        raise UnreadableInput(
-            "expected a DICOM file that names its transfer syntax, got none; export it again"
-        )
+        raise UnreadableInput("expected a DICOM file that names its transfer syntax, got none; export it again")
     if syntax not in _UNCOMPRESSED and syntax != JPEGBaseline8Bit:
         raise UnsupportedInput(
             f"expected DICOM that is uncompressed or JPEG Baseline, got {syntax.name} ({syntax}); "
@@ -90,14 +87,10 @@ def _check(dataset: Dataset, limits: Limits) -> None:
         raise UnreadableInput("expected DICOM with an image in it, got no pixel data; export the image")
     check_size(int(dataset.Columns), int(dataset.Rows), limits)
     if int(dataset.get("NumberOfFrames") or 1) != 1:
-        raise UnsupportedInput(
-            f"expected one frame, got {dataset.NumberOfFrames}; export the one that is meant"
-        )
+        raise UnsupportedInput(f"expected one frame, got {dataset.NumberOfFrames}; export the one that is meant")
     photometric = dataset.PhotometricInterpretation
     if photometric not in _GREYS | _COLOURS | {_PALETTE}:
-        raise UnsupportedInput(
-            f"expected grey, RGB, YBR_FULL or palette pixels, got {photometric}; export it as RGB"
-        )
+        raise UnsupportedInput(f"expected grey, RGB, YBR_FULL or palette pixels, got {photometric}; export it as RGB")
     if not 1 <= dataset.BitsStored <= dataset.BitsAllocated or dataset.BitsAllocated not in (8, 16):
         raise UnsupportedInput(
             f"expected samples of 8 or 16 bits, got {dataset.BitsStored} in {dataset.BitsAllocated}; "
@@ -122,9 +115,7 @@ def _jpeg_frame(dataset: Dataset, limits: Limits) -> NDArray[Any]:
 
 def _windowed(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.uint8]:
     if "ModalityLUTSequence" in dataset:
-        raise UnsupportedInput(
-            "expected a linear rescale, got a modality lookup table; export the image as 8-bit"
-        )
+        raise UnsupportedInput("expected a linear rescale, got a modality lookup table; export the image as 8-bit")
     count = 2**dataset.BitsStored
     first = -count // 2 if dataset.PixelRepresentation else 0
     values = np.arange(first, first + count) * _number(dataset, "RescaleSlope", 1.0)
@@ -141,9 +132,7 @@ def _window(dataset: Dataset) -> tuple[float, float] | None:
     centre, width = _number(dataset, "WindowCenter", math.nan), _number(dataset, "WindowWidth", math.nan)
     if math.isnan(centre) or math.isnan(width):
         if "VOILUTSequence" in dataset:
-            raise UnsupportedInput(
-                "expected a window, got a lookup table of values; export the image as 8-bit"
-            )
+            raise UnsupportedInput("expected a window, got a lookup table of values; export the image as 8-bit")
         return None
     function = dataset.get("VOILUTFunction") or "LINEAR"
     if function == "LINEAR":
@@ -151,9 +140,7 @@ def _window(dataset: Dataset) -> tuple[float, float] | None:
     elif function != "LINEAR_EXACT":
         raise UnsupportedInput(f"expected a linear window, got {function}; export the image as 8-bit")
     if width < 0:
-        raise UnsupportedInput(
-            "expected a window of positive width, got a negative one; export the image as 8-bit"
-        )
+        raise UnsupportedInput("expected a window of positive width, got a negative one; export the image as 8-bit")
     return centre, width
 
 
@@ -176,8 +163,6 @@ def _looked_up(stored: NDArray[Any], first: int, grey: NDArray[np.float64]) -> N
 
 def _palette_colours(stored: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
     if "RedPaletteColorLookupTableData" not in dataset:
-        raise UnsupportedInput(
-            "expected a plain palette, got a segmented one or none; export the image as RGB"
-        )
+        raise UnsupportedInput("expected a plain palette, got a segmented one or none; export the image as RGB")
     colours = apply_color_lut(stored, dataset)
     return colours.astype(np.uint8) if dataset.RedPaletteColorLookupTableDescriptor[2] == 8 else colours

@@ -46,9 +46,7 @@ OVERSAMPLE = 3
 _DECODERS = r"(PIL|pydicom)\."
 
 
-def read_image(
-    source: Path | bytes, *, limits: Limits = DEFAULT_LIMITS, side: int | None = None
-) -> NDArray[np.uint8]:
+def read_image(source: Path | bytes, *, limits: Limits = DEFAULT_LIMITS, side: int | None = None) -> NDArray[np.uint8]:
     """Read one image file.
 
     Args:
@@ -99,9 +97,7 @@ def as_pixels(image: NDArray[Any] | Image.Image, *, limits: Limits = DEFAULT_LIM
         if isinstance(image, Image.Image):
             check_size(*image.size, limits)
             return to_rgba(image)
-        raise UnsupportedInput(
-            f"expected a numpy array or a Pillow image, got {type(image).__name__}; convert it"
-        )
+        raise UnsupportedInput(f"expected a numpy array or a Pillow image, got {type(image).__name__}; convert it")
 
 
 def find_inputs(patterns: Sequence[str]) -> Iterator[Path]:
@@ -203,8 +199,7 @@ def _from_array(image: NDArray[Any], limits: Limits) -> NDArray[np.uint8]:
     array = image[..., np.newaxis] if image.ndim == 2 else image
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
         raise UnsupportedInput(
-            f"expected height x width x 1, 3 or 4, got an array of shape {image.shape}; "
-            "give one image, channels last"
+            f"expected height x width x 1, 3 or 4, got an array of shape {image.shape}; give one image, channels last"
         )
     height, width, channels = array.shape
     check_size(width, height, limits)
@@ -251,6 +246,5 @@ def _images_below(folder: Path) -> Iterator[Path]:
 
 def _cannot_list(error: OSError) -> None:
     raise InputError(
-        f"{str(error.filename)!r}: expected a folder that can be listed, got: {error.strerror}; "
-        "check its permissions"
+        f"{str(error.filename)!r}: expected a folder that can be listed, got: {error.strerror}; check its permissions"
     ) from error

@@ -46,7 +46,9 @@ class Predictor:
     def read(self, source: str | Path | bytes) -> NDArray[np.uint8]:
         """A file to pixels (h, w, 4), at a reduced scale where the graph would shrink it anyway."""
         path = Path(source) if isinstance(source, str) else source
-        return read_image(path, limits=self.limits, side=self.manifest.input.side)
+        return read_image(
+            path, limits=self.limits, side=self.manifest.input.side if self.manifest.input.reduced else None
+        )
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixels (h, w, 3 or 4) to probabilities (K,), in the order of the labels.
@@ -58,8 +60,7 @@ class Predictor:
             return self._session.run([self.manifest.output], {"pixels": pixels})[0]  # type: ignore[no-any-return]
         except Exception as error:  # ONNX Runtime's errors share no base class
             raise ArtifactError(
-                f"expected the graph to take pixels of shape {pixels.shape}, got: {_line(error)}; export it "
-                "again"
+                f"expected the graph to take pixels of shape {pixels.shape}, got: {_line(error)}; export it again"
             ) from error
 
     def decide(self, probabilities: NDArray[np.floating[Any]]) -> Prediction:

@@ -105,9 +105,7 @@ class MeteredBytes(BytesIO):
         self._reads_left -= 1
         self._bytes_left -= len(part)
         if self._reads_left < 0 or self._bytes_left < 0:
-            raise UnreadableInput(
-                "expected an image, got a file of far too many parts; copy or export it again"
-            )
+            raise UnreadableInput("expected an image, got a file of far too many parts; copy or export it again")
         return part
 
 
@@ -158,9 +156,7 @@ def open_raster(data: bytes, limits: Limits) -> ImageFile.ImageFile:
     image = reader(MeteredBytes(data))
     check_size(*image.size, limits)
     if getattr(image, "is_animated", False):
-        raise UnsupportedInput(
-            "expected one picture, got several pages or frames; save the one that is meant"
-        )
+        raise UnsupportedInput("expected one picture, got several pages or frames; save the one that is meant")
     if isinstance(image, TiffImageFile):
         _check_tiff_samples(image, limits)
     return image
@@ -253,9 +249,7 @@ def _check_tiff_directory(data: bytes) -> None:
     (entries,) = struct.unpack_from(f"{order}H", data, start)
     tags = struct.iter_unpack(f"{order}HHII", data[start + 2 : start + 2 + 12 * entries])
     if sum(count for _, kind, count, _ in tags if kind not in _TIFF_BYTES) > _TIFF_MAX_VALUES:
-        raise UnsupportedInput(
-            f"expected at most {_TIFF_MAX_VALUES:,} values in TIFF tags, got more; save it anew"
-        )
+        raise UnsupportedInput(f"expected at most {_TIFF_MAX_VALUES:,} values in TIFF tags, got more; save it anew")
 
 
 def _check_tiff_samples(image: TiffImageFile, limits: Limits) -> None:
@@ -281,6 +275,4 @@ def _check_tiff_samples(image: TiffImageFile, limits: Limits) -> None:
         raise UnreadableInput("expected strips for the whole image, got fewer; copy or export it again")
     # The decoder makes room for a whole tile, however small the image.
     if tags.get(_TIFF_TILE_WIDTH, 0) * tags.get(_TIFF_TILE_LENGTH, 0) > limits.max_pixels:
-        raise InputTooLarge(
-            f"expected tiles of at most {limits.max_pixels:,} pixels, got larger; save it anew"
-        )
+        raise InputTooLarge(f"expected tiles of at most {limits.max_pixels:,} pixels, got larger; save it anew")

@@ -103,8 +103,7 @@ class Classification(Task):
         """`label` and one `p_<label>` per label."""
         table = self.table(outputs, torch.zeros(len(outputs), dtype=torch.int64))
         return [
-            {"label": self.labels[k]}
-            | {f"p_{name}": float(p) for name, p in zip(self.labels, row, strict=True)}
+            {"label": self.labels[k]} | {f"p_{name}": float(p) for name, p in zip(self.labels, row, strict=True)}
             for k, row in zip(table.predicted, table.probabilities, strict=True)
         ]
 
