@@ -139,7 +139,7 @@ WRONG = {
     ),
     "no data": (
         ["evaluate", "RUN", "--data", "nowhere", "--out", "o"],
-        "expected --data to be a folder, found none",
+        "expected the data to be a folder, found none",
     ),
     "a file for a folder": (
         ["predict", "ARTIFACT", "a.png", "--out", "file/o"],

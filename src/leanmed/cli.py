@@ -225,13 +225,17 @@ def predict(
         typer.Argument(metavar="INPUT...", help="Files, folders or quoted globs.", show_default=False),
     ],
     out: Out,
-    shard: Annotated[str, typer.Option(metavar="I/N", help="Predict the I-th of N equal parts.")] = "1/1",
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="Predict the I-th of N equal parts, into OUT-I-of-N.")
+    ] = "1/1",
     resume: Resume = False,
     workers: Annotated[int, typer.Option(min=0, help="Images at a time; 0: one per core.")] = 0,
     max_megapixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 50,
     max_megabytes: Annotated[int, typer.Option(min=1, help="Refuse larger files.")] = 256,
 ) -> None:
     """Answer for many images: one JSON line each, without torch.
+
+    Of two labels, `probability` is that of the positive one, the second, whichever is answered.
 
     Images that cannot be read are listed at the end, and the exit status is then 1.
 

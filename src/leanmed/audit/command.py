@@ -40,6 +40,7 @@ def audit_folder(
         f"images have a copy, in {len(found.pairs)} verified pairs",
         f"{len(conflicts)} conflicts between copies, {len(torn)} of them between labels",
         f"{len(found.unreadable)} unreadable, {len(found.near_empty)} near-empty, {len(found.outliers)} outliers",
+        *(f"  unreadable: {name}: {reason}" for name, reason in found.unreadable.items()),
         f"wrote {out / 'report.html'}, report.json, groups.csv and pairs.csv",
     ]
     return lines, not torn

@@ -21,7 +21,27 @@ from leanmed.compress.graph import Layer, Network, initializers, rename, set_ini
 from leanmed.compress.rounding import Rounded
 
 # Beside layers: operators with integer kernels, or that only move values. All others between layers stay float.
-BETWEEN = ["Add", "AveragePool", "Clip", "Concat", "Flatten", "Gather", "GlobalAveragePool", "LeakyRelu", "MaxPool", "Mul", "Relu", "Reshape", "Resize", "Sigmoid", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"]
+BETWEEN = [
+    "Add",
+    "AveragePool",
+    "Clip",
+    "Concat",
+    "Flatten",
+    "Gather",
+    "GlobalAveragePool",
+    "LeakyRelu",
+    "MaxPool",
+    "Mul",
+    "Relu",
+    "Reshape",
+    "Resize",
+    "Sigmoid",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+]
 LEVELS = 255
 
 

@@ -31,7 +31,7 @@ def read_records(dataset: str, root: Path) -> list[Record]:
     if dataset not in DATASETS:
         raise DataError(f"expected a data set's name ({', '.join(DATASETS)}), got {dataset!r}; name one of these")
     if not root.is_dir():
-        raise DataError(f"expected --data to be a folder, found none at {root}; check the path")
+        raise DataError(f"expected the data to be a folder, found none at {root}; check the path")
     records = DATASETS[dataset](root)
     twice = [name for name, count in Counter(r.id for r in records).items() if count > 1]
     if twice:
