@@ -278,7 +278,7 @@ def benchmark(
     found = benchmark(artifacts, run=run, images=images, repeats=repeats, tell=typer.echo)
     from leanmed.files import write_json
 
-    write_json(out, found)
+    write_json(out, {"command": _command(), **found})
     typer.echo(f"{table(found)}\nwrote {out}")
 
 

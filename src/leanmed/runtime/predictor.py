@@ -84,10 +84,7 @@ class Predictor:
             InputError: it cannot be read as an image.
             ArtifactError, DataError: the graph fails on it, or gives no probabilities.
         """
-        if isinstance(image, str | Path | bytes):
-            pixels = self.read(image)
-        else:
-            pixels = as_pixels(image, limits=self.limits)
+        pixels = self.read(image) if isinstance(image, str | Path | bytes) else as_pixels(image, limits=self.limits)
         return self.decide(self.probabilities(pixels))
 
     def _check_graph(self) -> None:
