@@ -143,32 +143,29 @@ def luna_row(pairs: set[tuple[str, str]]) -> dict[str, object]:
 def recall(per_set: int = 40, others: int = 100, seed: int = 0, workers: int = 2) -> None:
     """Plant copies of real images, one change at a time, among the originals and other images."""
     rng = np.random.default_rng(seed)
-    originals, distractors = choose(per_set, others, rng)
     rows, evidence = [], Evidences()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
+        different = {name: one_of_each_group(name, work, workers) for name in SETS}
+        shuffled = [[images[i] for i in rng.permutation(len(images))] for images in different.values()]
+        originals = [image for images in shuffled for image in images[:per_set]]
+        distractors = [image for images in shuffled for image in images[per_set : per_set + others]]
         for (kind, strength), change in changes().items():
             planted = plant(originals, change, rng, work / "copies")
             found = audit([*originals, *distractors, *planted], cache=work, workers=workers)
             rows.append(recall_row(kind, strength, originals, found))
             evidence.add(descriptions(work, originals), descriptions(work, planted))
             typer.echo(rows[-1])
-        evidence.add_chance(descriptions(work, [*originals, *distractors]))
+        for images in different.values():
+            evidence.add_chance(descriptions(work, images))
     write_json(RESULTS / "audit_recall.json", recall_table(rows, evidence, per_set, others, seed))
 
 
-def choose(per_set: int, others: int, rng: Rng) -> tuple[Named, Named]:
-    """One image of each of so many groups of every set, to copy, and of others, to stand among them."""
-    originals: Named = []
-    distractors: Named = []
-    for name in SETS:
-        images = images_of(name)
-        groups = audit(images).groups
-        first = [(f"{name}/{i}", path) for i, path in images if groups.get(i) == i]
-        order = rng.permutation(len(first))[: per_set + others]
-        originals += [first[i] for i in order[:per_set]]
-        distractors += [first[i] for i in order[per_set:]]
-    return originals, distractors
+def one_of_each_group(name: str, work: Path, workers: int) -> Named:
+    """The first image of each group of a set: images of which none is a copy of another."""
+    images = images_of(name)
+    groups = audit(images, cache=work, workers=workers).groups
+    return [(f"{name}/{i}", path) for i, path in images if groups.get(i) == i]
 
 
 def plant(originals: Named, change: Change, rng: Rng, folder: Path) -> Named:
@@ -219,7 +216,7 @@ class Evidences:
             self._note("copies", original, copy)
 
     def add_chance(self, described: Sequence[Description]) -> None:
-        """Candidates among images of different groups, none of which is a copy of another."""
+        """Candidates among images of which none is a copy of another."""
 
         def read(numbers: Sequence[int]) -> Iterator[tuple[NDArray[np.float32], Pixels]]:
             return ((described[i].points, described[i].descriptors) for i in numbers)

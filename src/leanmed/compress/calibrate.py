@@ -121,7 +121,7 @@ def channel_ranges(network: Network, names: Sequence[str], samples: Sequence[Sam
 
 
 def moments(network: Network, samples: Sequence[Sample]) -> dict[str, Moments]:
-    """Layer name -> moments of its input, for layers of at most `MAX_INPUTS` inputs an output; several passes if large."""
+    """Layer name -> moments of its input, for layers of at most `MAX_INPUTS` inputs an output, in several passes."""
     rng = np.random.default_rng(0)
     found: dict[str, Moments] = {}
     for some in _batches([layer for layer in network.layers if _inputs(layer) <= MAX_INPUTS]):

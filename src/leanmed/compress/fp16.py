@@ -1,6 +1,6 @@
 """FP16 as a storage format: half the bytes in the file, and float32 arithmetic.
 
-Weights are kept as float16 and cast to float32, which a runtime does once, when it opens the file. Arithmetic in float16
+Weights are kept as float16 and cast to float32, which a runtime does once when it opens the file. Arithmetic in float16
 is slower on CPUs than float32 (0.77 times the speed, measured), and loses more.
 """
 

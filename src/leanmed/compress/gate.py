@@ -101,7 +101,7 @@ def judge(gate: Gate, before: Scored, after: Scored) -> Verdict:
     change = dict(paired(before, after))
     if gate.main_score not in change or np.isnan(change[gate.main_score].value):
         raise DataError(
-            f"expected images on which {gate.main_score} is defined (both labels among them), got {len(gate.images)} on "
+            f"expected images on which {gate.main_score} is defined (with both labels), got {len(gate.images)} on "
             "which it is not; measure on more images"
         )
     return Verdict(score(after), change, -change[gate.main_score].value)

@@ -76,12 +76,13 @@ class Layer:
 
     def weights(self, rows: Array) -> Array:
         """The inverse of `rows`."""
+        flat: Array = rows[0]
         if self.op != "Conv":
-            return rows[0] if self.axis == 0 else rows[0].T
+            return flat if self.axis == 0 else flat.T
         return rows.reshape(self.shape)
 
     def patches(self, x: Array, rng: np.random.Generator, limit: int) -> Array:
-        """Inputs (..., K), or (1, C, h, w) of a convolution, as (groups, K, positions), at most `limit` drawn positions."""
+        """Inputs (..., K), or (1, C, h, w) of a convolution, as (groups, K, positions), at most `limit` positions."""
         if self.op != "Conv":
             flat = x.reshape(-1, x.shape[-1])
             return flat[_draw(rng, len(flat), limit)].T[None]
@@ -222,7 +223,7 @@ def multiplications(network: Network) -> dict[str, float]:
 
 
 def slim(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop what no runtime needs: notes, shapes it infers itself, unused and repeated constants, unused operator sets."""
+    """Drop what no runtime needs: notes, shapes it infers, unused or repeated constants, unused operator sets."""
     graph = model.graph
     del graph.value_info[:], model.metadata_props[:]
     for entry in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):

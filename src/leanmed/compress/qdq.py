@@ -1,4 +1,4 @@
-"""A float network with rounded weights to one with integers in the file, written as QuantizeLinear/DequantizeLinear pairs.
+"""A float network with rounded weights to one with integers in the file, as QuantizeLinear/DequantizeLinear pairs.
 
 ONNX Runtime's quantizer places the pairs; this module decides every scale, and undoes what costs bytes, speed or
 accuracy in its output.
@@ -143,8 +143,8 @@ def _derive_bias_scales(model: onnx.ModelProto) -> None:
     makers = {name: node for node in graph.node for name in node.output}
     products = []
     for node in graph.node:
-        sources = [makers.get(name) for name in node.input]
-        if len(sources) < 3 or any(s is None or s.op_type != "DequantizeLinear" for s in sources):
+        sources = [makers[name] for name in node.input if name in makers]
+        if len(sources) < 3 or any(s.op_type != "DequantizeLinear" for s in sources):
             continue
         x, weight, bias = sources
         name = f"{bias.input[0]}_step"

@@ -3,7 +3,7 @@
 A compressed graph is made, measured beside the float one, and if it lost too much made again with one more technique:
 
 1. every weight to the nearest step of its channel's own scale, biases corrected by the calibration images' mean inputs,
-   the first layers left in float as far as that costs no speed (sensitivity.py), and with INT4 the layers that make most
+   the first layers left in float as far as it costs no speed (sensitivity.py), and with INT4 the layers that make most
    noise for a byte kept at 8 bits;
 2. `gptq`: weights rounded so that the errors of one layer cancel (rounding.py);
 3. `equalize`: channels rescaled between layers (equalize.py);
@@ -232,7 +232,7 @@ def _warnings(bench: _Bench) -> list[str]:
     apart = np.abs(mine.mean(axis=0) - theirs.mean(axis=0)) / np.maximum(theirs.std(axis=0), 1e-3)
     if apart.max() > FAR:
         found.append(
-            "the calibration images look unlike those measured on: after pre-processing, a channel's mean or spread lies "
+            "the calibration images look unlike those measured on: after pre-processing, a channel's mean or spread is "
             f"{apart.max():.1f} standard deviations off; are they of the same kind?"
         )
     return found
@@ -281,6 +281,6 @@ def _card(outcome: Outcome) -> str:
     return (
         f"\n## Compression\n\n{outcome.to.upper()}, made with {', '.join(final.techniques)}. "
         f"{final.bytes / 1e6:.2f} MB in place of {outcome.before_bytes / 1e6:.2f}. On {outcome.images} images, "
-        f"{outcome.main_score} changed by {-final.drop:+.4f}, and {100 * agreement:.1f} % of the answers are those of the "
+        f"{outcome.main_score} changed by {-final.drop:+.4f}, and {100 * agreement:.1f} % of answers are those of the "
         "float model. The figures above are the float model's; those in `leanmed.json` are this one's.\n"
     )

@@ -65,10 +65,7 @@ def round_layer(
     """
     rows = layer.rows(weight).astype(np.float64)  # (g, r, k)
     scale = np.maximum(_scale(rows, bits, moments), np.broadcast_to(floor, layer.channels).reshape(rows.shape[:2]))
-    if gptq and moments:
-        codes = gptq_codes(rows, moments.second, scale, bits)
-    else:
-        codes = nearest(rows, scale[..., None], bits)
+    codes = gptq_codes(rows, moments.second, scale, bits) if gptq and moments else nearest(rows, scale[..., None], bits)
     residue = rows - codes * scale[..., None]
     if bias is not None and moments:
         bias = bias + (residue @ moments.mean[..., None])[..., 0].reshape(-1)
@@ -89,14 +86,14 @@ def nearest(rows: Floats, scale: Floats, bits: int) -> Floats:
 
 def _scale(rows: Floats, bits: int, moments: Moments | None) -> Floats:
     """(g, r) steps: the largest weight over the largest code, or with 4 bits that shrunk until the error is least."""
-    whole = np.maximum(np.abs(rows).max(axis=2) / (2 ** (bits - 1) - 1), 1e-10)
+    whole: NDArray[np.float64] = np.maximum(np.abs(rows).max(axis=2) / (2 ** (bits - 1) - 1), 1e-10)
     if bits == 8 or moments is None:
         return whole
     importance = np.einsum("gkk->gk", moments.second)[:, None]
     tried = np.stack([whole * factor for factor in SHRINK])
     errors = [(importance * (rows - nearest(rows, s[..., None], bits) * s[..., None]) ** 2).sum(axis=2) for s in tried]
     best = np.argmin(errors, axis=0)
-    return np.take_along_axis(tried, best[None], axis=0)[0]
+    return np.asarray(np.take_along_axis(tried, best[None], axis=0)[0], np.float64)
 
 
 def gptq_codes(rows: Floats, second: Floats, scale: Floats, bits: int) -> Floats:
@@ -126,7 +123,8 @@ def _inverse_factor(second: Floats, order: NDArray[np.int64]) -> Floats:
     diagonal = np.einsum("gkk->gk", h)
     damping = DAMPING * diagonal.mean(axis=1, keepdims=True) + 1e-12
     inverse = np.linalg.inv(h + damping[..., None] * np.eye(h.shape[1]))
-    return np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2).transpose(0, 2, 1)
+    upper = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2).transpose(0, 2, 1)
+    return np.asarray(upper, np.float64)
 
 
 def _round_block(rows: Floats, codes: Floats, upper: Floats, scale: Floats, bits: int, start: int, end: int) -> Floats:

@@ -128,7 +128,8 @@ def spare_head(
     by_tensor = of_activations(network, freed[lengths[-1]], ranges, samples)
     saved = {k: sum(by_tensor[t] for t in freed[k]) + sum(by_weight[n] for n in order[:k]) for k in lengths}
     length = next(k for k in lengths if saved[k] >= 0.9 * max(saved.values()))
-    reason = f"the first {length} layers would make {_percent(saved[length])} of noise at {_percent(costs[length - 1])} of the work"
+    noise, work = _percent(saved[length]), _percent(costs[length - 1])
+    reason = f"the first {length} layers would make {noise} of noise at {work} of the work"
     return dict.fromkeys(order[:length], reason)
 
 
