@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from leanmed.compress.outcome import Attempt, LayerRow, Outcome
+from leanmed.compress.outcome import Attempt, Outcome
 from leanmed.files import write_json, write_text
 from leanmed.plots import PALETTE, Plot
 from leanmed.plots import _canvas as canvas_of
@@ -92,21 +92,11 @@ def render(title: str, outcomes: Sequence[Outcome], leak: str | None = None, com
         notice=NOTICE,
         glossary=GLOSSARY,
         plots=[plot(outcomes, score) for score in SHOWN if all(score in o.before for o in outcomes)],
-        kept={outcome.to: kept_rows(outcome) for outcome in outcomes},
     )
 
 
 def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
-
-
-def kept_rows(outcome: Outcome) -> list[tuple[str, list[LayerRow]]]:
-    """Why -> the layers with more bits than asked for."""
-    found: dict[str, list[LayerRow]] = {}
-    for row in outcome.layers:
-        if row.why:
-            found.setdefault(row.why, []).append(row)
-    return list(found.items())
 
 
 def points(outcomes: Sequence[Outcome], score: str) -> list[Point]:

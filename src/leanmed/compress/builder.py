@@ -13,7 +13,8 @@ import onnx
 from leanmed.compress import int4, sensitivity
 from leanmed.compress.calibrate import Moments, Range, Sample, moments, ranges
 from leanmed.compress.equalize import equalize
-from leanmed.compress.graph import Array, Layer, Network
+from leanmed.compress.graph import Array
+from leanmed.compress.network import Layer, Network
 from leanmed.compress.outcome import LayerRow
 from leanmed.compress.qdq import insert, step
 from leanmed.compress.rounding import Rounded, round_layer

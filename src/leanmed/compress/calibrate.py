@@ -11,7 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx.utils import Extractor
 
-from leanmed.compress.graph import Array, Layer, Network, copy
+from leanmed.compress.graph import Array, copy
+from leanmed.compress.network import Layer, Network
 from leanmed.runtime.predictor import open_session
 
 Method = Literal["minmax", "percentile"]

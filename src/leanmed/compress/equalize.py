@@ -16,7 +16,8 @@ import onnx
 from numpy.typing import NDArray
 
 from leanmed.compress.calibrate import Sample, channel_ranges
-from leanmed.compress.graph import Array, Layer, Network
+from leanmed.compress.graph import Array
+from leanmed.compress.network import Layer, Network
 
 HOMOGENEOUS = ("Relu", "LeakyRelu")  # f(s x) = s f(x) for s > 0
 MARGIN = 1.25  # how far a rescaled channel stays below a ceiling that it never reached

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leanmed.compress.calibrate import Range, Sample
-from leanmed.compress.graph import Array, Layer, Network, attributes, initializers
+from leanmed.compress.graph import Array, attributes, initializers
+from leanmed.compress.network import Layer, Network
 from leanmed.compress.qdq import LEVELS, rounded_tensors, step
 from leanmed.compress.rounding import Rounded
 from leanmed.errors import ArtifactError

@@ -62,7 +62,7 @@ class Attempt:
         difference: root mean square change of the answers on the calibration images.
         bytes: of the graph's file.
         milliseconds: medians: `float`, `compressed`, and the networks alone, `float network`, `compressed network`.
-        passed: the drop is within the limit.
+        passed: drop and agreement are within their limits.
     """
 
     techniques: tuple[str, ...]
@@ -86,7 +86,7 @@ class Outcome:
 
     Args:
         to: fp16, int8 or int4.
-        main_score, max_drop: the gate.
+        main_score, max_drop, min_agreement: the gate.
         images, groups: how many it was measured on.
         calibration_images: how many the ranges were taken from.
         before: the float graph's figures.
@@ -100,6 +100,7 @@ class Outcome:
     to: Target
     main_score: str
     max_drop: float
+    min_agreement: float
     images: int
     groups: int
     calibration_images: int
@@ -133,11 +134,11 @@ class GateError(QualityError):
 
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
-        tried = "; ".join(f"{', '.join(a.techniques)}: {a.drop:+.4f}" for a in outcome.attempts)
+        tried = "; ".join(f"{', '.join(a.techniques) or 'nearest'}: {-a.drop:+.4f}" for a in outcome.attempts)
         super().__init__(
             f"expected {outcome.to} to cost at most {outcome.max_drop:g} of {outcome.main_score} on {outcome.images} "
-            f"images, got drops of {tried}; nothing was written but the report; allow more with --max-drop, fine-tune "
-            "with --finetune, or choose a higher precision"
+            f"images and to agree on {100 * outcome.min_agreement:g} %, got {tried}; only the "
+            "report was written; allow more with --max-drop, fine-tune with --finetune, or choose a higher precision"
         )
 
 

@@ -17,7 +17,8 @@ from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from leanmed.compress.calibrate import Range
-from leanmed.compress.graph import Layer, Network, initializers, rename, set_initializers, shapes, slim
+from leanmed.compress.graph import initializers, rename, set_initializers, shapes, slim
+from leanmed.compress.network import Layer, Network
 from leanmed.compress.rounding import Rounded
 
 # Beside layers: operators with integer kernels, or that only move values. All others between layers stay float.

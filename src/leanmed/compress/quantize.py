@@ -29,7 +29,8 @@ from leanmed.compress.builder import Builder, Built, Technique
 from leanmed.compress.calibrate import network_inputs
 from leanmed.compress.fp16 import store_half
 from leanmed.compress.gate import Gate, answers, judge, latency
-from leanmed.compress.graph import Array, Network, find_network, parse, refuse_quantized, simplify
+from leanmed.compress.graph import Array, parse, refuse_quantized, simplify
+from leanmed.compress.network import Network, find_network
 from leanmed.compress.outcome import Attempt, GateError, LayerRow, Outcome, Target
 from leanmed.errors import ArtifactError, DataError
 from leanmed.metrics import Figure, Scored, score
@@ -47,6 +48,7 @@ class Options:
 
     Args:
         max_drop: the most the main score may fall, as a fraction: .005 is half a point of accuracy, or .005 AUC.
+        min_agreement: the least share of images to which both must answer the same; 0 asks for none.
         start: techniques of the first attempt.
         ladder: techniques tried one after another while the drop is too large; those in `start` are passed over.
         epochs: of fine-tuning; 0 leaves it out.
@@ -54,6 +56,7 @@ class Options:
     """
 
     max_drop: float = 0.005
+    min_agreement: float = 0.0
     start: tuple[Technique, ...] = ("gptq",)
     ladder: tuple[Technique, ...] = LADDER
     epochs: int = 0
@@ -100,28 +103,30 @@ def quantize(
             "expected calibration images, got none; give images the model was trained on, some 64 to 256 of them"
         )
     before = gate.table(answers(artifact.graph, gate.images))
-    bench = _Bench(artifact.graph, network, gate, before, images, answers(artifact.graph, images), options.max_drop)
-    if to == "fp16":
-        built, attempts = _half(bench)
-    else:
-        built, attempts = _climb(bench, to, options, tell)
-    outcome = Outcome(
-        to=to,
-        main_score=gate.main_score,
-        max_drop=options.max_drop,
-        images=before.truth.size,
-        groups=before.groups,
-        calibration_images=len(images),
-        before=score(before),
-        before_bytes=len(artifact.graph),
-        attempts=tuple(attempts),
-        layers=built.rows,
-        left_float=network.left_float,
-        warnings=tuple(_warnings(bench)),
-    )
+    bench = _Bench(artifact.graph, network, gate, before, images, answers(artifact.graph, images), options)
+    built, attempts = _half(bench) if to == "fp16" else _climb(bench, to, tell)
+    outcome = _outcome(bench, to, built, attempts)
     if not outcome.passed:
         raise GateError(outcome)
     return _compressed(artifact, built, outcome), outcome
+
+
+def _outcome(bench: _Bench, to: Target, built: Built, attempts: Sequence[Attempt]) -> Outcome:
+    return Outcome(
+        to=to,
+        main_score=bench.gate.main_score,
+        max_drop=bench.options.max_drop,
+        min_agreement=bench.options.min_agreement,
+        images=bench.before.truth.size,
+        groups=bench.before.groups,
+        calibration_images=len(bench.images),
+        before=score(bench.before),
+        before_bytes=len(bench.graph),
+        attempts=tuple(attempts),
+        layers=built.rows,
+        left_float=bench.network.left_float,
+        warnings=tuple(_warnings(bench)),
+    )
 
 
 def _open(artifact: Artifact) -> Network:
@@ -144,7 +149,7 @@ class _Bench:
     before: Scored
     images: Sequence[Pixels]
     expected: Sequence[Array]
-    max_drop: float
+    options: Options
 
     def measure(self, techniques: Sequence[str], built: Built) -> Attempt:
         """Score, size and time one compressed graph."""
@@ -159,7 +164,8 @@ class _Bench:
             difference=float(np.sqrt(np.mean(np.square(changes)))) if changes else np.nan,
             bytes=len(graph),
             milliseconds=self._times(built.model),
-            passed=verdict.drop <= self.max_drop,
+            passed=verdict.drop <= self.options.max_drop
+            and verdict.change["agreement"].value >= self.options.min_agreement,
         )
 
     def _times(self, model: onnx.ModelProto) -> dict[str, float]:
@@ -195,8 +201,9 @@ def _half(bench: _Bench) -> tuple[Built, list[Attempt]]:
     return built, [bench.measure(["fp16"], built)]
 
 
-def _climb(bench: _Bench, to: Target, options: Options, tell: Callable[[str], None]) -> tuple[Built, list[Attempt]]:
+def _climb(bench: _Bench, to: Target, tell: Callable[[str], None]) -> tuple[Built, list[Attempt]]:
     """Attempts until one passes, or the ladder ends."""
+    options = bench.options
     samples = network_inputs(bench.network, bench.images)
     bits = 8 if to == "int8" else 4
     builder = Builder(bench.network, samples, bits, unpack=options.unpack, epochs=options.epochs)

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leanmed.compress.calibrate import Moments
-from leanmed.compress.graph import Array, Layer
+from leanmed.compress.graph import Array
+from leanmed.compress.network import Layer
 
 DAMPING = 1e-3  # of the mean diagonal; keeps the inverse finite for inputs that never vary
 BLOCK = 128

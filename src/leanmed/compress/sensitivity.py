@@ -13,7 +13,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from leanmed.compress.calibrate import Range, Sample, tensors
-from leanmed.compress.graph import Array, Layer, Network, multiplications, rename, set_initializers, shapes
+from leanmed.compress.graph import Array, rename, set_initializers, shapes
+from leanmed.compress.network import Layer, Network, multiplications
 from leanmed.compress.qdq import LEVELS, rounded_tensors, step
 from leanmed.compress.rounding import Rounded
 
