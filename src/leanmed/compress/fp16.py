@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from leanmed.compress.graph import copy
+from leanmed.compress.graph import Array, copy
 
-FLOOR = 4096  # values; smaller weights cost few bytes, and those of the first layers matter most
+FLOOR = 4096  # values; smaller weights hold few bytes, and those of the first layers matter most
 LIMIT = float(np.finfo(np.float16).max)
 
 
@@ -20,17 +20,18 @@ def store_half(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]
     """Keep large float32 constants as float16.
 
     Returns:
-        The model, and name -> why of constants that float16 cannot hold and that stay float32.
+        The model, and name -> why of the constants that stay float32.
     """
     model = copy(model)
     kept: dict[str, str] = {}
     casts = []
     for constant in model.graph.initializer:
         value = numpy_helper.to_array(constant)
-        if value.dtype != np.float32 or value.size < FLOOR:
+        if value.dtype != np.float32:
             continue
-        if np.abs(value).max() > LIMIT:
-            kept[constant.name] = f"its largest value {np.abs(value).max():.3g} is beyond float16"
+        reason = _keep(value)
+        if reason:
+            kept[constant.name] = reason
             continue
         name = constant.name
         constant.CopyFrom(numpy_helper.from_array(value.astype(np.float16), f"{name}_fp16"))
@@ -38,3 +39,10 @@ def store_half(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]
     for cast in casts:
         model.graph.node.insert(0, cast)
     return model, kept
+
+
+def _keep(value: Array) -> str | None:
+    if value.size < FLOOR:
+        return f"it has fewer than {FLOOR} values"
+    largest = np.abs(value).max()
+    return f"its largest value {largest:.3g} is beyond float16" if largest > LIMIT else None

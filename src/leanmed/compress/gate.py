@@ -28,11 +28,13 @@ class Gate:
         images: pixels (h, w, 3 or 4), none of which the model was trained or selected on.
         table: the graph's answers, one for each image, to a table that metrics take.
         main_score: the figure that may fall by no more than `max_drop`; higher is better.
+        resamples: of the bootstrap.
     """
 
     images: Sequence[Pixels]
     table: Callable[[Sequence[Array]], Scored]
     main_score: str
+    resamples: int = 2000
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,13 @@ def judge(gate: Gate, before: Scored, after: Scored) -> Verdict:
     Raises:
         DataError: the main score is undefined on these images.
     """
-    change = dict(paired(before, after))
+    change = paired(before, after, resamples=gate.resamples)
     if gate.main_score not in change or np.isnan(change[gate.main_score].value):
         raise DataError(
             f"expected images on which {gate.main_score} is defined (with both labels), got {len(gate.images)} on "
             "which it is not; measure on more images"
         )
-    return Verdict(score(after), change, -change[gate.main_score].value)
+    return Verdict(score(after, resamples=gate.resamples), change, -change[gate.main_score].value)
 
 
 def latency(

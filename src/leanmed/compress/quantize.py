@@ -120,7 +120,7 @@ def _outcome(bench: _Bench, to: Target, built: Built, attempts: Sequence[Attempt
         images=bench.before.truth.size,
         groups=bench.before.groups,
         calibration_images=len(bench.images),
-        before=score(bench.before),
+        before=score(bench.before, resamples=bench.gate.resamples),
         before_bytes=len(bench.graph),
         attempts=tuple(attempts),
         layers=built.rows,
