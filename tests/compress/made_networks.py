@@ -1,4 +1,5 @@
-"""Made graphs for the tests of compression: pixels to a probability through a few layers, like an exported classifier."""
+"""Made graphs for the tests of compression: pixels to a probability through a few layers, like an exported
+classifier."""
 
 from __future__ import annotations
 
