@@ -54,12 +54,7 @@ def audit(
     Raises:
         DataError: no image, none that can be read, or an id that stands twice.
     """
-    ids = {name for name, _ in images}
-    if not images or len(ids) < len(images):
-        raise DataError(
-            f"expected at least one image to audit and each id once, got {len(images)} image(s) with "
-            f"{len(ids)} id(s); check the folder or the table"
-        )
+    _check_ids([name for name, _ in images])
     with ExitStack() as stack:
         folder = cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="leanmed-audit-")))
         store = stack.enter_context(Store(folder))
@@ -70,6 +65,14 @@ def audit(
             reason = next(iter(unreadable.values()))
             raise DataError(f"expected images to audit, but none of {len(images)} can be read: {reason}")
         return _Audit(store, pool, count, progress).find(contents, unreadable)
+
+
+def _check_ids(ids: Sequence[str]) -> None:
+    if not ids or len(set(ids)) < len(ids):
+        raise DataError(
+            f"expected at least one image to audit and each id once, got {len(ids)} image(s) with "
+            f"{len(set(ids))} id(s); check the folder or the table"
+        )
 
 
 @dataclass(frozen=True)
