@@ -194,7 +194,10 @@ def _write_run(path: Path, recipe: Recipe, data: Path) -> None:
         write_json(path / f"fold-{fold.number}" / FOLD, facts)
     write_csv(
         path / SPLITS,
-        [{"image": r.id, "label": r.target} | {f"fold_{k}": parts[k][i] for k in parts} for i, r in enumerate(records)],
+        [
+            {"image": r.id, "label": r.target, "group": r.group} | {f"fold_{k}": parts[k][i] for k in parts}
+            for i, r in enumerate(records)
+        ],
     )
     write_text(path / RECIPE, dump_recipe(recipe))
     about = {"protocol": "grouped", "leak": None, "labels": LABELS, "folds": len(folds), "data": str(data)}

@@ -145,3 +145,9 @@ def test_recipes_cannot_be_changed():
 def test_the_message_names_the_shipped_file(refused):
     with refused(RecipeError, str(Path("recipes") / "folder.yaml")):
         load_recipe("folder", ["x=1"])
+
+
+def test_crops_and_images_must_fit_the_coarsest_map_of_a_detector(refused):
+    with refused(RecipeError, "detector.crop times detector.zoom to be a multiple of 32, got 100"):
+        load_recipe("nodules", ["detector.crop=50", "detector.zoom=2"])
+    assert load_recipe("nodules", ["detector.crop=48", "detector.zoom=2"]).detector.crop == 48

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from PIL import Image
 import leanmed
 from leanmed.config import Evaluation
 from leanmed.data import content_hashes, data_hash, read_records
-from leanmed.errors import DataError, InputError, RunError
+from leanmed.data.phantoms import PHANTOMS
+from leanmed.errors import DataError, RunError
 from leanmed.evaluation import (
     Answers,
     evaluate_artifact,
@@ -19,8 +22,8 @@ from leanmed.evaluation import (
     fold_figures,
     run_answers,
     subgroup_rows,
-    table_of,
 )
+from leanmed.judging.classification import table_of
 from leanmed.records import Record
 from leanmed.runtime.artifact import Provenance
 
@@ -38,6 +41,12 @@ def clinic(tmp_path):
         rows.append(f"images/{k:02}.png,{LABELS[10 <= k < 19]},p{k},{'AB'[k % 2]},{k}")
     (root / "labels.csv").write_text("\n".join(rows) + "\n")
     return root
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """Forty made eyelids, a third of them copies of others."""
+    return PHANTOMS["eyelids"](tmp_path_factory.mktemp("copied") / "eyelids", count=40, copies=0.35, seed=3)
 
 
 def made(**changes):
@@ -124,7 +133,7 @@ def test_an_artifact_is_judged_on_what_it_answers(clinic, make_artifact):
     assert steps == list(range(1, 21))
     assert [mistake.id for mistake in report.mistakes] == ["images/19.png"]
     assert {row.name for row in report.subgroups} == {"site", "age"}
-    assert report.notes == []
+    assert report.notes == ["20 images in 20 groups; groups: the data set's own joined with an audit for copies."]
     assert report.title == f"mean-red: artifact {predictor.artifact.sha256[:12]} (fp32)"
     assert report.provenance.seeds == [4]
 
@@ -134,7 +143,21 @@ def test_an_artifact_is_not_judged_on_what_it_was_made_from(clinic, make_artifac
     origin = made(seen_images=tuple(digest[:16] for digest in seen))
     report = evaluate_artifact(leanmed.load(make_artifact(provenance=origin)), clinic)
     assert report.figures["auc"].n == 10
-    assert report.notes == ["10 of 20 images were used to make the artifact and are left out."]
+    assert report.notes[1:] == ["10 of 20 images made the artifact, or share a group with one that did; left out."]
+
+
+def test_nor_on_copies_of_what_it_was_made_from(copied, make_artifact, tmp_path):
+    """A flipped copy has other contents; the audit, which is kept, knows it."""
+    records = read_records("folder", copied)
+    families = Counter(record.group for record in records)  # the reader is told the photograph of each
+    first = next(record for record in records if families[record.group] > 1)
+    seen = tuple(content[:16] for content in content_hashes([first]))
+    alone = [replace(record, group=record.id) for record in records]
+    predictor = leanmed.load(make_artifact(provenance=made(seen_images=seen)))
+    with patch("leanmed.evaluation.read_records", return_value=alone):
+        report = evaluate_artifact(predictor, copied, cache=tmp_path)
+    assert report.figures["auc"].n == len(records) - families[first.group]
+    assert len(list(tmp_path.glob("groups-*.csv"))) == 1
 
 
 def test_an_artifact_that_has_seen_everything_is_not_judged_at_all(clinic, make_artifact, refused):
@@ -148,15 +171,15 @@ def test_images_that_cannot_be_read_are_noted(clinic, make_artifact):
     (clinic / "images" / "03.png").write_bytes(b"")
     report = evaluate_artifact(leanmed.load(make_artifact(provenance=made())), clinic)
     assert report.figures["auc"].n == 19
-    assert len(report.notes) == 1
-    assert report.notes[0].startswith("Not answered: images/03.png:")
-    assert "an empty file" in report.notes[0]
+    assert len(report.notes) == 2
+    assert report.notes[1].startswith("Not answered: images/03.png:")
+    assert "an empty file" in report.notes[1]
 
 
 def test_images_of_which_none_can_be_read_are_refused(clinic, make_artifact, refused):
     for number, path in enumerate(sorted((clinic / "images").iterdir())):
         path.write_bytes(b"no image %d" % number)
-    with refused(InputError, "expected images that can be read, got none among 20; the first:", "00.png"):
+    with refused(DataError, "expected images to audit, but none of 20 can be read", "00.png"):
         evaluate_artifact(leanmed.load(make_artifact(provenance=made())), clinic)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from leanmed.config import Split
 from leanmed.data import read_records
 from leanmed.data.phantoms import PHANTOMS
 from leanmed.errors import DataError
-from leanmed.grouping import group_records, read_groups
-from leanmed.records import Record
+from leanmed.grouping import conflicts, group_records, read_groups
+from leanmed.records import Boxes, Record
 from leanmed.runs import write_csv
 
 Refused = Callable[..., AbstractContextManager[None]]
@@ -123,3 +124,9 @@ def test_a_groups_file_without_a_row_for_an_image_is_refused(tmp_path: Path, rec
 
     with refused(DataError, "expected a row for every image", "such as b", "leanmed audit"):
         read_groups(file, [record("a"), record("b")])
+
+
+def test_boxes_of_copies_contradict_nothing(record: Make) -> None:
+    boxes = {"a": (0.0, 0.0, 4.0, 4.0), "b": (1.0, 1.0, 5.0, 5.0)}
+    pair = [replace(record(name, content="one"), group="g", target=Boxes((box,))) for name, box in boxes.items()]
+    assert conflicts(pair) == set()

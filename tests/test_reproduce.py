@@ -9,7 +9,8 @@ import pytest
 
 from leanmed.errors import DataError
 from leanmed.papers import PAPERS
-from leanmed.reproduce import _leak, as_text, copies_in_training, parse_seeds, reproduce, table_1
+from leanmed.reproduce import parse_seeds, reproduce
+from leanmed.reproduce_anemia import as_text, copies_in_training, leak, table_1
 from leanmed.runs import SPLITS, Run, read_csv
 
 Refused = Callable[..., AbstractContextManager[None]]
@@ -139,8 +140,8 @@ def test_only_the_published_protocol_is_exempt_from_groups() -> None:
 
 
 def test_any_protocol_with_copies_in_training_is_labelled_as_leaking() -> None:
-    assert _leak(0.0) is None
-    assert _leak(0.734) == "This result LEAKS: 73% of its test images have a copy in training."
+    assert leak(0.0) is None
+    assert leak(0.734) == "This result LEAKS: 73% of its test images have a copy in training."
 
 
 @pytest.mark.parametrize("text", ["", "a", "1;2", "-1"])

@@ -7,11 +7,12 @@ whoever publishes the model.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 
-from leanmed.report import GLOSSARY, Report
+from leanmed import markdown
+from leanmed.glossary import BOXES, GLOSSARY
+from leanmed.report import Report
 from leanmed.runtime.artifact import Manifest
 
 OPEN_ITEMS = (
@@ -24,6 +25,12 @@ OPEN_ITEMS = (
 )
 
 
+SUBGROUPS = {
+    "classification": {"auc": "ROC-AUC", "recall": "sensitivity", "specificity": "specificity"},
+    "detection": {"sensitivity": "sensitivity at 1 FP", "froc": "FROC score", "recall": "recall"},
+}
+
+
 def write_card(manifest: Manifest, report: Report, difference: float) -> str:
     """The card as Markdown.
 
@@ -34,16 +41,16 @@ def write_card(manifest: Manifest, report: Report, difference: float) -> str:
     """
     sections = {
         "Intended use": manifest.intended_use,
-        "What it does": _what(manifest),
+        "What it does": _boxes(manifest) if manifest.task == "detection" else _what(manifest),
         "Data and protocol": _data(manifest, report),
         "How good it is": _figures(manifest, report),
-        "Subgroups": _subgroups(report),
-        "Limits": _bullets(_limits(manifest, report)),
+        "Subgroups": _subgroups(manifest, report),
+        "Limits": markdown.bullets(_limits(manifest, report)),
         "Checks": f"Graph and model differ by at most {difference:.1e} on real images at their own size, "
         "20 x 20, 64 x 1000, portrait, landscape and 12 megapixels. The SHA-256 of each graph stands in "
         "leanmed.json and is checked before use.",
         "Open items": "A training run cannot answer these; whoever publishes the model should:\n\n"
-        + _bullets(OPEN_ITEMS),
+        + markdown.bullets(OPEN_ITEMS),
     }
     leak = f"> **{manifest.leak}**\n\n" if manifest.leak else ""
     title = f"# {manifest.name} ({manifest.precision})\n\n"
@@ -65,9 +72,19 @@ def _what(manifest: Manifest) -> str:
     )
 
 
+def _boxes(manifest: Manifest) -> str:
+    (label,) = manifest.labels
+    return (
+        f"From one axial slice (uint8, RGB or RGBA, any size, 1 mm per pixel; lung window [-1000, 400] HU over 0 to "
+        f"255; its channels are the slice below, the slice itself and the one above, or the slice three times) it "
+        f"gives boxes of `{label}` with scores, in pixels of the slice. Boxes scored at least {manifest.threshold:.3f} "
+        f"are answered, a threshold chosen on validation images (temperature {manifest.temperature:.3f})."
+    )
+
+
 def _data(manifest: Manifest, report: Report) -> str:
     origin, table = manifest.provenance, report.table
-    counts = f"{table.truth.size} images in {table.groups} groups. " if table is not None else ""
+    counts = f"{table.group.size} images in {table.groups} groups. " if table is not None else ""
     dataset, model = origin.recipe.get("data", {}).get("dataset"), origin.recipe.get("model", {})
     return (
         f"Data set `{dataset}` (SHA-256 `{origin.data_sha256[:16]}`): {counts}Protocol: {report.protocol}. "
@@ -79,24 +96,30 @@ def _data(manifest: Manifest, report: Report) -> str:
 
 
 def _figures(manifest: Manifest, report: Report) -> str:
+    terms = GLOSSARY | (BOXES if manifest.task == "detection" else {})
     rows = [
-        (term.title, _cell(manifest.figures[name]), _cell(asdict(report.figures[name])))
-        for name, term in GLOSSARY.items()
+        (term.title, markdown.interval(manifest.figures[name], 3), markdown.interval(asdict(report.figures[name]), 3))
+        for name, term in terms.items()
         if name in manifest.figures and name in report.figures
     ]
-    table = _table(("", "this model, its own test part", "all folds together"), rows)
+    table = markdown.table(("", "this model, its own test part", "all folds together"), rows)
     return f"{table}\n\nIn brackets: 95 % interval, bootstrap over groups."
 
 
-def _subgroups(report: Report) -> str:
+def _subgroups(manifest: Manifest, report: Report) -> str:
     if not report.subgroups:
         return "The data set names no attribute to form subgroups by."
-    columns = ("auc", "recall", "specificity")
+    columns = SUBGROUPS[manifest.task]
     rows = [
-        (f"{row.name}: {row.value}", row.n, row.groups, *(_cell(asdict(row.figures[c])) for c in columns))
+        (
+            f"{row.name}: {row.value}",
+            row.n,
+            row.groups,
+            *(markdown.interval(asdict(row.figures[c]), 3) for c in columns),
+        )
         for row in report.subgroups
     ]
-    return _table(("", "images", "groups", "ROC-AUC", "sensitivity", "specificity"), rows)
+    return markdown.table(("", "images", "groups", *columns.values()), rows)
 
 
 def _limits(manifest: Manifest, report: Report) -> Iterable[str]:
@@ -107,26 +130,7 @@ def _limits(manifest: Manifest, report: Report) -> Iterable[str]:
         "measure again."
     )
     yield "It answers for any picture, whatever it shows: it cannot say that an image is of another kind."
+    if manifest.task == "detection":
+        yield "Its figures are per slice: how many false positives a whole scan gets was not measured here."
     if report.table is not None and report.table.groups < 500:
         yield f"{report.table.groups} groups are few: the intervals are wide, and subgroups are wider still."
-
-
-def _cell(figure: Mapping[str, float | int | None]) -> str:
-    value, low, high = (_known(figure.get(key)) for key in ("value", "low", "high"))
-    if value is None:
-        return "–"
-    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
-
-
-def _known(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else value
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    lines = [[str(cell).replace("|", "\\|") for cell in row] for row in (head, *rows)]
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _bullets(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import leanmed
-from leanmed.errors import DataError, LeanmedError, MissingExtraError
+from leanmed.console import REPORTING, TRAINING, needs, paragraph, progress_bar, stages, typed
+from leanmed.errors import DataError, LeanmedError
+
+if TYPE_CHECKING:
+    from leanmed.metrics import Figure
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,8 +33,6 @@ Set = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
 RECIPE = "A shipped recipe's name (anemia, folder) or a YAML file."
-REPORTING = ("sklearn", "scipy", "matplotlib", "jinja2")  # of the extra `report`
-TRAINING = (*REPORTING, "torch", "torchvision", "timm", "lightning", "safetensors", "onnx", "onnxscript")
 
 
 def main() -> None:
@@ -45,15 +44,8 @@ def main() -> None:
     except (LeanmedError, OSError) as error:
         if debug:
             raise
-        typer.echo(f"leanmed: {_paragraph(error)}", err=True)
+        typer.echo(f"leanmed: {paragraph(error)}", err=True)
         sys.exit(2)
-
-
-def _paragraph(error: Exception) -> str:
-    if not isinstance(error, OSError):
-        return str(error)
-    where = error.filename or "a file"
-    return f"{where}: expected to read or write it, got: {error.strerror or error}; mend that and start again"
 
 
 @app.callback(invoke_without_command=True)
@@ -75,7 +67,7 @@ def demo(
 
     Example: `leanmed demo`
     """
-    _needs("demo", "train", *TRAINING)
+    needs("demo", "train", *TRAINING)
     from leanmed.demo import run_demo
 
     run_demo(out, overwrite=overwrite, tell=typer.echo)
@@ -102,10 +94,10 @@ def audit(
 
     Example: `leanmed audit my-images --out audit`
     """
-    _needs("audit", "report", "cv2", "faiss", "jinja2")
+    needs("audit", "report", "cv2", "faiss", "jinja2")
     from leanmed.audit.command import audit_folder, audit_split
 
-    with _stages() as progress:
+    with stages() as progress:
         if split:
             lines, sound = audit_split(*split, out=out, workers=workers, progress=progress)
         elif data and out:
@@ -136,7 +128,7 @@ def train(
 
     `leanmed recipe` lists every key that `--set` takes.
     """
-    _needs("train", "train", *TRAINING)
+    needs("train", "train", *TRAINING)
     from leanmed.config import load_recipe
 
     chosen = load_recipe(recipe, settings)  # first: torch takes seconds to import
@@ -166,31 +158,57 @@ def evaluate(
     data: Data,
     out: Out,
     dataset: Annotated[str | None, typer.Option(help="The data set's reader, if not the recipe's own.")] = None,
+    scans: Annotated[
+        bool, typer.Option("--scans", help="Judge an artifact for boxes on LUNA16's whole scans: scans.json, its CPM.")
+    ] = False,
 ) -> None:
     """Say how good a run or an artifact is: report.json and report.html.
 
-    A run is judged on each fold's test part; an artifact on images it was neither trained nor selected on.
+    A run is judged on each fold's test part; an artifact on images that share no group (patient, photograph)
+    with one it was trained or selected on.
 
     Example: `leanmed evaluate run --data my-images --out report`
     """
-    _needs("evaluate", "report", *REPORTING)
+    needs("evaluate", "report", *REPORTING)
     from leanmed.evaluation import evaluate_artifact, evaluate_run
+    from leanmed.grouping import AUDIT
     from leanmed.report import write_report
     from leanmed.runs import RUN, open_run
     from leanmed.runtime.input import read_image
 
+    if scans:
+        _evaluate_scans(subject, data, out)
+        return
     if (subject / RUN).is_file():
-        report = evaluate_run(open_run(subject), data=data, command=_command())
+        report = evaluate_run(open_run(subject), data=data, command=typed())
     else:
         predictor = leanmed.load(subject)
-        with _progress("images") as step:
-            report = evaluate_artifact(predictor, data, dataset=dataset, command=_command(), progress=step)
+        with progress_bar("images") as step:
+            report = evaluate_artifact(
+                predictor, data, dataset=dataset, cache=out.parent / AUDIT, command=typed(), progress=step
+            )
     write_report(out, report, read=read_image)
     for line in filter(None, (report.leak, *report.notes)):
         typer.echo(line)
-    for name, figure in report.figures.items():
-        typer.echo(f"{name:18} {figure.value:.4f}  ({figure.low:.4f} to {figure.high:.4f})  n={figure.n}")
+    _echo_figures(report.figures)
     typer.echo(f"Research use only: not a medical device.\nwrote {out / 'report.html'} and {out / 'report.json'}")
+
+
+def _evaluate_scans(artifact: Path, data: Path, out: Path) -> None:
+    from leanmed.scan_evaluation import evaluate_scans, write_scan_result
+
+    with progress_bar("scans") as step:
+        result = evaluate_scans(leanmed.load(artifact), data, progress=step)
+    write_scan_result(out, result)
+    for line in result.notes:
+        typer.echo(line)
+    _echo_figures(result.figures)
+    typer.echo(f"Research use only: not a medical device.\nwrote {out / 'scans.json'} and {out / 'candidates.csv'}")
+
+
+def _echo_figures(figures: Mapping[str, Figure]) -> None:
+    for name, figure in figures.items():
+        typer.echo(f"{name:18} {figure.value:.4f}  ({figure.low:.4f} to {figure.high:.4f})  n={figure.n}")
 
 
 @app.command()
@@ -206,7 +224,7 @@ def export(
 
     Example: `leanmed export run --out artifact`
     """
-    _needs("export", "train", *TRAINING)
+    needs("export", "train", *TRAINING)
     from leanmed.runs import open_run
 
     opened = open_run(run)
@@ -248,7 +266,7 @@ def predict(
     predictor = leanmed.load(artifact, limits=limits)
     files, part = list(find_inputs(inputs)), Shard.parse(shard)
     workers = workers or os.cpu_count() or 1
-    with _progress("images", len(part.of(files))) as step:
+    with progress_bar("images", len(part.of(files))) as step:
         found = predict_file(predictor, files, out, shard=part, resume=resume, workers=workers, progress=step)
     typer.echo(f"{found.answered} answered -> {found.path}   Research use only: not a medical device.", err=True)
     for name, reason in found.failed:
@@ -256,6 +274,50 @@ def predict(
     if found.failed:
         typer.echo(f"{len(found.failed)} of {found.answered + len(found.failed)} inputs failed", err=True)
         raise typer.Exit(1)
+
+
+@app.command()
+def quantize(
+    artifact: Annotated[Path, typer.Argument(help="A float artifact.", show_default=False)],
+    to: Annotated[str, typer.Option(metavar="fp16|int8|int4", help="The precision.", show_default=False)],
+    data: Data,
+    out: Out,
+    max_drop: Annotated[
+        float, typer.Option(help="The most the main score may fall: .005 is half a point of accuracy, or .005 AUC.")
+    ] = 0.005,
+    min_agreement: Annotated[float, typer.Option(help="Share of images to answer as the float artifact does.")] = 0.95,
+    calibration: Annotated[int, typer.Option(min=1, help="At most so many training images set the ranges.")] = 256,
+    finetune: Annotated[int, typer.Option(min=0, help="Epochs of training, if nothing else helps; 0: none.")] = 0,
+    unpack: Annotated[bool, typer.Option(help="Store 4-bit weights as 8, for runtimes without INT4.")] = False,
+    dataset: Annotated[str | None, typer.Option(help="The data set's reader, if not the recipe's own.")] = None,
+) -> None:
+    """Make an artifact smaller and faster, and refuse if it loses more than it may.
+
+    Training images set the ranges, validation images choose among the techniques, and images new to the
+    artifact measure the choice. Writes the artifact OUT and a report OUT-report; if every attempt loses too
+    much, the report alone.
+
+    Example: `leanmed quantize artifact --to int8 --data my-images --out artifact-int8`
+    """
+    needs("quantize", "train", *(TRAINING if finetune else (*REPORTING, "onnx")))
+    from leanmed.compress.command import quantize_artifact
+    from leanmed.compress.quantize import Options
+
+    options = Options(max_drop=max_drop, min_agreement=min_agreement, epochs=finetune, unpack=unpack)
+    outcome = quantize_artifact(
+        artifact,
+        to,
+        data,
+        out,
+        options,
+        calibration=calibration,
+        dataset=dataset,
+        command=typed(),
+        tell=typer.echo,
+    )
+    for line in outcome.lines():
+        typer.echo(line)
+    typer.echo(f"Research use only: not a medical device.\nwrote {out}")
 
 
 @app.command()
@@ -272,89 +334,65 @@ def benchmark(
 
     Example: `leanmed benchmark artifact --run run --images photos --out benchmark.json`
     """
-    _needs("benchmark", "train", *TRAINING) if run else None
+    needs("benchmark", "train", *TRAINING) if run else None
     from leanmed.benchmark import benchmark, table
 
     found = benchmark(artifacts, run=run, images=images, repeats=repeats, tell=typer.echo)
     from leanmed.files import write_json
 
-    write_json(out, {"command": _command(), **found})
+    write_json(out, {"command": typed(), **found})
     typer.echo(f"{table(found)}\nwrote {out}")
 
 
 @app.command()
 def reproduce(
-    name: Annotated[str, typer.Argument(help="The paper's recipe: anemia.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="The paper's recipe: anemia or nodules.", show_default=False)],
     data: Data,
     out: Out,
     settings: Set = [],  # noqa: B006
-    protocols: Annotated[str, typer.Option(help="Which, with commas: paper,content,audited. All if not given.")] = "",
+    protocols: Annotated[
+        str,
+        typer.Option(help="Which, with commas: paper,content,audited, or mobilenetv1,resnet50... All if not given."),
+    ] = "",
     seeds: Annotated[str, typer.Option(help="With commas; each is a split and a training of its own.")] = "0",
+    artifacts: Annotated[
+        Path | None, typer.Option(help="nodules: a folder of artifacts resnet50, resnet50-int8... to measure beside.")
+    ] = None,
     resume: Resume = False,
+    quantization: Annotated[
+        bool, typer.Option("--quantization", help="anemia: instead, compress every fold of the runs in OUT.")
+    ] = False,
+    finetune: Annotated[int, typer.Option(min=0, help="Of a quantization: epochs, if nothing else helps.")] = 0,
 ) -> None:
     """Train by the paper's protocol and by ours, and print the paper's tables beside what was measured.
 
     Example: `leanmed reproduce anemia --data cp-anemic --out reproduction --seeds 0,1,2`
+
+    With `--quantization`, the tables are those of FP16, INT8 and INT4, in OUT/quantization.md.
     """
-    _needs("reproduce", "train", *TRAINING)
+    needs("reproduce", "train", *TRAINING)
     from leanmed.reproduce import parse_seeds, reproduce
 
-    table = reproduce(
-        name,
-        data,
-        out,
-        settings=settings,
-        arms=[arm for arm in protocols.split(",") if arm],
-        seeds=parse_seeds(seeds),
-        resume=resume,
-        command=_command(),
-        tell=typer.echo,
-    )
+    arms = [arm for arm in protocols.split(",") if arm]
+    if quantization:
+        from leanmed.compress.quantize import Options
+        from leanmed.reproduce_quantization import reproduce_quantization as quantize_folds
+
+        options = Options(epochs=finetune)
+        table = quantize_folds(
+            name, data, out, options, settings=settings, arms=arms, seeds=parse_seeds(seeds), command=typed()
+        )
+    else:
+        table = reproduce(
+            name,
+            data,
+            out,
+            settings=settings,
+            arms=arms,
+            seeds=parse_seeds(seeds),
+            artifacts=artifacts,
+            resume=resume,
+            command=typed(),
+            tell=typer.echo,
+        )
     typer.echo(table)
-
-
-def _command() -> str:
-    """What the user typed, for the record."""
-    return shlex.join(["leanmed", *sys.argv[1:]])
-
-
-def _needs(command: str, extra: str, *packages: str) -> None:
-    if not all(map(_installed, packages)):
-        raise MissingExtraError(command, extra)
-
-
-def _installed(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except ImportError:  # some import hook forbids it
-        return False
-
-
-@contextmanager
-def _stages() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar for work in stages, each with its own total."""
-    with ExitStack() as stack:
-        bars: dict[str, Callable[[int], None]] = {}
-
-        def advance(stage: str, done: int, total: int) -> None:
-            if stage not in bars:
-                stack.close()
-                bars[stage] = stack.enter_context(_progress(stage, total))
-            bars[stage](done)
-
-        yield advance
-
-
-@contextmanager
-def _progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, if a person watches."""
-    if not sys.stderr.isatty():
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, completed=done)

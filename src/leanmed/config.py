@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -20,6 +21,7 @@ from leanmed.errors import RecipeError
 RECIPES = Path(__file__).parent / "recipes"
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Deviation = Annotated[float, Field(gt=0, le=1)]
+STRIDES = (2, 4, 8, 16, 32)  # of a backbone's maps
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
@@ -30,7 +32,13 @@ class _Section(BaseModel):
 class Data(_Section):
     """What is read."""
 
-    dataset: str = Field(default="folder", description="a reader's name: folder, cp-anemic")
+    dataset: str = Field(default="folder", description="a reader's name: folder, cp-anemic, luna16-slices...")
+    kind: Literal["photograph", "slice"] = Field(
+        default="photograph", description="slice: of a CT scan, 1 mm per pixel, [-1000, 400] HU mapped to 0..255"
+    )
+    origin: Literal["corner", "centre"] = Field(
+        default="corner", description="where in a pixel the whole-numbered coordinates of boxes lie"
+    )
     labels: tuple[str, ...] | None = Field(
         default=None, description="class labels in order, the positive one last; None: the reader's own order"
     )
@@ -66,7 +74,11 @@ class Split(_Section):
 class Model(_Section):
     """What is trained."""
 
-    backbone: str = Field(default="mobilenetv2_100", description="any timm model's name; paper: MobileNetV2")
+    backbone: str = Field(
+        default="mobilenetv2_100",
+        description="classification: any timm model's name; paper: MobileNetV2. detection: "
+        "mobilenetv1, mobilenetv2, inceptionv2, resnet50, resnet101",
+    )
     backbone_args: dict[str, Any] = Field(
         default_factory=dict, description="passed to timm.create_model, e.g. {pad_type: same}"
     )
@@ -91,11 +103,72 @@ class Model(_Section):
         return self
 
 
+class Detector(_Section):
+    """What is found, by SSD (Liu et al. 2016, arXiv:1512.02325). Read for the task detection only.
+
+    Images keep their scale: they are padded to `model.side`, and only larger ones are shrunk to it.
+    """
+
+    slices: Literal[1, 3] = Field(
+        default=1, description="1: the middle channel alone, which is the slice itself; 3: its neighbours too"
+    )
+    zoom: int = Field(default=1, ge=1, le=4, description="images are enlarged by this inside the network")
+    neck: Literal["none", "fpn"] = Field(
+        default="fpn", description="none: heads on the backbone's own maps, as in SSD; fpn: maps joined top-down"
+    )
+    width: int = Field(default=96, ge=8, le=512, description="channels of the joined maps")
+    depth: int = Field(default=3, ge=1, le=8, description="convolutions between a joined map and its head")
+    deepest: Literal[4, 8, 16, 32] = Field(default=32, description="the backbone is cut after this stride")
+    levels: tuple[int, ...] = Field(
+        default=(4,),
+        min_length=1,
+        description="strides of the maps with heads, in pixels of the enlarged image; without neck, those beyond "
+        "`deepest` are added as in SSD",
+    )
+    head: Literal["ssd", "ssdlite"] = Field(
+        default="ssd", description="3 x 3 convolutions, or separable ones (Sandler et al. 2018, arXiv:1801.04381)"
+    )
+    anchors: Literal["auto"] | tuple[float, ...] = Field(
+        default="auto", description="sides of the square default boxes; auto: from the training boxes' own sizes"
+    )
+    anchors_per_level: int = Field(default=5, ge=1, le=20, description="default boxes per position")
+    matching: float = Field(default=0.5, gt=0, lt=1, description="IoU from which a default box is an object; paper: .5")
+    near: float = Field(
+        default=0.4, ge=0, lt=1, description="IoU from which a default box is no background either; paper: .5"
+    )
+    negatives: float = Field(default=3.0, gt=0, description="hard negatives per positive; paper: 3")
+    negatives_floor: int = Field(
+        default=8, ge=1, description="at least so many per image, so that images without objects teach"
+    )
+    box_weight: float = Field(default=0.5, gt=0, description="of the box term against the class term; paper: 1")
+    crop: int = Field(
+        default=160, ge=32, le=1024, description="pixels; training sees crops of this side, selection whole images"
+    )
+    crop_on_object: Fraction = Field(default=0.8, description="share of crops that hold an object, where there is one")
+    nms: float = Field(default=0.3, gt=0, lt=1, description="IoU above which the lower scored of two boxes goes")
+
+    @field_validator("levels")
+    @classmethod
+    def _doubling(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
+        if levels[0] not in STRIDES or any(after != 2 * before for before, after in pairwise(levels)):
+            raise ValueError(f"expected strides, each twice the one before, the first among {list(STRIDES)}")
+        return levels
+
+    @model_validator(mode="after")
+    def _levels_fit(self) -> Detector:
+        if self.neck == "fpn" and self.levels[-1] > self.deepest:
+            raise ValueError(f"expected levels up to `deepest`, {self.deepest}, as neck is fpn")
+        return self
+
+
 class Augment(_Section):
     """Random changes of the training images. The paper names the kinds, not the strengths: those are ours."""
 
     horizontal_flip: Fraction = Field(default=0.5, description="probability")
     vertical_flip: Fraction = Field(default=0.0, description="probability; not in the paper")
+    quarter_turns: bool = Field(
+        default=False, description="turn by 0, 90, 180 or 270 degrees besides; not in the paper"
+    )
     rotation: float = Field(default=15.0, ge=0, le=180, description="degrees, drawn from [-rotation, rotation]")
     shift: float = Field(default=0.1, ge=0, le=0.5, description="share of the side, each way")
     scale: tuple[float, float] = Field(default=(0.9, 1.1), description="zoom, drawn from this range")
@@ -118,10 +191,13 @@ class Training(_Section):
     schedule: Literal["constant", "cosine"] = Field(default="constant", description="over `epochs`, to zero")
     weight_decay: float = Field(default=0.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    precision: Literal["32-true", "bf16-mixed"] = Field(
+        default="32-true", description="of the arithmetic while training, as Lightning names it; what is kept is 32-bit"
+    )
     batch_size: int = Field(default=32, ge=1, description="images, per device; paper: 32")
     epochs: int = Field(default=150, ge=1, description="at most; paper: 150")
     patience: int = Field(default=10, ge=1, description="epochs without a better score before stopping; paper: 10")
-    select_by: Literal["f1", "auc", "accuracy", "loss"] = Field(
+    select_by: Literal["f1", "auc", "accuracy", "loss", "ap50", "froc", "sensitivity"] = Field(
         default="f1", description="the validation figure that picks the epoch; paper: F1"
     )
     average: float = Field(
@@ -153,13 +229,24 @@ class Recipe(_Section):
     """Everything that decides what is trained."""
 
     name: str = Field(pattern=r"^[a-z0-9-]+$")
-    task: Literal["classification"] = "classification"
+    task: Literal["classification", "detection"] = "classification"
     data: Data = Field(default_factory=Data)
     split: Split = Field(default_factory=Split)
     model: Model = Field(default_factory=Model)
+    detector: Detector = Field(default_factory=Detector)
     augment: Augment = Field(default_factory=Augment)
     training: Training = Field(default_factory=Training)
     evaluation: Evaluation = Field(default_factory=Evaluation)
+
+    @model_validator(mode="after")
+    def _maps_lie_on_one_another(self) -> Recipe:
+        deepest, zoom = self.detector.deepest, self.detector.zoom
+        for name, side in (("model.side", self.model.side), ("detector.crop", self.detector.crop)):
+            if self.task == "detection" and side * zoom % deepest:
+                raise ValueError(
+                    f"expected {name} times detector.zoom to be a multiple of {deepest}, got {side * zoom}"
+                )
+        return self
 
 
 def shipped_recipes() -> list[str]:
@@ -262,7 +349,7 @@ def _meaning(field: FieldInfo) -> str:
 
 def _range(field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
-        return f"[{' | '.join(get_args(field.annotation))}]"
+        return f"[{' | '.join(map(str, get_args(field.annotation)))}]"
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     bounds = [f"{s} {getattr(m, n)}" for m in field.metadata for n, s in signs.items() if hasattr(m, n)]
     return f"[{', '.join(bounds)}]" if bounds else ""

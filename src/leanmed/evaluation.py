@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from tempfile import TemporaryDirectory
 
 from leanmed import __version__
-from leanmed.config import Evaluation, Recipe, check_recipe
-from leanmed.data import class_labels, content_hashes, data_hash, read_records
-from leanmed.errors import DataError, InputError, RunError
-from leanmed.metrics import Figure, Scored, SubgroupRow, score, subgroups
+from leanmed.config import Evaluation, Recipe, Split, check_recipe
+from leanmed.data import content_hashes, data_hash, read_records
+from leanmed.errors import DataError, InputError, LeanmedError, RunError
+from leanmed.grouping import Grouping, group_records, share_nothing
+from leanmed.judging import JUDGES
+from leanmed.metrics import Figure, SubgroupRow
 from leanmed.plots import History
 from leanmed.records import Attribute, Record
-from leanmed.report import Provenance, Report, fold_rows, worst_mistakes
+from leanmed.report import Provenance, Report, Table, fold_rows
 from leanmed.runs import FoldResult, Run
 from leanmed.runtime import artifact
-from leanmed.runtime.batch import answer
 from leanmed.runtime.predictor import Predictor
 
 PROTOCOLS = {
@@ -28,7 +27,7 @@ PROTOCOLS = {
     "holdout": "One held-out test part, groups kept whole",
     "site": "Leave one site out: each site is tested by a model that saw no image of it, nor of its groups",
     "paper": "{folds}-fold cross-validation by image, as published",
-    "artifact": "One artifact on images it was neither trained nor selected on, as their contents tell",
+    "artifact": "One artifact on images that share no group with one it was trained or selected on",
 }
 
 
@@ -37,27 +36,21 @@ class Answers:
     """Records beside what was answered for them, in the same order."""
 
     records: Sequence[Record]
-    table: Scored
+    table: Table
+    task: str = "classification"
 
 
 def run_answers(run: Run, records: Sequence[Record], folds: Sequence[FoldResult], part: str = "test") -> Answers:
     """The stored predictions of one part, all folds together."""
     rows = [(fold.number, row) for fold in folds for row in fold.part(part)]
     known = {record.id: record for record in records}
-    return Answers([known[row["image"]] for _, row in rows], table_of(rows, run.labels))
+    table = JUDGES[run.recipe.task].table_of(rows, run.labels, _thresholds(folds))
+    return Answers([known[row["image"]] for _, row in rows], table, run.recipe.task)
 
 
-def table_of(rows: Sequence[tuple[int, Mapping[str, str]]], labels: tuple[str, ...]) -> Scored:
-    """(fold, row of predictions.csv) pairs as the value that metrics take."""
-    probabilities = np.array([[float(row[f"p_{label}"]) for label in labels] for _, row in rows])
-    return Scored(
-        truth=np.array([labels.index(row["truth"]) for _, row in rows]),
-        probabilities=probabilities / probabilities.sum(axis=1, keepdims=True),
-        predicted=np.array([labels.index(row["label"]) for _, row in rows]),
-        group=np.array([row["group"] for _, row in rows]),
-        labels=labels,
-        fold=np.array([fold for fold, _ in rows]),
-    )
+def _thresholds(folds: Sequence[FoldResult]) -> dict[int, float]:
+    found = {fold.number: fold.facts["manifest"]["threshold"] for fold in folds}
+    return {number: threshold for number, threshold in found.items() if threshold is not None}
 
 
 def records_of(run: Run, data: Path | None) -> list[Record]:
@@ -84,21 +77,20 @@ def evaluate_run(run: Run, *, data: Path | None = None, command: str = "") -> Re
     """
     folds = run.folds()
     answers = run_answers(run, records_of(run, data), folds)
-    settings = run.recipe.evaluation
-    manifests = {fold.number: fold.facts["manifest"] for fold in folds}
-    thresholds = {k: m["threshold"] for k, m in manifests.items() if m["threshold"] is not None}
+    judge, settings = JUDGES[run.recipe.task], run.recipe.evaluation
+    temperatures = {fold.number: fold.facts["manifest"]["temperature"] for fold in folds}
     return Report(
         title=f"{run.recipe.name}: {run.recipe.model.backbone}",
         protocol=PROTOCOLS[run.facts["protocol"]].format(folds=len(folds)),
         leak=run.facts["leak"],
-        figures=score(answers.table, resamples=settings.resamples),
+        figures=judge.score(answers.table, resamples=settings.resamples),
         main_score=folds[0].facts["manifest"]["main_score"],
         table=answers.table,
-        folds=fold_rows(answers.table, thresholds, {k: m["temperature"] for k, m in manifests.items()}),
+        folds=fold_rows(answers.table, _thresholds(folds), temperatures, measure=judge.point),
         subgroups=subgroup_rows(answers, settings),
         notes=run.facts["grouping"],
         histories=[_history(fold, run.recipe) for fold in folds],
-        mistakes=_mistakes(answers),
+        mistakes=judge.mistakes(answers.table, answers.records),
         provenance=Provenance(
             data_hash=run.facts["data_sha256"],
             seeds=[run.recipe.split.seed, run.recipe.training.seed],
@@ -111,7 +103,8 @@ def evaluate_run(run: Run, *, data: Path | None = None, command: str = "") -> Re
 
 def fold_figures(run: Run, records: Sequence[Record], fold: int) -> dict[str, Figure]:
     """The figures of one fold's model on its own test part."""
-    return score(run_answers(run, records, [run.fold(fold)]).table, resamples=run.recipe.evaluation.resamples)
+    table = run_answers(run, records, [run.fold(fold)]).table
+    return JUDGES[run.recipe.task].score(table, resamples=run.recipe.evaluation.resamples)
 
 
 def evaluate_artifact(
@@ -119,71 +112,86 @@ def evaluate_artifact(
     data: Path,
     *,
     dataset: str | None = None,
+    cache: Path | None = None,
     command: str = "",
     progress: Callable[[int], None] = lambda done: None,
 ) -> Report:
-    """The report of an artifact on a data set, but for the images it was trained or selected on.
+    """The report of an artifact on a data set, but for the groups of which it was trained or selected on an image.
+
+    Groups are made as for training: the data set's own, joined with an audit's unless the recipe says otherwise.
 
     Args:
         predictor: the loaded artifact.
         data: the data set's folder.
         dataset: its reader's name; None: the one of the artifact's recipe.
+        cache: a folder for the audit's groups; None: they are not kept.
+        command: what the user typed, for the record.
+        progress: takes the number of images that are through.
 
     Raises:
-        DataError: labels the artifact does not know, or every image was used to make it.
+        DataError: labels the artifact does not know, no image that can be read, or every image was used to make it.
     """
     manifest, origin = predictor.manifest, predictor.manifest.provenance
+    judge = JUDGES[manifest.task]
     recipe = check_recipe({"name": "unnamed", **origin.recipe}, "the artifact's recipe")
     records = read_records(dataset or recipe.data.dataset, data)
-    class_labels(dataset or recipe.data.dataset, records, manifest.labels)
-    contents = content_hashes(records)
-    unseen = _unseen(records, contents, origin)
+    judge.check(dataset or recipe.data.dataset, records, manifest.labels)
+    contents = dict(zip((record.id for record in records), content_hashes(records), strict=True))
+    fingerprint = data_hash(records, list(contents.values()))
+    grouping = _group(records, recipe.split, cache, fingerprint)
+    unseen = _unseen(grouping.records, contents, origin)
     answers, failed = _answer_all(predictor, unseen, progress)
     return Report(
         title=f"{manifest.name}: artifact {predictor.artifact.sha256[:12]} ({manifest.precision})",
         protocol=PROTOCOLS["artifact"],
         leak=manifest.leak and f"{manifest.leak} This artifact was made under it.",
-        figures=score(answers.table, resamples=recipe.evaluation.resamples),
+        figures=judge.score(answers.table, resamples=recipe.evaluation.resamples),
         main_score=manifest.main_score,
         table=answers.table,
         subgroups=subgroup_rows(answers, recipe.evaluation),
-        notes=_notes(len(records), len(records) - len(unseen), failed),
-        mistakes=_mistakes(answers),
-        provenance=Provenance(
-            data_hash(records, contents), [origin.seed], {"leanmed": __version__}, origin.recipe, command
-        ),
+        notes=[*grouping.notes(), *_notes(len(grouping.records), len(unseen), failed)],
+        mistakes=judge.mistakes(answers.table, answers.records),
+        provenance=Provenance(fingerprint, [origin.seed], {"leanmed": __version__}, origin.recipe, command),
     )
 
 
-def _unseen(records: Sequence[Record], contents: Sequence[str], origin: artifact.Provenance) -> list[Record]:
+def _group(records: Sequence[Record], split: Split, cache: Path | None, fingerprint: str) -> Grouping:
+    """Group as in training; a groups.csv of the training machine says nothing of this data set."""
+    source = split.groups if split.groups == "reader" else "audit"
+    with TemporaryDirectory() as scratch:
+        wanted = split.model_copy(update={"groups": source})
+        return group_records(records, wanted, cache or Path(scratch), data_sha256=fingerprint, tell=lambda line: None)
+
+
+def _unseen(records: Sequence[Record], contents: Mapping[str, str], origin: artifact.Provenance) -> list[Record]:
     seen = set(origin.seen_images)
-    unseen = [r for r, content in zip(records, contents, strict=True) if content[:16] not in seen]
+    unseen = share_nothing(records, [contents[record.id][:16] in seen for record in records])
     if not unseen:
         raise DataError("expected images new to this artifact, got only those it was made from; give others")
     return unseen
 
 
-def _notes(images: int, left_out: int, failed: Sequence[tuple[str, str]]) -> list[str]:
-    seen = f"{left_out} of {images} images were used to make the artifact and are left out."
-    return [seen] * bool(left_out) + [f"Not answered: {name}: {reason}" for name, reason in failed]
+def _notes(images: int, unseen: int, failed: Sequence[tuple[str, str]]) -> list[str]:
+    seen = f"{images - unseen} of {images} images made the artifact, or share a group with one that did; left out."
+    return [seen] * (unseen < images) + [f"Not answered: {name}: {reason}" for name, reason in failed]
 
 
 def _answer_all(
     predictor: Predictor, records: Sequence[Record], progress: Callable[[int], None]
 ) -> tuple[Answers, list[tuple[str, str]]]:
-    rows, answered, failed = [], [], []
+    manifest, rows, answered, failed = predictor.manifest, [], [], []
+    judge = JUDGES[manifest.task]
     for number, record in enumerate(records, start=1):
-        line = answer(predictor, record.image)
+        try:
+            rows.append((0, judge.answer(predictor, record)))
+            answered.append(record)
+        except LeanmedError as error:
+            failed.append((record.id, str(error)))
         progress(number)
-        if "error" in line:
-            failed.append((record.id, line["error"]))
-            continue
-        values = {f"p_{name}": p for name, p in line["probabilities"].items()}
-        rows.append((0, {"truth": record.target, "label": line["label"], "group": record.group, **values}))
-        answered.append(record)
     if not rows:
         raise InputError(f"expected images that can be read, got none among {len(records)}; the first: {failed[0][1]}")
-    return Answers(answered, table_of(rows, predictor.manifest.labels)), failed
+    thresholds = {} if manifest.threshold is None else {0: manifest.threshold}
+    return Answers(answered, judge.table_of(rows, manifest.labels, thresholds), manifest.task), failed
 
 
 def subgroup_rows(answers: Answers, settings: Evaluation) -> list[SubgroupRow]:
@@ -193,7 +201,8 @@ def subgroup_rows(answers: Answers, settings: Evaluation) -> list[SubgroupRow]:
         chosen = {name: values for name, values in columns.items() if _few(values)}
     else:
         chosen = {name: columns[name] for name in settings.subgroups if name in columns}
-    return subgroups(answers.table, chosen, edges=settings.edges, resamples=settings.resamples)
+    judge = JUDGES[answers.task]
+    return judge.subgroups(answers.table, chosen, edges=settings.edges, resamples=settings.resamples)
 
 
 def _names(records: Iterable[Record]) -> list[str]:
@@ -223,7 +232,3 @@ def _history(fold: FoldResult, recipe: Recipe) -> History:
         score_name=name,
         chosen=fold.facts["best_epoch"],
     )
-
-
-def _mistakes(answers: Answers) -> Any:
-    return worst_mistakes(answers.table, [r.id for r in answers.records], [r.image for r in answers.records])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -18,6 +20,7 @@ from torch import nn
 from leanmed import __version__
 from leanmed.card import write_card
 from leanmed.data import content_hashes
+from leanmed.data.batches import read_pixels
 from leanmed.errors import ExportError
 from leanmed.evaluation import evaluate_run, fold_figures, records_of
 from leanmed.records import Record
@@ -29,11 +32,13 @@ from leanmed.tasks import load_task
 
 OPSET = 20
 REDUCTION = 1e-3  # of any output, between a file decoded at a reduced scale and in full
+FAINT = 0.05  # a box's score
 TOLERANCE = 1e-4  # of any output, between graph and model
 SHAPES = ((228, 88), (600, 800), (20, 20), (64, 1000), (4000, 3000))  # (h, w); the last has 12 megapixels
 SAMPLES = 8  # images at their own size, besides one at each of SHAPES
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "timm")
 Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
 
 
 def export(run: Run, out: Path, *, fold: int | None = None, data: Path | None = None) -> Artifact:
@@ -56,7 +61,8 @@ def export(run: Run, out: Path, *, fold: int | None = None, data: Path | None = 
     difference = compare(module, graph, sample_images(records))
     figures = fold_figures(run, records, chosen)
     facts = run.fold(chosen).facts["manifest"]
-    facts["input"]["reduced"] = reduction(graph, records, facts["input"]["side"]) <= REDUCTION
+    if facts["input"].get("reduced", True):
+        facts["input"]["reduced"] = reduction(graph, records, facts["input"]["side"]) <= REDUCTION
     manifest = Manifest(
         name=run.recipe.name,
         graphs={},
@@ -80,19 +86,24 @@ def best_fold(run: Run) -> int:
 
 
 def export_graph(module: nn.Module) -> bytes:
-    """An ONNX graph of a module from pixels (h, w, 3 or 4) uint8 of any size to its answer."""
+    """An ONNX graph of a module from pixels (h, w, 3 or 4) uint8 of any size to its answer.
+
+    The module's `outputs`, if it has any, name the parts of the answer; else it is `probabilities`.
+    """
     size = {0: torch.export.Dim("height", min=1), 1: torch.export.Dim("width", min=1)}
     channels = {2: torch.export.Dim("channels", min=3, max=4)}
-    program = torch.onnx.export(
-        module,
-        (torch.zeros(60, 80, 4, dtype=torch.uint8),),
-        dynamo=True,
-        dynamic_shapes=({**size, **channels},),
-        input_names=["pixels"],
-        output_names=["probabilities"],
-        opset_version=OPSET,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*new_dynamic_size", FutureWarning)  # torchvision's use of torch, in nms
+        program = torch.onnx.export(
+            module,
+            (torch.zeros(60, 80, 4, dtype=torch.uint8),),
+            dynamo=True,
+            dynamic_shapes=({**size, **channels},),
+            input_names=["pixels"],
+            output_names=list(getattr(module, "outputs", ("probabilities",))),
+            opset_version=OPSET,
+            verbose=False,
+        )
     if program is None:
         raise ExportError("torch.onnx.export returned no program; update torch and onnxscript")
     return slim(program.model_proto)
@@ -117,8 +128,9 @@ def compare(module: nn.Module, graph: bytes, images: Iterable[Pixels]) -> float:
     session, worst = open_session(graph), 0.0
     for pixels in images:
         with torch.inference_mode():
-            wanted = module(torch.from_numpy(pixels)).numpy()
-        difference = float(np.abs(session.run(None, {"pixels": pixels})[0] - wanted).max())
+            answer = module(torch.from_numpy(pixels))
+        wanted = [part.numpy() for part in (answer if isinstance(answer, tuple) else (answer,))]
+        difference = apart(wanted, session.run(None, {"pixels": pixels}))
         if not difference <= TOLERANCE:
             raise ExportError(
                 f"on an image of {pixels.shape[1]} x {pixels.shape[0]} pixels the graph differs from the "
@@ -126,6 +138,26 @@ def compare(module: nn.Module, graph: bytes, images: Iterable[Pixels]) -> float:
                 "with the backbone's name"
             )
         worst = max(worst, difference)
+    return worst
+
+
+def apart(one: Sequence[Floats], other: Sequence[Floats]) -> float:
+    """The largest difference between two answers, each probabilities (K,) alone, or boxes (n, 4) and scores (n,).
+
+    Boxes are compared with those that lie nearest in the other answer, in place (in units of their size) and score; of
+    boxes scored below `FAINT` nothing is asked, since there are many as faint as they, and which are kept is chance.
+    """
+    if len(one) == 1:
+        return float(np.abs(one[0] - other[0]).max())
+    return max(_unmatched(one, other), _unmatched(other, one))
+
+
+def _unmatched(one: Sequence[Floats], other: Sequence[Floats]) -> float:
+    worst = 0.0
+    for box, score in zip(*one, strict=True):
+        moved = np.abs(other[0] - box).max(axis=1) / max(box[2:] - box[:2])
+        nearest = float(np.maximum(moved, np.abs(other[1] - score)).min(initial=1.0))
+        worst = max(worst, nearest if score >= FAINT else 0.0)
     return worst
 
 
@@ -146,8 +178,8 @@ def sample_images(records: Sequence[Record]) -> Iterator[Pixels]:
     """Real images spread over the data set, then the first at each of `SHAPES`, with and without alpha."""
     step = max(1, len(records) // SAMPLES)
     for record in records[::step][:SAMPLES]:
-        yield np.ascontiguousarray(read_image(record.image))
-    first = Image.fromarray(read_image(records[0].image))
+        yield np.ascontiguousarray(read_pixels(record))
+    first = Image.fromarray(read_pixels(records[0]))
     for height, width in SHAPES:
         enlarged = np.asarray(first.resize((width, height), Image.Resampling.BILINEAR))
         yield enlarged.copy()
@@ -158,8 +190,10 @@ def sample_images(records: Sequence[Record]) -> Iterator[Pixels]:
 def provenance(run: Run, records: Sequence[Record], fold: int) -> Provenance:
     """Where a fold's model comes from, with the images it was trained and selected on."""
     contents = dict(zip((r.id for r in records), content_hashes(records), strict=True))
-    rows = read_csv(run.path / SPLITS)
-    seen = sorted({contents[row["image"]][:16] for row in rows if row[f"fold_{fold}"] in ("train", "validation")})
+    parts: dict[str, set[str]] = defaultdict(set)
+    for row in read_csv(run.path / SPLITS):
+        parts[row[f"fold_{fold}"]].add(contents[row["image"]][:16])
+    trained, selected = parts["train"], parts["validation"]
     return Provenance(
         leanmed=__version__,
         recipe=run.recipe.model_dump(mode="json"),
@@ -167,7 +201,8 @@ def provenance(run: Run, records: Sequence[Record], fold: int) -> Provenance:
         seed=run.recipe.training.seed,
         protocol=run.facts["protocol"],
         fold=fold,
-        seen_images=tuple(seen),
+        seen_images=tuple(sorted(trained | selected)),
+        selected_images=tuple(sorted(selected - trained)),
         packages={name: version(name) for name in PACKAGES},
     )
 

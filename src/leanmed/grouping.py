@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from leanmed.errors import DataError
 from leanmed.records import Record
 from leanmed.runs import write_csv
 
-GROUPS = "groups.csv"
+AUDIT = "leanmed-audit"  # the folder beside a run or a report, so that work on the same data shares one audit
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,12 @@ def group_records(
     return found
 
 
+def share_nothing(records: Sequence[Record], seen: Collection[bool]) -> list[Record]:
+    """The records of those groups of which no image was seen; `seen` says it of each record."""
+    known = {record.group for record, was_seen in zip(records, seen, strict=True) if was_seen}
+    return [record for record in records if record.group not in known]
+
+
 def _audit(records: Sequence[Record], cache: Path, path: Path) -> None:
     found = audit([(r.id, r.image) for r in records], cache=cache, workers=os.cpu_count() or 1)
     # What cannot be read is grouped with nothing; training names it soon.
@@ -113,8 +119,9 @@ def read_groups(path: Path, records: Sequence[Record]) -> dict[str, str]:
 
 
 def conflicts(records: Sequence[Record]) -> set[str]:
-    """Ids of images in groups that carry more than one label."""
+    """Ids of images in groups that carry more than one label; boxes, each in its own frame, contradict nothing."""
     labels = defaultdict(set)
     for record in records:
-        labels[record.group].add(record.target)
+        if isinstance(record.target, str):
+            labels[record.group].add(record.target)
     return {record.id for record in records if len(labels[record.group]) > 1}

@@ -26,6 +26,7 @@ from leanmed.files import sha256_bytes, whole_file
 from leanmed.runs import HISTORY, write_csv
 from leanmed.tasks.base import Batch, Task
 
+SHOWN = ("val_loss", "val_f1", "val_auc", "val_ap50", "val_sensitivity")
 LAST, BEST = "last.ckpt", "best.ckpt"
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -74,7 +75,7 @@ class Loop(lightning.LightningModule):
     def validation_step(self, batch: Batch, step: int) -> None:
         """Keep outputs; figures are of the whole part, never means over batches."""
         images, targets = batch
-        self._seen.append((self.task(images).cpu(), targets.cpu()))
+        self._seen.append((self.task(images).float().cpu(), targets.cpu()))
 
     def on_validation_epoch_end(self) -> None:
         """Score by the code that the report uses.
@@ -102,7 +103,7 @@ class Loop(lightning.LightningModule):
         self.history.append({"epoch": self.current_epoch, "train_loss": float(loss), **scores})
         if self.trainer.is_global_zero:
             write_csv(self.folder / HISTORY, self.history)
-        shown = "  ".join(f"{k} {scores[k]:.4f}" for k in ("val_loss", "val_f1", "val_auc") if k in scores)
+        shown = "  ".join(f"{k} {scores[k]:.4f}" for k in SHOWN if k in scores)
         self.tell(f"fold {self.fold}  epoch {self.current_epoch}  train_loss {float(loss):.4f}  {shown}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -189,6 +190,7 @@ def make_trainer(folder: Path, settings: Training, **machines: Any) -> lightning
         callbacks.insert(0, EMAWeightAveraging(decay=settings.average))
     return lightning.Trainer(
         max_epochs=settings.epochs,
+        precision=settings.precision,
         callbacks=callbacks,
         plugins=[WholeCheckpoints()],
         logger=TensorBoardLogger(folder, name="tensorboard", version=""),

@@ -137,10 +137,10 @@ def score(table: Scored, *, resamples: int = 2000, seed: int = 0) -> dict[str, F
     probability; with more than two labels, of the answered one's (Guo et al. 2017).
     """
     values, n = point(table), table.truth.size
-    draws = _draw([_measure(table)], table.group, resamples, seed)
+    draws = draw([_measure(table)], table.group, resamples, seed)
     evidence = _evidence(table)
     return {
-        name: Figure(value, *_interval(name, value, draws[name][0], evidence.get(name)), n)
+        name: Figure(value, *bootstrap_interval(name, value, draws[name][0], evidence.get(name)), n)
         for name, value in values.items()
     }
 
@@ -158,10 +158,10 @@ def paired(a: Scored, b: Scored, *, resamples: int = 2000, seed: int = 0) -> dic
     if not same:
         raise DataError("expected two tables of the same images in the same order with the same labels, got others")
     n, first, second = a.truth.size, point(a), point(b)
-    draws = _draw([_measure(a), _measure(b)], a.group, resamples, seed)
+    draws = draw([_measure(a), _measure(b)], a.group, resamples, seed)
     figures = {}
     for name, (of_a, of_b) in draws.items():
-        low, high = _percentiles(of_b - of_a)
+        low, high = percentiles(of_b - of_a)
         figures[name] = Figure(second[name] - first[name], low, high, n)
     return figures | {"agreement": _agreement(a, b, resamples, seed)}
 
@@ -169,18 +169,20 @@ def paired(a: Scored, b: Scored, *, resamples: int = 2000, seed: int = 0) -> dic
 def _agreement(a: Scored, b: Scored, resamples: int, seed: int) -> Figure:
     same = (a.predicted == b.predicted).astype(float)
     draws = np.concatenate([w @ same / w.sum(axis=1) for w in resample_groups(a.group, resamples, seed)])
-    return Figure(same.mean(), *_interval("agreement", same.mean(), draws, a.groups), same.size)
+    return Figure(same.mean(), *bootstrap_interval("agreement", same.mean(), draws, a.groups), same.size)
 
 
-def resample_groups(group: NDArray[np.str_], resamples: int, seed: int) -> Iterator[Floats]:
-    """Draw whole groups with replacement, some resamples at a time.
+def resample_groups(
+    group: NDArray[np.str_], resamples: int, seed: int, *, columns: int | None = None
+) -> Iterator[Floats]:
+    """Draw whole groups with replacement, some resamples at a time: the fewer, the more columns the measure makes.
 
     Yields:
         (b, n) how often each image is in each of b resamples; the b of all chunks add up to `resamples`.
     """
     names, member = np.unique(group, return_inverse=True)
     rng = np.random.default_rng(seed)
-    step = max(1, _CHUNK // group.size)
+    step = max(1, _CHUNK // (columns or group.size))
     for start in range(0, resamples, step):
         b = min(step, resamples - start)
         drawn = rng.integers(names.size, size=(b, names.size)) + names.size * np.arange(b)[:, None]
@@ -188,15 +190,19 @@ def resample_groups(group: NDArray[np.str_], resamples: int, seed: int) -> Itera
         yield counts[:, member].astype(np.float64)
 
 
-def _draw(measures: Sequence[Measure], group: NDArray[np.str_], resamples: int, seed: int) -> dict[str, Floats]:
+def draw(
+    measures: Sequence[Measure], group: NDArray[np.str_], resamples: int, seed: int, *, columns: int | None = None
+) -> dict[str, Floats]:
     """Metric -> (len(measures), resamples), the same resamples for all measures."""
-    parts = [[measure(w) for measure in measures] for w in resample_groups(group, resamples, seed)]
+    weights = resample_groups(group, resamples, seed, columns=columns)
+    parts = [[measure(w) for measure in measures] for w in weights]
     return {
-        name: np.array([np.concatenate([p[i][name] for p in parts]) for i in range(len(measures))]) for name in METRICS
+        name: np.array([np.concatenate([p[i][name] for p in parts]) for i in range(len(measures))])
+        for name in parts[0][0]
     }
 
 
-def _interval(name: str, value: float, draws: Floats, groups: int | None) -> tuple[float, float]:
+def bootstrap_interval(name: str, value: float, draws: Floats, groups: int | None) -> tuple[float, float]:
     """The 95 % interval of a figure from its bootstrap draws, or (NaN, NaN).
 
     Resamples that leave the figure undefined are left out; if they are more than a tenth, no interval is
@@ -208,7 +214,7 @@ def _interval(name: str, value: float, draws: Floats, groups: int | None) -> tup
     100 images, nearly always). It gets the basic interval, which reflects the draws about the value,
     stretched to hold the value.
     """
-    low, high = _percentiles(draws)
+    low, high = percentiles(draws)
     if high - low > 1e-9:
         return (max(0.0, 2 * value - high), max(value, 2 * value - low)) if name == "ece" else (low, high)
     if groups and value in (0.0, 1.0):
@@ -217,7 +223,8 @@ def _interval(name: str, value: float, draws: Floats, groups: int | None) -> tup
     return np.nan, np.nan
 
 
-def _percentiles(draws: Floats) -> tuple[float, float]:
+def percentiles(draws: Floats) -> tuple[float, float]:
+    """Where 95 % of the draws lie, or (NaN, NaN) if more than a tenth of them are undefined."""
     defined = draws[np.isfinite(draws)]
     if defined.size == 0 or defined.size < 0.9 * draws.size:
         return np.nan, np.nan
@@ -257,10 +264,10 @@ def _measure(table: Scored) -> Measure:
         return {
             "loss": weights @ surprise / total,
             "accuracy": hit.sum(axis=1) / total,
-            "precision": over_labels(_divide(hit, answered * present)),
-            "recall": over_labels(_divide(hit, true)),
-            "specificity": over_labels(_divide(negative - answered + hit, negative)),
-            "f1": over_labels(_divide(2 * hit, (true + answered) * present)),
+            "precision": over_labels(divide(hit, answered * present)),
+            "recall": over_labels(divide(hit, true)),
+            "specificity": over_labels(divide(negative - answered + hit, negative)),
+            "f1": over_labels(divide(2 * hit, (true + answered) * present)),
             "auc": auc,
             "average_precision": average_precision,
             "brier": weights @ error / total,
@@ -270,7 +277,7 @@ def _measure(table: Scored) -> Measure:
     return measure
 
 
-def _divide(part: Floats, whole: Floats) -> Floats:
+def divide(part: Floats, whole: Floats) -> Floats:
     """NaN where the whole is 0."""
     ratio = np.full(part.shape, np.nan)
     np.divide(part, whole, out=ratio, where=whole > 0)
@@ -325,7 +332,7 @@ def _areas(probability: Floats, positive: Floats) -> Callable[[Floats], Floats]:
         precision = true / np.maximum(true + false, np.finfo(np.float64).tiny)
         under_pr = (gain * precision).sum(axis=1)
         positives, negatives = true[:, -1], false[:, -1]
-        return _divide(np.stack([under_roc, under_pr * negatives]), positives * negatives)
+        return divide(np.stack([under_roc, under_pr * negatives]), positives * negatives)
 
     return areas
 
@@ -354,7 +361,7 @@ def subgroups(
     for name, values in attributes.items():
         if len(values) != table.truth.size:
             raise DataError(f"attribute {name}: expected {table.truth.size} values, one per image, got {len(values)}")
-        for value, which in _cells(values, (edges or {}).get(name)).items():
+        for value, which in cells(values, (edges or {}).get(name)).items():
             rows.append(_subgroup(name, value, table.subset(which), resamples, seed))
     return rows
 
@@ -370,7 +377,7 @@ def _subgroup(name: str, value: str, cell: Scored, resamples: int, seed: int) ->
     return SubgroupRow(name, value, n, cell.groups, positives, undefined | {m: figures[m] for m in kept})
 
 
-def _cells(values: Sequence[str | float | None], edges: Sequence[float] | None) -> dict[str, NDArray[np.bool_]]:
+def cells(values: Sequence[str | float | None], edges: Sequence[float] | None) -> dict[str, NDArray[np.bool_]]:
     """Value or band -> (n,) which images have it, in order."""
     known = [v for v in values if v is not None]
     if not known or any(isinstance(v, str) for v in known):

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from leanmed.metrics import (
     ECE_BINS,
-    SUBGROUP_METRICS,
     Figure,
     Scored,
     SubgroupRow,
@@ -92,7 +91,7 @@ def roc(table: Scored, *, resamples: int = 500, seed: int = 0) -> Plot:
         "Each point of a curve is one decision threshold. The nearer the upper left corner the better; the"
         " dashed diagonal is guessing."
     )
-    with _canvas(4.8, 4.6) as (canvas, axes):
+    with canvas_of(4.8, 4.6) as (canvas, axes):
         axes.plot([0, 1], [0, 1], **DASHED)
         areas = []
         for name, colour, true, false in _one_against_rest(table):
@@ -104,9 +103,9 @@ def roc(table: Scored, *, resamples: int = 500, seed: int = 0) -> Plot:
             now = point(table)
             axes.plot(1 - now["specificity"], now["recall"], "o", color=INK, label="answers given")
             reading += " The band is the 95 % interval over groups; the dot is the answers given."
-        _unit_axes(axes, "1 − specificity", "Sensitivity (recall)")
+        unit_axes(axes, "1 − specificity", "Sensitivity (recall)")
         axes.legend(loc="lower right")
-        return Plot("ROC curve", reading, f"ROC curve. Area under it: {'; '.join(areas)}.", _svg(canvas))
+        return Plot("ROC curve", reading, f"ROC curve. Area under it: {'; '.join(areas)}.", svg_of(canvas))
 
 
 def _roc_band(table: Scored, resamples: int, seed: int) -> tuple[Floats, Floats, Floats]:
@@ -129,17 +128,17 @@ def precision_recall(table: Scored) -> Plot:
         "How often a positive answer is right, against how many of the positives are found. A dashed line "
         "is the prevalence, which is the precision of answering at random."
     )
-    with _canvas(4.8, 4.6) as (canvas, axes):
+    with canvas_of(4.8, 4.6) as (canvas, axes):
         areas = []
         for name, colour, true, false in _one_against_rest(table):
             recall, precision = true / true[-1], true[1:] / (true + false)[1:]
             areas.append(f"{name}{np.sum(np.diff(recall) * precision):.3f}")
             axes.step(recall, np.append(precision[0], precision), color=colour, label=f"AP {areas[-1]}")
             axes.axhline(true[-1] / (true + false)[-1], **DASHED | {"color": colour})
-        _unit_axes(axes, "Recall (sensitivity)", "Precision")
+        unit_axes(axes, "Recall (sensitivity)", "Precision")
         axes.legend(loc="lower left")
         alt = f"Precision-recall curve. Average precision: {'; '.join(areas)}."
-        return Plot("Precision and recall", reading, alt, _svg(canvas))
+        return Plot("Precision and recall", reading, alt, svg_of(canvas))
 
 
 def _one_against_rest(table: Scored) -> Iterator[tuple[str, str, Floats, Floats]]:
@@ -164,17 +163,17 @@ def reliability(table: Scored, *, seed: int = 0) -> Plot:
         f"perfectly calibrated model would show an ECE of about {_chance_ece(confidence, seed):.3f} on as "
         "many images."
     )
-    with _canvas(4.8, 5.4, 2, 1, sharex=True, height_ratios=[3, 1]) as (canvas, (axes, below)):
+    with canvas_of(4.8, 5.4, 2, 1, sharex=True, height_ratios=[3, 1]) as (canvas, (axes, below)):
         axes.plot([0, 1], [0, 1], **DASHED)
         for inside in (bins == b for b in np.unique(bins)):
             x, share = confidence[inside].mean(), outcome[inside].mean()
             axes.vlines(x, *wilson(share, np.unique(table.group[inside]).size), color=PALETTE[0], alpha=0.6)
             axes.plot(x, share, "o", color=PALETTE[0])
         axes.text(0.02, 0.97, f"ECE {ece:.3f}", transform=axes.transAxes, va="top")
-        _unit_axes(axes, "", "Observed share")
+        unit_axes(axes, "", "Observed share")
         below.hist(confidence, bins=_edges(ECE_BINS), color=PALETTE[0], edgecolor="white")
         below.set(xlabel="Predicted probability", ylabel="Images")
-        return Plot("Reliability", reading, f"Reliability diagram. ECE {ece:.3f}.", _svg(canvas))
+        return Plot("Reliability", reading, f"Reliability diagram. ECE {ece:.3f}.", svg_of(canvas))
 
 
 def _chance_ece(confidence: Floats, seed: int) -> float:
@@ -198,7 +197,7 @@ def confusion(table: Scored) -> Plot:
     counts = np.bincount(table.truth * k + table.predicted, minlength=k * k).reshape(k, k)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     names = [short(label) for label in table.labels]
-    with _canvas(2.4 + 0.95 * k, 1.4 + 0.8 * k) as (canvas, axes):
+    with canvas_of(2.4 + 0.95 * k, 1.4 + 0.8 * k) as (canvas, axes):
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.7, aspect="auto")  # never too dark for the text
         for i, j in np.ndindex(k, k):
             axes.text(j, i, f"{counts[i, j]}\n{100 * shares[i, j]:.0f} %", ha="center", va="center")
@@ -210,7 +209,7 @@ def confusion(table: Scored) -> Plot:
         axes.spines[:].set_visible(False)
         rows = [f"{name}: {', '.join(map(str, row))}" for name, row in zip(names, counts, strict=True)]
         alt = f"Confusion matrix, answers by true label. {'; '.join(rows)}."
-        return Plot("Confusion matrix", reading, alt, _svg(canvas))
+        return Plot("Confusion matrix", reading, alt, svg_of(canvas))
 
 
 def distribution(table: Scored, thresholds: Sequence[float] = ()) -> Plot:
@@ -221,7 +220,7 @@ def distribution(table: Scored, thresholds: Sequence[float] = ()) -> Plot:
     if binary:
         reading = "The less the two rows overlap, the better the labels are told apart."
         reading += " Dashed lines are the decision thresholds of the folds." if thresholds else ""
-    with _canvas(6.4, 1 + 1.15 * k, k, 1, sharex=True) as (canvas, rows):
+    with canvas_of(6.4, 1 + 1.15 * k, k, 1, sharex=True) as (canvas, rows):
         for j, axes in enumerate(rows):
             scores = table.probabilities[table.truth == j, 1 if binary else j]
             axes.hist(scores, bins=_edges(40), color=PALETTE[j % len(PALETTE)])
@@ -233,7 +232,7 @@ def distribution(table: Scored, thresholds: Sequence[float] = ()) -> Plot:
         of = short(table.labels[1]) if binary else "the true label"
         rows[-1].set_xlabel(f"Probability of {of}")
         alt = f"Histograms of the probability of {of}, one for each true label."
-        return Plot("Scores by true label", reading, alt, _svg(canvas))
+        return Plot("Scores by true label", reading, alt, svg_of(canvas))
 
 
 def training(histories: Sequence[History]) -> Plot:
@@ -242,7 +241,7 @@ def training(histories: Sequence[History]) -> Plot:
         "Dotted is training, solid is validation, the dot is the epoch kept. A validation loss that rises "
         "while the training loss falls is overfitting."
     )
-    with _canvas(7.2, 3.4, 1, 2) as (canvas, (left, right)):
+    with canvas_of(7.2, 3.4, 1, 2) as (canvas, (left, right)):
         for history, colour in zip(histories, cycle(PALETTE), strict=False):
             left.plot(*_by_epoch(history.train_loss), ":", color=colour)
             left.plot(*_by_epoch(history.validation_loss), color=colour)
@@ -255,7 +254,7 @@ def training(histories: Sequence[History]) -> Plot:
         left.set(xlabel="Epoch", ylabel="Loss", ylim=(0, None))
         right.set(xlabel="Epoch", ylabel=f"Validation {short(histories[0].score_name)}")
         canvas.legend(loc="outside lower center", ncols=6)
-        return Plot("Training", reading, "Loss and validation score by epoch and fold.", _svg(canvas))
+        return Plot("Training", reading, "Loss and validation score by epoch and fold.", svg_of(canvas))
 
 
 def _by_epoch(values: Sequence[float]) -> tuple[range, Sequence[float]]:
@@ -269,10 +268,10 @@ def forest(rows: Sequence[SubgroupRow], overall: Mapping[str, Figure]) -> Plot:
         "line is the figure of all images. Of many subgroups some differ by chance: look at the intervals "
         "first."
     )
-    known = [m for m in SUBGROUP_METRICS if any(np.isfinite(row.figures[m].value) for row in rows)][:3]
+    known = [m for m in rows[0].figures if any(np.isfinite(row.figures[m].value) for row in rows)][:3]
     lines = [line for name, part in groupby(rows, attrgetter("name")) for line in (name, *part)]
     height = 0.9 + 0.27 * len(lines)
-    with _canvas(7.2, height, 1, len(known), sharey=True, squeeze=False) as (canvas, columns):
+    with canvas_of(7.2, height, 1, len(known), sharey=True, squeeze=False) as (canvas, columns):
         for axes, metric in zip(columns[0], known, strict=True):
             for y, line in enumerate(lines):
                 if isinstance(line, SubgroupRow):
@@ -280,14 +279,14 @@ def forest(rows: Sequence[SubgroupRow], overall: Mapping[str, Figure]) -> Plot:
             if metric in overall:
                 axes.axvline(overall[metric].value, **DASHED)
             axes.set(xlim=(-0.03, 1.03), ylim=(len(lines) - 0.4, -0.6), xticks=[0, 0.5, 1])
-            axes.set_title(metric.upper() if metric in ("auc", "f1") else metric.capitalize())
+            axes.set_title(metric.upper() if metric in ("auc", "f1", "froc") else metric.capitalize())
             axes.set_yticks(range(len(lines)), [_row_name(line) for line in lines])
             axes.tick_params(axis="y", length=0)
             axes.grid(axis="y", visible=False)
         for label, line in zip(columns[0, 0].get_yticklabels(), lines, strict=True):
             label.set_fontweight("bold" if isinstance(line, str) else "normal")
-        alt = "Recall, specificity and other figures by subgroup; the table below holds the same numbers."
-        return Plot("Figures by subgroup", reading, alt, _svg(canvas))
+        alt = f"{', '.join(known)} by subgroup; the table below holds the same numbers."
+        return Plot("Figures by subgroup", reading, alt, svg_of(canvas))
 
 
 def _row_name(line: SubgroupRow | str) -> str:
@@ -313,7 +312,7 @@ def _edges(bins: int) -> list[float]:
 
 
 @contextmanager
-def _canvas(
+def canvas_of(
     width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
 ) -> Iterator[tuple[Canvas, Any]]:
     """A figure of so many inches, outside pyplot's global state, and its axes, in the report's style."""
@@ -322,11 +321,13 @@ def _canvas(
         yield canvas, canvas.subplots(rows, columns, **options)
 
 
-def _unit_axes(axes: Axes, x: str, y: str) -> None:
+def unit_axes(axes: Axes, x: str, y: str) -> None:
+    """Both axes from 0 to 1, with room for the line's width."""
     axes.set(xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
 
 
-def _svg(canvas: Canvas) -> str:
+def svg_of(canvas: Canvas) -> str:
+    """The figure as SVG text; the same figure gives the same bytes."""
     buffer = io.StringIO()
     with warnings.catch_warnings():
         # A letter that matplotlib's own font lacks is still drawn, by the font of whoever looks at the page.

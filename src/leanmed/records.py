@@ -1,13 +1,13 @@
-"""The two values that every part of leanmed takes and gives: what is known of an image, and what a model
-says of it.
+"""The values that every part of leanmed takes and gives: what is known of an image, and what a model says of it.
 
-Both are frozen and checked when they are made, so no later stage has to check them again.
+All are frozen and checked when they are made, so no later stage has to check them again.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from typing import Any
 from leanmed.errors import DataError
 
 Attribute = float | str
+Box = tuple[float, float, float, float]
 
 
 class _Value:
@@ -26,29 +27,73 @@ class _Value:
 
 
 @dataclass(frozen=True)
+class Boxes(_Value):
+    """What is to be found in an image, and where.
+
+    Args:
+        xyxy: (x1, y1, x2, y2) each, in pixels of the image's own frame, x to the right, y down; may be empty.
+        diameters: in mm, one per box, or none at all.
+
+    Raises:
+        DataError: a number that is not finite, a box or diameter without size, or not one diameter per box.
+    """
+
+    xyxy: tuple[Box, ...] = ()
+    diameters: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        checked = tuple(_box(box) for box in self.xyxy)
+        if self.diameters and len(self.diameters) != len(checked):
+            raise DataError(
+                f"expected one diameter per box or none at all, got {len(self.diameters)} for {len(checked)}; "
+                "correct the table"
+            )
+        if not all(0 < d < math.inf for d in self.diameters):
+            raise DataError(f"expected diameters above 0 mm, got {list(self.diameters)}; correct the table")
+        object.__setattr__(self, "xyxy", checked)
+        object.__setattr__(self, "diameters", tuple(float(d) for d in self.diameters))
+
+    def text(self) -> str:
+        """As JSON: [[x1, y1, x2, y2, diameter in mm or null], ...]."""
+        diameters = self.diameters or (None,) * len(self.xyxy)
+        return json.dumps([[*box, d] for box, d in zip(self.xyxy, diameters, strict=True)])
+
+
+def _box(box: Sequence[float]) -> Box:
+    x1, y1, x2, y2 = map(float, box)
+    if not (all(map(math.isfinite, (x1, y1, x2, y2))) and x1 < x2 and y1 < y2):
+        raise DataError(
+            f"expected a box x1, y1, x2, y2 of finite numbers with x1 < x2 and y1 < y2, got {list(box)}; correct it"
+        )
+    return x1, y1, x2, y2
+
+
+@dataclass(frozen=True)
 class Record(_Value):
     """One labelled image.
 
     Args:
         id: unique within the data set; the image's path below the root, as a rule.
-        image: the image file.
-        target: the class label, for classification.
+        image: the image file, or a volume's.
+        target: the class label, for classification; the boxes, for detection.
         group: what must never be split between training and test: a patient, a photograph, a scan.
         site: the hospital or device the image came from, or None.
         attributes: what else is known (age, sex, haemoglobin...), for subgroup tables. Numbers become floats;
             missing values are left out.
+        frame: when `image` is a volume, which of its slices, counted from 0 as they are stored.
 
     Raises:
         DataError: an empty id, target or group; an id that is no text in UTF-8; an attribute that is neither
-            text nor a finite number.
+            text nor a finite number; a negative frame.
     """
 
     id: str
     image: Path
-    target: str
+    target: str | Boxes
     group: str
     site: str | None = None
     attributes: Mapping[str, Attribute] = field(default_factory=dict, hash=False)
+    frame: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("id", "target", "group"):
@@ -58,8 +103,37 @@ class Record(_Value):
             self.id.encode()
         except UnicodeEncodeError as error:
             raise DataError(f"record {self.id!r}: expected a name in UTF-8; rename the file") from error
+        if self.frame is not None and self.frame < 0:
+            raise DataError(f"record {self.id}: expected a frame from 0, got {self.frame}; correct it")
         checked = {name: self._attribute(name, value) for name, value in self.attributes.items()}
         object.__setattr__(self, "attributes", MappingProxyType(checked))
+
+    @property
+    def label(self) -> str:
+        """The class label.
+
+        Raises:
+            DataError: the record has boxes instead.
+        """
+        if not isinstance(self.target, str):
+            raise DataError(f"record {self.id}: expected a class label, got boxes; choose a recipe for detection")
+        return self.target
+
+    @property
+    def boxes(self) -> Boxes:
+        """The boxes.
+
+        Raises:
+            DataError: the record has a class label instead.
+        """
+        if isinstance(self.target, str):
+            raise DataError(f"record {self.id}: expected boxes, got a class label; choose a recipe for classification")
+        return self.target
+
+    @property
+    def truth(self) -> str:
+        """The target as text: the label, or the boxes as JSON."""
+        return self.target if isinstance(self.target, str) else self.target.text()
 
     def _attribute(self, name: str, value: Any) -> Attribute:
         if isinstance(value, str):
@@ -107,3 +181,27 @@ class Prediction(_Value):
         """Of two labels, the probability of the second, the positive one; of more, that of the answer."""
         values = list(self.probabilities.values())
         return values[1] if len(values) == 2 else self.probabilities[self.label]
+
+
+@dataclass(frozen=True)
+class Detections(_Value):
+    """What a detector says of one image.
+
+    Args:
+        boxes: (x1, y1, x2, y2) each, in pixels of the image's own frame.
+        scores: one per box, in [0, 1], descending; calibrated as far as the artifact is.
+
+    Raises:
+        DataError: not one score per box, scores outside [0, 1], or a box of no size.
+    """
+
+    boxes: tuple[Box, ...]
+    scores: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.boxes) != len(self.scores) or not all(0.0 <= s <= 1.0 for s in self.scores):
+            raise DataError(
+                f"expected one score in [0, 1] per box, got {len(self.boxes)} boxes and scores {list(self.scores)}; "
+                "the model is unsound: export it again"
+            )
+        object.__setattr__(self, "boxes", tuple(_box(box) for box in self.boxes))

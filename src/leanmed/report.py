@@ -15,7 +15,8 @@ subgroups     [{name, value, n, groups, positives, figures: {name: {value, low, 
 comparisons   title -> name -> {value, low, high, n}: differences on the same images, and agreement
 notes         what the reader must know: conflicts, failures, what was left out
 curves        [{fold, train_loss, validation_loss, validation_score, score_name, chosen}]
-mistakes      [{id, truth, answered, probability}]
+mistakes      [{id, truth, answered, probability}]; of boxes also `places`
+counts        of boxes only: {answered, top: {tp, fp, fn}}, behind precision and recall and behind `top_...`
 data_hash, seeds, versions, recipe, command
 ```
 """
@@ -23,7 +24,6 @@ data_hash, seeds, versions, recipe, command
 from __future__ import annotations
 
 import base64
-import io
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -37,70 +37,23 @@ import numpy as np
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
-from PIL import Image
 
-from leanmed import plots
+from leanmed import detection_plots, plots
+from leanmed.detection import Detected, counts
 from leanmed.errors import InputError
 from leanmed.files import write_json, write_text
+from leanmed.glossary import BOXES, EVERY_LABEL, GLOSSARY, OF_BOXES, OF_LABELS, Term
 from leanmed.metrics import Figure, Scored, SubgroupRow, point
+from leanmed.pictures import close_up, thumbnail
 from leanmed.plots import History, Plot
+from leanmed.records import Box
+from leanmed.runtime.slices import three_slices
+from leanmed.runtime.volume import open_volume
 
 NOTICE = "Research use only. Not a medical device."
-THUMBNAIL = 240  # pixels, long side
-GREY = (128, 128, 128, 255)
 FEW_GROUPS = 30
 Reader = Callable[[Path], NDArray[np.uint8]]
-
-
-@dataclass(frozen=True)
-class Term:
-    """How a figure is called, what it means, and what images it cannot do without."""
-
-    title: str
-    meaning: str
-    needs: str = ""
-    lower_is_better: bool = False
-
-
-EVERY_LABEL = "images of every label"
-GLOSSARY = {
-    "auc": Term(
-        "ROC-AUC",
-        "The chance that a positive image scores above a negative one, ties counting half. 0.5 is guessing.",
-        EVERY_LABEL,
-    ),
-    "average_precision": Term(
-        "Average precision",
-        "Precision averaged over the gains in recall as the threshold falls. Guessing gives the prevalence.",
-        EVERY_LABEL,
-    ),
-    "accuracy": Term("Accuracy", "The share of images answered rightly. It follows the commonest label."),
-    "recall": Term("Recall (sensitivity)", "Of the positive images, the share answered positive.", "positive images"),
-    "specificity": Term("Specificity", "Of the negative images, the share answered negative.", "negative images"),
-    "precision": Term(
-        "Precision",
-        "Of the images answered positive, the share that is. It falls where positives are rarer than here.",
-        "positive images and answers",
-    ),
-    "f1": Term("F1", "The harmonic mean of precision and recall.", "positive images"),
-    "brier": Term(
-        "Brier score",
-        "The mean squared distance between probability and truth. With more than two labels it goes up to 2.",
-        lower_is_better=True,
-    ),
-    "ece": Term(
-        "ECE",
-        "Expected calibration error: how far probabilities lie from observed shares, over ten bins. "
-        "Chance alone keeps it above 0.",
-        lower_is_better=True,
-    ),
-    "loss": Term(
-        "Log loss",
-        "The mean of −ln of the probability given to the true label. Evenly guessing two labels gives 0.693.",
-        lower_is_better=True,
-    ),
-    "agreement": Term("Agreement", "The share of images to which two models give the same answer."),
-}
+Table = Scored | Detected
 
 
 @dataclass(frozen=True)
@@ -127,14 +80,25 @@ class FoldRow:
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where in an image a mistake lies: the box in question, and all true and predicted ones, xyxy in pixels."""
+
+    focus: Box
+    true: Sequence[Box] = ()
+    predicted: Sequence[Box] = ()
+
+
+@dataclass(frozen=True)
 class Mistake:
-    """An image answered wrongly, with the probability of the wrong answer."""
+    """What was answered wrongly, with the probability of the wrong answer, and for boxes where in the image."""
 
     id: str
     image: Path
     truth: str
     answered: str
     probability: float
+    places: Places | None = None
+    frame: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +110,7 @@ class Report:
         figures: name -> figure, on all test images.
         main_score: the name of the figure to lead with.
         leak: why the figures are too good, if they are.
-        table: the scored test images, for the plots.
+        table: the test images with truths and answers, for the plots.
         comparisons: title -> what `metrics.paired` gave.
         plots: further plots of the task's own.
         terms: further figures' names and meanings.
@@ -158,7 +122,7 @@ class Report:
     main_score: str
     provenance: Provenance
     leak: str | None = None
-    table: Scored | None = None
+    table: Table | None = None
     folds: Sequence[FoldRow] = ()
     subgroups: Sequence[SubgroupRow] = ()
     comparisons: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
@@ -170,16 +134,18 @@ class Report:
 
 
 def fold_rows(
-    table: Scored,
+    table: Table,
     thresholds: Mapping[int, float] | None = None,
     temperatures: Mapping[int, float] | None = None,
+    *,
+    measure: Callable[[Any], Mapping[str, float]] = point,
 ) -> list[FoldRow]:
-    """One row per fold of a table that has folds."""
+    """One row per fold of a table that has folds, with the figures that `measure` gives of it."""
     rows = []
     for fold in [] if table.fold is None else np.unique(table.fold).tolist():
         part = table.subset(table.fold == fold)
         threshold, temperature = (thresholds or {}).get(fold), (temperatures or {}).get(fold)
-        rows.append(FoldRow(fold, part.truth.size, part.groups, point(part), threshold, temperature))
+        rows.append(FoldRow(fold, part.group.size, part.groups, measure(part), threshold, temperature))
     return rows
 
 
@@ -214,7 +180,7 @@ def as_json(content: Report) -> dict[str, Any]:
         "protocol": content.protocol,
         "notice": NOTICE,
         "main_score": content.main_score,
-        "images": table.truth.size if table else None,
+        "images": table.group.size if table else None,
         "groups": table.groups if table else None,
         "labels": table.labels if table else None,
         "metrics": content.figures,
@@ -225,20 +191,21 @@ def as_json(content: Report) -> dict[str, Any]:
         "notes": content.notes,
         "curves": content.histories,
         # Where a file lies says something about a person's machine; its id suffices.
-        "mistakes": [{k: v for k, v in vars(m).items() if k != "image"} for m in content.mistakes],
+        "mistakes": [{k: v for k, v in vars(m).items() if k != "image" and v is not None} for m in content.mistakes],
+        "counts": counts(table) if isinstance(table, Detected) else None,
         **vars(content.provenance),
     }
-    return {key: _plain(value) for key, value in values.items()}
+    return {key: defined(value) for key, value in values.items()}
 
 
-def _plain(value: Any) -> Any:
+def defined(value: Any) -> Any:
     """What JSON can hold, null for numbers that are none."""
     if is_dataclass(value):
         value = vars(value)
     if isinstance(value, Mapping):
-        return {_encodable(str(k)): _plain(v) for k, v in value.items()}
+        return {_encodable(str(k)): defined(v) for k, v in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(v) for v in value]
+        return [defined(v) for v in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, str):
@@ -281,8 +248,9 @@ def render(content: Report, read: Reader | None = None) -> str:
         plots=_plots(content),
         subgroups=[(name, list(rows)) for name, rows in groupby(content.subgroups, attrgetter("name"))],
         forest=_forest(content),
-        thumbnails=[_thumbnail(mistake.image, read) for mistake in content.mistakes] if read else [],
-        recipe=yaml.safe_dump(_plain(content.provenance.recipe), sort_keys=False, allow_unicode=True),
+        thumbnails=[_picture(mistake, read) for mistake in content.mistakes] if read else [],
+        words=OF_BOXES if isinstance(content.table, Detected) else OF_LABELS,
+        recipe=yaml.safe_dump(defined(content.provenance.recipe), sort_keys=False, allow_unicode=True),
     )
     return _encodable(page)
 
@@ -310,7 +278,7 @@ def _terms(content: Report) -> dict[str, Term]:
     rows: list[FoldRow | SubgroupRow] = [*content.folds, *content.subgroups]
     tables = [content.figures, *content.comparisons.values(), *(row.figures for row in rows)]
     names = dict.fromkeys(name for table in tables for name in table)
-    known = GLOSSARY | dict(content.terms)
+    known = GLOSSARY | (BOXES if isinstance(content.table, Detected) else {}) | dict(content.terms)
     return {n: Term(n, "") for n in names if n not in known} | {n: known[n] for n in known if n in names}
 
 
@@ -334,7 +302,14 @@ def _values(content: Report) -> list[Mapping[str, float]]:
     return [{name: f.value for name, f in content.figures.items()}, *(row.figures for row in content.folds)]
 
 
-def _baseline(table: Scored) -> list[str]:
+def _baseline(table: Table) -> list[str]:
+    remarks = _objects(table) if isinstance(table, Detected) else _labels(table)
+    if table.groups < FEW_GROUPS:
+        remarks.append(f"With as few as {table.groups} groups, bootstrap intervals tend to be too narrow.")
+    return remarks
+
+
+def _labels(table: Scored) -> list[str]:
     counts = np.bincount(table.truth, minlength=len(table.labels))
     each = ", ".join(f"{n} {label}" for n, label in zip(counts, table.labels, strict=True))
     most, share = table.labels[counts.argmax()], number(counts.max() / table.truth.size)
@@ -344,18 +319,28 @@ def _baseline(table: Scored) -> list[str]:
     ]
     if len(table.labels) > 2:
         remarks.append("All but accuracy, Brier score, ECE and log loss are means over labels, one against the rest.")
-    if table.groups < FEW_GROUPS:
-        remarks.append(f"With as few as {table.groups} groups, bootstrap intervals tend to be too narrow.")
     return remarks
+
+
+def _objects(table: Detected) -> list[str]:
+    empty = sum(not len(truth) for truth in table.truth)
+    found, best = counts(table).values()
+    return [
+        f"{table.group.size} images in {table.groups} groups hold {table.objects} objects; {empty} images hold none.",
+        f"Boxes answered: {found['tp']} objects found, {found['fp']} false positives, {found['fn']} objects missed.",
+        f"Paper's protocol: {best['tp']} boxes right, {best['fp']} wrong, {best['fn']} objects missed.",
+    ]
 
 
 def _plots(content: Report) -> list[Plot]:
     """The plots that the content allows, the task's own first."""
     drawn = list(content.plots)
-    if (table := content.table) is not None:
+    thresholds = [row.threshold for row in content.folds if row.threshold is not None]
+    if isinstance(table := content.table, Detected):
+        drawn += detection_plots.plots_of(table)
+    elif table is not None:
         if np.unique(table.truth).size > 1:
             drawn += [plots.roc(table), plots.precision_recall(table)]
-        thresholds = [row.threshold for row in content.folds if row.threshold is not None]
         drawn += [plots.confusion(table), plots.distribution(table, thresholds), plots.reliability(table)]
     return drawn + ([plots.training(content.histories)] if content.histories else [])
 
@@ -365,15 +350,16 @@ def _forest(content: Report) -> Plot | None:
     return plots.forest(content.subgroups, content.figures) if measured else None
 
 
-def _thumbnail(image: Path, read: Reader) -> str | None:
-    """The picture on neutral grey as a JPEG in base64, or None if it cannot be read."""
+def _picture(mistake: Mistake, read: Reader) -> str | None:
+    """The image or the place in it as a JPEG in base64, or None if it cannot be read."""
     try:
-        picture = Image.fromarray(read(image))
+        pixels = read(mistake.image) if mistake.frame is None else _slice(mistake.image, mistake.frame)
     except (InputError, OSError):
         return None
-    ground = Image.new("RGBA", picture.size, GREY)
-    shown = Image.alpha_composite(ground, picture).convert("RGB")
-    shown.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    shown.save(buffer, "JPEG", quality=85)
-    return base64.b64encode(buffer.getvalue()).decode()
+    if (where := mistake.places) is None:
+        return thumbnail(pixels)
+    return close_up(pixels, where.focus, where.true, where.predicted)
+
+
+def _slice(volume: Path, frame: int) -> NDArray[np.uint8]:
+    return three_slices(open_volume(volume), frame).pixels

@@ -37,13 +37,13 @@ from leanmed.data.batches import (
 from leanmed.data.splits import LEAK, Fold, make_folds
 from leanmed.errors import RunError
 from leanmed.files import whole_file, write_json, write_text
-from leanmed.grouping import Grouping, group_records
+from leanmed.grouping import AUDIT, Grouping, group_records
 from leanmed.loop import BEST, LAST, Loop, hushed, make_trainer, seed_of
 from leanmed.records import Record
 from leanmed.runs import FOLD, MODEL, PREDICTIONS, RECIPE, RUN, SPLITS, Run, open_run, read_csv, write_csv
 from leanmed.tasks import TASKS, Task
 
-AUDIT = "leanmed-audit"  # beside the run, so that runs on the same data share it
+OBJECTS = ("nodule",)  # what boxes hold, when the recipe does not say
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "scikit-learn")
 
 
@@ -112,12 +112,12 @@ def train(
         cache = out.parent / AUDIT if is_first else Path(scratch)
         grouping = group_records(records, recipe.split, cache, data_sha256=data_sha256, tell=tell)
     records = grouping.records
-    labels = class_labels(recipe.data.dataset, records, recipe.data.labels)
+    labels = labels_of(recipe, records)
     folds = make_folds(records, recipe.split)
     facts = _facts(recipe, data, grouping, labels, len(folds), data_sha256)
     if is_first:
         _open(out, recipe, facts, records, folds)
-        tell(f"{len(folds)} fold(s) -> {out}; labels {', '.join(labels)}; of two, the last is the positive one")
+        tell(f"{len(folds)} fold(s) -> {out}; {_labels_line(labels)}")
         if facts["leak"]:
             tell(facts["leak"])
     run, inputs = Run(out, recipe, facts), Cache(recipe.data.cache_bytes)
@@ -127,6 +127,18 @@ def train(
             gc.collect()  # trainer and loop refer to each other, and hold a whole model with its optimiser
     tell(f"done; now: leanmed evaluate {out} --data {data} --out REPORT")
     return run
+
+
+def labels_of(recipe: Recipe, records: Sequence[Record]) -> tuple[str, ...]:
+    """Class labels as `class_labels` finds them; for detection, the name of what the boxes hold."""
+    if recipe.task == "detection":
+        return recipe.data.labels or OBJECTS
+    return class_labels(recipe.data.dataset, records, recipe.data.labels)
+
+
+def _labels_line(labels: tuple[str, ...]) -> str:
+    names = ", ".join(labels)
+    return f"objects: {names}" if len(labels) == 1 else f"labels {names}; of two, the last is the positive one"
 
 
 def _facts(
@@ -179,7 +191,7 @@ def _open(
 def _split_rows(records: Sequence[Record], folds: Sequence[Fold]) -> list[dict[str, str]]:
     parts = {f.number: {i: name for name, where in f.parts().items() for i in where.tolist()} for f in folds}
     return [
-        {"image": r.id, "label": r.target, "group": r.group} | {f"fold_{k}": parts[k].get(i, "") for k in parts}
+        {"image": r.id, "label": r.truth, "group": r.group} | {f"fold_{k}": parts[k].get(i, "") for k in parts}
         for i, r in enumerate(records)
     ]
 
@@ -219,6 +231,8 @@ def _train_fold(
     task = TASKS[run.recipe.task](run.recipe, run.labels)
     task.to(memory_format=torch.channels_last)  # on a CPU convolutions run half as long again without it
     parts = {n: Prepared([records[i] for i in where], task, inputs) for n, where in fold.parts().items()}
+    for line in task.begin(parts["train"]):
+        tell(f"fold {fold.number}: {line}")
     loop = Loop(task, settings, fold.number, folder, tell)
     with hushed():
         trainer = make_trainer(folder, settings, **machines.options())
@@ -244,8 +258,8 @@ def _finish_fold(run: Run, fold: Fold, task: Task, loop: Loop, parts: dict[str, 
     task.calibrate(outputs, targets, run.recipe.training.threshold)
     tested, _ = outputs_of(task, ordered_batches(parts["test"], batch_size))
     rows = [
-        *_rows(task, parts["validation"].records, "validation", outputs),
-        *_rows(task, parts["test"].records, "test", tested),
+        *_rows(task, parts["validation"], "validation", outputs),
+        *_rows(task, parts["test"], "test", tested),
     ]
     with whole_file(folder / MODEL) as temporary:
         temporary.write_bytes(save({k: v.contiguous() for k, v in task.state_dict().items()}))
@@ -264,8 +278,8 @@ def _finish_fold(run: Run, fold: Fold, task: Task, loop: Loop, parts: dict[str, 
         leftover.unlink(missing_ok=True)
 
 
-def _rows(task: Task, records: Sequence[Record], part: str, outputs: Tensor) -> list[dict[str, Any]]:
+def _rows(task: Task, part: Prepared, name: str, outputs: Tensor) -> list[dict[str, Any]]:
     return [
-        {"image": record.id, "group": record.group, "part": part, "truth": record.target, **answer}
-        for record, answer in zip(records, task.answers(outputs), strict=True)
+        {"image": record.id, "group": record.group, "part": name, "truth": record.truth, **answer}
+        for record, answer in zip(part.records, task.answers(outputs, part.sizes()), strict=True)
     ]

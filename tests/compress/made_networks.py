@@ -4,6 +4,7 @@ classifier."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from leanmed.compress.calibrate import Sample, network_inputs
+from leanmed.compress.graph import parse, simplify
+from leanmed.compress.network import Network, find_network
+from leanmed.compress.rounding import Rounded, round_layer
 from leanmed.runtime.predictor import open_session
 
 Array = NDArray[Any]
@@ -67,7 +72,7 @@ def _prepare(made: Made) -> str:
     return made.add("Sub", ["scaled", made.constant("one", np.float32(1))], "input")
 
 
-def made_network(*, seed: int = 0, odd: bool = False) -> bytes:
+def made_network(*, seed: int = 0, odd: bool = False, residual: bool = True) -> bytes:
     """A small MobileNetV2: stem, depthwise and pointwise layers, a residual, a global mean and one logit.
 
     On `made_images`, the logit has median 0 and standard deviation 2.
@@ -75,14 +80,16 @@ def made_network(*, seed: int = 0, odd: bool = False) -> bytes:
     Args:
         seed: of the weights.
         odd: put an operator that quantization does not handle, with large weights, in the middle.
+        residual: add the input of the last two layers before the head to their output.
     """
-    plain = open_session(_network(seed, odd, 1.0, 0.0, "logit"))
+    shape = (seed, odd, residual)
+    plain = open_session(_network(*shape, 1.0, 0.0, "logit"))
     logits = [plain.run(None, {"pixels": image})[0].item() for image in made_images(40, seed)]
     gain = 2 / np.std(logits)
-    return _network(seed, odd, gain, -gain * np.median(logits), "probabilities")
+    return _network(*shape, gain, -gain * np.median(logits), "probabilities")
 
 
-def _network(seed: int, odd: bool, gain: float, offset: float, answer: str) -> bytes:
+def _network(seed: int, odd: bool, residual: bool, gain: float, offset: float, answer: str) -> bytes:
     rng = np.random.default_rng(seed)
 
     def weight(*shape: int) -> Array:
@@ -98,7 +105,8 @@ def _network(seed: int, odd: bool, gain: float, offset: float, answer: str) -> b
     x = made.relu6(made.conv(x, "depth", weight(32, 1, 3, 3), bias(32), pad=1, group=32))
     x = made.conv(x, "narrow", weight(16, 32, 1, 1), bias(16))
     y = made.relu6(made.conv(x, "wide", weight(48, 16, 1, 1), bias(48)))
-    x = made.add("Add", [x, made.conv(y, "back", weight(16, 48, 1, 1), bias(16))], "sum")
+    z = made.conv(y, "back", weight(16, 48, 1, 1), bias(16))
+    x = made.add("Add", [x, z], "sum") if residual else z
     if odd:
         up = made.constant("net.up.weight", weight(16, 16, 2, 2).astype(np.float32))
         x = made.add("ConvTranspose", [x, up], "up", strides=[2, 2])
@@ -128,3 +136,31 @@ def made_images(count: int, seed: int = 0) -> list[NDArray[np.uint8]]:
         alpha = np.full((height, width, k % 2), 255.0)
         images.append(np.concatenate([picture, alpha], axis=2).clip(0, 255).astype(np.uint8))
     return images
+
+
+@cache
+def found_network() -> Network:
+    """The network in `made_network()`; to read, not to change."""
+    return find_network(simplify(parse(made_network())))
+
+
+@cache
+def samples() -> tuple[Sample, ...]:
+    """24 made images at its input."""
+    return tuple(network_inputs(found_network(), made_images(24, seed=7)))
+
+
+def answer(model: onnx.ModelProto, images: Sequence[NDArray[np.uint8]]) -> Array:
+    """(n,) the probability of the positive label."""
+    session = open_session(model.SerializeToString())
+    return np.array([session.run(None, {"pixels": image})[0][1] for image in images])
+
+
+def rounded_layers(network: Network, bits: int, *, names: Sequence[str] = ()) -> dict[str, Rounded]:
+    """Layers (all, or those named) rounded to nearest."""
+    values = network.weights()
+    return {
+        layer.name: round_layer(layer, values[layer.weight], values[str(layer.bias)], None, bits, gptq=False)
+        for layer in network.layers
+        if not names or layer.name in names
+    }

@@ -111,3 +111,13 @@ def test_colour_never_exceeds_what_its_alpha_allows() -> None:
     assert (changed[:, :3] <= changed[:, 3:] + 1e-6).all()
     assert changed.min() >= 0
     assert changed.max() <= 1 + 1e-6
+
+
+def test_quarter_turns_are_exact_and_all_four_come_up() -> None:
+    settings = Augment(**STILL | {"quarter_turns": True})
+    image = photographs(1).repeat(24, 1, 1, 1)
+    found = augment(image, settings, seed=1)
+    turns = [torch.rot90(image[0], k, (1, 2)) for k in range(4)]
+    which = [[k for k in range(4) if torch.allclose(one, turns[k], atol=1e-4)] for one in found]
+    assert all(len(k) == 1 for k in which)
+    assert {k[0] for k in which} == {0, 1, 2, 3}

@@ -165,7 +165,7 @@ def test_only_the_first_few_names_are_listed():
 
 
 def test_an_unknown_data_set_and_a_missing_folder_are_refused(tmp_path, refused):
-    with refused(DataError, "expected a data set's name (cp-anemic, folder, images)", "got 'mnist'"):
+    with refused(DataError, "expected a data set's name (cp-anemic, folder, images, ", "got 'mnist'"):
         read_records("mnist", tmp_path)
     with refused(DataError, "expected the data to be a folder", str(tmp_path / "nowhere"), "check the path"):
         read_records("folder", tmp_path / "nowhere")

@@ -199,3 +199,11 @@ def test_a_side_that_the_backbone_cannot_take_is_refused_before_training() -> No
     with pytest.raises(RecipeError, match=r"test_vit3 cannot take images of model\.side 64.*img_size: 64"):
         classifier(backbone="test_vit3", side=64)
     classifier(backbone="test_vit3", side=64, backbone_args={"img_size": 64})
+
+
+def test_the_network_of_colours_takes_the_place_of_a_backbone() -> None:
+    model = classifier(backbone="tissue-colours", outputs=2)
+    image = pixels(40, 50)
+    assert logits(model, image).shape == (1, 2)
+    assert sum(p.numel() for p in model.parameters()) < 25_000
+    assert torch.allclose(logits(model, image), logits(model, image.flip(0)), atol=1e-4)

@@ -45,7 +45,8 @@ def stub(predict: Callable[[Path], float]) -> Any:
         p = predict(path)
         return Prediction("b", {"a": 1 - p, "b": p})
 
-    return SimpleNamespace(predict=answer, artifact=SimpleNamespace(sha256="f" * 64))
+    about = SimpleNamespace(output="probabilities")
+    return SimpleNamespace(predict=answer, manifest=about, artifact=SimpleNamespace(sha256="f" * 64))
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -52,7 +52,8 @@ def find_conflicts(copies: Mapping[str, Sequence[str]], records: Sequence[Record
 
 
 def _fields(record: Record) -> dict[str, Attribute]:
-    fields: dict[str, Attribute] = {LABEL: record.target}
+    # Boxes lie in their own image's frame: those of two copies differ without contradicting each other.
+    fields: dict[str, Attribute] = {LABEL: record.target} if isinstance(record.target, str) else {}
     if not record.group.startswith(UNKNOWN_GROUP):
         fields["group"] = record.group
     if record.site is not None:

@@ -156,8 +156,10 @@ def _shown_groups(found: Findings, images: Mapping[str, Path], records: Mapping[
 
 
 def _said(record: Record | None) -> str:
-    known = (record.target, record.site) if record else ()
-    return ", ".join(value for value in known if value)
+    if record is None:
+        return ""
+    target = record.target if isinstance(record.target, str) else f"{len(record.target.xyxy)} box(es)"
+    return ", ".join(value for value in (target, record.site) if value)
 
 
 def _relation(pair: Pair | None, first: bool) -> str:

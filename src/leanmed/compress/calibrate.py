@@ -50,15 +50,15 @@ def network_inputs(network: Network, images: Iterable[NDArray[np.uint8]]) -> lis
 
 def tensors(core: onnx.ModelProto, names: Sequence[str], samples: Iterable[Sample]) -> Iterator[dict[str, Array]]:
     """Run the network and yield the named tensors for each sample."""
+    given = {entry.name for entry in core.graph.input}
+    wanted = [name for name in dict.fromkeys(names) if name not in given]
     model = copy(core)
     del model.graph.output[:]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names))
-    given = {entry.name for entry in model.graph.input}
-    session = open_session(model.SerializeToString())
-    wanted = [name for name in dict.fromkeys(names) if name not in given]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    session = open_session(model.SerializeToString()) if wanted else None
     for sample in samples:
-        found = dict(zip(wanted, session.run(wanted, dict(sample)), strict=True))
-        yield found | {name: sample[name] for name in names if name in given}
+        found = session.run(wanted, dict(sample)) if session else []
+        yield dict(zip(wanted, found, strict=True)) | {name: sample[name] for name in names if name in given}
 
 
 def activations(network: Network) -> list[str]:

@@ -45,3 +45,15 @@ def fake_quant_bytes(weights: Sequence[tuple[int, ...]], floats: int, counters: 
         "int8": whole + 4 * (channels + len(weights)) + 2 * ENTRY * len(weights) + settings,
         "int4": whole + 4 * blocks + ENTRY * len(weights) + settings,
     }
+
+
+def paper_bytes() -> dict[str, int]:
+    """Bytes of the four checkpoints of the paper's network, MobileNetV2 with one output."""
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        state = timm.create_model("mobilenetv2_100", num_classes=1).state_dict()
+    floats = sum(value.numel() for value in state.values() if value.is_floating_point())
+    counters = sum(value.numel() for value in state.values() if not value.is_floating_point())
+    return fake_quant_bytes([tuple(v.shape) for v in state.values() if v.ndim > 1], floats, counters, len(state))

@@ -52,13 +52,7 @@ def finetune(
     Raises:
         ArtifactError: the network has an operator or an input that this training does not know.
     """
-    (name,) = network.inputs if len(network.inputs) == 1 else (None,)
-    unknown = sorted({node.op_type for node in network.core.graph.node} - set(OPERATORS))
-    if name is None or unknown:
-        raise ArtifactError(
-            "expected a network with one input made of operators that fine-tuning knows, got "
-            f"{len(network.inputs)} inputs and {', '.join(unknown) or 'no other operator'}; leave --finetune out"
-        )
+    name = _only_input(network)
     images = torch.from_numpy(np.stack([sample[name] for sample in samples]))  # (n, 1, c, h, w)
     student = _Student(network, rounded, ranges)
     teacher = _Graph(network)
@@ -76,6 +70,16 @@ def finetune(
             optimizer.step()
             schedule.step()
     return student.rounded()
+
+
+def _only_input(network: Network) -> str:
+    unknown = sorted({node.op_type for node in network.core.graph.node} - set(OPERATORS))
+    if len(network.inputs) != 1 or unknown:
+        raise ArtifactError(
+            "expected a network with one input made of operators that fine-tuning knows, got "
+            f"{len(network.inputs)} inputs and {', '.join(unknown) or 'no other operator'}; leave --finetune out"
+        )
+    return network.inputs[0]
 
 
 def _batches(images: Tensor, generator: torch.Generator) -> Iterator[Tensor]:

@@ -4,109 +4,116 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leanmed.compress.graph import Array
+from leanmed.compress.outcome import Comparison
 from leanmed.errors import DataError
-from leanmed.metrics import Figure, Scored, paired, score
+from leanmed.metrics import Scored, paired, score
+from leanmed.records import Record
 from leanmed.runtime.artifact import Manifest
 from leanmed.runtime.predictor import open_session
 
-Pixels = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]  # (h, w, 3 or 4)
+Answer = Sequence[Array]  # what a graph gives for one image
 ROUNDS = 25
+
+
+class Images(Protocol):
+    """Pictures that can be gone through more than once: a list, or files read anew each time."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Pixels]: ...
 
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """What a compressed graph is measured on.
+    """What compressed graphs are measured on; all that the engine knows of a task.
 
     Args:
-        images: pixels (h, w, 3 or 4), none of which the model was trained or selected on.
-        table: the graph's answers, one for each image, to a table that metrics take.
-        main_score: the figure that may fall by no more than `max_drop`; higher is better.
-        resamples: of the bootstrap.
+        images: none of which the model was trained on.
+        compare: the float graph's answers and the compressed one's, one for each image, to their figures. Raises
+            DataError where the main score is undefined.
     """
 
-    images: Sequence[Pixels]
-    table: Callable[[Sequence[Array]], Scored]
-    main_score: str
-    resamples: int = 2000
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A compressed graph's figures.
-
-    Args:
-        figures: of the compressed graph.
-        change: compressed minus float on the same images, and `agreement`.
-        drop: how much the main score fell.
-    """
-
-    figures: Mapping[str, Figure]
-    change: Mapping[str, Figure]
-    drop: float
+    images: Images
+    compare: Callable[[Sequence[Answer], Sequence[Answer]], Comparison]
 
 
 def classification_gate(
-    images: Sequence[Pixels], truths: Sequence[str], groups: Sequence[str], manifest: Manifest
+    records: Sequence[Record], images: Images, manifest: Manifest, *, resamples: int = 2000
 ) -> Gate:
     """The gate of a classifier, whose answers follow the artifact's own threshold.
 
     Args:
-        images: pixels (h, w, 3 or 4).
-        truths: the true label of each image.
-        groups: what each image's patient or photograph is.
+        records: the true label and the group of each image.
+        images: their pixels.
         manifest: of the float artifact.
+        resamples: of the bootstrap.
 
     Raises:
-        DataError: no image, lists that differ in length, or a label that the artifact does not know.
+        DataError: no image, or a label that the artifact does not know.
     """
-    if not images or not len(images) == len(truths) == len(groups):
+    unknown = sorted({str(record.target) for record in records} - set(manifest.labels))
+    if unknown or not records:
         raise DataError(
-            f"expected as many truths and groups as images to measure on, and at least one, got {len(images)} images, "
-            f"{len(truths)} truths and {len(groups)} groups"
+            f"expected images to measure on, with labels among {', '.join(manifest.labels)}, got {len(records)} images"
+            f"{' labelled ' if unknown else ''}{', '.join(unknown)}; check --data"
         )
-    unknown = sorted(set(truths) - set(manifest.labels))
-    if unknown:
-        raise DataError(f"expected labels among {', '.join(manifest.labels)}, got {', '.join(unknown)}")
-    truth = np.array([manifest.labels.index(label) for label in truths])
-    group = np.array(groups, dtype=np.str_)
 
-    def table(answers: Sequence[Array]) -> Scored:
-        probabilities = np.stack(answers).astype(np.float64)
-        above = probabilities[:, -1] >= (manifest.threshold or 0.0)
-        predicted = probabilities.argmax(axis=1) if manifest.threshold is None else above.astype(np.int64)
-        probabilities /= probabilities.sum(axis=1, keepdims=True)
-        return Scored(truth, probabilities, predicted, group, manifest.labels)
+    def compare(before: Sequence[Answer], after: Sequence[Answer]) -> Comparison:
+        first, second = (scored(records, answers, manifest) for answers in (before, after))
+        return compare_tables(first, second, manifest.main_score, resamples=resamples)
 
-    return Gate(images, table, manifest.main_score)
+    return Gate(images, compare)
 
 
-def answers(graph: bytes, images: Sequence[Pixels]) -> list[Array]:
-    """The graph's first output for each image."""
-    session = open_session(graph)
-    (name,) = [entry.name for entry in session.get_inputs()]
-    return [session.run(None, {name: image})[0] for image in images]
+def scored(records: Sequence[Record], answers: Sequence[Answer], manifest: Manifest) -> Scored:
+    """A classifier's answers as the table that metrics take."""
+    probabilities = np.stack([answer[0] for answer in answers]).astype(np.float64)
+    above = probabilities[:, -1] >= (manifest.threshold or 0.0)
+    return Scored(
+        truth=np.array([manifest.labels.index(str(record.target)) for record in records]),
+        probabilities=probabilities / probabilities.sum(axis=1, keepdims=True),
+        predicted=probabilities.argmax(axis=1) if manifest.threshold is None else above.astype(np.int64),
+        group=np.array([record.group for record in records], dtype=np.str_),
+        labels=manifest.labels,
+    )
 
 
-def judge(gate: Gate, before: Scored, after: Scored) -> Verdict:
-    """Compare a compressed graph's table with the float one's.
+def compare_tables(before: Scored, after: Scored, main_score: str, *, resamples: int = 2000) -> Comparison:
+    """Two tables of the same images as figures and their changes.
 
     Raises:
         DataError: the main score is undefined on these images.
     """
-    change = paired(before, after, resamples=gate.resamples)
-    if gate.main_score not in change or np.isnan(change[gate.main_score].value):
+    change = paired(before, after, resamples=resamples)
+    if np.isnan(change[main_score].value):
         raise DataError(
-            f"expected images on which {gate.main_score} is defined (with both labels), got {len(gate.images)} on "
-            "which it is not; measure on more images"
+            f"expected images on which {main_score} is defined (with both labels), got {before.truth.size} on which "
+            "it is not; give more images"
         )
-    return Verdict(score(after, resamples=gate.resamples), change, -change[gate.main_score].value)
+    return Comparison(
+        images=before.truth.size,
+        groups=before.groups,
+        main_score=main_score,
+        before=score(before, resamples=resamples),
+        after=score(after, resamples=resamples),
+        change=change,
+    )
+
+
+def answers(graph: bytes, images: Images) -> list[Answer]:
+    """What the graph gives for each image."""
+    session = open_session(graph)
+    (name,) = [entry.name for entry in session.get_inputs()]
+    return [session.run(None, {name: image}) for image in images]
 
 
 def latency(

@@ -69,6 +69,7 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
             raise ArtifactError(f"ONNX Runtime cannot open this graph: {error}; export the artifact again") from error
         simple = onnx.load_model(path)
     _name_nodes(simple)
+    _own_biases(simple)
     _pool_globally(simple)
     return slim(simple)
 
@@ -79,6 +80,17 @@ def _name_nodes(model: onnx.ModelProto) -> None:
     for number, node in enumerate(model.graph.node):
         if not node.name or taken[node.name] > 1:
             node.name = f"{node.op_type}_{number}"
+
+
+def _own_biases(model: onnx.ModelProto) -> None:
+    """Give each layer a bias of its own: exporters store equal ones once, and quantization changes each differently."""
+    constants = initializers(model)
+    uses = Counter(name for node in model.graph.node for name in node.input)
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm") and len(node.input) > 2 and uses[node.input[2]] > 1:
+            name = f"{node.name}_bias"
+            model.graph.initializer.append(numpy_helper.from_array(constants[node.input[2]], name))
+            node.input[2] = name
 
 
 def _pool_globally(model: onnx.ModelProto) -> None:
@@ -108,7 +120,10 @@ def slim(model: onnx.ModelProto) -> onnx.ModelProto:
     for entry in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         entry.doc_string = ""
         del entry.metadata_props[:]
-    _share_constants(graph)
+    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    constants = [constant for constant in graph.initializer if constant.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(constants)
     domains = {node.domain for node in graph.node} | {""}
     kept = [opset for opset in model.opset_import if opset.domain in domains]
     del model.opset_import[:]
@@ -116,22 +131,16 @@ def slim(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _share_constants(graph: onnx.GraphProto) -> None:
-    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+def share_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Store equal constants once."""
     first: dict[tuple[Any, ...], str] = {}
     same: dict[str, str] = {}
-    kept = []
-    for constant in graph.initializer:
-        if constant.name not in used:
-            continue
+    for constant in model.graph.initializer:
         key = (constant.data_type, tuple(constant.dims), numpy_helper.to_array(constant).tobytes())
         same[constant.name] = first.setdefault(key, constant.name)
-        if same[constant.name] == constant.name:
-            kept.append(constant)
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    for node in graph.node:
+    for node in model.graph.node:
         node.input[:] = [same.get(name, name) for name in node.input]
+    return slim(model)
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:

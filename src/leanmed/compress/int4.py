@@ -1,4 +1,4 @@
-"""Weights of 4 bits that take 4 bits in the file, and the way back for runtimes that know none.
+"""Weights of 4 bits that take 4 bits in the file.
 
 A packed INT4 constant is cast to INT8 and dequantized per channel. A runtime folds the cast when it opens the file and
 then runs its 8-bit kernels; dequantizing INT4 directly is four times slower in ONNX Runtime 1.31.
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from leanmed.compress.graph import copy
-from leanmed.errors import ArtifactError
 
 OPSET = 21  # the first with INT4
 SUFFIX = "_int4"
@@ -33,25 +32,6 @@ def pack(model: onnx.ModelProto, weights: Collection[str]) -> onnx.ModelProto:
             casts.append(helper.make_node("Cast", [constant.name], [name], to=TensorProto.INT8))
     for cast in casts:
         model.graph.node.insert(0, cast)
-    return model
-
-
-def unpack(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Store 4-bit weights as INT8, one byte each, for runtimes without INT4; the answers stay the same.
-
-    Raises:
-        ArtifactError: the graph holds no 4-bit weights.
-    """
-    model = copy(model)
-    packed = {c.name: c for c in model.graph.initializer if c.data_type == TensorProto.INT4}
-    casts = [node for node in model.graph.node if node.op_type == "Cast" and node.input[0] in packed]
-    if not casts:
-        raise ArtifactError("expected an int4 artifact to unpack, found no 4-bit weights in this one")
-    for cast in casts:
-        constant = packed[cast.input[0]]
-        codes = numpy_helper.to_array(constant).astype("int8")
-        constant.CopyFrom(numpy_helper.from_array(codes, cast.output[0]))
-        model.graph.node.remove(cast)
     return model
 
 

@@ -148,6 +148,12 @@ def find_network(model: onnx.ModelProto) -> Network:
     return Network(model, core, names, inputs, outputs, layers, left_float | _large_elsewhere(model, anchors))
 
 
+def cut_out(network: Network, model: onnx.ModelProto) -> onnx.ModelProto:
+    """The network alone, from any graph that calls the network's inputs and outputs as its own does."""
+    whole = Extractor(onnx.shape_inference.infer_shapes(model))
+    return whole.extract_model(list(network.inputs), list(network.outputs))
+
+
 def _layers(
     anchors: Sequence[onnx.NodeProto], constants: Mapping[str, Array], uses: Mapping[str, int]
 ) -> tuple[tuple[Layer, ...], dict[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -52,24 +52,50 @@ class LayerRow:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """A compressed graph beside the float one on the same images.
+
+    Args:
+        images, groups: how many.
+        main_score: the figure that counts; higher is better.
+        before, after: the float graph's figures, and the compressed one's.
+        change: compressed minus float, with paired intervals, and `agreement`.
+    """
+
+    images: int
+    groups: int
+    main_score: str
+    before: Mapping[str, Figure]
+    after: Mapping[str, Figure]
+    change: Mapping[str, Figure]
+
+    @property
+    def drop(self) -> float:
+        """How much the main score fell."""
+        return -self.change[self.main_score].value
+
+    @property
+    def agreement(self) -> float:
+        """The share of images to which both answer the same."""
+        return self.change["agreement"].value
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One compressed graph and what was measured of it.
 
     Args:
         techniques: what it was made with, in order.
-        figures, change: of the compressed graph, and compressed minus float with `agreement`, on the gate's images.
-        drop: of the main score.
-        difference: root mean square change of the answers on the calibration images.
+        judged: on the gate's images.
+        noise: power of its error on the calibration images over the variance of the network's answer.
         bytes: of the graph's file.
         milliseconds: medians: `float`, `compressed`, and the networks alone, `float network`, `compressed network`.
         passed: drop and agreement are within their limits.
     """
 
     techniques: tuple[str, ...]
-    figures: Mapping[str, Figure]
-    change: Mapping[str, Figure]
-    drop: float
-    difference: float
+    judged: Comparison
+    noise: float
     bytes: int
     milliseconds: Mapping[str, float]
     passed: bool
@@ -80,50 +106,67 @@ class Attempt:
         return self.milliseconds[f"float{tail}"] / self.milliseconds[f"compressed{tail}"]
 
 
+def chosen(attempts: Sequence[Attempt]) -> Attempt:
+    """The least noisy of the attempts that passed, or of all if none did."""
+    return min([a for a in attempts if a.passed] or attempts, key=lambda attempt: attempt.noise)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """Everything a report of one quantization tells.
 
     Args:
         to: fp16, int8 or int4.
-        main_score, max_drop, min_agreement: the gate.
-        images, groups: how many it was measured on.
+        max_drop, min_agreement: the gate.
         calibration_images: how many the ranges were taken from.
-        before: the float graph's figures.
-        before_bytes: its size.
-        attempts: in order; the last is the one that passed, if any did.
-        layers: of the last attempt.
+        before_bytes: the float graph's size.
+        attempts: in order.
+        layers: of the final attempt.
         left_float: what quantization does not handle -> why.
         warnings: what the user should know.
+        tested: the final attempt on images that had no say in choosing it; None if there are none.
     """
 
     to: Target
-    main_score: str
     max_drop: float
     min_agreement: float
-    images: int
-    groups: int
     calibration_images: int
-    before: Mapping[str, Figure]
     before_bytes: int
     attempts: tuple[Attempt, ...]
     layers: tuple[LayerRow, ...]
     left_float: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    tested: Comparison | None = None
 
     @property
     def passed(self) -> bool:
-        """The last attempt passed the gate."""
-        return self.attempts[-1].passed
+        """An attempt passed the gate."""
+        return self.final.passed
 
     @property
     def final(self) -> Attempt:
-        """The attempt that was kept: the last if it passed, else the one that lost least."""
-        return self.attempts[-1] if self.passed else min(self.attempts, key=lambda attempt: attempt.drop)
+        """The attempt that was chosen."""
+        return chosen(self.attempts)
+
+    @property
+    def measured(self) -> Comparison:
+        """The final attempt on the best images there are: new ones, else those of the gate."""
+        return self.tested or self.final.judged
+
+    def lines(self) -> list[str]:
+        """What to tell the user."""
+        found = self.measured
+        changes = [f"{n:18} {found.before[n].value:.4f} -> {after.value:.4f}" for n, after in found.after.items()]
+        return [
+            *self.warnings,
+            *changes,
+            f"{'agreement':18} {found.agreement:.4f}  n={found.images}",
+            f"{self.before_bytes / 1e6:.2f} MB -> {self.final.bytes / 1e6:.2f} MB",
+        ]
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values, with null for what is undefined."""
-        plain = asdict(self) | {"passed": self.passed}
+        """Plain values, with null for what is undefined; `final` counts the attempts from 0."""
+        plain = asdict(self) | {"passed": self.passed, "final": self.attempts.index(self.final)}
         found = _defined(plain)
         assert isinstance(found, dict)  # noqa: S101 (asdict gives one)
         return found
@@ -134,12 +177,18 @@ class GateError(QualityError):
 
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
-        tried = "; ".join(f"{', '.join(a.techniques) or 'nearest'}: {-a.drop:+.4f}" for a in outcome.attempts)
+        judged = outcome.final.judged
+        tried = "; ".join(map(_told, outcome.attempts))
         super().__init__(
-            f"expected {outcome.to} to cost at most {outcome.max_drop:g} of {outcome.main_score} on {outcome.images} "
-            f"images and to agree on {100 * outcome.min_agreement:g} %, got {tried}; only the "
-            "report was written; allow more with --max-drop, fine-tune with --finetune, or choose a higher precision"
+            f"expected {outcome.to} to cost at most {outcome.max_drop:g} of {judged.main_score} and to agree on "
+            f"{100 * outcome.min_agreement:g} % of {judged.images} images, got {tried}; only the report was written; "
+            "allow more with --max-drop, fine-tune with --finetune, or choose a higher precision"
         )
+
+
+def _told(attempt: Attempt) -> str:
+    judged = attempt.judged
+    return f"{', '.join(attempt.techniques)}: {-judged.drop:+.4f}, {100 * judged.agreement:.1f} %"
 
 
 def _defined(value: Any) -> Any:

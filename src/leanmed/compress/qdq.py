@@ -17,7 +17,7 @@ from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from leanmed.compress.calibrate import Range
-from leanmed.compress.graph import initializers, rename, set_initializers, shapes, slim
+from leanmed.compress.graph import initializers, rename, set_initializers, shapes, share_constants
 from leanmed.compress.network import Layer, Network
 from leanmed.compress.rounding import Rounded
 
@@ -90,7 +90,7 @@ def insert(network: Network, rounded: Mapping[str, Rounded], ranges: Mapping[str
     _fence_floats(model, network, ranges)
     _shorten_names(model, network)
     quantizer.model.topological_sort()
-    return slim(model)
+    return share_constants(model)
 
 
 def _tensors_data(ranges: Mapping[str, Range]) -> TensorsData:

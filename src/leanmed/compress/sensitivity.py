@@ -39,6 +39,11 @@ def of_weights(network: Network, rounded: Mapping[str, Rounded], samples: Sequen
     }
 
 
+def noise(network: Network, core: onnx.ModelProto, samples: Sequence[Sample]) -> float:
+    """Noise power over the answer's variance, of a graph with this network's inputs and outputs."""
+    return _noise(network, core, samples, _answers(network.core, network.outputs, samples))
+
+
 def _answers(core: onnx.ModelProto, outputs: Sequence[str], samples: Sequence[Sample]) -> Array:
     return np.stack([np.concatenate([f[o].ravel() for o in outputs]) for f in tensors(core, outputs, samples)])
 
@@ -90,7 +95,7 @@ def promote(layers: Sequence[Layer], noise: Mapping[str, float], share: float) -
     for layer in sorted(layers, key=lambda layer: -noise[layer.name] / layer.size):
         if layer.size <= room:
             kept[layer.name] = (
-                f"with 4-bit weights it alone would make {_percent(noise[layer.name])} of noise in the answer"
+                f"4-bit weights would add {_percent(noise[layer.name])} of the answer's variance as noise"
             )
             room -= layer.size
     return kept
@@ -129,8 +134,10 @@ def spare_head(
     by_tensor = of_activations(network, freed[lengths[-1]], ranges, samples)
     saved = {k: sum(by_tensor[t] for t in freed[k]) + sum(by_weight[n] for n in order[:k]) for k in lengths}
     length = next(k for k in lengths if saved[k] >= 0.9 * max(saved.values()))
-    noise, work = _percent(saved[length]), _percent(costs[length - 1])
-    reason = f"the first {length} layers would make {noise} of noise at {work} of the work"
+    reason = (
+        f"rounding the first {length} layers would add {_percent(saved[length])} of the answer's variance as noise; "
+        f"sparing them costs {_percent(costs[length - 1])} of the work"
+    )
     return dict.fromkeys(order[:length], reason)
 
 

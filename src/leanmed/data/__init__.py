@@ -9,15 +9,22 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from leanmed.data import anemia, tables
+from leanmed.data import anemia, boxes, luna16, nodules, tables
 from leanmed.errors import DataError
 from leanmed.files import sha256_file, sha256_json
 from leanmed.records import Record
+from leanmed.runtime.volume import is_volume, open_volume
 
 DATASETS: dict[str, Callable[[Path], list[Record]]] = {
     "cp-anemic": anemia.read,
     "folder": tables.read,
     "images": tables.read_images,
+    "luna16-slices": nodules.read_slices,
+    "luna16": luna16.read,
+    "luna16-centres": luna16.read_centres,
+    "voc": boxes.read_voc,
+    "yolo": boxes.read_yolo,
+    "coco": boxes.read_coco,
 }
 LABELS: dict[str, tuple[str, ...]] = {"cp-anemic": anemia.LABELS}
 
@@ -47,7 +54,7 @@ def class_labels(dataset: str, records: Sequence[Record], wanted: Sequence[str] 
     Raises:
         DataError: a record whose label is not in the list, or a listed label that no record has.
     """
-    found = {record.target for record in records}
+    found = {record.label for record in records}
     labels = tuple(wanted or LABELS.get(dataset) or sorted(found))
     strangers, unused = found - set(labels), set(labels) - found
     if strangers or unused or len(set(labels)) < max(2, len(labels)):
@@ -60,11 +67,23 @@ def class_labels(dataset: str, records: Sequence[Record], wanted: Sequence[str] 
 
 
 def content_hashes(records: Sequence[Record]) -> list[str]:
-    """The SHA-256 of each record's image file, in the records' order."""
-    return [sha256_file(record.image) for record in records]
+    """The hash of each record's image, in the records' order."""
+    hashes = {image: content_hash(image) for image in {record.image for record in records}}
+    return [hashes[record.image] for record in records]
+
+
+def content_hash(image: Path) -> str:
+    """The SHA-256 of an image file; of a scan, one over all its files."""
+    if is_volume(image):
+        return sha256_json([sha256_file(path) for path in open_volume(image).files])
+    return sha256_file(image)
 
 
 def data_hash(records: Sequence[Record], contents: Sequence[str]) -> str:
-    """One hash for all that a data set says: contents, labels, groups, sites and attributes."""
+    """One hash for all that a data set says: contents, labels or boxes, groups, sites and attributes."""
     pairs = sorted(zip(records, contents, strict=True), key=lambda pair: pair[0].id)
-    return sha256_json([[r.id, c, r.target, r.group, r.site, dict(r.attributes)] for r, c in pairs])
+    return sha256_json([[r.id, c, _target(r), r.group, r.site, dict(r.attributes)] for r, c in pairs])
+
+
+def _target(record: Record) -> str | list[str | int | None]:
+    return record.target if isinstance(record.target, str) else [record.target.text(), record.frame]

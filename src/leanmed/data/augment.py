@@ -28,9 +28,13 @@ def augment(images: Tensor, settings: Augment, seed: int) -> Tensor:
     return torch.cat([torch.minimum(moved[:, :3] * gains, moved[:, 3:]), moved[:, 3:]], 1)
 
 
-def move(images: Tensor, matrices: Tensor) -> Tensor:
-    """Resample images (b, c, h, w) by matrices (b, 2, 3) from output to input coordinates; outside is 0."""
-    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+def move(images: Tensor, matrices: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    """Resample images (b, c, h, w) by matrices (b, 2, 3) from output to input coordinates; outside is 0.
+
+    The output has the images' size, or another.
+    """
+    shape = [*images.shape[:2], *(size or images.shape[2:])]
+    grid = F.affine_grid(matrices, shape, align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
@@ -41,6 +45,8 @@ def draw_affine(count: int, settings: Augment, generator: torch.Generator) -> Te
         return torch.empty(count).uniform_(low, high, generator=generator)
 
     turn = uniform(-1, 1) * math.radians(settings.rotation)
+    if settings.quarter_turns:
+        turn = turn + uniform(0, 4).floor() * (math.pi / 2)
     zoom = uniform(*settings.scale)
     across = torch.where(uniform(0, 1) < settings.horizontal_flip, -1.0, 1.0)
     down = torch.where(uniform(0, 1) < settings.vertical_flip, -1.0, 1.0)

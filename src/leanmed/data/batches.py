@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from leanmed.errors import DataError, InputError
 from leanmed.records import Record
 from leanmed.runtime.input import read_image
-from leanmed.tasks.base import Batch, Task
+from leanmed.tasks.base import Batch, Size, Task
+
+Sized = tuple[Tensor, Size]  # a prepared input, and the size of the image it was made of
 
 
 class Cache:
@@ -20,16 +25,17 @@ class Cache:
 
     def __init__(self, room: int) -> None:
         self.room = room
-        self._kept: dict[Path, Tensor] = {}
+        self._kept: dict[tuple[Path, int | None], Sized] = {}
 
-    def get(self, image: Path, prepare: Callable[[], Tensor]) -> Tensor:
-        """What was kept of an image, else what `prepare` makes of it."""
-        if image in self._kept:
-            return self._kept[image]
+    def get(self, record: Record, prepare: Callable[[], Sized]) -> Sized:
+        """What was kept of a record's image, else what `prepare` makes of it."""
+        key = record.image, record.frame
+        if key in self._kept:
+            return self._kept[key]
         prepared = prepare()
-        if prepared.nbytes <= self.room:
-            self.room -= prepared.nbytes
-            self._kept[image] = prepared
+        if prepared[0].nbytes <= self.room:
+            self.room -= prepared[0].nbytes
+            self._kept[key] = prepared
         return prepared
 
 
@@ -44,15 +50,49 @@ class Prepared(Dataset[Batch]):
 
     def __init__(self, records: Sequence[Record], task: Task, cache: Cache) -> None:
         self.records, self.cache = records, cache
-        self.prepare, self.encode, self.side = task.prepare, task.encode, task.manifest()["input"]["side"]
+        self.prepare, self.encode = task.prepare, task.encode
+        about = task.manifest()["input"]
+        self.side = about["side"] if about.get("reduced", True) else None
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Batch:
         record = self.records[index]
-        image = self.cache.get(record.image, lambda: self.prepare(read_image(record.image, side=self.side)))
-        return image, self.encode(record)
+        image, size = self._sized(record)
+        return image, self.encode(record, size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self[index] for index in range(len(self)))
+
+    def sizes(self) -> list[Size]:
+        """Height and width of each image, in the records' order."""
+        return [self._sized(record)[1] for record in self.records]
+
+    def _sized(self, record: Record) -> Sized:
+        def prepare() -> Sized:
+            pixels = read_pixels(record, side=self.side)
+            return self.prepare(pixels), (pixels.shape[0], pixels.shape[1])
+
+        return self.cache.get(record, prepare)
+
+
+def read_pixels(record: Record, **options: Any) -> NDArray[np.uint8]:
+    """Pixels (h, w, 4) of a record's image, or (h, w, 3) of its slice of a volume with the slices next to it.
+
+    Args:
+        record: what to read.
+        options: of `read_image`; nothing for a volume.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if record.frame is None:
+        return read_image(record.image, **options)
+    from leanmed.runtime.slices import three_slices
+    from leanmed.runtime.volume import open_volume
+
+    return three_slices(open_volume(record.image), record.frame).pixels
 
 
 def check_readable(records: Sequence[Record]) -> None:
@@ -64,7 +104,7 @@ def check_readable(records: Sequence[Record]) -> None:
     failed = []
     for record in records:
         try:
-            read_image(record.image)
+            read_pixels(record)
         except InputError as error:
             failed.append(f"{record.id}: {error}")
     if failed:

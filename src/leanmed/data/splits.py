@@ -19,6 +19,7 @@ from leanmed.records import Record
 
 Indices = NDArray[np.int64]
 Names = NDArray[np.str_]
+RARE = 20  # groups, below which a stratum of boxes is not kept apart
 LEAK = (
     "This result LEAKS: the `paper` protocol splits by image, so copies of one photograph or images of one "
     "patient stand in training and in test. The figures are too good and say nothing about new patients."
@@ -50,7 +51,7 @@ def make_folds(records: Sequence[Record], split: Split) -> list[Fold]:
             under `site` an image without site or one site only.
         LeakError: a group on both sides, under any protocol but `paper`.
     """
-    labels = np.array([r.target for r in records])
+    labels = _strata(records)
     by_image = split.protocol == "paper"
     groups = np.array([r.id if by_image else r.group for r in records])
     folds = []
@@ -62,6 +63,21 @@ def make_folds(records: Sequence[Record], split: Split) -> list[Fold]:
     if not by_image:
         check_groups(records, folds)
     return folds
+
+
+def _strata(records: Sequence[Record]) -> Names:
+    """What each part gets a fair share of: labels; or images without, with one, and with several boxes.
+
+    Unlike a label, a stratum of boxes need not be in every part: one of few groups joins the commonest.
+    """
+    if all(isinstance(r.target, str) for r in records):
+        return np.array([r.target for r in records])
+    groups: dict[str, set[str]] = {"no box": set(), "one box": set(), "several boxes": set()}
+    found = [list(groups)[min(len(r.boxes.xyxy), 2)] for r in records]
+    for record, stratum in zip(records, found, strict=True):
+        groups[stratum].add(record.group)
+    commonest = max(groups, key=lambda stratum: len(groups[stratum]))
+    return np.array([commonest if len(groups[stratum]) < RARE else stratum for stratum in found])
 
 
 def _divisions(

@@ -1,4 +1,4 @@
-"""Any timm backbone with a new last layer, and the steps between decoded pixels and its input.
+"""Any timm backbone with a new last layer, or our own on colours, and the steps between decoded pixels and its input.
 
 MobileNetV2: Sandler et al. 2018, "Inverted Residuals and Linear Bottlenecks", arXiv:1801.04381.
 """
@@ -10,13 +10,15 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leanmed import config
 from leanmed.errors import RecipeError
+from leanmed.models.colours import TissueColours
+from leanmed.models.weights import load_weights, unfetched
 
+COLOURS = "tissue-colours"
 HEAD_STD = 0.01  # timm draws a one-output layer from [-1, 1], whose logits are too large to fine-tune from
 
 
@@ -39,7 +41,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.side = settings.side
         self.backbone = _backbone(settings, outputs, pretrained)
-        known = self.backbone.pretrained_cfg
+        known = getattr(self.backbone, "pretrained_cfg", {"mean": (0.0,) * 3, "std": (1.0,) * 3})
         self.register_buffer("mean", torch.tensor(settings.mean or known["mean"]).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(settings.std or known["std"]).view(3, 1, 1))
 
@@ -61,6 +63,8 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(b, 4, side, side) from `resize` to logits (b, outputs)."""
+        if isinstance(self.backbone, TissueColours):
+            return self.backbone(images)  # type: ignore[no-any-return]
         return self.backbone((fill_background(images) - self.mean) / self.std)  # type: ignore[no-any-return]
 
 
@@ -79,6 +83,8 @@ def fill_background(images: Tensor) -> Tensor:
 
 
 def _backbone(settings: config.Model, outputs: int, pretrained: bool) -> Any:
+    if settings.backbone == COLOURS:
+        return TissueColours(outputs, dropout=settings.dropout)
     hub = pretrained and settings.weights == "imagenet"
     try:
         model: Any = timm.create_model(
@@ -94,14 +100,12 @@ def _backbone(settings: config.Model, outputs: int, pretrained: bool) -> Any:
             "`python -c 'import timm; print(timm.list_models())'` lists the names"
         ) from error
     except OSError as error:
-        raise RecipeError(
-            f"the ImageNet weights of {settings.backbone} could not be fetched ({type(error).__name__}); "
-            "connect to the network, or set model.weights to a .safetensors or .pth file, or to none"
-        ) from error
+        raise unfetched(settings.backbone, error) from error
     if pretrained:
         _check_side(model, settings)
     if pretrained and settings.weights not in ("imagenet", "none"):
-        _load_weights(model, Path(settings.weights), settings.backbone)
+        head = tuple(f"{name}." for name, module in model.named_modules() if module is model.get_classifier())
+        load_weights(model, Path(settings.weights), settings.backbone, optional=head)
     head = model.get_classifier()
     if isinstance(head, nn.Linear):
         nn.init.normal_(head.weight, std=HEAD_STD)
@@ -120,29 +124,3 @@ def _check_side(model: Any, settings: config.Model) -> None:
             f"choose another side, or if it knows that, set model.backbone_args={{img_size: {settings.side}}}"
         ) from error
     model.train()
-
-
-def _load_weights(model: Any, path: Path, backbone: str) -> None:
-    """Load all but the last layer; half-precision weights are widened. Nothing in the file is run."""
-    if not path.is_file():
-        raise RecipeError(f"expected model.weights to be imagenet, none or a file, got {path}, which is not there")
-    try:
-        found = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except Exception as error:  # the border to untrusted files
-        raise RecipeError(f"{path} cannot be read as weights (.safetensors or .pth): {error}") from error
-    wanted = model.state_dict()
-    tensors = {k: v for k, v in found.items() if isinstance(v, Tensor)} if isinstance(found, dict) else {}
-    fits = {k: v.float() for k, v in tensors.items() if k in wanted and v.shape == wanted[k].shape}
-    missing = [k for k in wanted if k not in fits and not k.endswith("num_batches_tracked")]
-    head = {f"{name}." for name, module in model.named_modules() if module is model.get_classifier()}
-    strangers = [k for k in missing if not k.startswith(tuple(head))]
-    if strangers:
-        raise RecipeError(
-            f"{path} does not fit {backbone}: {len(strangers)} of its {len(wanted)} tensors are missing or "
-            f"of another shape, for example {strangers[0]}; choose the backbone these weights were made for"
-        )
-    model.load_state_dict(fits, strict=False)

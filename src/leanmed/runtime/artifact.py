@@ -1,7 +1,7 @@
 """An artifact: one folder that holds the whole computation, from decoded pixels to the answer.
 
 ```
-model.onnx      uint8 (h, w, 3 or 4) of any size in, probabilities (K,) out
+model.onnx      uint8 (h, w, 3 or 4) of any size in; out, probabilities (K,), or boxes (n, 4) with scores (n,)
 leanmed.json    the Manifest below, with the SHA-256 of each graph and of itself
 CARD.md         what it is for, what it was made from, how good it is
 ```
@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from leanmed.errors import ArtifactError
 from leanmed.files import sha256_bytes, sha256_json, whole_folder, write_json, write_text
@@ -43,11 +44,18 @@ class Graph(_Frozen):
 
 
 class Input(_Frozen):
-    """What the graph takes: a `photograph` is uint8 (h, w, 3 or 4), RGB or RGBA, alpha the tissue mask."""
+    """What the graph takes: uint8 (h, w, 3 or 4).
 
-    kind: Literal["photograph"] = "photograph"
+    A `photograph` is RGB or RGBA, alpha the tissue mask. A `slice` is one of a CT scan, 1 mm per pixel, [-1000, 400] HU
+    mapped to 0..255, its channels being the slices below, itself and above.
+    """
+
+    kind: Literal["photograph", "slice"] = "photograph"
     dtype: Literal["uint8"] = "uint8"
-    side: int = Field(gt=0, description="pixels; the side of the square the graph resizes to")
+    side: int = Field(gt=0, description="pixels; the side of the square the graph resizes to, or pads to")
+    slices: Literal[1, 3] | None = Field(
+        default=None, description="for boxes: 1: only the middle channel is looked at; 3: all are"
+    )
     reduced: bool = Field(
         default=True, description="large files may be decoded at a reduced scale: it was measured to keep the answer"
     )
@@ -66,6 +74,9 @@ class Provenance(_Frozen):
     seen_images: tuple[str, ...] = Field(
         default=(), description="first 16 digits of the SHA-256 of each image file used to train or select"
     )
+    selected_images: tuple[str, ...] = Field(
+        default=(), description="those of seen_images that nothing was trained on: they chose epoch and threshold"
+    )
     parents: tuple[str, ...] = Field(default=(), description="hashes of the artifacts this one was made from")
     packages: dict[str, str] = Field(default_factory=dict)
 
@@ -79,12 +90,19 @@ class Manifest(_Frozen):
 
     format: int = Field(default=FORMAT, ge=1, le=FORMAT)
     name: str
-    task: Literal["classification"]
-    labels: tuple[str, ...] = Field(min_length=2, description="in the order of the probabilities; positive last")
+    task: Literal["classification", "detection"]
+    labels: tuple[str, ...] = Field(
+        min_length=1, description="in the order of the probabilities, positive last; or the one thing in the boxes"
+    )
     input: Input
-    output: Literal["probabilities"] = "probabilities"
+    output: Literal["probabilities", "boxes"] = Field(
+        default="probabilities", description="boxes: (n, 4) xyxy in pixels of the image, and beside them `scores` (n,)"
+    )
     threshold: float | None = Field(
-        ge=0, le=1, description="two labels: answer the second when its probability is at least this"
+        ge=0,
+        le=1,
+        description="two labels: answer the second when its probability is at least this; boxes: answer those with at "
+        "least this score",
     )
     temperature: float = Field(gt=0, description="logits were divided by this; it is inside the graph")
     precision: Precision = "fp32"
@@ -97,11 +115,25 @@ class Manifest(_Frozen):
     quantization: dict[str, Any] = Field(default_factory=dict)
     intended_use: str = INTENDED_USE
 
+    @field_validator("labels")
+    @classmethod
+    def _enough(cls, labels: tuple[str, ...], known: ValidationInfo) -> tuple[str, ...]:
+        if known.data.get("task") == "classification" and len(labels) < 2:
+            raise PydanticCustomError("too_short", "Tuple should have at least 2 items for classification")
+        return labels
+
     @model_validator(mode="after")
     def _labels_fit(self) -> Manifest:
         if len(set(self.labels)) < len(self.labels):
             raise ValueError(f"expected different labels, got {list(self.labels)}")
-        if self.threshold is not None and len(self.labels) != 2:
+        boxes = self.task == "detection"
+        if boxes != (self.output == "boxes") or boxes != (len(self.labels) == 1):
+            raise ValueError(
+                f"expected one label and boxes for detection, else more and probabilities, got {self.labels}"
+            )
+        if boxes and self.threshold is None:
+            raise ValueError("expected a threshold for boxes, got none")
+        if self.threshold is not None and len(self.labels) > 2:
             raise ValueError(f"expected a threshold for two labels only, got one for {len(self.labels)}")
         return self
 
@@ -134,8 +166,7 @@ def write_artifact(out: Path, manifest: Manifest, graphs: Mapping[str, bytes], c
     Raises:
         ArtifactError: `out` exists and is no artifact.
     """
-    if out.exists() and not (out / MANIFEST).is_file() and (out.is_file() or any(out.iterdir())):
-        raise ArtifactError(f"expected {out} to be new, empty or an artifact, got something else; choose another --out")
+    check_room(out)
     entries = {n: Graph(file=f"{n}.onnx", sha256=sha256_bytes(b), bytes=len(b)) for n, b in graphs.items()}
     manifest = manifest.model_copy(update={"graphs": entries, "card_sha256": sha256_bytes(card.encode())})
     content = manifest.model_dump(mode="json")
@@ -145,6 +176,16 @@ def write_artifact(out: Path, manifest: Manifest, graphs: Mapping[str, bytes], c
         write_json(folder / MANIFEST, content | {"sha256": sha256_json(content)})
         write_text(folder / CARD, card)
     return Artifact(manifest=manifest, sha256=sha256_json(content), graphs=dict(graphs), card=card)
+
+
+def check_room(out: Path) -> None:
+    """Refuse a folder that cannot become an artifact's, before any work is done.
+
+    Raises:
+        ArtifactError: `out` exists and is no artifact.
+    """
+    if out.exists() and not (out / MANIFEST).is_file() and (out.is_file() or any(out.iterdir())):
+        raise ArtifactError(f"expected {out} to be new, empty or an artifact, got something else; choose another --out")
 
 
 def read_artifact(path: Path) -> Artifact:

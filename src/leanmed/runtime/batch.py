@@ -139,23 +139,31 @@ def answers(predictor: Predictor, inputs: Iterable[Path], workers: int) -> Itera
 def answer(predictor: Predictor, path: Path) -> dict[str, Any]:
     """The line for one input, an answer or the reason why there is none.
 
-    Its keys are `input`, `label`, `probability`, `probabilities`, `artifact`, `version` and `seconds`; or
-    else `input` and `error`.
+    Its keys are `input`; `label`, `probability` and `probabilities`, or from an artifact for boxes `boxes` and
+    `scores`; `artifact`, `version` and `seconds`. Or else they are `input` and `error`.
     """
     started = time.perf_counter()
     try:
-        prediction = predictor.predict(path)
+        found = _boxes(predictor, path) if predictor.manifest.output == "boxes" else _probabilities(predictor, path)
     except LeanmedError as error:
         return {"input": str(path), "error": str(error)}
     return {
         "input": str(path),
-        "label": prediction.label,
-        "probability": prediction.probability,
-        "probabilities": dict(prediction.probabilities),
+        **found,
         "artifact": predictor.artifact.sha256,
         "version": __version__,
         "seconds": round(time.perf_counter() - started, 6),
     }
+
+
+def _probabilities(predictor: Predictor, path: Path) -> dict[str, Any]:
+    found = predictor.predict(path)
+    return {"label": found.label, "probability": found.probability, "probabilities": dict(found.probabilities)}
+
+
+def _boxes(predictor: Predictor, path: Path) -> dict[str, Any]:
+    found = predictor.predict_boxes(path)
+    return {"boxes": [list(box) for box in found.boxes], "scores": list(found.scores)}
 
 
 @dataclass(frozen=True)

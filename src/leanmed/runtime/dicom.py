@@ -51,14 +51,8 @@ def read_dicom(data: bytes, limits: Limits) -> NDArray[Any]:
             table in place of the rescale or the window.
         Exception: whatever pydicom raises on damaged files, such as less pixel data than declared.
     """
-    syntax = _transfer_syntax(data)
-    dataset = dcmread(MeteredBytes(data), force=True)
-    _check(dataset, limits)
-    stored = _jpeg_frame(dataset, limits) if syntax == JPEGBaseline8Bit else pixel_array(dataset)
-    if stored.shape[:2] != (dataset.Rows, dataset.Columns):
-        raise UnreadableInput(
-            f"expected {dataset.Rows} x {dataset.Columns} pixels as declared, got {stored.shape}; export it again"
-        )
+    dataset = open_dicom(data, limits)
+    stored = stored_values(dataset, limits)
     if dataset.PhotometricInterpretation in _GREYS:
         return _windowed(stored, dataset)
     if dataset.PhotometricInterpretation == _PALETTE:
@@ -66,7 +60,32 @@ def read_dicom(data: bytes, limits: Limits) -> NDArray[Any]:
     return _looked_up(stored, 0, np.linspace(0, 1, 2**dataset.BitsStored))
 
 
-def _transfer_syntax(data: bytes) -> str:
+def open_dicom(data: bytes, limits: Limits) -> Dataset:
+    """Parse a file with one frame in it and check all that can be checked before decoding.
+
+    Raises: as `read_dicom`.
+    """
+    _check_syntax(data)
+    dataset = dcmread(MeteredBytes(data), force=True)
+    _check(dataset, limits)
+    return dataset
+
+
+def stored_values(dataset: Dataset, limits: Limits) -> NDArray[Any]:
+    """Decode the frame as it is stored, (h, w) or (h, w, 3), without rescale or window.
+
+    Raises: as `read_dicom`.
+    """
+    jpeg = dataset.file_meta.TransferSyntaxUID == JPEGBaseline8Bit
+    stored = _jpeg_frame(dataset, limits) if jpeg else pixel_array(dataset)
+    if stored.shape[:2] != (dataset.Rows, dataset.Columns):
+        raise UnreadableInput(
+            f"expected {dataset.Rows} x {dataset.Columns} pixels as declared, got {stored.shape}; export it again"
+        )
+    return stored
+
+
+def _check_syntax(data: bytes) -> None:
     """Read the file meta group alone: `dcmread` inflates a deflated file whole before one could refuse it."""
     stream = MeteredBytes(data)
     stream.seek(132 if data[128:132] == b"DICM" else 0)
@@ -79,7 +98,6 @@ def _transfer_syntax(data: bytes) -> str:
             f"expected DICOM that is uncompressed or JPEG Baseline, got {syntax.name} ({syntax}); "
             "export it uncompressed, for instance with gdcmconv --raw"
         )
-    return str(syntax)
 
 
 def _check(dataset: Dataset, limits: Limits) -> None:

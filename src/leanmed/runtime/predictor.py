@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from leanmed.errors import ArtifactError
-from leanmed.records import Prediction
+from leanmed.records import Detections, Prediction
 from leanmed.runtime.artifact import Artifact, Manifest, read_artifact
 from leanmed.runtime.input import DEFAULT_LIMITS, Limits, as_pixels, read_image
+
+Source = str | Path | bytes | NDArray[Any] | Image.Image
+OUTPUTS = {"probabilities": ["probabilities"], "boxes": ["boxes", "scores"]}  # a manifest's output, the graph's names
 
 
 class Predictor:
@@ -35,7 +38,12 @@ class Predictor:
     def __init__(self, artifact: Artifact, *, threads: int = 1, limits: Limits = DEFAULT_LIMITS) -> None:
         self.artifact = artifact
         self.limits = replace(limits, min_side=max(limits.min_side, self.manifest.input.min_side))
-        self._session = open_session(artifact.graph, threads)
+        try:
+            self._session = open_session(artifact.graph, threads)
+        except ArtifactError as error:
+            if self.manifest.precision != "int4":
+                raise
+            raise ArtifactError(f"{error}, or make the artifact with leanmed quantize --to int4 --unpack") from error
         self._check_graph()
 
     @property
@@ -54,14 +62,18 @@ class Predictor:
         """Pixels (h, w, 3 or 4) to probabilities (K,), in the order of the labels.
 
         Raises:
-            ArtifactError: the graph fails.
+            ArtifactError: the graph fails, or is one for boxes.
         """
-        try:
-            return self._session.run([self.manifest.output], {"pixels": pixels})[0]  # type: ignore[no-any-return]
-        except Exception as error:  # ONNX Runtime's errors share no base class
-            raise ArtifactError(
-                f"expected the graph to take pixels of shape {pixels.shape}, got: {_line(error)}; export it again"
-            ) from error
+        return self._run("probabilities", pixels)[0]
+
+    def detect(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Pixels (h, w, 3 or 4) to boxes (n, 4), xyxy in their frame, and scores (n,), best first, faint ones too.
+
+        Raises:
+            ArtifactError: the graph fails, or is one for probabilities.
+        """
+        boxes, scores = self._run("boxes", pixels)
+        return boxes, scores
 
     def decide(self, probabilities: NDArray[np.floating[Any]]) -> Prediction:
         """Probabilities (K,) to the answer, by the threshold the artifact carries.
@@ -73,7 +85,16 @@ class Predictor:
         best = int(np.argmax(probabilities)) if threshold is None else int(probabilities[1] >= threshold)
         return Prediction(labels[best], dict(zip(labels, map(float, probabilities), strict=True)))
 
-    def predict(self, image: str | Path | bytes | NDArray[Any] | Image.Image) -> Prediction:
+    def answered(self, boxes: NDArray[np.floating[Any]], scores: NDArray[np.floating[Any]]) -> Detections:
+        """Those of boxes (n, 4) whose scores (n,) reach the threshold the artifact carries.
+
+        Raises:
+            DataError: boxes without size, or scores that are none.
+        """
+        sure = scores >= (self.manifest.threshold or 0.0)
+        return Detections(tuple(boxes[sure].tolist()), tuple(scores[sure].tolist()))
+
+    def predict(self, image: Source) -> Prediction:
         """Answer for one image.
 
         Args:
@@ -84,17 +105,40 @@ class Predictor:
             InputError: it cannot be read as an image.
             ArtifactError, DataError: the graph fails on it, or gives no probabilities.
         """
-        pixels = self.read(image) if isinstance(image, str | Path | bytes) else as_pixels(image, limits=self.limits)
-        return self.decide(self.probabilities(pixels))
+        return self.decide(self.probabilities(self._pixels(image)))
+
+    def predict_boxes(self, image: Source) -> Detections:
+        """What an artifact for boxes finds in one image; otherwise as `predict`."""
+        return self.answered(*self.detect(self._pixels(image)))
+
+    def _pixels(self, image: Source) -> NDArray[np.uint8]:
+        return self.read(image) if isinstance(image, str | Path | bytes) else as_pixels(image, limits=self.limits)
+
+    def _run(self, output: str, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        if output != self.manifest.output:
+            raise ArtifactError(
+                f"expected an artifact that gives {output}, got one that gives {self.manifest.output}; "
+                f"call {'predict_boxes' if output == 'probabilities' else 'predict'} instead"
+            )
+        try:
+            return self._session.run(OUTPUTS[output], {"pixels": pixels})  # type: ignore[no-any-return]
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            raise ArtifactError(
+                f"expected the graph to take pixels of shape {pixels.shape}, got: {_line(error)}; export it again"
+            ) from error
 
     def _check_graph(self) -> None:
         takes = [(entry.name, entry.type, len(entry.shape)) for entry in self._session.get_inputs()]
-        gives = {entry.name: entry.shape for entry in self._session.get_outputs()}
+        gives = [(entry.name, entry.shape) for entry in self._session.get_outputs()]
+        boxes = self.manifest.output == "boxes"
         labels = len(self.manifest.labels)
-        if takes != [("pixels", "tensor(uint8)", 3)] or gives.get(self.manifest.output) != [labels]:
+        fits = [len(shape) for _, shape in gives] == [2, 1] if boxes else [shape for _, shape in gives] == [[labels]]
+        names = [name for name, _ in gives]
+        if takes != [("pixels", "tensor(uint8)", 3)] or names != OUTPUTS[self.manifest.output] or not fits:
+            wanted = "boxes and scores" if boxes else f"{labels} probabilities"
             raise ArtifactError(
-                f"expected a graph from uint8 pixels (h, w, c) to {labels} probabilities, got one from "
-                f"{takes} to {gives}; export it again"
+                f"expected a graph from uint8 pixels (h, w, c) to {wanted}, got one from "
+                f"{takes} to {dict(gives)}; export it again"
             )
 
 

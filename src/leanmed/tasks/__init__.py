@@ -8,8 +8,9 @@ from leanmed.runs import MODEL, Run
 from leanmed.tasks.base import Batch as Batch
 from leanmed.tasks.base import Task as Task
 from leanmed.tasks.classification import Classification
+from leanmed.tasks.detection import Detection
 
-TASKS = {"classification": Classification}
+TASKS: dict[str, type[Classification] | type[Detection]] = {"classification": Classification, "detection": Detection}
 
 
 def load_task(run: Run, fold: int) -> Task:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from leanmed.calibration import choose_threshold, fit_temperature
 from leanmed.data.augment import augment
 from leanmed.models.classifier import Classifier
 from leanmed.records import Record
-from leanmed.tasks.base import Batch, Task
+from leanmed.tasks.base import Batch, Size, Task
 
 
 class Classification(Task):
@@ -45,9 +46,9 @@ class Classification(Task):
         with torch.inference_mode():
             return self.model.resize(torch.from_numpy(np.ascontiguousarray(pixels)))
 
-    def encode(self, record: Record) -> Tensor:
+    def encode(self, record: Record, size: Size | None = None) -> Tensor:
         """The label's position."""
-        return torch.tensor(self.labels.index(record.target))
+        return torch.tensor(self.labels.index(record.label))
 
     def augment(self, batch: Batch, seed: int) -> Batch:
         """Flip, turn, shift, zoom; the label stays."""
@@ -99,7 +100,7 @@ class Classification(Task):
             positive = self.probabilities(outputs)[:, 1].double().numpy()
             self.threshold.fill_(choose_threshold(targets.numpy(), positive, threshold))
 
-    def answers(self, outputs: Tensor) -> list[dict[str, Any]]:
+    def answers(self, outputs: Tensor, sizes: Sequence[Size] | None = None) -> list[dict[str, Any]]:
         """`label` and one `p_<label>` per label."""
         table = self.table(outputs, torch.zeros(len(outputs), dtype=torch.int64))
         return [

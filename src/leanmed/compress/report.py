@@ -1,20 +1,20 @@
-"""A quantization as two files: quantization.json for programs, quantization.html for people."""
+"""A quantization as two files: report.json for programs, report.html for people."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from leanmed.compress.outcome import Attempt, Outcome
+from leanmed.compress.outcome import Outcome
+from leanmed.compress.published import PAPER
 from leanmed.files import write_json, write_text
-from leanmed.plots import PALETTE, Plot
-from leanmed.plots import _canvas as canvas_of
-from leanmed.plots import _svg as svg_of
-from leanmed.report import GLOSSARY, NOTICE, interval, number
+from leanmed.glossary import GLOSSARY
+from leanmed.plots import PALETTE, Plot, canvas_of, svg_of
+from leanmed.report import NOTICE, interval, number
 
 
 @dataclass(frozen=True)
@@ -34,32 +34,13 @@ class Point:
     change: float
 
 
-# The anemia paper's Tables 5, 6 and 8: figures on its folds, file size and latency, in its own setting.
-PAPER: Mapping[str, Mapping[str, float]] = {
-    "fp32": {
-        "loss": 0.2141, "accuracy": 0.9313, "precision": 0.9374, "recall": 0.9500, "f1": 0.9428, "auc": 0.9657,
-        "megabytes": 9.13, "milliseconds": 48.6,
-    },
-    "fp16": {
-        "loss": 0.2149, "accuracy": 0.9250, "precision": 0.9370, "recall": 0.9400, "f1": 0.9377, "auc": 0.9654,
-        "megabytes": 4.61, "milliseconds": 37.4,
-    },
-    "int8": {
-        "loss": 0.7441, "accuracy": 0.7125, "precision": 0.7697, "recall": 0.7519, "f1": 0.7607, "auc": 0.9005,
-        "megabytes": 9.24, "milliseconds": 91.9,
-    },
-    "int4": {
-        "loss": 2.3136, "accuracy": 0.4313, "precision": 0.2000, "recall": 0.0100, "f1": 0.0196, "auc": 0.6387,
-        "megabytes": 17.75, "milliseconds": 49.5,
-    },
-}  # fmt: skip
 SHOWN = ("accuracy", "auc")
 
 
 def write_quantization_report(
     out: Path, title: str, outcomes: Sequence[Outcome], *, leak: str | None = None, command: str = ""
 ) -> None:
-    """Write quantization.json and quantization.html into the folder `out`, each whole.
+    """Write report.json and report.html into the folder `out`, each whole.
 
     Args:
         out: the folder.
@@ -69,15 +50,15 @@ def write_quantization_report(
         command: what the user typed.
     """
     page = render(title, outcomes, leak, command)
-    write_text(out / "quantization.html", page)
+    write_text(out / "report.html", page)
     content = {"title": title, "notice": NOTICE, "leak": leak, "command": command}
-    write_json(out / "quantization.json", content | {"outcomes": [outcome.as_json() for outcome in outcomes]})
+    write_json(out / "report.json", content | {"outcomes": [outcome.as_json() for outcome in outcomes]})
 
 
 def render(title: str, outcomes: Sequence[Outcome], leak: str | None = None, command: str = "") -> str:
     """The page as one HTML text; every value is escaped."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader(Path(__file__).parents[1] / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -91,7 +72,7 @@ def render(title: str, outcomes: Sequence[Outcome], leak: str | None = None, com
         command=command,
         notice=NOTICE,
         glossary=GLOSSARY,
-        plots=[plot(outcomes, score) for score in SHOWN if all(score in o.before for o in outcomes)],
+        plots=[plot(outcomes, score) for score in SHOWN if all(score in o.measured.change for o in outcomes)],
     )
 
 
@@ -101,12 +82,12 @@ def _base64(text: str) -> str:
 
 def points(outcomes: Sequence[Outcome], score: str) -> list[Point]:
     """Ours, the float model first."""
-    return [Point("fp32", 1.0, 1.0, 0.0), *(_point(o, o.final, score) for o in outcomes)]
+    return [Point("fp32", 1.0, 1.0, 0.0), *(_point(outcome, score) for outcome in outcomes)]
 
 
-def _point(outcome: Outcome, attempt: Attempt, score: str) -> Point:
-    size = attempt.bytes / outcome.before_bytes
-    return Point(outcome.to, size, attempt.speedup("network"), attempt.change[score].value)
+def _point(outcome: Outcome, score: str) -> Point:
+    size, speed = outcome.final.bytes / outcome.before_bytes, outcome.final.speedup("network")
+    return Point(outcome.to, size, speed, outcome.measured.change[score].value)
 
 
 def paper_points(score: str) -> list[Point]:

@@ -1,0 +1,168 @@
+"""What `leanmed quantize` does: read, sort the images, compress, test once, and write the report and the artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import cast, get_args
+
+from leanmed.compress.gate import Gate, Images, Pixels, answers, classification_gate
+from leanmed.compress.outcome import GateError, Outcome, Target
+from leanmed.compress.parts import HASH, Parts, draw, find_parts
+from leanmed.compress.quantize import Options, Quantized, quantize
+from leanmed.compress.report import write_quantization_report
+from leanmed.data import content_hashes, read_records
+from leanmed.errors import ArtifactError, DataError
+from leanmed.metrics import Figure
+from leanmed.records import Record
+from leanmed.runtime.artifact import Artifact, Manifest, check_room, read_artifact, write_artifact
+from leanmed.runtime.input import read_image
+
+CALIBRATION = 256
+GATES: dict[str, Callable[[Sequence[Record], Images, Manifest], Gate]] = {"classification": classification_gate}
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """The records' pixels, decoded as `predict` does, and anew each time: all of them may not fit in memory."""
+
+    records: Sequence[Record]
+    side: int | None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[Pixels]:
+        return (read_image(record.image, side=self.side) for record in self.records)
+
+
+def quantize_artifact(
+    source: Path,
+    to: str,
+    data: Path,
+    out: Path,
+    options: Options,
+    *,
+    calibration: int = CALIBRATION,
+    dataset: str | None = None,
+    command: str = "",
+    tell: Callable[[str], None] = print,
+) -> Outcome:
+    """Compress the artifact at `source` into `out`, with a report beside it.
+
+    Args:
+        source: a float artifact.
+        to: fp16, int8 or int4.
+        data: the data set's folder; which of its images trained the artifact is read from their contents.
+        out: takes the artifact; the report goes to its name with `-report` at the end.
+        options: the gate and the techniques.
+        calibration: at most so many training images.
+        dataset: the data set's reader; None: the one of the artifact's recipe.
+        command: what the user typed, for the record.
+        tell: takes one line of progress at a time.
+
+    Raises:
+        ArtifactError: `source` is damaged or quantized already, or `out` is something else than an artifact.
+        DataError: an unknown precision, or no images to calibrate or to measure with.
+        GateError: every attempt lost too much; only the report was written.
+    """
+    target, artifact = _target(to), read_artifact(source)
+    check_room(out)
+    if out.resolve() == source.resolve():
+        raise ArtifactError(f"expected --out to be another folder than the float artifact {source}; it is still needed")
+    records = read_records(dataset or artifact.manifest.provenance.recipe["data"]["dataset"], data)
+    contents = dict(zip((record.id for record in records), content_hashes(records), strict=True))
+    parts = find_parts(artifact.manifest.provenance, records, contents)
+    parts = replace(parts, training=draw(parts.training, 0 if target == "fp16" else calibration))
+    counts = len(parts.training), len(parts.validation), len(parts.test)
+    tell("{} training images calibrate, {} others choose, {} new ones test".format(*counts))
+    quantized = quantize_parts(artifact, target, parts, options, tell=tell)
+    outcome, report = quantized.outcome, out.with_name(f"{out.name}-report")
+    write_quantization_report(report, artifact.manifest.name, [outcome], leak=artifact.manifest.leak, command=command)
+    tell(f"wrote {report / 'report.html'} and report.json")
+    if not outcome.passed:
+        raise GateError(outcome)
+    manifest = describe(artifact, outcome, [contents[record.id][:HASH] for record in parts.training])
+    write_artifact(out, manifest, {"model": quantized.graph}, card(artifact, outcome))
+    return outcome
+
+
+def _target(to: str) -> Target:
+    if to not in get_args(Target):
+        raise DataError(f"expected --to as one of {', '.join(get_args(Target))}, got {to!r}; name one of these")
+    return cast(Target, to)
+
+
+def quantize_parts(
+    artifact: Artifact,
+    to: Target,
+    parts: Parts,
+    options: Options,
+    *,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Quantized:
+    """Compress with one part of the images, choose with the next, and measure the choice on the last.
+
+    Raises:
+        ArtifactError: the graph is damaged, quantized already, or has nothing to quantize.
+        DataError: no images to calibrate or to measure with.
+    """
+    manifest = artifact.manifest
+    side = manifest.input.side if manifest.input.reduced else None
+    gate = GATES[manifest.task](parts.validation, Photographs(parts.validation, side), manifest)
+    quantized = quantize(artifact, to, Photographs(parts.training, side), gate, options, tell=tell)
+    outcome = replace(quantized.outcome, warnings=(*parts.notes, *quantized.outcome.warnings))
+    if parts.test:
+        test = GATES[manifest.task](parts.test, Photographs(parts.test, side), manifest)
+        found = (answers(graph, test.images) for graph in (artifact.graph, quantized.graph))
+        outcome = replace(outcome, tested=test.compare(*found))
+    return replace(quantized, outcome=outcome)
+
+
+def describe(artifact: Artifact, outcome: Outcome, calibrated_on: Sequence[str]) -> Manifest:
+    """The compressed artifact's manifest.
+
+    Args:
+        artifact: the float one.
+        outcome: of the compression.
+        calibrated_on: hashes of the calibration images.
+    """
+    manifest, found = artifact.manifest, outcome.measured
+    origin = manifest.provenance
+    changes = {
+        "precision": outcome.to,
+        "figures": _plain(found.after),
+        "quantization": {
+            "techniques": list(outcome.final.techniques),
+            "calibrated_on": list(calibrated_on),
+            "measured_on": "images new to the artifact" if outcome.tested else "validation images",
+            "images": found.images,
+            "change": _plain(found.change),
+            "max_drop": outcome.max_drop,
+            "weight_bits": {row.name: row.weight_bits for row in outcome.layers},
+            "warnings": list(outcome.warnings),
+        },
+        "provenance": origin.model_copy(update={"parents": (*origin.parents, artifact.sha256)}),
+    }
+    return manifest.model_copy(update=changes)
+
+
+def _plain(figures: Mapping[str, Figure]) -> dict[str, dict[str, float | int | None]]:
+    return {name: {k: _number(v) for k, v in asdict(figure).items()} for name, figure in figures.items()}
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else value
+
+
+def card(artifact: Artifact, outcome: Outcome) -> str:
+    """The float artifact's card, with what compression changed."""
+    found = outcome.measured
+    before = artifact.card.replace("(fp32)", f"({outcome.to})", 1)  # in the title
+    return before + (
+        f"\n## Compression\n\n{outcome.to.upper()}, made with {', '.join(outcome.final.techniques)}. "
+        f"{outcome.final.bytes / 1e6:.2f} MB in place of {outcome.before_bytes / 1e6:.2f}. On {found.images} images, "
+        f"{found.main_score} changed by {-found.drop:+.4f}, and {100 * found.agreement:.1f} % of answers are those of "
+        "the float model. The figures above are the float model's; those in `leanmed.json` are this one's.\n"
+    )

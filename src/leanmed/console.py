@@ -1,0 +1,74 @@
+"""What commands share: what was typed, what must be installed, errors and progress on the screen."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+
+from leanmed.errors import MissingExtraError
+
+REPORTING = ("sklearn", "scipy", "matplotlib", "jinja2", "cv2", "faiss")  # of the extra `report`
+TRAINING = (*REPORTING, "torch", "torchvision", "timm", "lightning", "safetensors", "onnx", "onnxscript")
+
+
+def paragraph(error: Exception) -> str:
+    """What went wrong, in one paragraph."""
+    if not isinstance(error, OSError):
+        return str(error)
+    where = error.filename or "a file"
+    return f"{where}: expected to read or write it, got: {error.strerror or error}; mend that and start again"
+
+
+def typed() -> str:
+    """What the user typed, for the record."""
+    return shlex.join(["leanmed", *sys.argv[1:]])
+
+
+def needs(command: str, extra: str, *packages: str) -> None:
+    """Refuse a command whose packages are not installed.
+
+    Raises:
+        MissingExtraError: it names the extra that brings them.
+    """
+    if not all(map(_installed, packages)):
+        raise MissingExtraError(command, extra)
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ImportError:  # some import hook forbids it
+        return False
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar for work in stages, each with its own total."""
+    with ExitStack() as stack:
+        bars: dict[str, Callable[[int], None]] = {}
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in bars:
+                stack.close()
+                bars[stage] = stack.enter_context(progress_bar(stage, total))
+            bars[stage](done)
+
+        yield advance
+
+
+@contextmanager
+def progress_bar(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error, if a person watches."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)

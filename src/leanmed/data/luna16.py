@@ -1,0 +1,230 @@
+"""LUNA16's scans as they are distributed, or any scans in that layout.
+
+```
+DIR/subset0/UID.mhd, UID.raw ... subset9/    the scans; some subsets are enough
+DIR/annotations.csv                          seriesuid,coordX,coordY,coordZ,diameter_mm: the nodules, world mm
+DIR/annotations_excluded.csv                 the same of findings that count neither way; may be missing
+DIR/seriesuids.csv                           every series there is, one a line; may be missing
+DIR/luna16_series_to_patient.csv             seriesuid,patient_id; may be missing
+```
+Setio et al., "Validation, comparison, and combination of algorithms for automatic detection of pulmonary nodules in
+computed tomography images: the LUNA16 challenge", Medical Image Analysis 42, 2017.
+
+`seg-lungs/` is not read: slices are cut to the lungs by the same code in training and in prediction, where there is no
+such mask. A record's group is the patient where the table of patients is there, else the series. Its site is the
+subset, since the hospitals are not told: a split that leaves one site out is LUNA16's own ten-fold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from leanmed.data.boxes import square
+from leanmed.data.tables import name_below, read_rows, some
+from leanmed.errors import DataError, InputError
+from leanmed.records import Boxes, Record
+from leanmed.runtime.ct import Grid, Triple
+from leanmed.runtime.slices import one_mm_size
+from leanmed.runtime.volume import open_volume
+
+PLACE = ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A place in a scan.
+
+    Args:
+        world: its centre (x, y, z), mm.
+        diameter: mm; below 0 where it is not known, as for most excluded findings.
+    """
+
+    world: Triple
+    diameter: float
+
+
+@dataclass(frozen=True)
+class Scans:
+    """What is known of the scans that are there, by series.
+
+    Args:
+        files: the scan.
+        nodules: what is to be found in it.
+        excluded: what counts neither as found nor as a false positive.
+        groups: the patient, or the series itself.
+    """
+
+    files: Mapping[str, Path]
+    nodules: Mapping[str, tuple[Finding, ...]]
+    excluded: Mapping[str, tuple[Finding, ...]]
+    groups: Mapping[str, str]
+
+
+def read_scans(root: Path) -> Scans:
+    """The scans below a folder with their annotations, for evaluation by LUNA16's rules.
+
+    Raises:
+        DataError: no scans, or one twice; a table without its columns, or with a value that is no number; annotations
+            of a series that is neither there nor listed, a scan that is not listed.
+    """
+    paths = sorted(root.glob("subset*/*.mhd"))
+    files = {path.stem: path for path in paths}
+    if not files or len(files) < len(paths):
+        raise DataError(
+            f"{root}: expected LUNA16's scans, each once, as subset0/UID.mhd and so on, got {len(paths)} files of "
+            f"{len(files)} series; give the folder that holds the subsets"
+        )
+    nodules = _findings(root / "annotations.csv")
+    excluded = _findings(root / "annotations_excluded.csv", optional=True)
+    _check_listed(root, files, nodules.keys() | excluded.keys())
+    patients = _patients(root)
+    return Scans(
+        files=files,
+        nodules={uid: nodules.get(uid, ()) for uid in files},
+        excluded={uid: excluded.get(uid, ()) for uid in files},
+        groups={uid: patients.get(uid, uid) for uid in files},
+    )
+
+
+def read(root: Path) -> list[Record]:
+    """One slice through the centre of each nodule, and one slice of each scan that no nodule crosses.
+
+    A slice holds the boxes of all nodules that cross it: squares as wide as the nodule, in pixels of the slice at 1 mm.
+    The slice without is drawn, from the series' identifier alone, from those between the lowest and the highest
+    finding, or the middle half of a scan that has none.
+
+    Raises:
+        DataError: as `read_scans`; a scan that cannot be read, or an annotation outside its scan.
+    """
+    return _read(root, lambda placed: [*placed.central(), *placed.empty()])
+
+
+def read_centres(root: Path) -> list[Record]:
+    """The slice in the middle of each scan, as the paper says; 3 to 4 % of the nodules lie there.
+
+    Raises: as `read`.
+    """
+    return _read(root, lambda placed: [placed.grid.shape[0] // 2])
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """The findings of a scan in its voxels, x, y, z and diameter in mm: nodules, and findings of both kinds."""
+
+    uid: str
+    grid: Grid
+    nodules: Sequence[tuple[float, float, float, float]]
+    all_heights: Sequence[float]
+
+    def central(self) -> list[int]:
+        """The slice nearest to each nodule's centre."""
+        return sorted({self._nearest(z) for _, _, z, _ in self.nodules})
+
+    def empty(self) -> list[int]:
+        """One slice of the lungs without a nodule in it or in its neighbours, if there is one."""
+        count = self.grid.shape[0]
+        low, high = min(self.all_heights, default=count / 4), max(self.all_heights, default=3 * count / 4)
+        free = [z for z in range(self._nearest(low), self._nearest(high) + 1) if not self._touched(z)]
+        seed = int.from_bytes(hashlib.sha256(self.uid.encode()).digest()[:8])
+        return [int(np.random.default_rng(seed).choice(free))] if free else []
+
+    def boxes(self, z: int) -> Boxes:
+        """The nodules that a slice crosses."""
+        (_, rows, columns), (height, width) = self.grid.shape, one_mm_size(self.grid)
+        crossing = [nodule for nodule in self.nodules if self._crosses(nodule, z)]
+        squares = [
+            square(((x + 0.5) * width / columns, (y + 0.5) * height / rows), diameter, (width, height))
+            for x, y, _, diameter in crossing
+        ]
+        return Boxes(tuple(squares), tuple(nodule[3] for nodule in crossing))
+
+    def _touched(self, z: int) -> bool:
+        return any(self._crosses(nodule, near) for nodule in self.nodules for near in (z - 1, z, z + 1))
+
+    def _crosses(self, nodule: tuple[float, float, float, float], z: int) -> bool:
+        """Thick slices may all miss a small nodule's sphere: the nearest counts in any case."""
+        thickness = self.grid.spacing[2]
+        return z == self._nearest(nodule[2]) or abs(z - nodule[2]) * thickness < nodule[3] / 2
+
+    def _nearest(self, height: float) -> int:
+        return min(max(round(height), 0), self.grid.shape[0] - 1)
+
+
+def _read(root: Path, choose: Callable[[_Placed], Sequence[int]]) -> list[Record]:
+    scans, records = read_scans(root), []
+    for uid, path in scans.files.items():
+        placed = _placed(uid, path, scans)
+        records += [
+            Record(
+                id=f"{name_below(root, path)}#{z}",
+                image=path,
+                target=placed.boxes(z),
+                group=scans.groups[uid],
+                site=path.parent.name,
+                frame=z,
+            )
+            for z in choose(placed)
+        ]
+    return records
+
+
+def _placed(uid: str, path: Path, scans: Scans) -> _Placed:
+    try:
+        grid = open_volume(path).grid
+    except InputError as error:
+        raise DataError(str(error)) from error
+    nodules = [(*_inside(uid, grid, finding), finding.diameter) for finding in scans.nodules[uid]]
+    heights = [float(grid.voxel(finding.world)[2]) for finding in (*scans.nodules[uid], *scans.excluded[uid])]
+    return _Placed(uid, grid, nodules, heights)
+
+
+def _inside(uid: str, grid: Grid, finding: Finding) -> Triple:
+    x, y, z = grid.voxel(finding.world).tolist()
+    depth, rows, columns = grid.shape
+    if not (-0.5 <= x <= columns - 0.5 and -0.5 <= y <= rows - 0.5 and -0.5 <= z <= depth - 0.5):
+        raise DataError(
+            f"annotations.csv: {uid}: expected nodules inside the scan, got one at {finding.world} mm, voxel "
+            f"({x:.1f}, {y:.1f}, {z:.1f}) of {columns} x {rows} x {depth}; correct the table"
+        )
+    return x, y, z
+
+
+def _findings(table: Path, *, optional: bool = False) -> dict[str, tuple[Finding, ...]]:
+    if optional and not table.is_file():
+        return {}
+    found = defaultdict(list)
+    for row in read_rows(table, needed=PLACE):
+        try:
+            x, y, z, diameter = (float(row[column]) for column in PLACE[1:])
+        except ValueError:
+            x = y = z = diameter = math.nan
+        if not math.isfinite(x + y + z + diameter) or (diameter <= 0 and not optional):
+            raise DataError(
+                f"{table}: {row['seriesuid']}: expected a place and a diameter in mm, got {row}; correct it"
+            )
+        found[row["seriesuid"]].append(Finding((x, y, z), diameter))
+    return {uid: tuple(findings) for uid, findings in found.items()}
+
+
+def _check_listed(root: Path, files: Mapping[str, Path], annotated: set[str]) -> None:
+    table = root / "seriesuids.csv"
+    listed = set(table.read_text("utf-8-sig").split()) if table.is_file() else set(files)
+    if strangers := (annotated | set(files)) - listed:
+        raise DataError(
+            f"{root}: expected scans and annotations of the series that {table.name} lists, or without it of those "
+            f"that are there; got others: {some(strangers)}; correct the tables"
+        )
+
+
+def _patients(root: Path) -> dict[str, str]:
+    table = root / "luna16_series_to_patient.csv"
+    if not table.is_file():
+        return {}
+    return {row["seriesuid"]: row["patient_id"] for row in read_rows(table, needed=("seriesuid", "patient_id"))}

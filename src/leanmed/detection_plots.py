@@ -1,0 +1,70 @@
+"""The plots of a detector's report: its FROC curve, and precision over recall."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from leanmed.detection import Detected, answered, match_centres, match_overlap, point
+from leanmed.froc import RATES, Marks, counts, curves, sensitivities
+from leanmed.metrics import Floats, resample_groups
+from leanmed.plots import INK, PALETTE, Plot, canvas_of, svg_of, unit_axes
+
+FINE = np.geomspace(RATES[0] / 2, 2 * RATES[-1], 61)
+
+
+def plots_of(table: Detected) -> list[Plot]:
+    """Those that the table allows: none without objects."""
+    return [froc(table), precision_recall(table)] if table.objects else []
+
+
+def froc(table: Detected, *, resamples: int = 500, seed: int = 0) -> Plot:
+    """Sensitivity against false positives per image with its 95 % band over groups."""
+    marks = match_centres(table)
+    ((rate,), (found,)) = curves(marks)(np.ones((1, marks.units)))
+    values = point(table)
+    with canvas_of(6.4, 4.2) as (canvas, axes):
+        axes.fill_between(FINE, *_band(table, marks, resamples, seed), color=PALETTE[0], alpha=0.15, linewidth=0)
+        axes.plot(np.append(rate, FINE[-1]), np.append(found, found[-1]), color=PALETTE[0])
+        axes.plot(RATES, sensitivities(marks)(np.ones((1, marks.units)))[0], "o", color=PALETTE[0], label="read here")
+        false = (~answered(marks, table).hit).sum() / marks.units
+        axes.plot(false, values["recall"], "D", color=INK, label="boxes answered")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(RATES, ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
+        axes.set(xlabel="False positives per image", ylabel="Sensitivity", xlim=(FINE[0], FINE[-1]), ylim=(-0.02, 1.02))
+        axes.legend(loc="lower right")
+        return Plot(
+            "FROC curve",
+            "How many of the objects are found, against how many wrong boxes an image gets, as the threshold falls. "
+            "The band is the 95 % interval over groups. The score is the mean at the seven dots.",
+            f"FROC curve. Score {values['froc']:.3f}; sensitivity at one false positive per image "
+            f"{values['sensitivity']:.3f}.",
+            svg_of(canvas),
+        )
+
+
+def _band(table: Detected, marks: Marks, resamples: int, seed: int) -> tuple[Floats, Floats]:
+    at, columns = sensitivities(marks, FINE), marks.units + 2 * marks.home.size
+    drawn = np.concatenate([at(w) for w in resample_groups(table.group, resamples, seed, columns=columns)])
+    low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
+    return low, high
+
+
+def precision_recall(table: Detected) -> Plot:
+    """Precision against recall at IoU .5, as average precision sees it."""
+    marks = match_overlap(table)
+    ((true,), (false,)) = counts(marks)(np.ones((1, marks.units)))
+    precision = true[1:] / np.maximum(true + false, 1)[1:]
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    area = point(table)["ap50"]
+    with canvas_of(4.8, 4.6) as (canvas, axes):
+        axes.plot(true[1:] / marks.home.size, precision, color=PALETTE[0], alpha=0.3)
+        axes.step(true / marks.home.size, np.append(best[:1], best), color=PALETTE[0], label=f"AP {area:.3f}")
+        unit_axes(axes, "Recall", "Precision")
+        axes.legend(loc="lower left")
+        return Plot(
+            "Precision and recall",
+            "How often a box overlaps an object by half or more, against how many of the objects are found so. The "
+            "strong line is the best precision of any higher recall, whose area is the average precision.",
+            f"Precision-recall curve. Average precision at IoU 0.5: {area:.3f}.",
+            svg_of(canvas),
+        )

@@ -1,0 +1,57 @@
+"""Weights from files that nobody vouches for: nothing in them is run, and they must fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from leanmed.errors import RecipeError
+
+
+def load_weights(model: nn.Module, path: Path, backbone: str, *, optional: tuple[str, ...] = ()) -> None:
+    """Load a .safetensors or .pth file into a model; half-precision weights are widened.
+
+    Args:
+        model: takes the tensors it knows; others in the file are passed over.
+        path: the file.
+        backbone: the model's name, for the message.
+        optional: how the names of those tensors begin that the file need not have.
+
+    Raises:
+        RecipeError: no such file, no weights, or weights of another model.
+    """
+    if not path.is_file():
+        raise RecipeError(f"expected model.weights to be imagenet, none or a file, got {path}, which is not there")
+    wanted, found = model.state_dict(), _read(path)
+    fits = {k: v.float() for k, v in found.items() if k in wanted and v.shape == wanted[k].shape}
+    missing = [k for k in wanted if k not in fits and not k.endswith("num_batches_tracked")]
+    strangers = [k for k in missing if not k.startswith(optional)]
+    if strangers:
+        raise RecipeError(
+            f"{path} does not fit {backbone}: {len(strangers)} of its {len(wanted)} tensors are missing or "
+            f"of another shape, for example {strangers[0]}; choose the backbone these weights were made for"
+        )
+    model.load_state_dict(fits, strict=False)
+
+
+def unfetched(backbone: str, error: OSError) -> RecipeError:
+    """What to raise when the hub does not answer."""
+    return RecipeError(
+        f"the ImageNet weights of {backbone} could not be fetched ({type(error).__name__}); "
+        "connect to the network, or set model.weights to a .safetensors or .pth file, or to none"
+    )
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        found = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:  # the border to untrusted files
+        raise RecipeError(f"{path} cannot be read as weights (.safetensors or .pth): {error}") from error
+    return {k: v for k, v in found.items() if isinstance(v, Tensor)} if isinstance(found, dict) else {}

@@ -1,0 +1,97 @@
+"""An artifact on whole scans, judged by LUNA16's rules: its CPM, and its candidates as LUNA16 wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from leanmed.data import content_hashes
+from leanmed.data.luna16 import Finding, read_scans
+from leanmed.errors import DataError, InputError
+from leanmed.files import write_json
+from leanmed.metrics import Figure
+from leanmed.records import Boxes, Record
+from leanmed.report import NOTICE, defined
+from leanmed.runs import write_csv
+from leanmed.runtime.predictor import Predictor
+from leanmed.runtime.scan import Candidate, find_candidates
+from leanmed.runtime.slices import prepare
+from leanmed.runtime.volume import open_volume
+from leanmed.scans import NO_POINTS, Points, cpm
+
+Place = tuple[float, float, float, float]  # x, y, z in world mm, and a score or a diameter
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """What whole scans showed.
+
+    Args:
+        figures: as `leanmed.scans.cpm` gives them.
+        candidates: by series, best first.
+        notes: which scans were left out, and why.
+    """
+
+    figures: Mapping[str, Figure]
+    candidates: Mapping[str, Sequence[Candidate]]
+    notes: Sequence[str]
+
+
+def evaluate_scans(
+    predictor: Predictor, root: Path, *, progress: Callable[[int], None] = lambda done: None
+) -> ScanResult:
+    """Candidates of every scan below LUNA16's folder that the artifact was not made from, and how good they are.
+
+    Raises:
+        DataError: the annotations are unsound, or no scan is left.
+    """
+    scans, found, notes = read_scans(root), {}, []
+    seen = set(predictor.manifest.provenance.seen_images)
+    for number, (uid, path) in enumerate(scans.files.items(), start=1):
+        (content,) = content_hashes([Record(uid, path, Boxes(), scans.groups[uid])])
+        try:
+            if content[:16] in seen:
+                notes.append(f"{uid} was used to make the artifact and is left out.")
+            else:
+                found[uid] = _candidates(predictor, path)
+        except InputError as error:
+            notes.append(f"Not answered: {uid}: {error}")
+        progress(number)
+    if not found:
+        raise DataError(f"{root}: expected scans new to this artifact that can be read, got none; give others")
+    marks = points({uid: [(*c.world, c.score) for c in candidates] for uid, candidates in found.items()})
+    return ScanResult(cpm(list(found), marks, *map(_places, (scans.nodules, scans.excluded))), found, notes)
+
+
+def _candidates(predictor: Predictor, path: Path) -> list[Candidate]:
+    scan, neighbours = prepare(open_volume(path)), predictor.manifest.input.slices != 1
+    return find_candidates(scan, predictor.detect, neighbours=neighbours)
+
+
+def _places(findings: Mapping[str, Sequence[Finding]]) -> Points:
+    return points({uid: [(*finding.world, finding.diameter) for finding in of] for uid, of in findings.items()})
+
+
+def points(places: Mapping[str, Sequence[Place]]) -> Points:
+    """Places of many scans as one table."""
+    rows = [(uid, place) for uid, of in places.items() for place in of]
+    if not rows:
+        return NO_POINTS
+    numbers = np.array([place for _, place in rows])
+    return Points(np.array([uid for uid, _ in rows]), numbers[:, :3], numbers[:, 3])
+
+
+def write_scan_result(out: Path, result: ScanResult) -> None:
+    """`scans.json` with the figures, and `candidates.csv` with the columns of LUNA16's submissions."""
+    columns = ("coordX", "coordY", "coordZ", "probability")
+    rows = [
+        {"seriesuid": uid} | dict(zip(columns, (*candidate.world, candidate.score), strict=True))
+        for uid, candidates in result.candidates.items()
+        for candidate in candidates
+    ]
+    write_csv(out / "candidates.csv", rows or [dict.fromkeys(("seriesuid", *columns), "")])
+    content = {"notice": NOTICE, "scans": len(result.candidates), "metrics": result.figures, "notes": result.notes}
+    write_json(out / "scans.json", defined(content))

@@ -1,0 +1,156 @@
+"""`leanmed quantize`, from an artifact and a data set on disk to an artifact and its report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+from made_artifacts import LABELS, made_artifact, made_manifest
+from made_networks import made_network
+
+from leanmed.cli import main
+from leanmed.compress.command import quantize_artifact
+from leanmed.compress.outcome import GateError
+from leanmed.compress.quantize import Options
+from leanmed.data import content_hashes, read_records
+from leanmed.errors import ArtifactError, DataError
+from leanmed.files import sha256_file
+from leanmed.runtime.artifact import read_artifact, write_artifact
+from leanmed.runtime.predictor import Predictor, load
+
+LENIENT = Options(max_drop=1.0, min_agreement=0.0)
+
+
+def silent(line: str) -> None:
+    """Where nobody watches."""
+
+
+@pytest.fixture(scope="module")
+def artifact(made_eyelids: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A made network that claims to have been trained on images 0 to 29 of 60, and chosen on 30 to 44."""
+    path = tmp_path_factory.mktemp("quantize") / "artifact"
+    hashes = [content[:16] for content in content_hashes(read_records("folder", made_eyelids))]
+    known = {"seen_images": tuple(hashes[:45]), "selected_images": tuple(set(hashes[30:45]) - set(hashes[:30]))}
+    recipe = {"name": "made", "data": {"dataset": "folder", "labels": list(LABELS)}}
+    manifest = made_manifest()
+    origin = manifest.provenance.model_copy(update=known | {"recipe": recipe})
+    write_artifact(
+        path, manifest.model_copy(update={"provenance": origin}), {"model": made_network()}, "# made (fp32)\n"
+    )
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Callable[..., tuple[int, str, str]]:
+    """`run("quantize", ...)`: exit status, standard output and standard error."""
+
+    def command(*arguments: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["leanmed", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return (int(ended.value.code or 0), *capsys.readouterr())
+
+    return command
+
+
+@pytest.mark.parametrize("to", ["fp16", "int8", "int4"])
+def test_an_artifact_becomes_another_one_with_a_report_beside_it(
+    to: str, artifact: Path, made_eyelids: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / to
+    outcome = quantize_artifact(artifact, to, made_eyelids, out, LENIENT, tell=silent)
+    made, source = read_artifact(out), read_artifact(artifact)
+    manifest = made.manifest
+    assert load(out).predict(made_eyelids / "images" / "00000.png").label in LABELS
+    assert (manifest.precision, manifest.labels) == (to, source.manifest.labels)
+    assert manifest.provenance.parents == (source.sha256,)
+    assert made.card.startswith(f"# made ({to})\n\n## Compression\n")
+    assert manifest.figures["auc"]["value"] == outcome.measured.after["auc"].value
+    assert sorted(path.name for path in (tmp_path / f"{to}-report").iterdir()) == ["report.html", "report.json"]
+
+
+def test_only_training_images_calibrate_and_only_new_ones_give_the_figures(
+    artifact: Path, made_eyelids: Path, tmp_path: Path
+) -> None:
+    outcome = quantize_artifact(artifact, "int8", made_eyelids, tmp_path / "a", LENIENT, calibration=20, tell=silent)
+    manifest = read_artifact(tmp_path / "a").manifest
+    origin = manifest.provenance
+    used = set(manifest.quantization["calibrated_on"])
+    assert used <= set(origin.seen_images) - set(origin.selected_images)
+    assert len(manifest.quantization["calibrated_on"]) == 20
+    assert outcome.tested is not None
+    assert outcome.tested.images == manifest.quantization["images"]
+    assert outcome.final.judged.images + outcome.tested.images < 60 - 20
+    assert manifest.quantization["measured_on"] == "images new to the artifact"
+
+
+def test_what_loses_too_much_is_refused_and_only_the_report_is_written(
+    artifact: Path, made_eyelids: Path, tmp_path: Path, refused: Callable[..., Any]
+) -> None:
+    with refused(GateError, "got gptq: ", "gptq, equalize", "only the report was written", "--max-drop"):
+        quantize_artifact(artifact, "int8", made_eyelids, tmp_path / "a", Options(max_drop=-1.0), tell=silent)
+    assert [path.name for path in tmp_path.iterdir()] == ["a-report"]
+    report = json.loads((tmp_path / "a-report" / "report.json").read_text())
+    assert report["outcomes"][0]["passed"] is False
+    assert "refused" in (tmp_path / "a-report" / "report.html").read_text()
+
+
+def test_the_command_line_prints_figures_and_sizes(
+    run: Any, artifact: Path, made_eyelids: Path, tmp_path: Path
+) -> None:
+    arguments = ("quantize", artifact, "--to", "int8", "--data", made_eyelids, "--out", tmp_path / "a")
+    status, out, _ = run(*arguments, "--max-drop", 1, "--min-agreement", 0)
+    assert status == 0
+    assert "training images calibrate" in out
+    assert "\nauc " in out
+    assert "\nagreement " in out
+    assert "Research use only: not a medical device." in out
+    status, _, error = run(*arguments, "--max-drop", -1)
+    assert status == 2
+    assert error.startswith("leanmed: expected int8 to cost at most -1 of auc")
+
+
+def test_bad_requests_are_refused_before_any_work(
+    artifact: Path, made_eyelids: Path, tmp_path: Path, refused: Callable[..., Any]
+) -> None:
+    with refused(DataError, "expected --to as one of fp16, int8, int4, got 'int2'"):
+        quantize_artifact(artifact, "int2", made_eyelids, tmp_path / "a", LENIENT)
+    with refused(ArtifactError, "another folder", "still needed"):
+        quantize_artifact(artifact, "int8", made_eyelids, artifact, LENIENT)
+    with refused(ArtifactError, "new, empty or an artifact"):
+        quantize_artifact(artifact, "int8", made_eyelids, made_eyelids, LENIENT)
+    with refused(ArtifactError, "expected an artifact, a folder with"):
+        quantize_artifact(tmp_path, "int8", made_eyelids, tmp_path / "a", LENIENT)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_without_the_training_images_cannot_calibrate(
+    artifact: Path, made_eyelids: Path, tmp_path: Path, refused: Callable[..., Any]
+) -> None:
+    data, seen = tmp_path / "data", set(read_artifact(artifact).manifest.provenance.seen_images)
+    for record in read_records("folder", made_eyelids):
+        if sha256_file(record.image)[:16] not in seen:
+            (data / str(record.target)).mkdir(parents=True, exist_ok=True)
+            (data / str(record.target) / record.image.name).symlink_to(record.image)
+    with refused(DataError, "expected calibration images, got none"):
+        quantize_artifact(artifact, "int8", data, tmp_path / "a", LENIENT, tell=silent)
+
+
+def test_a_runtime_without_int4_is_told_of_unpacking(
+    monkeypatch: pytest.MonkeyPatch, refused: Callable[..., Any]
+) -> None:
+    def older(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("opset 21 is not supported")
+
+    packed, plain = made_artifact(precision="int4"), made_artifact()
+    monkeypatch.setattr(onnxruntime, "InferenceSession", older)
+    with refused(ArtifactError, "opset 21 is not supported", "newer onnxruntime", "--to int4 --unpack"):
+        Predictor(packed)
+    with pytest.raises(ArtifactError) as caught:
+        Predictor(plain)
+    assert "--unpack" not in str(caught.value)

@@ -1,0 +1,72 @@
+"""Which images calibrate, choose and test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from made_artifacts import LABELS, made_manifest, made_records
+
+from leanmed.compress.parts import draw, find_parts
+from leanmed.errors import DataError
+from leanmed.records import Record
+from leanmed.runtime.artifact import Provenance
+
+RECORDS = made_records([LABELS[k % 2] for k in range(12)])
+CONTENTS = {record.id: f"{int(record.id):064x}"[::-1] for record in RECORDS}  # the first digits tell them apart
+
+
+def origin(seen: range, selected: range = range(0)) -> Provenance:
+    hashes = [CONTENTS[str(k)][:16] for k in range(12)]
+    known = {"seen_images": tuple(hashes[k] for k in seen), "selected_images": tuple(hashes[k] for k in selected)}
+    return made_manifest().provenance.model_copy(update=known)
+
+
+def ids(records: Any) -> list[int]:
+    return [int(record.id) for record in records]
+
+
+def test_training_calibrates_validation_chooses_and_new_images_test() -> None:
+    parts = find_parts(origin(range(9), range(6, 9)), RECORDS, CONTENTS)
+    assert ids(parts.training) == [0, 1, 2, 3, 4, 5]
+    assert ids(parts.validation) == [6, 7, 8]
+    assert ids(parts.test) == [9, 10, 11]
+    assert parts.notes == ()
+
+
+def test_an_artifact_without_its_validation_part_is_chosen_on_one_half_of_the_new_images_and_tested_on_the_other() -> (
+    None
+):
+    pairs = [replace(record, group=f"pair {int(record.id) // 2}") for record in RECORDS]
+    parts = find_parts(origin(range(4)), pairs, CONTENTS)
+    assert ids(parts.training) == [0, 1, 2, 3]
+    assert sorted(ids(parts.validation) + ids(parts.test)) == [4, 5, 6, 7, 8, 9, 10, 11]
+    assert len(parts.validation) == len(parts.test) == 4
+    assert not {r.group for r in parts.validation} & {r.group for r in parts.test}
+    assert "one half of the images new to it" in parts.notes[0]
+
+
+def test_images_of_a_group_that_was_seen_do_not_test() -> None:
+    siblings = [replace(record, group="seen") if int(record.id) in (0, 10) else record for record in RECORDS]
+    assert ids(find_parts(origin(range(9), range(6, 9)), siblings, CONTENTS).test) == [9, 11]
+
+
+def test_with_nothing_new_the_figures_are_the_validation_images_and_the_note_says_so() -> None:
+    parts = find_parts(origin(range(12), range(8, 12)), RECORDS, CONTENTS)
+    assert ids(parts.validation) == [8, 9, 10, 11]
+    assert parts.test == []
+    assert "also chose" in parts.notes[0]
+
+
+def test_without_images_to_choose_with_nothing_is_done(refused: Callable[..., Any]) -> None:
+    with refused(DataError, "of 12 images, 12 trained it and 0 are new", "--data"):
+        find_parts(origin(range(12)), RECORDS, CONTENTS)
+
+
+@pytest.mark.parametrize(("count", "drawn"), [(5, 5), (12, 12), (100, 12), (0, 0)])
+def test_draws_are_without_repetition_and_the_same_each_time(count: int, drawn: int) -> None:
+    found: list[Record] = draw(RECORDS, count)
+    assert len(set(ids(found))) == drawn
+    assert found == draw(RECORDS, count)

@@ -1,0 +1,132 @@
+"""The engine: what is tried, what is kept, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from made_artifacts import made_artifact, made_gate
+from made_networks import answer, made_images, made_network
+from onnx import TensorProto
+
+from leanmed.compress import fp16
+from leanmed.compress.quantize import Options, Quantized, quantize
+from leanmed.errors import ArtifactError, DataError
+
+ARTIFACT = made_artifact()
+IMAGES = made_images(24, seed=7)
+ANY = Options(max_drop=1.0, min_agreement=0.0)
+IMPOSSIBLE = Options(max_drop=-1.0)
+
+
+def compress(to: Any, options: Options = ANY) -> Quantized:
+    return quantize(ARTIFACT, to, IMAGES, made_gate(ARTIFACT), options)
+
+
+def stored(graph: bytes, kind: int) -> int:
+    """How many constants of a kind a graph holds."""
+    return sum(c.data_type == kind for c in onnx.load_model_from_string(graph).graph.initializer)
+
+
+@pytest.mark.parametrize(("to", "error"), [("fp16", 2e-3), ("int8", 0.1), ("int4", 0.3)])
+def test_a_compressed_graph_answers_nearly_as_the_float_one(
+    to: str, error: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fp16, "FLOOR", 200)
+    graph = compress(to).graph
+    assert stored(graph, {"fp16": TensorProto.FLOAT16, "int8": TensorProto.INT8, "int4": TensorProto.INT4}[to]) > 0
+    images = made_images(12, seed=9)
+    models = [onnx.load_model_from_string(g) for g in (ARTIFACT.graph, graph)]
+    before, after = (answer(model, images) for model in models)
+    assert np.abs(before - after).max() < error
+
+
+def test_unpacked_int4_has_the_same_answers_in_8_bits() -> None:
+    packed, unpacked = compress("int4").graph, compress("int4", Options(1.0, 0.0, unpack=True)).graph
+    assert stored(packed, TensorProto.INT4) > 0
+    assert stored(unpacked, TensorProto.INT4) == 0
+    models = [onnx.load_model_from_string(graph) for graph in (packed, unpacked)]
+    assert max(entry.version for entry in models[1].opset_import) < 21
+    assert np.array_equal(answer(models[0], IMAGES), answer(models[1], IMAGES))
+
+
+def test_a_quiet_first_attempt_that_passes_is_the_only_one() -> None:
+    outcome = compress("fp16").outcome
+    assert [attempt.techniques for attempt in outcome.attempts] == [("fp16",)]
+    assert outcome.passed
+    assert outcome.calibration_images == 0
+
+
+def test_remedies_are_tried_in_order_and_those_that_add_noise_are_dropped() -> None:
+    told: list[str] = []
+    found = quantize(ARTIFACT, "int4", IMAGES, made_gate(ARTIFACT), IMPOSSIBLE, tell=told.append).outcome
+    assert [attempt.techniques[-1] for attempt in found.attempts] == ["gptq", "equalize", "percentile", "exclude"]
+    assert not found.passed
+    assert found.final is min(found.attempts, key=lambda attempt: attempt.noise)
+    assert len(told) == 4
+    noises = [attempt.noise for attempt in found.attempts]
+    for before, after, noise in zip(found.attempts[:-1], found.attempts[1:], noises, strict=False):
+        best = min(noises[: found.attempts.index(after)])
+        assert (before.techniques == after.techniques[:-1]) == (noise == best)
+
+
+def test_fine_tuning_comes_last_and_quiets_the_answers() -> None:
+    options = Options(max_drop=-1.0, ladder=("finetune",), epochs=4)
+    first, tuned = quantize(ARTIFACT, "int4", IMAGES, made_gate(ARTIFACT), options).outcome.attempts
+    assert tuned.techniques == ("gptq", "finetune")
+    assert tuned.noise < first.noise
+
+
+def test_of_the_attempts_that_pass_the_least_noisy_is_taken() -> None:
+    outcome = compress("int4").outcome
+    assert outcome.passed
+    assert outcome.final.noise == min(attempt.noise for attempt in outcome.attempts)
+
+
+def test_layers_tell_their_bits_and_why_they_have_more() -> None:
+    rows = {row.name: row for row in compress("int4").outcome.layers}
+    assert len(rows) == 8
+    for row in rows.values():
+        assert (row.weight_bits > 4) == bool(row.why)
+    assert rows["head"].weight_bits == 4
+    assert rows["head"].low is not None
+
+
+def test_what_is_left_float_is_named() -> None:
+    artifact = made_artifact(made_network(odd=True))
+    outcome = quantize(artifact, "int8", IMAGES, made_gate(artifact), ANY).outcome
+    assert outcome.warnings == ("net.up stays float: ConvTranspose is not an operator this quantizer handles",)
+
+
+def test_calibration_images_of_another_kind_are_warned_of() -> None:
+    dark = [np.zeros((30, 30, 3), np.uint8)] * 20
+    outcome = quantize(ARTIFACT, "int8", dark, made_gate(ARTIFACT), ANY).outcome
+    (warning,) = outcome.warnings
+    assert "look unlike those measured on" in warning
+
+
+def test_a_handful_of_calibration_images_is_warned_of() -> None:
+    outcome = quantize(ARTIFACT, "int8", IMAGES[:5], made_gate(ARTIFACT), ANY).outcome
+    assert "only 5 calibration images" in outcome.warnings[0]
+
+
+def test_no_calibration_image_is_an_error(refused: Callable[..., Any]) -> None:
+    with refused(DataError, "expected calibration images, got none"):
+        quantize(ARTIFACT, "int8", [], made_gate(ARTIFACT), ANY)
+
+
+def test_what_is_quantized_is_not_quantized_again(refused: Callable[..., Any]) -> None:
+    small = made_artifact(compress("int8").graph, precision="int8")
+    with refused(ArtifactError, "quantized already"):
+        quantize(small, "int4", IMAGES, made_gate(small), ANY)
+    half = made_artifact(precision="fp16")
+    with refused(ArtifactError, "expected an fp32 artifact, got one in fp16"):
+        quantize(half, "int8", IMAGES, made_gate(half), ANY)
+
+
+def test_a_damaged_graph_is_refused(refused: Callable[..., Any]) -> None:
+    with refused(ArtifactError, "ONNX graph"):
+        quantize(made_artifact(b"no graph"), "int8", IMAGES, made_gate(ARTIFACT), ANY)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from leanmed import scan_evaluation
+from leanmed.data import content_hashes
+from leanmed.data.phantom_scans import AXIAL, write_mhd
+from leanmed.errors import DataError
+from leanmed.records import Boxes, Record
+from leanmed.runs import read_csv
+from leanmed.runtime.ct import Grid
+from leanmed.runtime.scan import Candidate
+from leanmed.scan_evaluation import evaluate_scans, write_scan_result
+
+NODULE = (5.0, 6.0, 7.0)
+
+
+@pytest.fixture
+def luna16(tmp_path: Path) -> Path:
+    """Three scans; `a` and `c` hold a nodule of 6 mm, `b` an excluded finding of 4 mm at the same place."""
+    folder = tmp_path / "luna16" / "subset0"
+    folder.mkdir(parents=True)
+    for number, uid in enumerate("abc"):
+        write_mhd(
+            folder / f"{uid}.mhd", np.full((8, 8, 8), number, np.int16), Grid((8, 8, 8), (2, 2, 2), (0, 0, 0), AXIAL)
+        )
+    place = ",".join(map(str, NODULE))
+    head = "seriesuid,coordX,coordY,coordZ,diameter_mm\n"
+    (folder.parent / "annotations.csv").write_text(f"{head}a,{place},6\nc,{place},6\n")
+    (folder.parent / "annotations_excluded.csv").write_text(f"{head}b,{place},4\n")
+    return folder.parent
+
+
+@pytest.fixture
+def same_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every scan, .9 at the nodule's place and .4 elsewhere."""
+    found = [Candidate(0.9, (0, 0, 0), NODULE, 5.0, ()), Candidate(0.4, (0, 0, 0), (1.0, 1.0, 1.0), 5.0, ())]
+    monkeypatch.setattr(scan_evaluation, "prepare", lambda volume: volume)
+    monkeypatch.setattr(scan_evaluation, "find_candidates", lambda scan, detect, neighbours: found)
+
+
+def predictor(*seen: str) -> SimpleNamespace:
+    manifest = SimpleNamespace(provenance=SimpleNamespace(seen_images=seen), input=SimpleNamespace(slices=1))
+    return SimpleNamespace(manifest=manifest, detect=None)
+
+
+@pytest.mark.usefixtures("same_candidates")
+def test_scans_are_judged_by_luna16_s_rules(luna16: Path, tmp_path: Path) -> None:
+    """Both nodules are found at once; the mark on the excluded finding counts neither way."""
+    steps: list[int] = []
+    result = evaluate_scans(predictor(), luna16, progress=steps.append)
+    assert result.figures["cpm"].value == 1
+    assert result.figures["cpm"].n == 3
+    assert steps == [1, 2, 3]
+    write_scan_result(tmp_path / "out", result)
+    rows = read_csv(tmp_path / "out" / "candidates.csv")
+    assert len(rows) == 6
+    assert rows[0] == {"seriesuid": "a", "coordX": "5.0", "coordY": "6.0", "coordZ": "7.0", "probability": "0.9"}
+    found = json.loads((tmp_path / "out" / "scans.json").read_text())
+    assert found["scans"] == 3
+    assert found["metrics"]["sensitivity@0.125"]["value"] == 1
+
+
+@pytest.mark.usefixtures("same_candidates")
+def test_scans_the_artifact_was_made_from_are_left_out(luna16: Path) -> None:
+    records = [Record(uid, luna16 / "subset0" / f"{uid}.mhd", Boxes(), uid) for uid in "abc"]
+    seen = [content[:16] for content in content_hashes(records)]
+    result = evaluate_scans(predictor(seen[0]), luna16)
+    assert result.notes == ["a was used to make the artifact and is left out."]
+    assert list(result.candidates) == ["b", "c"]
+    with pytest.raises(DataError, match="expected scans new to this artifact"):
+        evaluate_scans(predictor(*seen), luna16)
