@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 import leanmed
-from leanmed.console import REPORTING, TRAINING, needs, paragraph, progress_bar, stages, typed
+from leanmed.console import (
+    REPORTING,
+    TRAINING,
+    Data,
+    Out,
+    Resume,
+    Set,
+    Splitting,
+    echo_figures,
+    needs,
+    paragraph,
+    progress_bar,
+    stages,
+    typed,
+)
 from leanmed.errors import DataError, LeanmedError
-
-if TYPE_CHECKING:
-    from leanmed.metrics import Figure
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,13 +36,7 @@ app = typer.Typer(
     "Research use only: not a medical device.",
 )
 
-Data = Annotated[Path, typer.Option(help="The data set's folder.", show_default=False)]
-Out = Annotated[Path, typer.Option(help="Where to write.", show_default=False)]
-Set = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe; repeatable.")
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
-RECIPE = "A shipped recipe's name (anemia, folder) or a YAML file."
+RECIPE = "A shipped recipe's name (anemia, nodules, folder) or a YAML file."
 
 
 def main() -> None:
@@ -116,22 +120,24 @@ def train(
     data: Data,
     out: Out,
     settings: Set = [],  # noqa: B006 (typer reads it, nobody changes it)
+    protocol: Splitting.Protocol = None,
+    groups: Splitting.Groups = None,
+    conflicts: Splitting.Conflicts = None,
     resume: Resume = False,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, mps...: as Lightning takes it.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Devices per machine; more than one: start with torchrun.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
     strategy: Annotated[str, typer.Option(help="auto, ddp...: as Lightning takes it.")] = "auto",
 ) -> None:
-    """Train every fold of a recipe into one run folder.
+    """Train every fold of a recipe into one run folder; `leanmed recipe` lists every key that `--set` takes.
 
     Example: `leanmed train folder --data my-images --out run --set model.side=128`
-
-    `leanmed recipe` lists every key that `--set` takes.
     """
     needs("train", "train", *TRAINING)
     from leanmed.config import load_recipe
 
-    chosen = load_recipe(recipe, settings)  # first: torch takes seconds to import
+    split = {"protocol": protocol, "groups": groups, "conflicts": conflicts}
+    chosen = load_recipe(recipe, [*settings, *(f"split.{k}={v}" for k, v in split.items() if v)])
     from leanmed.training import Machines, train
 
     machines = Machines(accelerator, devices, nodes, strategy)
@@ -190,7 +196,7 @@ def evaluate(
     write_report(out, report, read=read_image)
     for line in filter(None, (report.leak, *report.notes)):
         typer.echo(line)
-    _echo_figures(report.figures)
+    echo_figures(report.figures)
     typer.echo(f"Research use only: not a medical device.\nwrote {out / 'report.html'} and {out / 'report.json'}")
 
 
@@ -202,13 +208,8 @@ def _evaluate_scans(artifact: Path, data: Path, out: Path) -> None:
     write_scan_result(out, result)
     for line in result.notes:
         typer.echo(line)
-    _echo_figures(result.figures)
+    echo_figures(result.figures)
     typer.echo(f"Research use only: not a medical device.\nwrote {out / 'scans.json'} and {out / 'candidates.csv'}")
-
-
-def _echo_figures(figures: Mapping[str, Figure]) -> None:
-    for name, figure in figures.items():
-        typer.echo(f"{name:18} {figure.value:.4f}  ({figure.low:.4f} to {figure.high:.4f})  n={figure.n}")
 
 
 @app.command()

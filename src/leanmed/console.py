@@ -4,14 +4,42 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from leanmed.errors import MissingExtraError
 
+if TYPE_CHECKING:
+    from leanmed.metrics import Figure
+
 REPORTING = ("sklearn", "scipy", "matplotlib", "jinja2", "cv2", "faiss")  # of the extra `report`
 TRAINING = (*REPORTING, "torch", "torchvision", "timm", "lightning", "safetensors", "onnx", "onnxscript")
+
+Data = Annotated[Path, typer.Option(help="The data set's folder.", show_default=False)]
+Out = Annotated[Path, typer.Option(help="Where to write.", show_default=False)]
+Set = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe; repeatable.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
+
+
+class Splitting:
+    """Options for those keys of a recipe's `split` that a user meets first; `--set split.KEY` has them all."""
+
+    Protocol = Annotated[
+        str | None, typer.Option(help="grouped, holdout, site; or paper: by image, as published, which leaks.")
+    ]
+    Groups = Annotated[
+        str | None, typer.Option(metavar="audit|reader|FILE", help="What stays whole; a groups.csv of an audit.")
+    ]
+    Conflicts = Annotated[
+        str | None, typer.Option(metavar="drop|keep", help="Images whose copies carry another label.")
+    ]
 
 
 def paragraph(error: Exception) -> str:
@@ -20,6 +48,12 @@ def paragraph(error: Exception) -> str:
         return str(error)
     where = error.filename or "a file"
     return f"{where}: expected to read or write it, got: {error.strerror or error}; mend that and start again"
+
+
+def echo_figures(figures: Mapping[str, Figure]) -> None:
+    """One line for each figure, with its interval."""
+    for name, figure in figures.items():
+        typer.echo(f"{name:18} {figure.value:.4f}  ({figure.low:.4f} to {figure.high:.4f})  n={figure.n}")
 
 
 def typed() -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from leanmed import __version__
-from leanmed.config import Evaluation, Recipe, Split, check_recipe
+from leanmed.config import Evaluation, Recipe, check_recipe
 from leanmed.data import content_hashes, data_hash, read_records
 from leanmed.errors import DataError, InputError, LeanmedError, RunError
-from leanmed.grouping import Grouping, group_records, share_nothing
+from leanmed.grouping import group_for_artifact, share_nothing
 from leanmed.judging import JUDGES
 from leanmed.metrics import Figure, SubgroupRow
 from leanmed.plots import History
@@ -138,7 +137,7 @@ def evaluate_artifact(
     judge.check(dataset or recipe.data.dataset, records, manifest.labels)
     contents = dict(zip((record.id for record in records), content_hashes(records), strict=True))
     fingerprint = data_hash(records, list(contents.values()))
-    grouping = _group(records, recipe.split, cache, fingerprint)
+    grouping = group_for_artifact(records, recipe.split, cache, data_sha256=fingerprint)
     unseen = _unseen(grouping.records, contents, origin)
     answers, failed = _answer_all(predictor, unseen, progress)
     return Report(
@@ -153,14 +152,6 @@ def evaluate_artifact(
         mistakes=judge.mistakes(answers.table, answers.records),
         provenance=Provenance(fingerprint, [origin.seed], {"leanmed": __version__}, origin.recipe, command),
     )
-
-
-def _group(records: Sequence[Record], split: Split, cache: Path | None, fingerprint: str) -> Grouping:
-    """Group as in training; a groups.csv of the training machine says nothing of this data set."""
-    source = split.groups if split.groups == "reader" else "audit"
-    with TemporaryDirectory() as scratch:
-        wanted = split.model_copy(update={"groups": source})
-        return group_records(records, wanted, cache or Path(scratch), data_sha256=fingerprint, tell=lambda line: None)
 
 
 def _unseen(records: Sequence[Record], contents: Mapping[str, str], origin: artifact.Provenance) -> list[Record]:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from leanmed.audit import METHOD, audit
 from leanmed.audit.groups import joined
@@ -86,6 +87,20 @@ def group_records(
     for line in found.notes():
         tell(line)
     return found
+
+
+def group_for_artifact(records: Sequence[Record], split: Split, cache: Path | None, *, data_sha256: str) -> Grouping:
+    """Group a data set as the one an artifact was trained on was grouped.
+
+    Args:
+        records: as the reader gave them.
+        split: of the artifact's recipe; a groups.csv of the training machine says nothing here, and an audit is made.
+        cache: as in `group_records`; None keeps nothing.
+        data_sha256: hash of this data set.
+    """
+    wanted = split.model_copy(update={"groups": split.groups if split.groups == "reader" else "audit"})
+    with TemporaryDirectory() as scratch:
+        return group_records(records, wanted, cache or Path(scratch), data_sha256=data_sha256, tell=lambda line: None)
 
 
 def share_nothing(records: Sequence[Record], seen: Collection[bool]) -> list[Record]:

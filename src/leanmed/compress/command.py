@@ -12,8 +12,10 @@ from leanmed.compress.outcome import GateError, Outcome, Target
 from leanmed.compress.parts import HASH, Parts, draw, find_parts
 from leanmed.compress.quantize import Options, Quantized, quantize
 from leanmed.compress.report import write_quantization_report
-from leanmed.data import content_hashes, read_records
+from leanmed.config import check_recipe
+from leanmed.data import content_hashes, data_hash, read_records
 from leanmed.errors import ArtifactError, DataError
+from leanmed.grouping import AUDIT, group_for_artifact
 from leanmed.metrics import Figure
 from leanmed.records import Record
 from leanmed.runtime.artifact import Artifact, Manifest, check_room, read_artifact, write_artifact
@@ -71,9 +73,13 @@ def quantize_artifact(
     check_room(out)
     if out.resolve() == source.resolve():
         raise ArtifactError(f"expected --out to be another folder than the float artifact {source}; it is still needed")
-    records = read_records(dataset or artifact.manifest.provenance.recipe["data"]["dataset"], data)
+    origin = artifact.manifest.provenance
+    recipe = check_recipe({"name": "unnamed", **origin.recipe}, "the artifact's recipe")
+    records = read_records(dataset or recipe.data.dataset, data)
     contents = dict(zip((record.id for record in records), content_hashes(records), strict=True))
-    parts = find_parts(artifact.manifest.provenance, records, contents)
+    fingerprint = data_hash(records, list(contents.values()))
+    grouping = group_for_artifact(records, recipe.split, out.parent / AUDIT, data_sha256=fingerprint)
+    parts = find_parts(origin, grouping.records, contents)
     parts = replace(parts, training=draw(parts.training, 0 if target == "fp16" else calibration))
     counts = len(parts.training), len(parts.validation), len(parts.test)
     tell("{} training images calibrate, {} others choose, {} new ones test".format(*counts))
