@@ -129,7 +129,7 @@ def train(
     nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
     strategy: Annotated[str, typer.Option(help="auto, ddp...: as Lightning takes it.")] = "auto",
 ) -> None:
-    """Train every fold of a recipe into one run folder; `leanmed recipe` lists every key that `--set` takes.
+    """Train every fold of a recipe into one run folder.
 
     Example: `leanmed train folder --data my-images --out run --set model.side=128`
     """

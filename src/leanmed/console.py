@@ -8,14 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from leanmed.errors import MissingExtraError
-
-if TYPE_CHECKING:
-    from leanmed.metrics import Figure
 
 REPORTING = ("sklearn", "scipy", "matplotlib", "jinja2", "cv2", "faiss")  # of the extra `report`
 TRAINING = (*REPORTING, "torch", "torchvision", "timm", "lightning", "safetensors", "onnx", "onnxscript")
@@ -23,7 +20,10 @@ TRAINING = (*REPORTING, "torch", "torchvision", "timm", "lightning", "safetensor
 Data = Annotated[Path, typer.Option(help="The data set's folder.", show_default=False)]
 Out = Annotated[Path, typer.Option(help="Where to write.", show_default=False)]
 Set = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe; repeatable.")
+    list[str],
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change one value of the recipe; repeatable. leanmed recipe lists them."
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
 
@@ -50,7 +50,7 @@ def paragraph(error: Exception) -> str:
     return f"{where}: expected to read or write it, got: {error.strerror or error}; mend that and start again"
 
 
-def echo_figures(figures: Mapping[str, Figure]) -> None:
+def echo_figures(figures: Mapping[str, Any]) -> None:
     """One line for each figure, with its interval."""
     for name, figure in figures.items():
         typer.echo(f"{name:18} {figure.value:.4f}  ({figure.low:.4f} to {figure.high:.4f})  n={figure.n}")
