@@ -76,7 +76,7 @@ class Model(_Section):
 
     backbone: str = Field(
         default="mobilenetv2_100",
-        description="classification: any timm model's name; paper: MobileNetV2. detection: "
+        description="classification: any timm model's name, or tissue-colours; paper: MobileNetV2. detection: "
         "mobilenetv1, mobilenetv2, inceptionv2, resnet50, resnet101",
     )
     backbone_args: dict[str, Any] = Field(
