@@ -10,7 +10,7 @@ from leanmed import __version__
 from leanmed.config import Evaluation, Recipe, check_recipe
 from leanmed.data import content_hashes, data_hash, read_records
 from leanmed.errors import DataError, InputError, LeanmedError, RunError
-from leanmed.grouping import group_for_artifact, share_nothing
+from leanmed.grouping import Grouping, absent, group_for_artifact, share_nothing
 from leanmed.judging import JUDGES
 from leanmed.metrics import Figure, SubgroupRow
 from leanmed.plots import History
@@ -138,7 +138,7 @@ def evaluate_artifact(
     contents = dict(zip((record.id for record in records), content_hashes(records), strict=True))
     fingerprint = data_hash(records, list(contents.values()))
     grouping = group_for_artifact(records, recipe.split, cache, data_sha256=fingerprint)
-    unseen = _unseen(grouping.records, contents, origin)
+    unseen = _unseen(grouping, contents, origin)
     answers, failed = _answer_all(predictor, unseen, progress)
     return Report(
         title=f"{manifest.name}: artifact {predictor.artifact.sha256[:12]} ({manifest.precision})",
@@ -148,15 +148,19 @@ def evaluate_artifact(
         main_score=manifest.main_score,
         table=answers.table,
         subgroups=subgroup_rows(answers, recipe.evaluation),
-        notes=[*grouping.notes(), *_notes(len(grouping.records), len(unseen), failed)],
+        notes=[
+            *grouping.notes(),
+            *_notes(len(grouping.records), len(unseen), failed),
+            *absent(origin.seen_images, [content[:16] for content in contents.values()]),
+        ],
         mistakes=judge.mistakes(answers.table, answers.records),
         provenance=Provenance(fingerprint, [origin.seed], {"leanmed": __version__}, origin.recipe, command),
     )
 
 
-def _unseen(records: Sequence[Record], contents: Mapping[str, str], origin: artifact.Provenance) -> list[Record]:
+def _unseen(grouping: Grouping, contents: Mapping[str, str], origin: artifact.Provenance) -> list[Record]:
     seen = set(origin.seen_images)
-    unseen = share_nothing(records, [contents[record.id][:16] in seen for record in records])
+    unseen = share_nothing(grouping, lambda record: contents[record.id][:16] in seen)
     if not unseen:
         raise DataError("expected images new to this artifact, got only those it was made from; give others")
     return unseen

@@ -29,12 +29,14 @@ class Grouping:
         conflicting: ids of images whose copies carry another label.
         dropped: whether those were left out of `records`.
         source: where the groups come from, in words.
+        left_out: those that were left out, with their groups.
     """
 
     records: list[Record]
     conflicting: tuple[str, ...]
     dropped: bool
     source: str
+    left_out: tuple[Record, ...] = ()
 
     def notes(self) -> list[str]:
         """What a report must say of it."""
@@ -68,7 +70,10 @@ def group_records(
     """
     if split.groups == "reader":
         copies = {r.id: content_group(r.image) for r in records}
-        relation, source = {r.id: r.group for r in records}, "as the data set names them"
+        relation, source = (
+            {r.id: r.group for r in records},
+            ("as the data set names them, without an audit: copies may stand on both sides of a split"),
+        )
     else:
         given = split.groups != "audit"
         path = Path(split.groups) if given else cache / f"groups-{data_sha256[:16]}-{METHOD}.csv"
@@ -83,7 +88,8 @@ def group_records(
     torn = conflicts([replace(r, group=copies[r.id]) for r in records])
     drop = split.conflicts == "drop" and bool(torn)
     kept = [r for r in regrouped if not (drop and r.id in torn)]
-    found = Grouping(kept, tuple(sorted(torn)), drop, source)
+    left_out = tuple(r for r in regrouped if drop and r.id in torn)
+    found = Grouping(kept, tuple(sorted(torn)), drop, source, left_out)
     for line in found.notes():
         tell(line)
     return found
@@ -103,10 +109,20 @@ def group_for_artifact(records: Sequence[Record], split: Split, cache: Path | No
         return group_records(records, wanted, cache or Path(scratch), data_sha256=data_sha256, tell=lambda line: None)
 
 
-def share_nothing(records: Sequence[Record], seen: Collection[bool]) -> list[Record]:
-    """The records of those groups of which no image was seen; `seen` says it of each record."""
-    known = {record.group for record, was_seen in zip(records, seen, strict=True) if was_seen}
-    return [record for record in records if record.group not in known]
+def share_nothing(found: Grouping, was_seen: Callable[[Record], bool]) -> list[Record]:
+    """The records of those groups of which no image was seen, be it one that was left out."""
+    known = {record.group for record in (*found.records, *found.left_out) if was_seen(record)}
+    return [record for record in found.records if record.group not in known]
+
+
+def absent(seen: Collection[str], contents: Collection[str]) -> list[str]:
+    """What to say of images an artifact was made from that are not in a data set, by the hashes of their contents."""
+    lost = len(set(seen) - set(contents))
+    line = (
+        f"{lost} of {len(set(seen))} images that made the artifact are not in this data set, so that changed copies of "
+        "them and other images of their patients cannot be told: check with `leanmed audit --split`."
+    )
+    return [line] * bool(lost)
 
 
 def _audit(records: Sequence[Record], cache: Path, path: Path) -> None:

@@ -38,7 +38,7 @@ from leanmed.metrics import Figure, Scored, paired, point, score
 from leanmed.papers import ANEMIA, Arm
 from leanmed.records import Record
 from leanmed.report import NOTICE
-from leanmed.runs import RUN, SPLITS, Run, open_run, read_csv
+from leanmed.runs import FOLD, RUN, SPLITS, Run, open_run, read_csv
 from leanmed.runtime.artifact import MANIFEST, Artifact, read_artifact
 from leanmed.training import train
 
@@ -124,7 +124,7 @@ def _finished(
         if all(run.done(fold) for fold in range(run.facts["folds"])):
             return run
     seeded = (f"split.seed={seed}", f"training.seed={seed}")
-    recipe = load_recipe(ANEMIA.recipe, [*arm.settings, *settings, *seeded])
+    recipe = load_recipe(ANEMIA.recipe, [*settings, *arm.settings, *seeded])
     return train(recipe, data, folder, resume=folder.exists(), tell=tell)
 
 
@@ -207,20 +207,26 @@ def fold_parts(run: Run, records: Sequence[Record], fold: int) -> Parts:
 
 
 def _exported(run: Run, data: Path, folder: Path, fold: int) -> Artifact:
-    return read_artifact(folder) if (folder / MANIFEST).is_file() else export(run, folder, fold=fold, data=data)
+    made, trained = folder / MANIFEST, run.folder(fold) / FOLD
+    if made.is_file() and made.stat().st_mtime > trained.stat().st_mtime:
+        return read_artifact(folder)
+    return export(run, folder, fold=fold, data=data)
 
 
 def _quantized(
     artifact: Artifact, to: Target, parts: Parts, file: Path, options: Options, tell: Callable[[str], None]
 ) -> dict[str, Any]:
-    """One compression, from its file if that is there."""
+    """One compression, from its file if that holds the same artifact's with the same options."""
+    made_of = {"artifact": artifact.sha256, "options": json.loads(json.dumps(asdict(options)))}
     if file.is_file():
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return found
+        if found.get("made_of") == made_of:
+            return found
     quantized = quantize_parts(artifact, to, parts, options, tell=tell)
     images = Photographs(parts.test, artifact.manifest.input.side if artifact.manifest.input.reduced else None)
     before, after = (answers(graph, images) for graph in (artifact.graph, quantized.graph))
     found = {
+        "made_of": made_of,
         "outcome": quantized.outcome.as_json(),
         "float_answers": _plain(before),
         "answers": _plain(after),

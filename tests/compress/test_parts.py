@@ -11,6 +11,7 @@ from made_artifacts import LABELS, made_manifest, made_records
 
 from leanmed.compress.parts import draw, find_parts
 from leanmed.errors import DataError
+from leanmed.grouping import Grouping
 from leanmed.records import Record
 from leanmed.runtime.artifact import Provenance
 
@@ -24,12 +25,16 @@ def origin(seen: range, selected: range = range(0)) -> Provenance:
     return made_manifest().provenance.model_copy(update=known)
 
 
+def together(records: list[Record]) -> Grouping:
+    return Grouping(records, (), False, "as given")
+
+
 def ids(records: Any) -> list[int]:
     return [int(record.id) for record in records]
 
 
 def test_training_calibrates_validation_chooses_and_new_images_test() -> None:
-    parts = find_parts(origin(range(9), range(6, 9)), RECORDS, CONTENTS)
+    parts = find_parts(origin(range(9), range(6, 9)), together(RECORDS), CONTENTS)
     assert ids(parts.training) == [0, 1, 2, 3, 4, 5]
     assert ids(parts.validation) == [6, 7, 8]
     assert ids(parts.test) == [9, 10, 11]
@@ -40,7 +45,7 @@ def test_an_artifact_without_its_validation_part_is_chosen_on_one_half_of_the_ne
     None
 ):
     pairs = [replace(record, group=f"pair {int(record.id) // 2}") for record in RECORDS]
-    parts = find_parts(origin(range(4)), pairs, CONTENTS)
+    parts = find_parts(origin(range(4)), together(pairs), CONTENTS)
     assert ids(parts.training) == [0, 1, 2, 3]
     assert sorted(ids(parts.validation) + ids(parts.test)) == [4, 5, 6, 7, 8, 9, 10, 11]
     assert len(parts.validation) == len(parts.test) == 4
@@ -50,11 +55,11 @@ def test_an_artifact_without_its_validation_part_is_chosen_on_one_half_of_the_ne
 
 def test_images_of_a_group_that_was_seen_do_not_test() -> None:
     siblings = [replace(record, group="seen") if int(record.id) in (0, 10) else record for record in RECORDS]
-    assert ids(find_parts(origin(range(9), range(6, 9)), siblings, CONTENTS).test) == [9, 11]
+    assert ids(find_parts(origin(range(9), range(6, 9)), together(siblings), CONTENTS).test) == [9, 11]
 
 
 def test_with_nothing_new_the_figures_are_the_validation_images_and_the_note_says_so() -> None:
-    parts = find_parts(origin(range(12), range(8, 12)), RECORDS, CONTENTS)
+    parts = find_parts(origin(range(12), range(8, 12)), together(RECORDS), CONTENTS)
     assert ids(parts.validation) == [8, 9, 10, 11]
     assert parts.test == []
     assert "also chose" in parts.notes[0]
@@ -62,7 +67,7 @@ def test_with_nothing_new_the_figures_are_the_validation_images_and_the_note_say
 
 def test_without_images_to_choose_with_nothing_is_done(refused: Callable[..., Any]) -> None:
     with refused(DataError, "of 12 images, 12 trained it and 0 are new", "--data"):
-        find_parts(origin(range(12)), RECORDS, CONTENTS)
+        find_parts(origin(range(12)), together(RECORDS), CONTENTS)
 
 
 @pytest.mark.parametrize(("count", "drawn"), [(5, 5), (12, 12), (100, 12), (0, 0)])

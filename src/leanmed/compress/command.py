@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from leanmed.compress.gate import Gate, Images, Pixels, answers, classification_gate
-from leanmed.compress.outcome import GateError, Outcome, Target
+from leanmed.compress.outcome import Comparison, GateError, Outcome, Target
 from leanmed.compress.parts import HASH, Parts, draw, find_parts
 from leanmed.compress.quantize import Options, Quantized, quantize
 from leanmed.compress.report import write_quantization_report
@@ -70,6 +70,11 @@ def quantize_artifact(
         GateError: every attempt lost too much; only the report was written.
     """
     target, artifact = _target(to), read_artifact(source)
+    if artifact.manifest.task not in GATES:
+        raise ArtifactError(
+            f"expected an artifact for {', '.join(GATES)}, got one for {artifact.manifest.task}, which nothing here "
+            "can compress yet"
+        )
     check_room(out)
     if out.resolve() == source.resolve():
         raise ArtifactError(f"expected --out to be another folder than the float artifact {source}; it is still needed")
@@ -79,7 +84,7 @@ def quantize_artifact(
     contents = dict(zip((record.id for record in records), content_hashes(records), strict=True))
     fingerprint = data_hash(records, list(contents.values()))
     grouping = group_for_artifact(records, recipe.split, out.parent / AUDIT, data_sha256=fingerprint)
-    parts = find_parts(origin, grouping.records, contents)
+    parts = find_parts(origin, grouping, contents)
     parts = replace(parts, training=draw(parts.training, 0 if target == "fp16" else calibration))
     counts = len(parts.training), len(parts.validation), len(parts.test)
     tell("{} training images calibrate, {} others choose, {} new ones test".format(*counts))
@@ -89,7 +94,8 @@ def quantize_artifact(
     tell(f"wrote {report / 'report.html'} and report.json")
     if not outcome.passed:
         raise GateError(outcome)
-    manifest = describe(artifact, outcome, [contents[record.id][:HASH] for record in parts.training])
+    hashes = [[contents[record.id][:HASH] for record in part] for part in (parts.training, parts.validation)]
+    manifest = describe(artifact, outcome, *hashes)
     write_artifact(out, manifest, {"model": quantized.graph}, card(artifact, outcome))
     return outcome
 
@@ -122,17 +128,31 @@ def quantize_parts(
     if parts.test:
         test = GATES[manifest.task](parts.test, Photographs(parts.test, side), manifest)
         found = (answers(graph, test.images) for graph in (artifact.graph, quantized.graph))
-        outcome = replace(outcome, tested=test.compare(*found))
+        tested = test.compare(*found)
+        outcome = replace(outcome, tested=tested, warnings=(*outcome.warnings, *_beyond(tested, options)))
     return replace(quantized, outcome=outcome)
 
 
-def describe(artifact: Artifact, outcome: Outcome, calibrated_on: Sequence[str]) -> Manifest:
+def _beyond(tested: Comparison, options: Options) -> list[str]:
+    """What to say if new images show more than the gate allowed on validation images."""
+    if tested.drop <= options.max_drop and tested.agreement >= options.min_agreement:
+        return []
+    return [
+        f"On the images new to the artifact {tested.main_score} fell by {tested.drop:.4f} and {tested.agreement:.1%} of "
+        f"answers agree; the gate allows {options.max_drop:g} and {options.min_agreement:.1%}, on validation images."
+    ]
+
+
+def describe(
+    artifact: Artifact, outcome: Outcome, calibrated_on: Sequence[str], chosen_on: Sequence[str] = ()
+) -> Manifest:
     """The compressed artifact's manifest.
 
     Args:
         artifact: the float one.
         outcome: of the compression.
         calibrated_on: hashes of the calibration images.
+        chosen_on: hashes of the images that chose among the attempts; nobody may be judged on them any more.
     """
     manifest, found = artifact.manifest, outcome.measured
     origin = manifest.provenance
@@ -149,7 +169,13 @@ def describe(artifact: Artifact, outcome: Outcome, calibrated_on: Sequence[str])
             "weight_bits": {row.name: row.weight_bits for row in outcome.layers},
             "warnings": list(outcome.warnings),
         },
-        "provenance": origin.model_copy(update={"parents": (*origin.parents, artifact.sha256)}),
+        "provenance": origin.model_copy(
+            update={
+                "parents": (*origin.parents, artifact.sha256),
+                "seen_images": tuple(sorted({*origin.seen_images, *chosen_on})),
+                "selected_images": tuple(sorted({*origin.selected_images, *chosen_on})),
+            }
+        ),
     }
     return manifest.model_copy(update=changes)
 

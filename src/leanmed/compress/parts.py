@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from leanmed.errors import DataError
-from leanmed.grouping import share_nothing
+from leanmed.grouping import Grouping, absent, share_nothing
 from leanmed.records import Record
 from leanmed.runtime.artifact import Provenance
 
@@ -40,12 +40,12 @@ class Parts:
     notes: tuple[str, ...] = ()
 
 
-def find_parts(origin: Provenance, records: Sequence[Record], contents: Mapping[str, str]) -> Parts:
+def find_parts(origin: Provenance, grouping: Grouping, contents: Mapping[str, str]) -> Parts:
     """Sort records by what an artifact was made from.
 
     Args:
         origin: of the artifact.
-        records: of the data set.
+        grouping: of the data set.
         contents: record id -> SHA-256 of its image file.
 
     Raises:
@@ -53,17 +53,19 @@ def find_parts(origin: Provenance, records: Sequence[Record], contents: Mapping[
     """
     known = {name: content[:HASH] for name, content in contents.items()}
     seen, selected = set(origin.seen_images), set(origin.selected_images)
+    records = grouping.records
     training = [r for r in records if known[r.id] in seen - selected]
     validation = [r for r in records if known[r.id] in selected]
-    new = share_nothing(records, [known[r.id] in seen for r in records])
+    new = share_nothing(grouping, lambda r: known[r.id] in seen)
+    notes = tuple(absent(seen, list(known.values())))
     if validation:
-        return Parts(training, validation, new, () if new else (NOTHING_NEW,))
+        return Parts(training, validation, new, notes if new else (NOTHING_NEW, *notes))
     if len({r.group for r in new}) < 2:
         raise DataError(
             "expected images this artifact was validated on, or images new to it, to measure what compression costs; "
             f"of {len(records)} images, {len(training)} trained it and {len(new)} are new; give others with --data"
         )
-    return Parts(training, *_halves(new), (OLD,))
+    return Parts(training, *_halves(new), (OLD, *notes))
 
 
 def _halves(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
