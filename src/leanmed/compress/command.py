@@ -139,7 +139,7 @@ def _beyond(tested: Comparison, options: Options) -> list[str]:
         return []
     return [
         f"On the images new to the artifact {tested.main_score} fell by {tested.drop:.4f} and {tested.agreement:.1%} of "
-        f"answers agree; the gate allows {options.max_drop:g} and {options.min_agreement:.1%}, on validation images."
+        f"answers agree; the gate allows {options.max_drop:g} and {options.min_agreement:.0%} on validation images."
     ]
 
 
