@@ -138,7 +138,7 @@ def _beyond(tested: Comparison, options: Options) -> list[str]:
     if tested.drop <= options.max_drop and tested.agreement >= options.min_agreement:
         return []
     return [
-        f"On the images new to the artifact {tested.main_score} fell by {tested.drop:.4f} and {tested.agreement:.1%} of "
+        f"On images new to the artifact {tested.main_score} fell by {tested.drop:.4f} and {tested.agreement:.1%} of "
         f"answers agree; the gate allows {options.max_drop:g} and {options.min_agreement:.0%} on validation images."
     ]
 
