@@ -76,7 +76,7 @@ def planted(missed: dict[str, int] | None = None) -> Any:
             if part != "train"
         ]
         folder.mkdir(parents=True)
-        save_file(task.state_dict(), folder / MODEL)
+        save_file({name: value.contiguous() for name, value in task.state_dict().items()}, folder / MODEL)
         select_by = f"val_{run.recipe.training.select_by}"
         write_csv(folder / HISTORY, [{"epoch": 0, "train_loss": 1, "val_loss": 1, select_by: 0.5}])
         write_csv(folder / PREDICTIONS, rows)

@@ -173,19 +173,20 @@ def _latency(artifacts: Sequence[Path], run: Path | None, fold: int, file: Path,
     actions: dict[str, Action] = {}
     for path in artifacts:
         actions[str(path)] = _bound(load(path, threads=threads).probabilities, pixels)
-    if run:
-        import torch
+    if not run:
+        return interleaved(actions, repeats)
+    import torch
 
-        from leanmed.peer import Peer
+    from leanmed.peer import Peer, torch_threads
 
-        torch.set_num_threads(threads)
+    with torch_threads(threads):
         tensor = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
         actions["PyTorch eager"] = _bound(Peer(run, fold).probabilities, tensor)
         last = Peer(run, fold)
         last.task.to(memory_format=torch.channels_last)
         actions["PyTorch eager, channels last"] = _bound(last.probabilities, tensor)
         actions["torch.compile"] = _bound(Peer(run, fold, compiled=True).probabilities, tensor)
-    return interleaved(actions, repeats)
+        return interleaved(actions, repeats)
 
 
 def _bound(function: Callable[[Any], Any], argument: Any) -> Action:
@@ -235,13 +236,15 @@ def _throughput(artifacts: Sequence[Path], run: Path | None, fold: int, files: S
     chunks = [files[i : i + 100] for i in range(0, len(files), 100)]
     runners = {str(path): _answering(load(path), cores) for path in artifacts}
     if run:
-        import torch
+        from leanmed.peer import Peer, torch_threads
 
-        from leanmed.peer import Peer
-
-        torch.set_num_threads(cores)
         peer = Peer(run, fold)
-        runners["PyTorch eager"] = lambda part: [peer.predict(path) for path in part]
+
+        def usual(part: Sequence[Path]) -> list[Any]:
+            with torch_threads(cores):
+                return [peer.predict(path) for path in part]
+
+        runners["PyTorch eager"] = usual
     seconds = dict.fromkeys(runners, 0.0)
     for runner in runners.values():
         runner(files[:10])

@@ -144,6 +144,7 @@ class Detector(_Section):
     crop: int = Field(
         default=160, ge=32, le=1024, description="pixels; training sees crops of this side, selection whole images"
     )
+    crops: int = Field(default=1, ge=1, le=64, description="of each image a step, so that an epoch sees it so often")
     crop_on_object: Fraction = Field(default=0.8, description="share of crops that hold an object, where there is one")
     nms: float = Field(default=0.3, gt=0, lt=1, description="IoU above which the lower scored of two boxes goes")
 

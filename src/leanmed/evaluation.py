@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from leanmed import __version__
 from leanmed.config import Evaluation, Recipe, check_recipe
 from leanmed.data import content_hashes, data_hash, read_records
 from leanmed.errors import DataError, InputError, LeanmedError, RunError
-from leanmed.grouping import Grouping, absent, group_for_artifact, share_nothing
+from leanmed.grouping import Known, absent, group_for_artifact, share_nothing
 from leanmed.judging import JUDGES
 from leanmed.metrics import Figure, SubgroupRow
 from leanmed.plots import History
@@ -18,6 +18,7 @@ from leanmed.records import Attribute, Record
 from leanmed.report import Provenance, Report, Table, fold_rows
 from leanmed.runs import FoldResult, Run
 from leanmed.runtime import artifact
+from leanmed.runtime.artifact import image_mark
 from leanmed.runtime.predictor import Predictor
 
 PROTOCOLS = {
@@ -135,10 +136,8 @@ def evaluate_artifact(
     recipe = check_recipe({"name": "unnamed", **origin.recipe}, "the artifact's recipe")
     records = read_records(dataset or recipe.data.dataset, data)
     judge.check(dataset or recipe.data.dataset, records, manifest.labels)
-    contents = dict(zip((record.id for record in records), content_hashes(records), strict=True))
-    fingerprint = data_hash(records, list(contents.values()))
-    grouping = group_for_artifact(records, recipe.split, cache, data_sha256=fingerprint)
-    unseen = _unseen(grouping, contents, origin)
+    known = group_for_artifact(records, recipe.split, cache)
+    unseen = _unseen(known, origin)
     answers, failed = _answer_all(predictor, unseen, progress)
     return Report(
         title=f"{manifest.name}: artifact {predictor.artifact.sha256[:12]} ({manifest.precision})",
@@ -149,18 +148,18 @@ def evaluate_artifact(
         table=answers.table,
         subgroups=subgroup_rows(answers, recipe.evaluation),
         notes=[
-            *grouping.notes(),
-            *_notes(len(grouping.records), len(unseen), failed),
-            *absent(origin.seen_images, [content[:16] for content in contents.values()]),
+            *known.grouping.notes(),
+            *_notes(len(known.grouping.records), len(unseen), failed),
+            *absent(origin.seen_images, list(map(image_mark, known.contents.values()))),
         ],
         mistakes=judge.mistakes(answers.table, answers.records),
-        provenance=Provenance(fingerprint, [origin.seed], {"leanmed": __version__}, origin.recipe, command),
+        provenance=Provenance(known.sha256, [origin.seed], {"leanmed": __version__}, origin.recipe, command),
     )
 
 
-def _unseen(grouping: Grouping, contents: Mapping[str, str], origin: artifact.Provenance) -> list[Record]:
+def _unseen(known: Known, origin: artifact.Provenance) -> list[Record]:
     seen = set(origin.seen_images)
-    unseen = share_nothing(grouping, lambda record: contents[record.id][:16] in seen)
+    unseen = share_nothing(known.grouping, lambda record: image_mark(known.contents[record.id]) in seen)
     if not unseen:
         raise DataError("expected images new to this artifact, got only those it was made from; give others")
     return unseen

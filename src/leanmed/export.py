@@ -6,7 +6,6 @@ import io
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,8 +23,9 @@ from leanmed.data.batches import read_pixels
 from leanmed.errors import ExportError
 from leanmed.evaluation import evaluate_run, fold_figures, records_of
 from leanmed.records import Record
+from leanmed.report import defined
 from leanmed.runs import SPLITS, Run, read_csv
-from leanmed.runtime.artifact import Artifact, Manifest, Provenance, write_artifact
+from leanmed.runtime.artifact import Artifact, Manifest, Provenance, image_mark, write_artifact
 from leanmed.runtime.input import read_image
 from leanmed.runtime.predictor import open_session
 from leanmed.tasks import load_task
@@ -66,7 +66,7 @@ def export(run: Run, out: Path, *, fold: int | None = None, data: Path | None = 
     manifest = Manifest(
         name=run.recipe.name,
         graphs={},
-        figures={name: {k: _number(v) for k, v in asdict(figure).items()} for name, figure in figures.items()},
+        figures=defined(figures),
         leak=run.facts["leak"],
         provenance=provenance(run, records, chosen),
         **facts,
@@ -192,7 +192,7 @@ def provenance(run: Run, records: Sequence[Record], fold: int) -> Provenance:
     contents = dict(zip((r.id for r in records), content_hashes(records), strict=True))
     parts: dict[str, set[str]] = defaultdict(set)
     for row in read_csv(run.path / SPLITS):
-        parts[row[f"fold_{fold}"]].add(contents[row["image"]][:16])
+        parts[row[f"fold_{fold}"]].add(image_mark(contents[row["image"]]))
     trained, selected = parts["train"], parts["validation"]
     return Provenance(
         leanmed=__version__,
@@ -205,7 +205,3 @@ def provenance(run: Run, records: Sequence[Record], fold: int) -> Provenance:
         selected_images=tuple(sorted(selected - trained)),
         packages={name: version(name) for name in PACKAGES},
     )
-
-
-def _number(value: float) -> float | None:
-    return None if value != value else value

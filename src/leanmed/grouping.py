@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from leanmed.audit import METHOD, audit
 from leanmed.audit.groups import joined
 from leanmed.config import Split
+from leanmed.data import content_hashes, data_hash
 from leanmed.data.tables import content_group, read_rows
 from leanmed.errors import DataError
 from leanmed.records import Record
@@ -95,18 +96,35 @@ def group_records(
     return found
 
 
-def group_for_artifact(records: Sequence[Record], split: Split, cache: Path | None, *, data_sha256: str) -> Grouping:
+@dataclass(frozen=True)
+class Known:
+    """A data set that an artifact meets.
+
+    Args:
+        grouping: its records with their final groups.
+        contents: record id -> SHA-256 of the image file.
+        sha256: of the whole data set.
+    """
+
+    grouping: Grouping
+    contents: Mapping[str, str]
+    sha256: str
+
+
+def group_for_artifact(records: Sequence[Record], split: Split, cache: Path | None) -> Known:
     """Group a data set as the one an artifact was trained on was grouped.
 
     Args:
         records: as the reader gave them.
         split: of the artifact's recipe; a groups.csv of the training machine says nothing here, and an audit is made.
         cache: as in `group_records`; None keeps nothing.
-        data_sha256: hash of this data set.
     """
+    contents = dict(zip((record.id for record in records), content_hashes(records), strict=True))
+    sha256 = data_hash(records, list(contents.values()))
     wanted = split.model_copy(update={"groups": split.groups if split.groups == "reader" else "audit"})
     with TemporaryDirectory() as scratch:
-        return group_records(records, wanted, cache or Path(scratch), data_sha256=data_sha256, tell=lambda line: None)
+        grouping = group_records(records, wanted, cache or Path(scratch), data_sha256=sha256, tell=lambda line: None)
+        return Known(grouping, contents, sha256)
 
 
 def share_nothing(found: Grouping, was_seen: Callable[[Record], bool]) -> list[Record]:

@@ -5,7 +5,8 @@ Imports what such a script imports, and no training loop, so that its start is n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,17 @@ from torchvision.transforms.v2 import functional as transforms
 
 from leanmed.runs import open_run
 from leanmed.tasks import load_task
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """So many threads inside PyTorch, and as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Peer:

@@ -47,8 +47,7 @@ from leanmed.metrics import Figure, Scored, SubgroupRow, point
 from leanmed.pictures import close_up, thumbnail
 from leanmed.plots import History, Plot
 from leanmed.records import Box
-from leanmed.runtime.slices import three_slices
-from leanmed.runtime.volume import open_volume
+from leanmed.runtime.slices import read_slice
 
 NOTICE = "Research use only. Not a medical device."
 FEW_GROUPS = 30
@@ -353,13 +352,9 @@ def _forest(content: Report) -> Plot | None:
 def _picture(mistake: Mistake, read: Reader) -> str | None:
     """The image or the place in it as a JPEG in base64, or None if it cannot be read."""
     try:
-        pixels = read(mistake.image) if mistake.frame is None else _slice(mistake.image, mistake.frame)
+        pixels = read(mistake.image) if mistake.frame is None else read_slice(mistake.image, mistake.frame)
     except (InputError, OSError):
         return None
     if (where := mistake.places) is None:
         return thumbnail(pixels)
     return close_up(pixels, where.focus, where.true, where.predicted)
-
-
-def _slice(volume: Path, frame: int) -> NDArray[np.uint8]:
-    return three_slices(open_volume(volume), frame).pixels

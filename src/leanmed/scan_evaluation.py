@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from leanmed.data import content_hashes
+from leanmed.data import content_hash
 from leanmed.data.luna16 import Finding, read_scans
 from leanmed.errors import DataError, InputError
 from leanmed.files import write_json
 from leanmed.metrics import Figure
-from leanmed.records import Boxes, Record
 from leanmed.report import NOTICE, defined
 from leanmed.runs import write_csv
+from leanmed.runtime.artifact import image_mark
 from leanmed.runtime.predictor import Predictor
 from leanmed.runtime.scan import Candidate, find_candidates
 from leanmed.runtime.slices import prepare
@@ -51,9 +51,8 @@ def evaluate_scans(
     scans, found, notes = read_scans(root), {}, []
     seen = set(predictor.manifest.provenance.seen_images)
     for number, (uid, path) in enumerate(scans.files.items(), start=1):
-        (content,) = content_hashes([Record(uid, path, Boxes(), scans.groups[uid])])
         try:
-            if content[:16] in seen:
+            if image_mark(content_hash(path)) in seen:
                 notes.append(f"{uid} was used to make the artifact and is left out.")
             else:
                 found[uid] = _candidates(predictor, path)

@@ -53,6 +53,16 @@ def test_boxes_stay_on_what_they_hold_through_turns_flips_and_zooms() -> None:
     assert moved[:, 0].isfinite().all(dim=1).float().mean() > 0.8
 
 
+def test_each_image_gives_so_many_crops_that_differ_each_with_its_own_boxes() -> None:
+    small, large = bright(22, 22, 24, 24, copies=1), bright(20, 20, 28, 28, copies=1)
+    settings = check_recipe(recipe(**STILL).model_dump(mode="json") | {"detector": {"crop": CROP, "crops": 8}}, "here")
+    crops, boxes = augment_boxes(*(torch.cat(pair) for pair in zip(small, large, strict=True)), settings, seed=1)
+    whole = boxes[:, 0, 2:] - boxes[:, 0, :2]
+    assert whole[:8].nan_to_num(0).amax() == 2
+    assert whole[8:].nan_to_num(0).amax() == 8
+    assert len({crop.numpy().tobytes() for crop in crops}) > 8
+
+
 def test_boxes_in_numbers_of_pixels_are_flipped_as_those() -> None:
     """Three bright pixels are, in their numbers, the box from 10 to 12, whose middle lies half a pixel off theirs."""
     images, _ = bright(10, 10, 13, 13, copies=32)

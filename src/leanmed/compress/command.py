@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast, get_args
 
 from leanmed.compress.gate import Gate, Images, Pixels, answers, classification_gate
 from leanmed.compress.outcome import Comparison, GateError, Outcome, Target
-from leanmed.compress.parts import HASH, Parts, draw, find_parts
+from leanmed.compress.parts import Parts, draw, find_parts
 from leanmed.compress.quantize import Options, Quantized, quantize
 from leanmed.compress.report import write_quantization_report
 from leanmed.config import check_recipe
-from leanmed.data import content_hashes, data_hash, read_records
+from leanmed.data import read_records
 from leanmed.errors import ArtifactError, DataError
 from leanmed.grouping import AUDIT, group_for_artifact
-from leanmed.metrics import Figure
 from leanmed.records import Record
-from leanmed.runtime.artifact import Artifact, Manifest, check_room, read_artifact, write_artifact
+from leanmed.report import defined
+from leanmed.runtime.artifact import Artifact, Manifest, check_room, image_mark, read_artifact, write_artifact
 from leanmed.runtime.input import read_image
 
 CALIBRATION = 256
@@ -81,10 +81,8 @@ def quantize_artifact(
     origin = artifact.manifest.provenance
     recipe = check_recipe({"name": "unnamed", **origin.recipe}, "the artifact's recipe")
     records = read_records(dataset or recipe.data.dataset, data)
-    contents = dict(zip((record.id for record in records), content_hashes(records), strict=True))
-    fingerprint = data_hash(records, list(contents.values()))
-    grouping = group_for_artifact(records, recipe.split, out.parent / AUDIT, data_sha256=fingerprint)
-    parts = find_parts(origin, grouping, contents)
+    known = group_for_artifact(records, recipe.split, out.parent / AUDIT)
+    parts = find_parts(origin, known.grouping, known.contents)
     parts = replace(parts, training=draw(parts.training, 0 if target == "fp16" else calibration))
     counts = len(parts.training), len(parts.validation), len(parts.test)
     tell("{} training images calibrate, {} others choose, {} new ones test".format(*counts))
@@ -94,8 +92,8 @@ def quantize_artifact(
     tell(f"wrote {report / 'report.html'} and report.json")
     if not outcome.passed:
         raise GateError(outcome)
-    hashes = [[contents[record.id][:HASH] for record in part] for part in (parts.training, parts.validation)]
-    manifest = describe(artifact, outcome, *hashes)
+    marks = ([image_mark(known.contents[r.id]) for r in part] for part in (parts.training, parts.validation))
+    manifest = describe(artifact, outcome, *marks)
     write_artifact(out, manifest, {"model": quantized.graph}, card(artifact, outcome))
     return outcome
 
@@ -158,13 +156,13 @@ def describe(
     origin = manifest.provenance
     changes = {
         "precision": outcome.to,
-        "figures": _plain(found.after),
+        "figures": defined(found.after),
         "quantization": {
             "techniques": list(outcome.final.techniques),
             "calibrated_on": list(calibrated_on),
             "measured_on": "images new to the artifact" if outcome.tested else "validation images",
             "images": found.images,
-            "change": _plain(found.change),
+            "change": defined(found.change),
             "max_drop": outcome.max_drop,
             "weight_bits": {row.name: row.weight_bits for row in outcome.layers},
             "warnings": list(outcome.warnings),
@@ -178,14 +176,6 @@ def describe(
         ),
     }
     return manifest.model_copy(update=changes)
-
-
-def _plain(figures: Mapping[str, Figure]) -> dict[str, dict[str, float | int | None]]:
-    return {name: {k: _number(v) for k, v in asdict(figure).items()} for name, figure in figures.items()}
-
-
-def _number(value: float) -> float | None:
-    return None if value != value else value
 
 
 def card(artifact: Artifact, outcome: Outcome) -> str:

@@ -10,9 +10,8 @@ import numpy as np
 from leanmed.errors import DataError
 from leanmed.grouping import Grouping, absent, share_nothing
 from leanmed.records import Record
-from leanmed.runtime.artifact import Provenance
+from leanmed.runtime.artifact import Provenance, image_mark
 
-HASH = 16  # digits of a content's hash that an artifact keeps
 OLD = (
     "This artifact does not say which of its images were its validation part, or none of them is here: one half of the "
     "images new to it, by groups, chose among the attempts, and the other half gave the figures."
@@ -51,7 +50,7 @@ def find_parts(origin: Provenance, grouping: Grouping, contents: Mapping[str, st
     Raises:
         DataError: there is no image to choose with.
     """
-    known = {name: content[:HASH] for name, content in contents.items()}
+    known = {name: image_mark(content) for name, content in contents.items()}
     seen, selected = set(origin.seen_images), set(origin.selected_images)
     records = grouping.records
     training = [r for r in records if known[r.id] in seen - selected]

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from leanmed.errors import DataError, InputError
 from leanmed.records import Record
 from leanmed.runtime.input import read_image
+from leanmed.runtime.slices import read_slice
 from leanmed.tasks.base import Batch, Size, Task
 
 Sized = tuple[Tensor, Size]  # a prepared input, and the size of the image it was made of
@@ -89,10 +90,7 @@ def read_pixels(record: Record, **options: Any) -> NDArray[np.uint8]:
     """
     if record.frame is None:
         return read_image(record.image, **options)
-    from leanmed.runtime.slices import three_slices
-    from leanmed.runtime.volume import open_volume
-
-    return three_slices(open_volume(record.image), record.frame).pixels
+    return read_slice(record.image, record.frame)
 
 
 def check_readable(records: Sequence[Record]) -> None:

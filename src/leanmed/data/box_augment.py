@@ -75,8 +75,9 @@ def draw_crops(boxes: Tensor, side: int, recipe: Recipe, generator: torch.Genera
 
 
 def augment_boxes(images: Tensor, boxes: Tensor, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]:
-    """Crop images (b, c, s, s) in [0, 1] with boxes (b, m, 4), and change their brightness."""
+    """Crop images (b, c, s, s) in [0, 1] with boxes (b, m, 4), `crops` times each, and change their brightness."""
     generator = torch.Generator().manual_seed(seed)
+    images, boxes = (x.repeat_interleave(recipe.detector.crops, 0) for x in (images, boxes))
     crops = draw_crops(boxes.cpu(), images.shape[-1], recipe, generator)
     crops = replace(crops, matrix=crops.matrix.to(images), centre=crops.centre.to(images))
     gains = draw_gains(len(images), recipe.augment, generator)[:, : images.shape[1]].to(images)

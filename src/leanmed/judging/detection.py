@@ -21,8 +21,7 @@ from leanmed.metrics import SMALL_CELL, Figure, Floats, SubgroupRow, cells
 from leanmed.records import Attribute, Box, Record
 from leanmed.report import Mistake, Places
 from leanmed.runtime.predictor import Predictor
-from leanmed.runtime.slices import three_slices
-from leanmed.runtime.volume import open_volume
+from leanmed.runtime.slices import read_slice
 
 __all__ = ["answer", "check", "mistakes", "point", "score", "subgroups", "table_of"]
 
@@ -38,10 +37,7 @@ def check(dataset: str, records: Sequence[Record], labels: tuple[str, ...]) -> N
 
 def answer(predictor: Predictor, record: Record) -> dict[str, str]:
     """The row of one image: every box the graph gives, also those below the threshold."""
-    if record.frame is None:
-        pixels = predictor.read(record.image)
-    else:
-        pixels = three_slices(open_volume(record.image), record.frame).pixels
+    pixels = predictor.read(record.image) if record.frame is None else read_slice(record.image, record.frame)
     boxes, scores = predictor.detect(pixels)
     found = [[*map(float, box), float(s)] for box, s in zip(boxes, scores, strict=True)]
     return {"truth": record.truth, "boxes": json.dumps(found), "group": record.group}

@@ -52,6 +52,7 @@ class SSD(nn.Module):
             channels = self.backbone.channels + [c for _, c in EXTRAS[:added]]
         self.heads = nn.ModuleList(Head(c, detector.anchors_per_level, lite) for c in channels)
         self.register_buffer("sides", torch.ones(len(detector.levels) * detector.anchors_per_level))
+        self.to(memory_format=torch.channels_last)  # a seventh to a fifth less time in training on a CPU
 
     def default_boxes(self, side: int) -> Tensor:
         """(n, 4) xyxy in pixels of an image of side x side, in the order of `forward`'s outputs."""

@@ -62,6 +62,11 @@ class Input(_Frozen):
     min_side: int = Field(default=8, gt=0, description="pixels; smaller images are refused")
 
 
+def image_mark(content: str) -> str:
+    """What an artifact keeps of an image it was made from: the first 16 digits of the SHA-256 of its file."""
+    return content[:16]
+
+
 class Provenance(_Frozen):
     """Where the artifact comes from: to make it again, and never to score it on what it learned from."""
 
@@ -71,9 +76,7 @@ class Provenance(_Frozen):
     seed: int
     protocol: str
     fold: int
-    seen_images: tuple[str, ...] = Field(
-        default=(), description="first 16 digits of the SHA-256 of each image file used to train or select"
-    )
+    seen_images: tuple[str, ...] = Field(default=(), description="`image_mark` of each image used to train or select")
     selected_images: tuple[str, ...] = Field(
         default=(), description="those of seen_images that nothing was trained on: they chose epoch and threshold"
     )

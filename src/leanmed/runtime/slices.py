@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +16,7 @@ from PIL import Image
 
 from leanmed.errors import MissingExtraError, UnsupportedInput
 from leanmed.runtime.ct import Floats, Grid, Hounsfield, Volume
+from leanmed.runtime.volume import open_volume
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -112,6 +114,11 @@ def three_slices(volume: Volume, z: int, *, neighbours: bool = True) -> Slice:
     first = channels[0]
     grey = _at_one_mm(volume, first, channels[-1] + 1)[[channel - first for channel in channels]]
     return Slice(_three_channels(grey, _lungs_of(grey[1])), z, (0, 0), _scale(volume.grid))
+
+
+def read_slice(path: Path, z: int) -> Pixels:
+    """(h, w, 3), slice z of the volume at `path`, as `three_slices` has it."""
+    return three_slices(open_volume(path), z).pixels
 
 
 def only_lungs(grey: Pixels) -> Pixels:
