@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from leanmed import scan_evaluation
 from leanmed.data import content_hashes
 from leanmed.data.phantom_scans import AXIAL, write_mhd
 from leanmed.errors import DataError
@@ -36,20 +35,13 @@ def luna16(tmp_path: Path) -> Path:
     return folder.parent
 
 
-@pytest.fixture
-def same_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In every scan, .9 at the nodule's place and .4 elsewhere."""
-    found = [Candidate(0.9, (0, 0, 0), NODULE, 5.0, ()), Candidate(0.4, (0, 0, 0), (1.0, 1.0, 1.0), 5.0, ())]
-    monkeypatch.setattr(scan_evaluation, "prepare", lambda volume: volume)
-    monkeypatch.setattr(scan_evaluation, "find_candidates", lambda scan, detect, neighbours: found)
-
-
 def predictor(*seen: str) -> SimpleNamespace:
-    manifest = SimpleNamespace(provenance=SimpleNamespace(seen_images=seen), input=SimpleNamespace(slices=1))
-    return SimpleNamespace(manifest=manifest, detect=None)
+    """What finds in every scan .9 at the nodule's place and .4 elsewhere."""
+    found = [Candidate(0.9, (0, 0, 0), NODULE, 5.0, ()), Candidate(0.4, (0, 0, 0), (1.0, 1.0, 1.0), 5.0, ())]
+    manifest = SimpleNamespace(provenance=SimpleNamespace(seen_images=seen))
+    return SimpleNamespace(manifest=manifest, find_candidates=lambda path: found)
 
 
-@pytest.mark.usefixtures("same_candidates")
 def test_scans_are_judged_by_luna16_s_rules(luna16: Path, tmp_path: Path) -> None:
     """Both nodules are found at once; the mark on the excluded finding counts neither way."""
     steps: list[int] = []
@@ -66,7 +58,6 @@ def test_scans_are_judged_by_luna16_s_rules(luna16: Path, tmp_path: Path) -> Non
     assert found["metrics"]["sensitivity@0.125"]["value"] == 1
 
 
-@pytest.mark.usefixtures("same_candidates")
 def test_scans_the_artifact_was_made_from_are_left_out(luna16: Path) -> None:
     records = [Record(uid, luna16 / "subset0" / f"{uid}.mhd", Boxes(), uid) for uid in "abc"]
     seen = [content[:16] for content in content_hashes(records)]

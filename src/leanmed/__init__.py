@@ -21,14 +21,20 @@ from leanmed import errors
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from leanmed.records import Boxes as Boxes
+    from leanmed.records import Detections as Detections
     from leanmed.records import Prediction as Prediction
     from leanmed.records import Record as Record
     from leanmed.runtime.input import Limits as Limits
     from leanmed.runtime.input import read_image as read_image
     from leanmed.runtime.predictor import Predictor as Predictor
     from leanmed.runtime.predictor import load as load
+    from leanmed.runtime.scan import Candidate as Candidate
 
 _HOMES = {
+    "Boxes": "leanmed.records",
+    "Candidate": "leanmed.runtime.scan",
+    "Detections": "leanmed.records",
     "Limits": "leanmed.runtime.input",
     "Prediction": "leanmed.records",
     "Predictor": "leanmed.runtime.predictor",
@@ -37,7 +43,19 @@ _HOMES = {
     "read_image": "leanmed.runtime.input",
 }
 
-__all__ = ["Limits", "Prediction", "Predictor", "Record", "__version__", "errors", "load", "read_image"]
+__all__ = [
+    "Boxes",
+    "Candidate",
+    "Detections",
+    "Limits",
+    "Prediction",
+    "Predictor",
+    "Record",
+    "__version__",
+    "errors",
+    "load",
+    "read_image",
+]
 
 
 def __getattr__(name: str) -> Any:

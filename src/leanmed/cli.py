@@ -241,14 +241,14 @@ def predict(
     artifact: Annotated[Path, typer.Argument(help="An artifact folder.", show_default=False)],
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="Files, folders or quoted globs.", show_default=False),
+        typer.Argument(metavar="INPUT...", help="Files, folders, quoted globs, CT scans.", show_default=False),
     ],
     out: Out,
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="Predict the I-th of N equal parts, into OUT-I-of-N.")
     ] = "1/1",
     resume: Resume = False,
-    workers: Annotated[int, typer.Option(min=0, help="Images at a time; 0: one per core.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Images or scans at a time; 0: one per core.")] = 0,
     max_megapixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 50,
     max_megabytes: Annotated[int, typer.Option(min=1, help="Refuse larger files.")] = 256,
 ) -> None:
@@ -256,7 +256,8 @@ def predict(
 
     Of two labels, `probability` is that of the positive one, the second, whichever is answered.
 
-    Images that cannot be read are listed at the end, and the exit status is then 1.
+    For boxes in slices of CT, .mhd, NIfTI and folders of DICOM are scans: candidates, and a picture in OUT-montages.
+    What cannot be read is listed at the end, and the exit status is then 1.
 
     Example: `leanmed predict artifact photos/ "more/*.jpg" --out answers.jsonl`
     """
@@ -265,7 +266,7 @@ def predict(
 
     limits = Limits(max_pixels=max_megapixels * 10**6, max_bytes=max_megabytes * 2**20)
     predictor = leanmed.load(artifact, limits=limits)
-    files, part = list(find_inputs(inputs)), Shard.parse(shard)
+    files, part = list(find_inputs(inputs, scans=predictor.takes_scans)), Shard.parse(shard)
     workers = workers or os.cpu_count() or 1
     with progress_bar("images", len(part.of(files))) as step:
         found = predict_file(predictor, files, out, shard=part, resume=resume, workers=workers, progress=step)
@@ -369,7 +370,7 @@ def reproduce(
 
     Example: `leanmed reproduce anemia --data cp-anemic --out reproduction --seeds 0,1,2`
 
-    With `--quantization`, the tables are those of FP16, INT8 and INT4, in OUT/quantization.md.
+    `--set resnet50:training.epochs=9` is for one of them. With `--quantization`, OUT/quantization.md has FP16 to INT4.
     """
     needs("reproduce", "train", *TRAINING)
     from leanmed.reproduce import parse_seeds, reproduce

@@ -17,9 +17,7 @@ from leanmed.report import NOTICE, defined
 from leanmed.runs import write_csv
 from leanmed.runtime.artifact import image_mark
 from leanmed.runtime.predictor import Predictor
-from leanmed.runtime.scan import Candidate, find_candidates
-from leanmed.runtime.slices import prepare
-from leanmed.runtime.volume import open_volume
+from leanmed.runtime.scan import Candidate
 from leanmed.scans import NO_POINTS, Points, cpm
 
 Place = tuple[float, float, float, float]  # x, y, z in world mm, and a score or a diameter
@@ -55,7 +53,7 @@ def evaluate_scans(
             if image_mark(content_hash(path)) in seen:
                 notes.append(f"{uid} was used to make the artifact and is left out.")
             else:
-                found[uid] = _candidates(predictor, path)
+                found[uid] = predictor.find_candidates(path)
         except InputError as error:
             notes.append(f"Not answered: {uid}: {error}")
         progress(number)
@@ -63,11 +61,6 @@ def evaluate_scans(
         raise DataError(f"{root}: expected scans new to this artifact that can be read, got none; give others")
     marks = points({uid: [(*c.world, c.score) for c in candidates] for uid, candidates in found.items()})
     return ScanResult(cpm(list(found), marks, *map(_places, (scans.nodules, scans.excluded))), found, notes)
-
-
-def _candidates(predictor: Predictor, path: Path) -> list[Candidate]:
-    scan, neighbours = prepare(open_volume(path)), predictor.manifest.input.slices != 1
-    return find_candidates(scan, predictor.detect, neighbours=neighbours)
 
 
 def _places(findings: Mapping[str, Sequence[Finding]]) -> Points:

@@ -1,8 +1,13 @@
-"""Many predictions into one file: in order, at steady memory, in shards, resumable, failures listed."""
+"""Many predictions into one file: in order, at steady memory, in shards, resumable, failures listed.
+
+Of whole scans, each worker holds one at a time.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,10 +18,13 @@ from typing import Any
 
 from leanmed import __version__
 from leanmed.errors import LeanmedError, RunError
-from leanmed.files import write_json
+from leanmed.files import sha256_bytes, write_json
 from leanmed.runtime.predictor import Predictor
+from leanmed.runtime.scan import montage
+from leanmed.runtime.volume import is_scan
 
 WINDOW = 4  # images in flight per worker: enough to keep all busy, few enough for steady memory
+MOST = 50  # candidates of a scan that are written
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,8 @@ def predict_file(
     """Predict many files into one JSON Lines file, one line per input in the order given.
 
     A line is what `answer` gives. Lines go to `OUT.part`, which takes its name when all inputs are through,
-    and then `OUT.done` appears beside it.
+    and then `OUT.done` appears beside it. The pictures of scans' candidates go to the folder `STEM-montages` beside
+    OUT, whichever the shard.
 
     Args:
         inputs: all inputs of all shards.
@@ -83,14 +92,14 @@ def predict_file(
     Raises:
         RunError: the output is there already, is damaged, or belongs to another artifact or other inputs.
     """
-    shard = shard or Shard()
+    shard, montages = shard or Shard(), out.with_name(f"{out.stem}-montages")
     mine, out = shard.of(inputs), shard.path(out)
     part, marker = (out.with_name(out.name + end) for end in (".part", ".done"))
     if not resume and any(path.exists() for path in (out, part, marker)):
         raise RunError(f"expected a new {out}, got one with content; add --resume, or choose another --out")
     if not out.exists():
         marker.unlink(missing_ok=True)
-        _answer_all(predictor, mine, part, workers, progress)
+        _answer_all(predictor, mine, part, montages, workers, progress)
         part.replace(out)
     lines = _all_lines(out, mine, predictor)
     counts = {"inputs": lines.count, "failed": len(lines.failed), "shard": [shard.index, shard.count]}
@@ -106,7 +115,12 @@ def _all_lines(out: Path, inputs: Sequence[Path], predictor: Predictor) -> _Line
 
 
 def _answer_all(
-    predictor: Predictor, inputs: Sequence[Path], part: Path, workers: int, progress: Callable[[int], None]
+    predictor: Predictor,
+    inputs: Sequence[Path],
+    part: Path,
+    montages: Path,
+    workers: int,
+    progress: Callable[[int], None],
 ) -> None:
     """Write a line for each input that has none yet."""
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -118,33 +132,39 @@ def _answer_all(
             file.truncate(lines.size)
     # Names of files need not be UTF-8: what cannot be encoded is written as JSON's own escape.
     with part.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-        for number, line in enumerate(answers(predictor, inputs[done:], workers), start=done + 1):
+        for number, line in enumerate(answers(predictor, inputs[done:], workers, montages), start=done + 1):
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
             progress(number)
 
 
-def answers(predictor: Predictor, inputs: Iterable[Path], workers: int) -> Iterator[dict[str, Any]]:
+def answers(
+    predictor: Predictor, inputs: Iterable[Path], workers: int, montages: Path | None = None
+) -> Iterator[dict[str, Any]]:
     """One plain answer per input, in order, `workers` at a time, with a bounded number in flight."""
     waiting: deque[Future[dict[str, Any]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for path in inputs:
-            waiting.append(pool.submit(answer, predictor, path))
+            waiting.append(pool.submit(answer, predictor, path, montages))
             if len(waiting) >= WINDOW * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def answer(predictor: Predictor, path: Path) -> dict[str, Any]:
+def answer(predictor: Predictor, path: Path, montages: Path | None = None) -> dict[str, Any]:
     """The line for one input, an answer or the reason why there is none.
 
     Its keys are `input`; `label`, `probability` and `probabilities`, or from an artifact for boxes `boxes` and
-    `scores`; `artifact`, `version` and `seconds`. Or else they are `input` and `error`.
+    `scores`, or of a scan `candidates`, `threshold`, `montage` and `slices`; `artifact`, `version` and `seconds`. Or
+    else they are `input` and `error`.
+
+    Args:
+        montages: the folder for the pictures of scans' candidates; None: `montage` is null.
     """
     started = time.perf_counter()
     try:
-        found = _boxes(predictor, path) if predictor.manifest.output == "boxes" else _probabilities(predictor, path)
+        found = _found(predictor, path, montages)
     except LeanmedError as error:
         return {"input": str(path), "error": str(error)}
     return {
@@ -156,6 +176,14 @@ def answer(predictor: Predictor, path: Path) -> dict[str, Any]:
     }
 
 
+def _found(predictor: Predictor, path: Path, montages: Path | None) -> dict[str, Any]:
+    if predictor.manifest.output == "probabilities":
+        return _probabilities(predictor, path)
+    if predictor.takes_scans and is_scan(path):
+        return _candidates(predictor, path, montages)
+    return _boxes(predictor, path)
+
+
 def _probabilities(predictor: Predictor, path: Path) -> dict[str, Any]:
     found = predictor.predict(path)
     return {"label": found.label, "probability": found.probability, "probabilities": dict(found.probabilities)}
@@ -164,6 +192,27 @@ def _probabilities(predictor: Predictor, path: Path) -> dict[str, Any]:
 def _boxes(predictor: Predictor, path: Path) -> dict[str, Any]:
     found = predictor.predict_boxes(path)
     return {"boxes": [list(box) for box in found.boxes], "scores": list(found.scores)}
+
+
+def _candidates(predictor: Predictor, path: Path, montages: Path | None) -> dict[str, Any]:
+    """The best candidates of a scan, the threshold, and the slices searched; `montage` is relative to the answers."""
+    scan, threshold = predictor.open_scan(path), predictor.manifest.threshold or 0.0
+    found = predictor.find_candidates(scan)[:MOST]
+    picture = montages and montages / _picture_name(path)
+    if picture:
+        montage(picture, scan, found, threshold=threshold)
+    return {
+        "candidates": [candidate.as_json() | {"answered": candidate.score >= threshold} for candidate in found],
+        "threshold": threshold,
+        "montage": picture and f"{picture.parent.name}/{picture.name}",
+        "slices": len(scan.searched),
+    }
+
+
+def _picture_name(path: Path) -> str:
+    """A file name of plain letters that no other input has: one of the same name elsewhere has another hash."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", path.name).strip("._-")[:60]
+    return f"{plain or 'scan'}-{sha256_bytes(os.fsencode(path))[:16]}.png"
 
 
 @dataclass(frozen=True)

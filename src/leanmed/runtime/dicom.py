@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL.JpegImagePlugin import JpegImageFile
 from pydicom import Dataset, dcmread
 from pydicom.encaps import get_frame
-from pydicom.filereader import read_dataset
+from pydicom.filereader import read_dataset, read_partial
 from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
@@ -32,6 +32,7 @@ _UNCOMPRESSED = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, Expli
 _COLOURS = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422"})
 _GREYS = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _PALETTE = "PALETTE COLOR"
+_MODALITY = 0x00080060
 
 
 def read_dicom(data: bytes, limits: Limits) -> NDArray[Any]:
@@ -58,6 +59,15 @@ def read_dicom(data: bytes, limits: Limits) -> NDArray[Any]:
     if dataset.PhotometricInterpretation == _PALETTE:
         return _palette_colours(stored, dataset)
     return _looked_up(stored, 0, np.linspace(0, 1, 2**dataset.BitsStored))
+
+
+def is_ct(head: bytes) -> bool:
+    """Whether a DICOM file says that it is of CT; its first elements are enough."""
+    try:
+        dataset = read_partial(MeteredBytes(head), lambda tag, vr, length: tag > _MODALITY, force=True)
+    except Exception:  # whatever pydicom raises on damaged files
+        return False
+    return bool(dataset.get("Modality") == "CT")
 
 
 def open_dicom(data: bytes, limits: Limits) -> Dataset:

@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
-import stat
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,15 +21,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from leanmed.errors import InputError, InputTooLarge, UnreadableInput, UnsupportedInput
+from leanmed.errors import InputError, UnreadableInput, UnsupportedInput
 from leanmed.runtime.raster import (
     DEFAULT_LIMITS,
     Limits,
     check_size,
+    checked_bytes,
     open_raster,
     scaled_to_eight_bits,
+    silence_decoders,
     to_rgba,
 )
+from leanmed.runtime.volume import SUFFIXES as SCANS
+from leanmed.runtime.volume import is_series, is_volume
 
 __all__ = ["DEFAULT_LIMITS", "OVERSAMPLE", "SUFFIXES", "Limits", "as_pixels", "find_inputs", "read_image"]
 
@@ -42,8 +43,6 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm"})
 # full decode and one antialiased resize to 224 (160) pixels, grey levels differ by 0.20 (0.36) on average at
 # 2, 0.18 (0.16) at 3.
 OVERSAMPLE = 3
-
-_DECODERS = r"(PIL|pydicom)\."
 
 
 def read_image(source: Path | bytes, *, limits: Limits = DEFAULT_LIMITS, side: int | None = None) -> NDArray[np.uint8]:
@@ -65,7 +64,7 @@ def read_image(source: Path | bytes, *, limits: Limits = DEFAULT_LIMITS, side: i
         UnsupportedInput: an image of a kind that has no single right reading here.
     """
     with _border("image data" if isinstance(source, bytes) else repr(str(source))):
-        data = _checked_bytes(source, limits)
+        data = checked_bytes(source, limits)
         if data[128:132] == b"DICM" or (isinstance(source, Path) and source.suffix.lower() == ".dcm"):
             from leanmed.runtime.dicom import read_dicom  # few need pydicom, which is slow to import
 
@@ -100,13 +99,15 @@ def as_pixels(image: NDArray[Any] | Image.Image, *, limits: Limits = DEFAULT_LIM
         raise UnsupportedInput(f"expected a numpy array or a Pillow image, got {type(image).__name__}; convert it")
 
 
-def find_inputs(patterns: Sequence[str]) -> Iterator[Path]:
+def find_inputs(patterns: Sequence[str], *, scans: bool = False) -> Iterator[Path]:
     """Expand what a command line names to files: each once, in a stable order.
 
     Args:
         patterns: files; folders, searched in depth for the suffixes in `SUFFIXES` without hidden names and
             links to folders; and globs, with `**`. A plain path that does not exist is passed on, so that a
             batch can list it as failed and go on.
+        scans: in folders, seek scans of CT too: `.mhd`, NIfTI, and each folder that itself holds a series in DICOM,
+            which then stands for its .dcm files.
 
     Raises:
         InputError: a folder or glob that holds no file, or a folder that cannot be listed; at once, not
@@ -114,11 +115,11 @@ def find_inputs(patterns: Sequence[str]) -> Iterator[Path]:
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
-        files = list(_expand(pattern))
+        files = list(_expand(pattern, scans))
         if not files:
             raise InputError(
                 f"{pattern!r}: expected at least one image, found none; give a glob that matches files, or a "
-                f"folder with files ending in {', '.join(sorted(SUFFIXES))}"
+                f"folder with files ending in {', '.join([*sorted(SUFFIXES), *(SCANS if scans else ())])}"
             )
         found.update(dict.fromkeys(files))
     return iter(found)
@@ -127,7 +128,7 @@ def find_inputs(patterns: Sequence[str]) -> Iterator[Path]:
 @contextmanager
 def _border(name: str) -> Iterator[None]:
     """Put the name before each message, and turn whatever a decoder raises into `UnreadableInput`."""
-    _silence_decoders()
+    silence_decoders()
     try:
         yield
     except InputError as error:
@@ -137,39 +138,6 @@ def _border(name: str) -> Iterator[None]:
             f"{name}: expected a readable image, but reading failed ({type(error).__name__}: {error}); "
             "copy or export it again"
         ) from error
-
-
-def _silence_decoders() -> None:
-    """Keep Pillow and pydicom from warning of odd files that they read all the same.
-
-    `warnings.catch_warnings` swaps the filters of the whole process, so it is not safe in threads. Instead
-    one narrow filter goes before all others and stays; if a host puts its own there, the next image moves it
-    back to the front.
-    """
-    if not any(module == re.compile(_DECODERS) for _, _, _, module, _ in warnings.filters[:1]):
-        warnings.filterwarnings("ignore", category=UserWarning, module=_DECODERS)
-
-
-def _checked_bytes(source: Path | bytes, limits: Limits) -> bytes:
-    size = len(source) if isinstance(source, bytes) else _file_size(source)
-    if size > limits.max_bytes:
-        raise InputTooLarge(
-            f"expected at most {limits.max_bytes:,} bytes, got {size:,}; raise max_bytes if it is trusted"
-        )
-    if size == 0:
-        raise UnreadableInput("expected an image, got an empty file; copy or export it again")
-    return source if isinstance(source, bytes) else source.read_bytes()
-
-
-def _file_size(path: Path) -> int:
-    try:
-        status = path.stat()
-    except FileNotFoundError as error:
-        raise UnreadableInput("expected a file, found nothing there; check the path") from error
-    if not stat.S_ISREG(status.st_mode):  # a pipe or a device may never end
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
-        raise UnreadableInput(f"expected a regular file, got {kind}; name an image file")
-    return status.st_size
 
 
 def _decode(data: bytes, limits: Limits, side: int | None) -> NDArray[np.uint8]:
@@ -225,22 +193,25 @@ def _as_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
     )
 
 
-def _expand(pattern: str) -> Iterable[Path]:
+def _expand(pattern: str, scans: bool) -> Iterable[Path]:
     path = Path(pattern)
     if path.is_dir():
-        return _images_below(path)
+        return _inputs_below(path, scans)
     if glob.has_magic(pattern) and not path.exists():
         matches = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
         return (match for match in map(Path, sorted(matches)) if not match.is_dir())
     return [path]
 
 
-def _images_below(folder: Path) -> Iterator[Path]:
+def _inputs_below(folder: Path, scans: bool) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder, onerror=_cannot_list):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(parent, name)
-            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
+        series = scans and is_series(Path(parent))
+        if series:
+            yield Path(parent)
+        suffixes = SUFFIXES - {".dcm"} if series else SUFFIXES
+        for path in (Path(parent, name) for name in sorted(names) if not name.startswith(".")):
+            if path.suffix.lower() in suffixes or (scans and is_volume(path)):
                 yield path
 
 

@@ -12,10 +12,13 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
-from leanmed.errors import ArtifactError
+from leanmed.errors import ArtifactError, DataError, UnsupportedInput
 from leanmed.records import Detections, Prediction
 from leanmed.runtime.artifact import Artifact, Manifest, read_artifact
 from leanmed.runtime.input import DEFAULT_LIMITS, Limits, as_pixels, read_image
+from leanmed.runtime.scan import Candidate, find_candidates
+from leanmed.runtime.slices import Scan, prepare, window
+from leanmed.runtime.volume import is_ct_slice, open_slice, open_volume
 
 Source = str | Path | bytes | NDArray[Any] | Image.Image
 OUTPUTS = {"probabilities": ["probabilities"], "boxes": ["boxes", "scores"]}  # a manifest's output, the graph's names
@@ -50,6 +53,11 @@ class Predictor:
     def manifest(self) -> Manifest:
         """What `leanmed.json` says."""
         return self.artifact.manifest
+
+    @property
+    def takes_scans(self) -> bool:
+        """Whether it finds boxes in slices of CT, so that whole scans can be searched."""
+        return self.manifest.output == "boxes" and self.manifest.input.kind == "slice"
 
     def read(self, source: str | Path | bytes) -> NDArray[np.uint8]:
         """A file to pixels (h, w, 4), at a reduced scale where the graph would shrink it anyway."""
@@ -108,8 +116,68 @@ class Predictor:
         return self.decide(self.probabilities(self._pixels(image)))
 
     def predict_boxes(self, image: Source) -> Detections:
-        """What an artifact for boxes finds in one image; otherwise as `predict`."""
+        """What an artifact for boxes finds in one image; otherwise as `predict`.
+
+        One for slices of CT takes a slice in Hounsfield units, too: an array (h, w), (h, w, 1) or (h, w, 3) of floats
+        or signed integers, 1 mm per pixel, which is windowed. A CT slice in DICOM is made ready as those of scans are;
+        its boxes are in pixels of the slice as it is stored.
+
+        Raises:
+            InputError: as `predict`; NaN or infinity; a CT slice without lungs, in which nothing would be found.
+        """
+        if self.takes_scans and isinstance(image, str | Path | bytes):
+            source = Path(image) if isinstance(image, str) else image
+            if is_ct_slice(source):
+                return self.answered(*self._detect_stored(prepare(open_slice(source, self.limits))))
+        if self.takes_scans and isinstance(image, np.ndarray) and image.dtype.kind in "if":
+            image = _windowed(image)
         return self.answered(*self.detect(self._pixels(image)))
+
+    def open_scan(self, path: str | Path) -> Scan:
+        """Read a whole scan: `.mhd`, NIfTI, or the folder of one DICOM series.
+
+        Raises:
+            InputError: it cannot be read, or is no chest CT.
+            MissingExtraError: without scipy, or NIfTI without nibabel.
+        """
+        return prepare(open_volume(Path(path), self.limits))
+
+    def find_candidates(self, scan: str | Path | Scan) -> list[Candidate]:
+        """Search a whole scan: its candidates, best first, those below the artifact's threshold too.
+
+        Args:
+            scan: a path, as `open_scan` takes it, or what that gives.
+
+        Raises:
+            ArtifactError: the graph fails, or is none for boxes in slices of CT.
+            DataError: it gives boxes that are not finite, or scores outside [0, 1].
+            InputError, MissingExtraError: as `open_scan`.
+        """
+        if not self.takes_scans:
+            raise ArtifactError(
+                f"expected an artifact that gives boxes in slices of CT, got one that gives {self.manifest.output} "
+                f"of a {self.manifest.input.kind}; take another artifact"
+            )
+        scan = scan if isinstance(scan, Scan) else self.open_scan(scan)
+        return find_candidates(scan, self._detect_soundly, neighbours=self._neighbours)
+
+    @property
+    def _neighbours(self) -> bool:
+        return self.manifest.input.slices != 1
+
+    def _detect_soundly(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        boxes, scores = self.detect(pixels)
+        if not (np.isfinite(boxes).all() and ((scores >= 0) & (scores <= 1)).all()):
+            raise DataError(
+                "expected finite boxes and scores in [0, 1], got others; the model is unsound: export it again"
+            )
+        return boxes, scores
+
+    def _detect_stored(self, single: Scan) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """As `detect`, for a scan of one slice: boxes (n, 4) in pixels of the slice as it is stored."""
+        (piece,) = single.slices(neighbours=self._neighbours)
+        boxes, scores = self.detect(piece.pixels)
+        return piece.stored(boxes.reshape(-1, 2, 2)).reshape(-1, 4), scores
 
     def _pixels(self, image: Source) -> NDArray[np.uint8]:
         return self.read(image) if isinstance(image, str | Path | bytes) else as_pixels(image, limits=self.limits)
@@ -140,6 +208,15 @@ class Predictor:
                 f"expected a graph from uint8 pixels (h, w, c) to {wanted}, got one from "
                 f"{takes} to {dict(gives)}; export it again"
             )
+
+
+def _windowed(hu: NDArray[Any]) -> NDArray[np.uint8]:
+    if hu.ndim == 3 and hu.shape[2] == 4:
+        raise UnsupportedInput(
+            f"image in memory: expected Hounsfield units, height x width x 1 or 3, got {hu.dtype} of shape {hu.shape}; "
+            "leave alpha out, or convert pixels to uint8"
+        )
+    return window(hu)
 
 
 def load(path: str | Path, *, threads: int = 1, limits: Limits = DEFAULT_LIMITS) -> Predictor:

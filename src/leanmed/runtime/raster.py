@@ -13,9 +13,12 @@ Readings that one could choose otherwise:
 from __future__ import annotations
 
 import re
+import stat
 import struct
+import warnings
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,6 +89,8 @@ class Limits:
 
 DEFAULT_LIMITS = Limits()
 
+_DECODERS = r"(PIL|pydicom)\."
+
 
 class MeteredBytes(BytesIO):
     """A file in memory that may be read only so often and so much, lest a flood of parts hold its parser."""
@@ -107,6 +112,45 @@ class MeteredBytes(BytesIO):
         if self._reads_left < 0 or self._bytes_left < 0:
             raise UnreadableInput("expected an image, got a file of far too many parts; copy or export it again")
         return part
+
+
+def silence_decoders() -> None:
+    """Keep Pillow and pydicom from warning of odd files that they read all the same.
+
+    `warnings.catch_warnings` swaps the filters of the whole process, so it is not safe in threads. Instead
+    one narrow filter goes before all others and stays; if a host puts its own there, the next image moves it
+    back to the front.
+    """
+    if not any(module == re.compile(_DECODERS) for _, _, _, module, _ in warnings.filters[:1]):
+        warnings.filterwarnings("ignore", category=UserWarning, module=_DECODERS)
+
+
+def checked_bytes(source: Path | bytes, limits: Limits) -> bytes:
+    """The bytes of a file, whose size is checked before it is read, or those given.
+
+    Raises:
+        UnreadableInput: missing, not a regular file, or empty.
+        InputTooLarge: over `max_bytes`.
+    """
+    size = len(source) if isinstance(source, bytes) else _file_size(source)
+    if size > limits.max_bytes:
+        raise InputTooLarge(
+            f"expected at most {limits.max_bytes:,} bytes, got {size:,}; raise max_bytes if it is trusted"
+        )
+    if size == 0:
+        raise UnreadableInput("expected an image, got an empty file; copy or export it again")
+    return source if isinstance(source, bytes) else source.read_bytes()
+
+
+def _file_size(path: Path) -> int:
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise UnreadableInput("expected a file, found nothing there; check the path") from error
+    if not stat.S_ISREG(status.st_mode):  # a pipe or a device may never end
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+        raise UnreadableInput(f"expected a regular file, got {kind}; name an image file")
+    return status.st_size
 
 
 def check_size(width: int, height: int, limits: Limits) -> None:

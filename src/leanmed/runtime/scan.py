@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from leanmed.files import whole_file
 from leanmed.runtime.ct import Floats, Triple
@@ -22,7 +22,7 @@ OVERLAP = 0.5  # share of the smaller of two boxes that the larger covers, for t
 REACH = 2.5  # mm along z that a thing may be missed in between two slices that show it
 NOTICE = "Research use only, not a medical device"
 FIELD, ZOOM, CAPTION = 64, 3, 16  # a tile of the montage: mm shown, screen pixels per mm, pixels of text
-MARKED = (255, 200, 0)
+MARKED, FAINT = (255, 200, 0), (150, 150, 150)  # boxes from the threshold on, and below it
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,9 @@ def _triple(values: Floats) -> Triple:
     return x, y, z
 
 
-def montage(path: Path, scan: Scan, candidates: Sequence[Candidate], *, count: int = 12) -> None:
+def montage(
+    path: Path, scan: Scan, candidates: Sequence[Candidate], *, count: int = 12, threshold: float | None = None
+) -> None:
     """Write a PNG of the best candidates: each in the slice of its best mark, with its box, score and slice.
 
     Args:
@@ -173,21 +175,24 @@ def montage(path: Path, scan: Scan, candidates: Sequence[Candidate], *, count: i
         scan: where they were found.
         candidates: the highest score first.
         count: how many are shown at most.
+        threshold: the score from which on a candidate is answered; the others' boxes are grey.
     """
-    tiles = [_tile(scan, candidate) for candidate in candidates[:count]]
+    tiles = [_tile(scan, candidate, threshold) for candidate in candidates[:count]]
     columns = max(1, min(4, len(tiles)))
     side = FIELD * ZOOM + 2  # and a gap
     rows = -(-len(tiles) // columns)
-    picture = Image.new("RGB", (max(columns * side, 300), rows * (side + CAPTION) + CAPTION))
+    reach = "" if threshold is None else f", in colour those from {threshold:.3f} on"
+    text = f"Candidates: {len(candidates)}, shown: {len(tiles)}{reach}. {NOTICE}"
+    width = max(columns * side, 6 + round(ImageFont.load_default().getlength(text)))
+    picture = Image.new("RGB", (width, rows * (side + CAPTION) + CAPTION))
     for index, tile in enumerate(tiles):
         picture.paste(tile, (index % columns * side, index // columns * (side + CAPTION)))
-    text = f"{len(candidates)} candidates, {len(tiles)} shown. {NOTICE}"
     ImageDraw.Draw(picture).text((3, picture.height - CAPTION + 2), text, fill="white")
     with whole_file(path) as temporary:
         picture.save(temporary, "PNG")
 
 
-def _tile(scan: Scan, candidate: Candidate) -> Image.Image:
+def _tile(scan: Scan, candidate: Candidate, threshold: float | None) -> Image.Image:
     """`FIELD` mm about a candidate in its best slice, box and caption drawn."""
     mark, side = candidate.best, FIELD * ZOOM
     box = np.reshape(mark.xyxy, (2, 2)) * scan.volume.grid.spacing[:2]  # mm are pixels of the scan
@@ -197,6 +202,6 @@ def _tile(scan: Scan, candidate: Candidate) -> Image.Image:
     tile.paste(field.resize((side, side), Image.Resampling.BICUBIC).convert("RGB"))
     draw = ImageDraw.Draw(tile)
     corners = ((box - (left, top)) * ZOOM + [[-2], [2]]).ravel().tolist()  # around it, not over it
-    draw.rectangle(corners, outline=MARKED)
-    draw.text((3, side + 2), f"{candidate.score:.2f}  slice {mark.z}  {candidate.diameter:.0f} mm", fill="white")
+    draw.rectangle(corners, outline=MARKED if candidate.score >= (threshold or 0) else FAINT)
+    draw.text((3, side + 2), f"{candidate.score:.3f}  slice {mark.z}  {candidate.diameter:.0f} mm", fill="white")
     return tile

@@ -7,7 +7,8 @@ place is refused: two series, slices that are missing or doubled, a tilted gantr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset
 
-from leanmed.errors import InputError, InputTooLarge, UnreadableInput, UnsupportedInput
+from leanmed.errors import InputError, UnreadableInput, UnsupportedInput
 from leanmed.runtime.ct import Floats, Grid, Hounsfield, Triple, Volume
 from leanmed.runtime.dicom import open_dicom, stored_values
-from leanmed.runtime.raster import Limits
+from leanmed.runtime.raster import Limits, checked_bytes
 
 NEEDED = (
     *("Modality", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
@@ -48,52 +49,64 @@ def open_series(folder: Path, limits: Limits) -> Volume:
         InputTooLarge: over a cap.
         Exception: whatever pydicom raises on damaged files.
     """
-    planes = [_plane(path, limits) for path in sorted(folder.iterdir()) if _is_dicom(path)]
+    planes = [_read_plane(path, limits) for path in sorted(folder.iterdir()) if is_dicom(path)]
     if len(planes) < 2:
         raise UnreadableInput(f"expected a CT series of two slices or more, got {len(planes)}; give its folder")
     _check_alike(planes)
-    across, down = planes[0].axes
-    normal = np.cross(across, down)
+    normal = np.cross(*planes[0].axes)
     planes.sort(key=lambda plane: float(plane.corner @ normal))
     first, last = planes[0], planes[-1]
     _check_steps(planes, normal)
     between = float((last.corner - first.corner) @ normal) / (len(planes) - 1)
-    direction = [_triple(row) for row in np.stack([across, down, normal], axis=1)]
-    grid = Grid(
-        (len(planes), *first.size),
-        (*first.spacing, between),
-        _triple(first.corner),
-        (direction[0], direction[1], direction[2]),
-    )
     files = tuple(plane.path for plane in planes)
-    return Volume(first.series, grid, lambda z0, z1: np.stack([_hu(path, limits) for path in files[z0:z1]]), files)
+
+    def read(z0: int, z1: int) -> Hounsfield:
+        return np.stack([_read_hu(path, limits) for path in files[z0:z1]])
+
+    return Volume(first.series, _grid(first, len(planes), between), read, files)
 
 
-def _is_dicom(path: Path) -> bool:
+def open_slice(data: bytes, limits: Limits) -> Volume:
+    """Open one slice of CT, the bytes of a DICOM file, as a scan of that slice, taken for 1 mm thick.
+
+    Raises: as `open_series`.
+    """
+    dataset = open_dicom(data, limits)
+    plane = _plane(dataset, Path())
+    hu = _hu(dataset, limits)[np.newaxis]
+    return Volume(plane.series, _grid(plane, 1, 1.0), lambda z0, z1: hu[z0:z1], ())
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its suffix or its mark; `DICOMDIR`, folders and hidden names are not."""
     if path.name.startswith(".") or path.name == "DICOMDIR" or not path.is_file():
         return False
     with path.open("rb") as file:
         return path.suffix.lower() == ".dcm" or file.read(132)[128:] == b"DICM"
 
 
-def _dataset(path: Path, limits: Limits) -> Dataset:
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Put a slice's name before each message."""
     try:
-        if path.stat().st_size > limits.max_bytes:
-            raise InputTooLarge(f"expected at most {limits.max_bytes:,} bytes, got {path.stat().st_size:,}")
-        return open_dicom(path.read_bytes(), limits)
+        yield
     except InputError as error:
         raise type(error)(f"{path.name}: {error}") from error
 
 
-def _plane(path: Path, limits: Limits) -> _Plane:
-    dataset = _dataset(path, limits)
+def _read_plane(path: Path, limits: Limits) -> _Plane:
+    with _named(path):
+        return _plane(open_dicom(checked_bytes(path, limits), limits), path)
+
+
+def _plane(dataset: Dataset, path: Path) -> _Plane:
     missing = [name for name in NEEDED if dataset.get(name) in (None, "")]
     if missing:
-        raise UnreadableInput(f"{path.name}: expected {', '.join(missing)}, got nothing; export the series again")
+        raise UnreadableInput(f"expected {', '.join(missing)}, got nothing; export the series again")
     units = dataset.get("RescaleType") or "HU"
     if dataset.Modality != "CT" or dataset.PhotometricInterpretation != "MONOCHROME2" or units not in UNITS:
         raise UnsupportedInput(
-            f"{path.name}: expected CT in Hounsfield units, got {dataset.Modality}, "
+            f"expected CT in Hounsfield units, got {dataset.Modality}, "
             f"{dataset.PhotometricInterpretation}, {units}; keep nothing but the CT series in the folder"
         )
     if abs(float(dataset.get("GantryDetectorTilt") or 0)) > np.degrees(TILT):
@@ -103,6 +116,18 @@ def _plane(path: Path, limits: Limits) -> _Plane:
     axes = np.array(dataset.ImageOrientationPatient, np.float64).reshape(2, 3)
     size = (int(dataset.Rows), int(dataset.Columns))
     return _Plane(path, str(dataset.SeriesInstanceUID), corner, axes, (across, down), size)
+
+
+def _grid(first: _Plane, count: int, between: float) -> Grid:
+    """The grid of so many slices, so many mm apart."""
+    across, down = first.axes
+    direction = [_triple(row) for row in np.stack([across, down, np.cross(across, down)], axis=1)]
+    return Grid(
+        (count, *first.size),
+        (*first.spacing, between),
+        _triple(first.corner),
+        (direction[0], direction[1], direction[2]),
+    )
 
 
 def _check_alike(planes: Sequence[_Plane]) -> None:
@@ -145,8 +170,12 @@ def _tilted(found: str) -> UnsupportedInput:
     return UnsupportedInput(f"expected a gantry that is not tilted, but {found}; resample the scan to right angles")
 
 
-def _hu(path: Path, limits: Limits) -> Hounsfield:
-    dataset = _dataset(path, limits)
+def _read_hu(path: Path, limits: Limits) -> Hounsfield:
+    with _named(path):
+        return _hu(open_dicom(checked_bytes(path, limits), limits), limits)
+
+
+def _hu(dataset: Dataset, limits: Limits) -> Hounsfield:
     stored = stored_values(dataset, limits).astype(np.float32)
     return stored * np.float32(dataset.RescaleSlope) + np.float32(dataset.RescaleIntercept)
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from leanmed.errors import MissingExtraError, UnsupportedInput
-from leanmed.runtime.ct import Floats, Grid, Hounsfield, Volume
+from leanmed.runtime.ct import Floats, Grid, Volume
 from leanmed.runtime.volume import open_volume
 
 Pixels = NDArray[np.uint8]
@@ -28,11 +29,20 @@ RIM = 9  # mm of tissue kept around the lungs
 CLOSING = 15  # mm, half the width of dents that are closed first
 SMALL = 0.1  # share of the largest region, below which a region is bowel or a windpipe's end and no lung
 MIN_AREA = 300.0  # mm2 of lung in a slice
+MAX_FIELD = 2000  # mm along a side of a slice; scanners reach 800
 CHUNK = 16  # slices read at once
 
 
-def window(hu: Hounsfield) -> Pixels:
-    """HU to grey: `WINDOW` becomes 0..255, values outside it 0 or 255."""
+def window(hu: NDArray[Any]) -> Pixels:
+    """HU, integers or floats, to grey: `WINDOW` becomes 0..255, values outside it 0 or 255.
+
+    Raises:
+        UnsupportedInput: NaN or infinity among them.
+    """
+    if not np.isfinite(hu).all():
+        raise UnsupportedInput(
+            "expected finite Hounsfield units, got NaN or infinity; put -1000, air, where nothing was measured"
+        )
     low, high = WINDOW
     grey = (hu - np.float32(low)) * np.float32(255 / (high - low))
     rounded: Pixels = (np.clip(grey, 0, 255) + np.float32(0.5)).astype(np.uint8)
@@ -79,6 +89,12 @@ class Scan:
     grey: Pixels
     lungs: Mask
 
+    @property
+    def searched(self) -> list[int]:
+        """The slices that meet the lungs, from 0 as stored."""
+        found: list[int] = np.flatnonzero(self.lungs.sum(axis=(1, 2)) * COARSE**2 >= MIN_AREA).tolist()
+        return found
+
     def slices(self, *, neighbours: bool = True) -> Iterator[Slice]:
         """Each slice that meets the lungs, cropped to the box that holds the lungs of all.
 
@@ -89,7 +105,7 @@ class Scan:
         rows, columns = _extent(seen.max(axis=1)), _extent(seen.max(axis=0))
         grey, lungs = self.grey[:, rows, columns], _fine(self.lungs, self.grey.shape)[:, rows, columns]
         whole = Slice(grey[:0], 0, (columns.start, rows.start), _scale(self.volume.grid))
-        for z in np.flatnonzero(self.lungs.sum(axis=(1, 2)) * COARSE**2 >= MIN_AREA).tolist():
+        for z in self.searched:
             shown = grey[_channels(z, len(grey), neighbours)]
             yield replace(whole, pixels=_three_channels(shown, lungs[z]), z=z)
 
@@ -130,20 +146,25 @@ def prepare(volume: Volume) -> Scan:
     """Read a whole scan, every slice once.
 
     Raises:
-        UnsupportedInput: slices that are not axial, or no lungs in them.
+        UnsupportedInput: slices that are not axial or too wide, no lungs in them, or NaN.
         InputError: pixels that cannot be read.
         MissingExtraError: without scipy.
     """
     if abs(volume.grid.direction[2][2]) < 0.7:
         raise UnsupportedInput(f"{volume.uid}: expected axial slices, got others; resample the scan")
+    if max(one_mm_size(volume.grid)) > MAX_FIELD:
+        height, width = one_mm_size(volume.grid)
+        raise UnsupportedInput(
+            f"{volume.uid}: expected slices of at most {MAX_FIELD} mm, got {height} x {width} mm; check the spacing"
+        )
     firsts = range(0, len(volume), CHUNK)
     grey = np.concatenate([_at_one_mm(volume, z, min(z + CHUNK, len(volume))) for z in firsts])
-    lungs = find_lungs(grey)
-    if not lungs.any():
+    scan = Scan(volume, grey, find_lungs(grey))
+    if not scan.searched:
         raise UnsupportedInput(
             f"{volume.uid}: expected a chest CT in Hounsfield units with lungs in it, found none; check the scan"
         )
-    return Scan(volume, grey, lungs)
+    return scan
 
 
 def find_lungs(grey: Pixels) -> Mask:
