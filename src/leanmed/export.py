@@ -18,8 +18,7 @@ from torch import nn
 
 from leanmed import __version__
 from leanmed.card import write_card
-from leanmed.data import content_hashes
-from leanmed.data.batches import read_pixels
+from leanmed.data import content_hashes, read_pixels
 from leanmed.errors import ExportError
 from leanmed.evaluation import evaluate_run, fold_figures, records_of
 from leanmed.records import Record

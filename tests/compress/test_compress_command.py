@@ -5,24 +5,31 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
 from made_artifacts import LABELS, made_artifact, made_manifest
 from made_networks import made_network
 
+from detection_fixtures import SETTINGS, write_slices
 from leanmed.cli import main
 from leanmed.compress.command import quantize_artifact
 from leanmed.compress.outcome import GateError
 from leanmed.compress.quantize import Options
+from leanmed.config import load_recipe
 from leanmed.data import content_hashes, read_records
 from leanmed.errors import ArtifactError, DataError
+from leanmed.export import export_graph
 from leanmed.files import sha256_file
 from leanmed.grouping import AUDIT
-from leanmed.runtime.artifact import read_artifact, write_artifact
+from leanmed.runtime.artifact import Manifest, read_artifact, write_artifact
+from leanmed.runtime.input import read_image
 from leanmed.runtime.predictor import Predictor, load
+from leanmed.tasks import TASKS
 
 LENIENT = Options(max_drop=1.0, min_agreement=0.0)
 
@@ -44,6 +51,27 @@ def artifact(made_eyelids: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         path, manifest.model_copy(update={"provenance": origin}), {"model": made_network()}, "# made (fp32)\n"
     )
     return path
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An untrained detector that claims to have been trained on slices of 20 patients, and those slices."""
+    folder = tmp_path_factory.mktemp("detector")
+    data = write_slices(folder / "slices")
+    hashes = [content[:16] for content in content_hashes(read_records("voc", data))]
+    small = ("model.backbone=mobilenetv2", "detector.deepest=8")
+    recipe = load_recipe("nodules", [*SETTINGS, *small])
+    task = TASKS["detection"](recipe, ("nodule",), pretrained=False).eval()
+    origin = made_manifest().provenance.model_copy(
+        update={
+            "seen_images": tuple(hashes[:40]),
+            "selected_images": tuple(hashes[30:40]),
+            "recipe": recipe.model_dump(mode="json"),
+        }
+    )
+    manifest = Manifest(name="made", graphs={}, provenance=origin, **task.manifest())
+    write_artifact(folder / "artifact", manifest, {"model": export_graph(task.graph().eval())}, "# made (fp32)\n")
+    return folder / "artifact", data
 
 
 @pytest.fixture
@@ -73,6 +101,23 @@ def test_an_artifact_becomes_another_one_with_a_report_beside_it(
     assert made.card.startswith(f"# made ({to})\n\n## Compression\n")
     assert manifest.figures["auc"]["value"] == outcome.measured.after["auc"].value
     assert sorted(path.name for path in (tmp_path / f"{to}-report").iterdir()) == ["report.html", "report.json"]
+
+
+@pytest.mark.parametrize("to", ["fp16", "int8", "int4"])
+def test_a_detector_is_compressed_from_pixels_to_boxes(to: str, detector: tuple[Path, Path], tmp_path: Path) -> None:
+    source, data = detector
+    once = replace(LENIENT, ladder=())
+    outcome = quantize_artifact(source, to, data, tmp_path / to, once, calibration=8, tell=silent)
+    image = data / "JPEGImages" / "01.png"
+    before, after = (load(path).detect(read_image(image)) for path in (source, tmp_path / to))
+    share = {"fp16": 0.56, "int8": 0.45, "int4": 0.36}[to]
+    assert outcome.final.bytes < share * outcome.before_bytes
+    assert outcome.measured.main_score == "ap50"
+    assert after[0].shape[1] == 4
+    assert np.abs(before[1][:5] - after[1][:5]).max() < 0.02
+    page = (tmp_path / f"{to}-report" / "report.html").read_text()
+    assert "AP" in page
+    assert "the anemia paper" not in page
 
 
 def test_only_training_images_calibrate_and_only_new_ones_give_the_figures(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from made_artifacts import made_manifest, made_records
 
-from leanmed.compress.gate import classification_gate, latency, scored
+from leanmed.compress.gate import classification_gate, detection_gate, latency, scored
 from leanmed.errors import DataError
+from leanmed.records import Boxes, Record
 
 IMAGES = [np.zeros((4, 4, 3), np.uint8)] * 4
 TRUTHS = ["non-anemic", "non-anemic", "anemic", "anemic"]
@@ -53,6 +55,40 @@ def test_images_that_cannot_measure_are_refused(
 ) -> None:
     with refused(DataError, *words):
         classification_gate(made_records(truths), IMAGES, made_manifest())
+
+
+NODULES = [Record(str(k), Path(f"{k}.png"), Boxes(((10.0, 10.0, 20.0, 20.0),)), f"patient {k}") for k in range(4)]
+RIGHT, WRONG = (10.0, 10.0, 20.0, 20.0), (40.0, 40.0, 50.0, 50.0)
+
+
+def boxed(*rows: tuple[tuple[float, ...], float]) -> list[Any]:
+    """One box and its score for each image."""
+    return [[np.float32([box]), np.float32([score])] for box, score in rows]
+
+
+def test_a_detector_is_judged_by_its_boxes_and_agrees_where_those_above_the_threshold_overlap() -> None:
+    manifest = made_manifest(task="detection", labels=("nodule",), output="boxes", main_score="ap50", threshold=0.5)
+    gate = detection_gate(NODULES, IMAGES, manifest)
+    near = (12.0, 10.0, 22.0, 20.0)  # an IoU of 80 / 120
+    before = boxed((RIGHT, 0.9), (RIGHT, 0.8), (RIGHT, 0.7), (RIGHT, 0.4))
+    found = gate.compare(before, boxed((near, 0.9), (WRONG, 0.8), (RIGHT, 0.7), (WRONG, 0.3)))
+    assert found.main_score == "ap50"
+    assert (found.before["ap50"].value, found.before["recall"].value) == (1.0, 0.75)
+    # Of four nodules, the first and third box find two: precision 1 at a quarter, 2/3 at a half.
+    assert found.drop == pytest.approx(1 - (1 / 4 + 2 / 3 / 4))
+    assert found.agreement == 0.75  # the faint boxes of the last image are answers of neither
+    assert (found.images, found.groups) == (4, 4)
+
+
+def test_images_without_boxes_cannot_measure_a_detector(refused: Callable[..., Any]) -> None:
+    manifest = made_manifest(task="detection", labels=("nodule",), output="boxes", main_score="ap50")
+    with refused(DataError, "got none", "--data"):
+        detection_gate([], [], manifest)
+    with refused(DataError, "boxes"):
+        detection_gate(made_records(TRUTHS), IMAGES, manifest)
+    empty = [Record("0", Path("0.png"), Boxes(), "patient")]
+    with refused(DataError, "ap50", "more images"):
+        detection_gate(empty, IMAGES[:1], manifest).compare(boxed((RIGHT, 0.9)), boxed((RIGHT, 0.9)))
 
 
 def test_latency_times_every_graph(tiny_artifact: Any) -> None:

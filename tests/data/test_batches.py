@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from leanmed import data as reading
 from leanmed.config import check_recipe
-from leanmed.data import batches
 from leanmed.data.batches import (
     Cache,
     Prepared,
@@ -45,13 +45,13 @@ def records(tmp_path: Path) -> list[Record]:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files read."""
     names: list[str] = []
-    read = batches.read_image
+    read = reading.read_image
 
     def spy(path: Path, **options: Any) -> Any:
         names.append(path.name)
         return read(path, **options)
 
-    monkeypatch.setattr(batches, "read_image", spy)
+    monkeypatch.setattr(reading, "read_image", spy)
     return names
 
 

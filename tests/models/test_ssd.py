@@ -131,6 +131,8 @@ def test_default_boxes_stand_around_the_centres_of_each_grid_in_the_outputs_orde
     assert boxes[:4].tolist() == [[1, 1, 3, 3], [0, 0, 4, 4], [5, 1, 7, 3], [4, 0, 8, 4]]
     assert boxes[4].tolist() == [1, 5, 3, 7]
     assert boxes[8:].tolist() == [[1, 1, 7, 7], [0, 0, 8, 8]]
+    some = torch.tensor([9, 4, 0])
+    assert torch.equal(default_boxes(8, [4, 8], torch.tensor([2.0, 4.0, 6.0, 8.0]), some), boxes[some])
 
 
 def test_offsets_are_those_of_equation_2_and_lead_back() -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from contracts.task_contract import TaskContract
 from leanmed.config import Recipe, check_recipe
 from leanmed.errors import DataError, RecipeError
+from leanmed.models.anchors import encode_boxes
 from leanmed.records import Boxes, Record
 from leanmed.tasks import Batch, Detection
 from leanmed.tasks.detection import KEPT, MOST_TRUE, NONE
@@ -128,9 +129,13 @@ def test_an_image_without_boxes_has_an_empty_answer(task: Detection) -> None:
 
 
 def test_of_boxes_over_one_another_the_best_is_kept(task: Detection) -> None:
+    defaults, places = task.model.default_boxes(SIDE), [3, 40, 7]
     boxes = torch.tensor([[0.0, 0, 10, 10], [1, 1, 11, 11], [30, 30, 40, 40]])
-    kept = task.suppress(boxes, torch.tensor([0.5, 2.0, 1.0]))
-    assert kept.tolist() == [[1, 1, 11, 11, 2], [30, 30, 40, 40, 1]]
+    rows = torch.cat([torch.zeros(len(defaults), 4), torch.full((len(defaults), 1), -9.0)], 1)
+    rows[places, :4], rows[places, 4] = encode_boxes(boxes, defaults[places]), torch.tensor([0.5, 2.0, 1.0])
+    kept = task.suppress(rows, SIDE)
+    assert kept[:2].flatten().tolist() == pytest.approx([1, 1, 11, 11, 2, 30, 30, 40, 40, 1], abs=1e-4)
+    assert set(kept[2:, 4].tolist()) == {-9.0}
 
 
 def test_the_loss_told_is_the_log_loss_of_the_boxes(task: Detection) -> None:

@@ -62,7 +62,7 @@ class Builder:
         bits = {layer.name: 8 if layer.name in kept else self.bits for layer in network.layers}
         rounded = self._round(network, limits, self._moments(equalized), bits, gptq)
         share = FLOAT_SHARE if "exclude" in techniques else FREE_SHARE
-        spared = spare_head(network, rounded, limits, self._few(), share)
+        spared = _answering(network) | spare_head(network, rounded, limits, self._few(), share)
         rounded = {name: r for name, r in rounded.items() if name not in spared}
         if "finetune" in techniques:
             from leanmed.compress.finetune import finetune  # the only part that needs torch
@@ -122,6 +122,12 @@ class Builder:
             )
             for layer in network.layers
         }
+
+
+def _answering(network: Network) -> dict[str, str]:
+    """Convolutions that give the answer, and why they stay float; a matrix product can give it from integers."""
+    reason = "it gives the answer, and 8 bits would give many boxes one score"
+    return {layer.name: reason for layer in network.layers if layer.op == "Conv" and layer.output in network.outputs}
 
 
 def _floor(layer: Layer, values: Mapping[str, Array], limits: Mapping[str, Range]) -> Array | float:

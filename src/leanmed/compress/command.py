@@ -7,22 +7,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast, get_args
 
-from leanmed.compress.gate import Gate, Images, Pixels, answers, classification_gate
+from leanmed.compress.gate import Gate, Images, Pixels, answers, classification_gate, detection_gate
 from leanmed.compress.outcome import Comparison, GateError, Outcome, Target
 from leanmed.compress.parts import Parts, draw, find_parts
 from leanmed.compress.quantize import Options, Quantized, quantize
 from leanmed.compress.report import write_quantization_report
 from leanmed.config import check_recipe
-from leanmed.data import read_records
+from leanmed.data import read_pixels, read_records
 from leanmed.errors import ArtifactError, DataError
 from leanmed.grouping import AUDIT, group_for_artifact
 from leanmed.records import Record
 from leanmed.report import defined
 from leanmed.runtime.artifact import Artifact, Manifest, check_room, image_mark, read_artifact, write_artifact
-from leanmed.runtime.input import read_image
 
 CALIBRATION = 256
-GATES: dict[str, Callable[[Sequence[Record], Images, Manifest], Gate]] = {"classification": classification_gate}
+GATES: dict[str, Callable[[Sequence[Record], Images, Manifest], Gate]] = {
+    "classification": classification_gate,
+    "detection": detection_gate,
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Photographs:
         return len(self.records)
 
     def __iter__(self) -> Iterator[Pixels]:
-        return (read_image(record.image, side=self.side) for record in self.records)
+        return (read_pixels(record, side=self.side) for record in self.records)
 
 
 def quantize_artifact(

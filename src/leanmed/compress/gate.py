@@ -6,15 +6,18 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leanmed import detection, metrics
 from leanmed.compress.graph import Array
 from leanmed.compress.outcome import Comparison
+from leanmed.detection import Detected
 from leanmed.errors import DataError
-from leanmed.metrics import Scored, paired, score
+from leanmed.metrics import Scored
 from leanmed.records import Record
 from leanmed.runtime.artifact import Manifest
 from leanmed.runtime.predictor import open_session
@@ -87,24 +90,70 @@ def scored(records: Sequence[Record], answers: Sequence[Answer], manifest: Manif
     )
 
 
-def compare_tables(before: Scored, after: Scored, main_score: str, *, resamples: int = 2000) -> Comparison:
+def detection_gate(records: Sequence[Record], images: Images, manifest: Manifest, *, resamples: int = 2000) -> Gate:
+    """The gate of a detector; what it answers are the boxes that reach the artifact's own threshold.
+
+    Args:
+        records: the true boxes and the group of each image.
+        images: their pixels.
+        manifest: of the float artifact.
+        resamples: of the bootstrap.
+
+    Raises:
+        DataError: no image, or a record without boxes.
+    """
+    if not records:
+        raise DataError("expected images to measure on, got none; check --data")
+    truth = [np.array(record.boxes.xyxy, np.float64).reshape(-1, 4) for record in records]
+
+    def table(answers: Sequence[Answer]) -> Detected:
+        return Detected(
+            truth=truth,
+            boxes=[boxes.astype(np.float64) for boxes, _ in answers],
+            scores=[scores.astype(np.float64) for _, scores in answers],
+            threshold=np.full(len(records), manifest.threshold or 0.0),
+            group=np.array([record.group for record in records], dtype=np.str_),
+            labels=manifest.labels,
+        )
+
+    def compare(before: Sequence[Answer], after: Sequence[Answer]) -> Comparison:
+        pair = table(before), table(after)
+        return compare_tables(*pair, manifest.main_score, measures=detection, resamples=resamples)
+
+    return Gate(images, compare)
+
+
+def compare_tables(
+    before: Scored | Detected,
+    after: Scored | Detected,
+    main_score: str,
+    *,
+    measures: ModuleType = metrics,
+    resamples: int = 2000,
+) -> Comparison:
     """Two tables of the same images as figures and their changes.
+
+    Args:
+        before, after: what the float graph answered, and the compressed one.
+        main_score: the figure that counts.
+        measures: the module with `score` and `paired` for such tables.
+        resamples: of the bootstrap.
 
     Raises:
         DataError: the main score is undefined on these images.
     """
-    change = paired(before, after, resamples=resamples)
+    change = measures.paired(before, after, resamples=resamples)
     if np.isnan(change[main_score].value):
         raise DataError(
-            f"expected images on which {main_score} is defined (with both labels), got {before.truth.size} on which "
-            "it is not; give more images"
+            f"expected images on which {main_score} is defined (with both labels, or with boxes), got "
+            f"{before.group.size} on which it is not; give more images"
         )
     return Comparison(
-        images=before.truth.size,
+        images=before.group.size,
         groups=before.groups,
         main_score=main_score,
-        before=score(before, resamples=resamples),
-        after=score(after, resamples=resamples),
+        before=measures.score(before, resamples=resamples),
+        after=measures.score(after, resamples=resamples),
         change=change,
     )
 

@@ -34,7 +34,7 @@ class Point:
     change: float
 
 
-SHOWN = ("accuracy", "auc")
+SHOWN = ("accuracy", "auc", "ap50", "sensitivity")
 
 
 def write_quantization_report(
@@ -91,7 +91,7 @@ def _point(outcome: Outcome, score: str) -> Point:
 
 
 def paper_points(score: str) -> list[Point]:
-    """The paper's, against its own FP32."""
+    """The anemia paper's, against its own FP32; none of a score that it does not have."""
     base = PAPER["fp32"]
     return [
         Point(
@@ -101,12 +101,14 @@ def paper_points(score: str) -> list[Point]:
             row[score] - base[score],
         )
         for name, row in PAPER.items()
+        if score in row
     ]
 
 
 def plot(outcomes: Sequence[Outcome], score: str) -> Plot:
-    """What compression cost in score, against file size and against speed: ours, and the anemia paper's."""
-    series = {"here": points(outcomes, score), "the anemia paper": paper_points(score)}
+    """What compression cost in score, against file size and against speed: ours, and the anemia paper's if it can."""
+    both = {"here": points(outcomes, score), "the anemia paper": paper_points(score)}
+    series = {name: found for name, found in both.items() if found}
     title = GLOSSARY[score].title
     with canvas_of(8.4, 3.9, 1, 2, sharey=True) as (canvas, axes):
         for (name, found), colour, marker in zip(series.items(), PALETTE, "os", strict=False):
@@ -120,8 +122,9 @@ def plot(outcomes: Sequence[Outcome], score: str) -> Plot:
         alt = "; ".join(f"{n}: {', '.join(_words(p) for p in found)}" for n, found in series.items())
         reading = (
             "Each dot is a model beside its own FP32 version: up is better; on the left small files lie left, on the "
-            "right side fast models right. Data and machines differ between the two series; sizes and ratios compare."
+            "right side fast models right."
         )
+        reading += " Data and machines differ between the two series; sizes and ratios compare." * (len(series) > 1)
         return Plot(f"{title} against size and speed", reading, f"{title} change. {alt}.", svg_of(canvas))
 
 

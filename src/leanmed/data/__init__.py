@@ -8,11 +8,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from leanmed.data import anemia, boxes, luna16, nodules, tables
 from leanmed.errors import DataError
 from leanmed.files import sha256_file, sha256_json
 from leanmed.records import Record
+from leanmed.runtime.input import read_image
+from leanmed.runtime.slices import read_slice
 from leanmed.runtime.volume import is_volume, open_volume
 
 DATASETS: dict[str, Callable[[Path], list[Record]]] = {
@@ -64,6 +70,21 @@ def class_labels(dataset: str, records: Sequence[Record], wanted: Sequence[str] 
             "data.labels"
         )
     return labels
+
+
+def read_pixels(record: Record, **options: Any) -> NDArray[np.uint8]:
+    """Pixels (h, w, 4) of a record's image, or (h, w, 3) of its slice of a volume with the slices next to it.
+
+    Args:
+        record: what to read.
+        options: of `read_image`; nothing for a volume.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    if record.frame is None:
+        return read_image(record.image, **options)
+    return read_slice(record.image, record.frame)
 
 
 def content_hashes(records: Sequence[Record]) -> list[str]:

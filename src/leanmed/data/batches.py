@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from leanmed.data import read_pixels
 from leanmed.errors import DataError, InputError
 from leanmed.records import Record
-from leanmed.runtime.input import read_image
-from leanmed.runtime.slices import read_slice
 from leanmed.tasks.base import Batch, Size, Task
 
 Sized = tuple[Tensor, Size]  # a prepared input, and the size of the image it was made of
@@ -76,21 +72,6 @@ class Prepared(Dataset[Batch]):
             return self.prepare(pixels), (pixels.shape[0], pixels.shape[1])
 
         return self.cache.get(record, prepare)
-
-
-def read_pixels(record: Record, **options: Any) -> NDArray[np.uint8]:
-    """Pixels (h, w, 4) of a record's image, or (h, w, 3) of its slice of a volume with the slices next to it.
-
-    Args:
-        record: what to read.
-        options: of `read_image`; nothing for a volume.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    if record.frame is None:
-        return read_image(record.image, **options)
-    return read_slice(record.image, record.frame)
 
 
 def check_readable(records: Sequence[Record]) -> None:

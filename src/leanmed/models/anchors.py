@@ -24,23 +24,34 @@ def choose_sides(boxes: Tensor, count: int) -> Tensor:
     return torch.from_numpy(np.geomspace(low, high, count)).float()
 
 
-def default_boxes(side: int, strides: Sequence[float], sides: Tensor) -> Tensor:
+def default_boxes(side: int, strides: Sequence[float], sides: Tensor, which: Tensor | None = None) -> Tensor:
     """Square boxes (n, 4) around the centres of a square image's grids.
+
+    They are counted out from their positions, so that a graph that needs some of them need not carry all.
 
     Args:
         side: of the image, in pixels.
         strides: of the grids, in pixels of the image.
         sides: (levels x k,) of the boxes, rising: the first k for the first grid, and so on.
+        which: (n,) positions, whole numbers; None: all.
 
     Returns:
         In the order of the network's outputs: by grid, row, column, side.
     """
-    grids = []
-    for stride, own in zip(strides, sides.view(len(strides), -1), strict=True):
-        at = (torch.arange(-(-side // stride), device=sides.device) + 0.5) * stride
-        y, x, size = (grid.flatten() for grid in torch.meshgrid(at, at, own, indexing="ij"))
-        grids.append(torch.stack([x, y, size, size], 1))
-    boxes: Tensor = box_convert(torch.cat(grids), "cxcywh", "xyxy")
+    per_place = len(sides) // len(strides)
+    widths = [int(-(-side // stride)) for stride in strides]
+    ends = np.cumsum([width**2 * per_place for width in widths]).tolist()
+    which = torch.arange(ends[-1], device=sides.device) if which is None else which
+    grid = sum(((which >= end).long() for end in ends[:-1]), torch.zeros_like(which))
+
+    def of_grid(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, device=sides.device)[grid]
+
+    width = of_grid(widths)
+    place, own = (which - of_grid([0, *ends[:-1]])) // per_place, which % per_place
+    x, y = (((at + 0.5) * of_grid(strides)) for at in (place % width, place // width))
+    size = sides[grid * per_place + own]
+    boxes: Tensor = box_convert(torch.stack([x, y, size, size], 1), "cxcywh", "xyxy")
     return boxes
 
 

@@ -54,9 +54,9 @@ class SSD(nn.Module):
         self.register_buffer("sides", torch.ones(len(detector.levels) * detector.anchors_per_level))
         self.to(memory_format=torch.channels_last)  # a seventh to a fifth less time in training on a CPU
 
-    def default_boxes(self, side: int) -> Tensor:
-        """(n, 4) xyxy in pixels of an image of side x side, in the order of `forward`'s outputs."""
-        return default_boxes(side, [stride / self.zoom for stride in self.levels], self.sides)
+    def default_boxes(self, side: int, which: Tensor | None = None) -> Tensor:
+        """(n, 4) xyxy in pixels of an image of side x side: all, in the order of `forward`'s outputs, or some."""
+        return default_boxes(side, [stride / self.zoom for stride in self.levels], self.sides, which)
 
     def square(self, height: int, width: int) -> Any:
         """The side of the square, in pixels of an image, that becomes `side` x `side`."""

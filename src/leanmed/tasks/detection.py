@@ -25,6 +25,7 @@ from leanmed.tasks.base import Batch, Size, Task
 
 MOST_TRUE = 100  # boxes of one image to learn from
 CANDIDATES, KEPT = 300, 50  # the best default boxes before suppression, and the boxes after it
+LEAST = 1e-15  # of a score and of what it lacks to one: keeps logarithms finite
 NONE = -100.0  # the logit of a row that holds no box: a score of zero
 FEW = 0.8  # of the training boxes matched by a default box, below which somebody should know
 
@@ -96,16 +97,20 @@ class Detection(Task):
 
     def forward(self, images: Tensor) -> Tensor:
         """(b, c, s, s) to (b, `KEPT`, 5): the best boxes xyxy in the frame of the square, and their logits."""
-        outputs = self.model(images)
-        boxes = decode_boxes(outputs[..., :4], self.model.default_boxes(images.shape[-1]))
-        rows = [self.suppress(b, o[:, 4]) for b, o in zip(boxes, outputs, strict=True)]
+        rows = [self.suppress(outputs, images.shape[-1]) for outputs in self.model(images)]
         return torch.stack([F.pad(row, (0, 0, 0, KEPT - len(row)), value=NONE) for row in rows])
 
-    def suppress(self, boxes: Tensor, logits: Tensor) -> Tensor:
-        """Boxes (n, 4) and logits (n,) to at most `KEPT` rows (k, 5), best first, none much over another."""
-        best, which = logits.topk(min(CANDIDATES, len(logits)))
-        kept = nms(boxes[which], best, self.settings.detector.nms)[:KEPT]
-        return torch.cat([boxes[which][kept], best[kept, None]], 1)
+    def suppress(self, outputs: Tensor, side: int) -> Tensor:
+        """The network's outputs (n, 5) to at most `KEPT` boxes and logits (k, 5), best first, none much over another.
+
+        Args:
+            outputs: of one image.
+            side: of the square that the network saw, in pixels.
+        """
+        logits, which = outputs[:, 4].topk(min(CANDIDATES, len(outputs)))
+        boxes = decode_boxes(outputs[which, :4], self.model.default_boxes(side, which))
+        kept = nms(boxes, logits, self.settings.detector.nms)[:KEPT]
+        return torch.cat([boxes[kept], logits[kept, None]], 1)
 
     def loss(self, batch: Batch) -> Tensor:
         """SSD's loss over all default boxes: see `multibox`."""
@@ -133,7 +138,8 @@ class Detection(Task):
     def marks(self, outputs: Tensor, targets: Tensor) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Logits (m,) of the boxes that count, and whether each finds an object (0 or 1), by the rule of LUNA16."""
         marks = detection.match_centres(self.table(outputs, targets))
-        logits = np.log(marks.score) - np.log1p(-marks.score)
+        scores = marks.score.clip(LEAST, 1 - LEAST)
+        logits = np.log(scores) - np.log1p(-scores)
         return logits, marks.hit.astype(np.int64)
 
     def score(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
@@ -203,8 +209,7 @@ class _PixelsToBoxes(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         task = self.task
         outputs = task.model(task.model.frame(pixels)[None])[0]
-        boxes = decode_boxes(outputs[:, :4], task.model.default_boxes(task.model.side))
-        return task.in_image(task.suppress(boxes, outputs[:, 4]), (pixels.shape[0], pixels.shape[1]))
+        return task.in_image(task.suppress(outputs, task.model.side), (pixels.shape[0], pixels.shape[1]))
 
 
 def there(boxes: Tensor) -> Tensor:
