@@ -132,7 +132,7 @@ def test_the_list_of_keys_is_complete_and_names_ranges():
     lines = describe_recipe().splitlines()
     sections = Recipe(name="x").model_dump()
     keys = [f"{s}.{key}" for s, section in sections.items() if isinstance(section, dict) for key in section]
-    assert [line.partition(" = ")[0] for line in lines] == keys
+    assert [line.partition(" = ")[0] for line in lines] == [*keys, "backbones"]
     assert "model.side = 224  [>= 32, <= 1024]  pixels; images become side x side; paper: 224" in lines
     assert "training.optimizer = 'adam'  [adam | adamw | sgd]  paper: Adam" in lines
 
@@ -151,3 +151,79 @@ def test_crops_and_images_must_fit_the_coarsest_map_of_a_detector(refused):
     with refused(RecipeError, "detector.crop times detector.zoom to be a multiple of 32, got 100"):
         load_recipe("nodules", ["detector.crop=50", "detector.zoom=2"])
     assert load_recipe("nodules", ["detector.crop=48", "detector.zoom=2"]).detector.crop == 48
+
+
+OF_BACKBONES = """
+name: mine
+model: {backbone: small, side: 64}
+training: {learning_rate: 0.5, epochs: 7}
+backbones:
+  small: {training: {epochs: 9}}
+  large: {model: {side: 96, backbone_args: {pad_type: same}}, training: {learning_rate: 0.25}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),  # side, learning rate, epochs
+    [
+        ([], (64, 0.5, 9)),
+        (["model.backbone=large"], (96, 0.25, 7)),
+        (["model.backbone=other"], (64, 0.5, 7)),
+        (["training.epochs=3"], (64, 0.5, 3)),
+        (["model.side=32", "model.backbone=large"], (32, 0.25, 7)),
+        (["model={backbone: large}"], (224, 0.25, 7)),
+    ],
+)
+def test_settings_of_the_chosen_backbone_win_over_the_recipe_and_overrides_over_both(settings, expected, written):
+    recipe = load_recipe(written(OF_BACKBONES), settings)
+    assert (recipe.model.side, recipe.training.learning_rate, recipe.training.epochs) == expected
+
+
+def test_a_recipe_written_out_holds_what_was_merged_and_nothing_of_other_backbones(written):
+    recipe = load_recipe(written(OF_BACKBONES), ["model.backbone=large"])
+    assert recipe.model.backbone_args == {"pad_type": "same"}
+    assert "backbones:" not in dump_recipe(recipe)
+    assert load_recipe(written(dump_recipe(recipe))) == recipe
+
+
+WRONG_BACKBONES = {
+    "backbones: 3": "mine.yaml: backbones: Input should be a valid dictionary, got 3",
+    "backbones: {a: {training: 3}}": "backbones.a.training: Input should be a valid dictionary, got 3",
+    "backbones: {a: {training: {epoch: 3}}}": "backbones.a: training.epoch: unknown key, got 3",
+    "backbones: {a: {training: {epochs: 0}}}": "backbones.a: training.epochs: Input should be greater than",
+    "backbones: {a: {trainings: {epochs: 3}}}": "backbones.a: trainings: unknown key",
+    "backbones: {a: {model: {backbone: b}}}": "backbones.a: expected settings of a, got another model.backbone",
+    "task: detection\nmodel: {side: 64}\nbackbones: {resnet5: {}}": "backbones.resnet5: unknown backbone; expected",
+    "model: {sides: 64}\nbackbones: {a: {}}": "mine.yaml: model.sides: unknown key",
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), WRONG_BACKBONES.items())
+def test_wrong_settings_of_a_backbone_are_refused_by_name_though_it_is_not_chosen(text, expected, written, refused):
+    with refused(RecipeError, expected):
+        load_recipe(written(f"name: x\n{text}"))
+
+
+def test_settings_of_single_backbones_are_written_in_a_file_only(refused):
+    with refused(RecipeError, "backbones: unknown key"):
+        load_recipe("nodules-paper", ["backbones.resnet50.training.epochs=3"])
+
+
+PRINTED = {  # initial learning rate, thousands of steps
+    "mobilenetv1": (0.001, 112.6),
+    "mobilenetv2": (0.004, 109.9),
+    "inceptionv2": (0.0001, 61.4),
+    "resnet50": (0.04, 16.5),
+    "resnet101": (0.04, 12.4),
+}
+
+
+@pytest.mark.parametrize("backbone", PRINTED)
+def test_the_nodule_papers_recipe_trains_each_backbone_as_long_as_the_paper(backbone):
+    """64 images a step of 2825 slices, 80 % of 3531: 112.6 thousand steps are 2551 epochs."""
+    recipe = load_recipe("nodules-paper", [f"model.backbone={backbone}"])
+    rate, thousands = PRINTED[backbone]
+    assert (recipe.training.learning_rate, recipe.training.batch_size) == (rate, 64)
+    assert recipe.training.epochs == round(thousands * 1000 * 64 / 2825) < recipe.training.patience
+    assert (recipe.detector.matching, recipe.detector.near, recipe.detector.negatives) == (0.5, 0.5, 3)
+    assert (recipe.detector.neck, recipe.detector.box_weight, recipe.model.side) == ("none", 1, 448)

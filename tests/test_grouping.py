@@ -50,6 +50,17 @@ def test_the_reader_s_groups_stay_as_they_are(tmp_path: Path, record: Make) -> N
     assert not cache.exists()
 
 
+@pytest.mark.parametrize("groups", ["reader", "groups.csv"])
+def test_the_first_note_says_whether_nobody_looked_for_copies(groups: str, tmp_path: Path, record: Make) -> None:
+    records = [record("a"), record("b")]
+    write_csv(tmp_path / "groups.csv", [{"image": name, "group": name} for name in "ab"])
+    split = Split(groups=groups if groups == "reader" else str(tmp_path / groups))
+
+    found = group_records(records, split, tmp_path, data_sha256="", tell=lambda line: None)
+
+    assert found.notes()[0].startswith("Not audited: copies" if groups == "reader" else "2 images in 2 groups")
+
+
 def test_given_groups_join_the_reader_s(tmp_path: Path, record: Make) -> None:
     """The reader ties a to b, the file b to c: all three become one group."""
     records = [record("a", group="x"), record("b", group="x"), record("c"), record("d")]

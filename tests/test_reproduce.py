@@ -9,7 +9,7 @@ import pytest
 
 from leanmed.errors import DataError
 from leanmed.papers import PAPERS
-from leanmed.reproduce import parse_seeds, reproduce
+from leanmed.reproduce import parse_seeds, reproduce, settings_of
 from leanmed.reproduce_anemia import as_text, copies_in_training, leak, table_1
 from leanmed.runs import SPLITS, Run, read_csv
 
@@ -142,6 +142,13 @@ def test_only_the_published_protocol_is_exempt_from_groups() -> None:
 def test_any_protocol_with_copies_in_training_is_labelled_as_leaking() -> None:
     assert leak(0.0) is None
     assert leak(0.734) == "This result LEAKS: 73% of its test images have a copy in training."
+
+
+def test_a_setting_may_be_for_one_arm_alone() -> None:
+    settings = ["training.epochs=9", "resnet50:training.epochs=4", "resnet101:training.epochs=2", "model.side=64"]
+    arms = ("resnet50", "resnet101")
+    assert settings_of("resnet50", settings, arms) == ["training.epochs=9", "training.epochs=4", "model.side=64"]
+    assert settings_of("resnet101", settings, arms)[1] == "training.epochs=2"
 
 
 @pytest.mark.parametrize("text", ["", "a", "1;2", "-1"])

@@ -107,6 +107,17 @@ def test_arithmetic_in_half_precision_trains_and_what_is_kept_is_whole(data: Pat
     assert {parameter.dtype.itemsize for parameter in task.parameters()} == {4}
 
 
+def test_the_papers_own_settings_train_and_export(data: Path, tmp_path: Path) -> None:
+    small = [s for s in SETTINGS if not s.startswith(("model.backbone", "detector.crop"))]
+    recipe = load_recipe("nodules-paper", [*small, "detector.crop=64", "training.epochs=1"])
+    assert (recipe.model.backbone, recipe.training.learning_rate) == ("mobilenetv1", 0.001)
+    told: list[str] = []
+    run = train(recipe, data, tmp_path / "run", tell=told.append)
+    assert any("match 0.0% of" in line and "WARNING" in line for line in told), "boxes of SSD are larger than nodules"
+    export(run, tmp_path / "artifact")
+    assert leanmed.load(tmp_path / "artifact").manifest.task == "detection"
+
+
 def test_the_artifact_answers_as_the_folds_table_of_predictions(run: Run, folder: Path, data: Path) -> None:
     predictor = leanmed.load(folder)
     for row in run.fold(0).part("test"):

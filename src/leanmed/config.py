@@ -1,16 +1,18 @@
 """The recipe: every choice that decides what is trained, checked before anything starts.
 
 Defaults are the settings of the anemia paper where it states them ("paper" in a field's description) and
-otherwise the plainest choice. A recipe is YAML; `--set model.side=128` changes one value of it.
+otherwise the plainest choice. A recipe is YAML; `--set model.side=128` changes one value of it. What it says of single
+backbones under `backbones`, {backbone: {section: {key: value}}}, is merged in for the one that is chosen.
 """
 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -22,7 +24,10 @@ RECIPES = Path(__file__).parent / "recipes"
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Deviation = Annotated[float, Field(gt=0, le=1)]
 STRIDES = (2, 4, 8, 16, 32)  # of a backbone's maps
+DETECTION_BACKBONES = ("mobilenetv1", "mobilenetv2", "inceptionv2", "resnet50", "resnet101")
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+_Checked = TypeVar("_Checked", bound=BaseModel)
+_Change = tuple[str, Any, str]  # a key's path, its value, and who says so
 
 
 class _Section(BaseModel):
@@ -77,7 +82,7 @@ class Model(_Section):
     backbone: str = Field(
         default="mobilenetv2_100",
         description="classification: any timm model's name, or tissue-colours; paper: MobileNetV2. detection: "
-        "mobilenetv1, mobilenetv2, inceptionv2, resnet50, resnet101",
+        + ", ".join(DETECTION_BACKBONES),
     )
     backbone_args: dict[str, Any] = Field(
         default_factory=dict, description="passed to timm.create_model, e.g. {pad_type: same}"
@@ -87,12 +92,10 @@ class Model(_Section):
     )
     side: int = Field(default=224, ge=32, le=1024, description="pixels; images become side x side; paper: 224")
     mean: tuple[Fraction, Fraction, Fraction] | None = Field(
-        default=None,
-        description="per-channel mean of the pixels in [0, 1]; None: what timm says of the backbone",
+        default=None, description="per-channel mean of the pixels in [0, 1]; None: what timm says of the backbone"
     )
     std: tuple[Deviation, Deviation, Deviation] | None = Field(
-        default=None,
-        description="per-channel standard deviation in [0, 1]; None: what timm says of the backbone",
+        default=None, description="per-channel standard deviation in [0, 1]; None: what timm says of the backbone"
     )
     dropout: Fraction = Field(default=0.2, description="before the last layer; ours, the paper names none")
 
@@ -217,12 +220,10 @@ class Evaluation(_Section):
 
     resamples: int = Field(default=2000, ge=100, le=100_000, description="bootstrap resamples of the intervals")
     subgroups: tuple[str, ...] | None = Field(
-        default=None,
-        description="attributes to show figures by; None: the site and every attribute of few values",
+        default=None, description="attributes to show figures by; None: the site and every attribute of few values"
     )
     edges: dict[str, tuple[float, ...]] = Field(
-        default_factory=dict,
-        description="attribute -> inner edges of its bands, in its own unit; else quartiles",
+        default_factory=dict, description="attribute -> inner edges of its bands, in its own unit; else quartiles"
     )
 
 
@@ -250,6 +251,14 @@ class Recipe(_Section):
         return self
 
 
+class _Backbones(_Section):
+    backbones: dict[str, dict[str, dict[str, Any]]] = Field(
+        default_factory=dict,
+        description="{backbone: {section: {key: value}}}, in a file only: settings of single backbones, merged in for "
+        "the one in model.backbone; --set wins",
+    )
+
+
 def shipped_recipes() -> list[str]:
     """The names of the recipes that come with leanmed."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -257,6 +266,8 @@ def shipped_recipes() -> list[str]:
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a shipped recipe by its name, or a YAML file by its path, with `key.path=value` overrides.
+
+    Overrides come last: they choose the backbone, and win over what the recipe says of it under `backbones`.
 
     Raises:
         RecipeError: no such recipe, an unknown key, or a value out of range; the message names the key.
@@ -271,9 +282,12 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(
             f"{path}: expected keys and values, as `leanmed recipe` lists them, got {reprlib.repr(content)}"
         )
-    for override in overrides:
-        _override(content, override)
-    return check_recipe(content, " ".join([str(path), *(f"--set {override}" for override in overrides)]))
+    backbones = _backbones(content, str(path))
+    asked = [_parsed(override) for override in overrides]
+    model = _changed(content, asked).get("model", {})
+    chosen = str(model.get("backbone", Model().backbone)) if isinstance(model, dict) else ""
+    source = " ".join([str(path), *(f"--set {override}" for override in overrides)])
+    return check_recipe(_changed(content, [*backbones.get(chosen, []), *asked]), source)
 
 
 class _Loader(yaml.SafeLoader):
@@ -301,8 +315,12 @@ def check_recipe(content: Any, source: str) -> Recipe:
     Raises:
         RecipeError: an unknown key or a value out of range.
     """
+    return _checked(Recipe, content, source)
+
+
+def _checked(kind: type[_Checked], content: Any, source: str) -> _Checked:
     try:
-        return Recipe.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the recipe"
@@ -318,29 +336,53 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
 
 
-def _override(content: dict[str, Any], override: str) -> None:
+def _parsed(override: str) -> _Change:
     path, equals, text = override.partition("=")
     if not equals:
         raise RecipeError(f"expected --set key.path=value, got {override!r}; for example --set model.side=128")
-    *parents, last = path.split(".")
-    node = content
-    for key in parents:
-        node = node.setdefault(key, {})
-        if not isinstance(node, dict):
-            raise RecipeError(
-                f"--set {override}: expected {key} to be a section, got a value; name a key below a section"
-            )
-    node[last] = _from_yaml(text, f"--set {override}")
+    return path, _from_yaml(text, f"--set {override}"), f"--set {override}"
+
+
+def _changed(content: dict[str, Any], changes: Iterable[_Change]) -> dict[str, Any]:
+    """A copy of a recipe's content with values put in, later ones over earlier ones."""
+    content = deepcopy(content)
+    for path, value, source in changes:
+        *parents, last = path.split(".")
+        node = content
+        for key in parents:
+            node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise RecipeError(f"{source}: expected {key} to be a section, got a value; name a key below a section")
+        node[last] = value
+    return content
+
+
+def _backbones(content: dict[str, Any], path: str) -> dict[str, list[_Change]]:
+    """Take `backbones` out of a recipe's content: what it says of each, checked be it chosen or not."""
+    found = {}
+    given = _checked(_Backbones, {"backbones": content.pop("backbones", {})}, path).backbones
+    if given:
+        check_recipe(content, path)  # so that none of them is blamed for the rest
+    for name, sections in given.items():
+        source = f"{path}: backbones.{name}"
+        if content.get("task") == "detection" and name not in DETECTION_BACKBONES:
+            raise RecipeError(f"{source}: unknown backbone; expected one of {', '.join(DETECTION_BACKBONES)}")
+        found[name] = [(f"{s}.{key}", value, source) for s, values in sections.items() for key, value in values.items()]
+        whole = _changed(content, [("model.backbone", name, source), *found[name]])
+        if check_recipe(whole, source).model.backbone != name:
+            raise RecipeError(f"{source}: expected settings of {name}, got another model.backbone; remove that key")
+    return found
 
 
 def describe_recipe() -> str:
     """Every key of a recipe with its default, range and meaning, one a line."""
-    return "\n".join(
+    lines = [
         f"{name}.{key} = {_meaning(field)}"
         for name, section in Recipe.model_fields.items()
         if isinstance(section.annotation, type) and issubclass(section.annotation, BaseModel)
         for key, field in section.annotation.model_fields.items()
-    )
+    ]
+    return "\n".join([*lines, f"backbones = {_meaning(_Backbones.model_fields['backbones'])}"])
 
 
 def _meaning(field: FieldInfo) -> str:

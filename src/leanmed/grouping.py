@@ -18,6 +18,8 @@ from leanmed.errors import DataError
 from leanmed.records import Record
 from leanmed.runs import write_csv
 
+AS_NAMED = "as the data set names them"
+NOT_AUDITED = "Not audited: copies of one image may stand on both sides of a split."
 AUDIT = "leanmed-audit"  # the folder beside a run or a report, so that work on the same data shares one audit
 
 
@@ -42,7 +44,8 @@ class Grouping:
     def notes(self) -> list[str]:
         """What a report must say of it."""
         groups = len({record.group for record in self.records})
-        lines = [f"{len(self.records)} images in {groups} groups; groups: {self.source}."]
+        lines = [NOT_AUDITED] * (self.source == AS_NAMED)
+        lines.append(f"{len(self.records)} images in {groups} groups; groups: {self.source}.")
         if self.conflicting:
             fate = "left out of training and scoring" if self.dropped else "kept"
             lines.append(f"{len(self.conflicting)} images have a copy with another label; they were {fate}.")
@@ -71,10 +74,7 @@ def group_records(
     """
     if split.groups == "reader":
         copies = {r.id: content_group(r.image) for r in records}
-        relation, source = (
-            {r.id: r.group for r in records},
-            ("as the data set names them, without an audit: copies may stand on both sides of a split"),
-        )
+        relation, source = {r.id: r.group for r in records}, AS_NAMED
     else:
         given = split.groups != "audit"
         path = Path(split.groups) if given else cache / f"groups-{data_sha256[:16]}-{METHOD}.csv"

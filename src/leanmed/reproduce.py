@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,7 +60,7 @@ def reproduce(
         name: the paper's recipe.
         data: the data set's folder.
         out: takes one run and one report per arm and seed, and the tables.
-        settings: `--set` values for every arm.
+        settings: `--set` values, KEY=VALUE for every arm or ARM:KEY=VALUE for one.
         arms: which protocols or models; empty: all of the paper's.
         seeds: of splits and training both.
         artifacts: a folder with artifacts named as the arms are, and as ARM-int8 and so on, to be measured too.
@@ -82,7 +82,7 @@ def reproduce(
         for seed in seeds:
             tell(f"{arm}, seed {seed}")
             seeded = (f"split.seed={seed}", f"training.seed={seed}")
-            recipe = load_recipe(paper.recipe, [*settings, *chosen, *seeded])
+            recipe = load_recipe(paper.recipe, [*settings_of(arm, settings, paper.arms), *chosen, *seeded])
             folder = out / "runs" / f"{arm}-{seed}"
             run = train(recipe, data, folder, resume=resume and folder.exists(), tell=tell)
             report, more = tables.measure(run, evaluate_run(run, data=data, command=command), data, out, tell)
@@ -100,6 +100,12 @@ def reproduce(
     text = tables.as_text(found)
     write_text(out / f"{name}.md", text)
     return text
+
+
+def settings_of(arm: str, settings: Sequence[str], arms: Collection[str]) -> list[str]:
+    """The `--set` values that hold for one arm: those for all, and its own without the name before them."""
+    others = tuple(f"{other}:" for other in arms if other != arm)
+    return [setting.removeprefix(f"{arm}:") for setting in settings if not setting.startswith(others)]
 
 
 def parse_seeds(text: str) -> list[int]:

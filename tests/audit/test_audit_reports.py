@@ -69,6 +69,22 @@ def test_a_split_is_told_which_test_images_training_has_seen(save: Save):
     ]
 
 
+def test_siblings_are_found_through_copies(save: Save):
+    """Test image 2 is of dan, whose other test image is a copy of ann's first: what training knows of ann, it knows of
+    him."""
+
+    def saved(name: str, image: Pixels, group: str) -> Record:
+        return Record(id=name, image=save(name, image)[1], target="t", group=group)
+
+    image = texture(60)
+    train = [saved("1.png", image, "ann"), saved("3.png", texture(61), "ann"), saved("4.png", texture(62), "ben")]
+    test = [saved("5.png", np.ascontiguousarray(image[:, ::-1]), "dan"), saved("2.png", texture(63), "dan")]
+    assert split_check(train, test, workers=1) == [
+        Leaked("5.png", copies=("1.png",), siblings=("3.png",)),
+        Leaked("2.png", copies=(), siblings=("1.png", "3.png")),
+    ]
+
+
 @pytest.fixture
 def audited(save: Save, tmp_path: Path) -> tuple[Findings, dict[str, Path], list[Record]]:
     """Two copies with hostile names and labels, a stranger, a blank image and a broken one."""

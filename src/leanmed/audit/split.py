@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leanmed.audit.engine import audit, silent
+from leanmed.audit.groups import joined
 from leanmed.audit.reading import Progress
 from leanmed.records import Record
 
@@ -20,7 +21,8 @@ class Leaked:
     Args:
         image: its id in the test set.
         copies: ids of the training images that show the same photograph.
-        siblings: ids of further training images of the same group: patient, scan or what the reader knows.
+        siblings: ids of further training images of the same group: patient, scan or what the reader knows, joined
+            with the photographs; so a patient's images all leak if one of them has a copy in training.
     """
 
     image: str
@@ -45,16 +47,18 @@ def split_check(
     """
     images = [(TRAIN + r.id, r.image) for r in train] + [(TEST + r.id, r.image) for r in test]
     found = audit(images, cache=cache, workers=workers, progress=progress)
+    named = {TRAIN + r.id: r.group for r in train} | {TEST + r.id: r.group for r in test}
+    group = joined(named, found.groups)
     by_photograph: dict[str, list[str]] = {}
     by_group: dict[str, list[str]] = {}
     for record in train:
         by_photograph.setdefault(found.groups.get(TRAIN + record.id, ""), []).append(record.id)
-        by_group.setdefault(record.group, []).append(record.id)
+        by_group.setdefault(group[TRAIN + record.id], []).append(record.id)
     leaked = []
     for record in test:
         photograph = found.groups.get(TEST + record.id)
         copies = by_photograph.get(photograph, []) if photograph else []
-        siblings = [image for image in by_group.get(record.group, []) if image not in copies]
+        siblings = [image for image in by_group.get(group[TEST + record.id], []) if image not in copies]
         if copies or siblings:
             leaked.append(Leaked(record.id, tuple(copies), tuple(siblings)))
     return leaked
