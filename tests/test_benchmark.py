@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from detection_fixtures import constant_graph
 from leanmed import benchmark as module
 from leanmed.benchmark import benchmark, interleaved, table
 from leanmed.export import export
 from leanmed.peer import Peer
 from leanmed.runs import Run
+from leanmed.runtime.artifact import Input
 from leanmed.runtime.input import read_image
 from leanmed.runtime.predictor import load
 from training_fixtures import made_data, trained_run
@@ -87,3 +90,18 @@ def without_compiling(original):
         original(self, run, fold, compiled=False)
 
     return init
+
+
+def test_detectors_are_measured_too(
+    make_artifact: Callable[..., Path], images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STARTS", 1)
+    monkeypatch.setattr(module, "_photograph", lambda path: images[0])
+    boxes = {"task": "detection", "labels": ("nodule",), "output": "boxes", "main_score": "ap50"}
+    shape = Input(side=64, kind="slice", slices=1, reduced=False)
+    path = make_artifact(graph=constant_graph(), input=shape, **boxes)
+    found = benchmark([path], images=images[0].parent, repeats=3, count=6, tell=lambda line: None)
+    assert found["latency_ms_by_threads"]["1"][str(path)]["median_ms"] > 0
+    assert found["start"][str(path)]["peak_mib"] > 0
+    assert found["reduced_decode"] == {}
+    assert found["throughput"][str(path)]["images_per_s"] > 0

@@ -36,7 +36,8 @@ from leanmed.runtime.predictor import Predictor, load
 COUNT = 1000  # images predicted end to end
 STARTS = 5
 NETWORK = frozenset({"Conv", "FusedConv", "QLinearConv", "MatMul", "Gemm", "ConvInteger", "NhwcFusedConv"})
-START_OURS = "import sys, leanmed; leanmed.load(sys.argv[1]).predict(sys.argv[2])"
+START_OURS = """import sys, leanmed; loaded = leanmed.load(sys.argv[1])
+(loaded.predict_boxes if loaded.manifest.output == "boxes" else loaded.predict)(sys.argv[2])"""
 START_PEER = """import sys; from pathlib import Path; from leanmed.peer import Peer
 Peer(Path(sys.argv[1]), int(sys.argv[3])).predict(Path(sys.argv[2]))"""
 # Linux counts the parent's memory into a child's ru_maxrss, but starts VmHWM afresh with each program.
@@ -82,7 +83,7 @@ def benchmark(
         throughput = _throughput(artifacts, run, fold, list(islice(cycle(files), count)))
         tell("steps of one prediction")
         steps = {str(a): {"small": _steps(a, files[0]), "12 megapixels": _steps(a, photograph)} for a in artifacts}
-        reduced = {str(a): _reduced_scale(load(a), photograph) for a in artifacts}
+        reduced = {str(p): _reduced_scale(load(p), photograph) for p in artifacts if _may_reduce(p)}
     return {
         "machine": machine(),
         "images": {"files": len(files), "predicted": count, "size": list(read_image(files[0]).shape[:2])},
@@ -102,6 +103,8 @@ def _fold_of(artifact: Path, run: Path | None) -> int:
         found = open_run(run)
         if (found.facts["data_sha256"], found.recipe.model_dump(mode="json")) != (origin.data_sha256, origin.recipe):
             raise RunError(f"expected --run to be the run that {artifact} was exported from, got {run}; give that one")
+        if found.recipe.task != "classification":
+            raise RunError(f"expected --run to be of a classifier, got one for {found.recipe.task}; leave --run out")
     return origin.fold
 
 
@@ -172,7 +175,7 @@ def _latency(artifacts: Sequence[Path], run: Path | None, fold: int, file: Path,
     pixels = read_image(file)
     actions: dict[str, Action] = {}
     for path in artifacts:
-        actions[str(path)] = _bound(load(path, threads=threads).probabilities, pixels)
+        actions[str(path)] = _bound(_answer(load(path, threads=threads)), pixels)
     if not run:
         return interleaved(actions, repeats)
     import torch
@@ -187,6 +190,11 @@ def _latency(artifacts: Sequence[Path], run: Path | None, fold: int, file: Path,
         actions["PyTorch eager, channels last"] = _bound(last.probabilities, tensor)
         actions["torch.compile"] = _bound(Peer(run, fold, compiled=True).probabilities, tensor)
         return interleaved(actions, repeats)
+
+
+def _answer(predictor: Predictor) -> Callable[[Any], Any]:
+    """Pixels to what the artifact is for."""
+    return predictor.detect if predictor.manifest.output == "boxes" else predictor.probabilities
 
 
 def _bound(function: Callable[[Any], Any], argument: Any) -> Action:
@@ -287,6 +295,10 @@ def _graph_steps(predictor: Predictor, pixels: Any, repeats: int) -> tuple[float
             runs[-1][started] += event["dur"] / 1e3
     before, network = zip(*runs[1:], strict=True)
     return statistics.median(before), statistics.median(network)
+
+
+def _may_reduce(artifact: Path) -> bool:
+    return read_artifact(artifact).manifest.input.reduced
 
 
 def _reduced_scale(predictor: Predictor, photograph: Path) -> dict[str, Any]:
