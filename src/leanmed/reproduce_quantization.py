@@ -203,7 +203,7 @@ def fold_parts(run: Run, records: Sequence[Record], fold: int) -> Parts:
         [replace(known[row["image"]], group=row["group"]) for row in rows if row[f"fold_{fold}"] == part]
         for part in ("train", "validation", "test")
     )
-    return Parts(draw(training, CALIBRATION), validation, test)
+    return Parts(draw(training, CALIBRATION["classification"]), validation, test)
 
 
 def _exported(run: Run, data: Path, folder: Path, fold: int) -> Artifact:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,12 @@ def test_unpacked_int4_has_the_same_answers_in_8_bits() -> None:
     models = [onnx.load_model_from_string(graph) for graph in (packed, unpacked)]
     assert max(entry.version for entry in models[1].opset_import) < 21
     assert np.array_equal(answer(models[0], IMAGES), answer(models[1], IMAGES))
+
+
+def test_the_gate_says_what_may_be_lost_unless_the_user_does() -> None:
+    strict = replace(made_gate(ARTIFACT), max_drop=-1.0)
+    assert not quantize(ARTIFACT, "fp16", IMAGES, strict, Options(min_agreement=0.0)).outcome.passed
+    assert quantize(ARTIFACT, "fp16", IMAGES, strict, ANY).outcome.passed
 
 
 def test_a_quiet_first_attempt_that_passes_is_the_only_one() -> None:

@@ -20,7 +20,7 @@ from leanmed.records import Record
 from leanmed.report import defined
 from leanmed.runtime.artifact import Artifact, Manifest, check_room, image_mark, read_artifact, write_artifact
 
-CALIBRATION = 256
+CALIBRATION = {"classification": 256, "detection": 64}  # slices are large, and each is thousands of places
 GATES: dict[str, Callable[[Sequence[Record], Images, Manifest], Gate]] = {
     "classification": classification_gate,
     "detection": detection_gate,
@@ -48,7 +48,7 @@ def quantize_artifact(
     out: Path,
     options: Options,
     *,
-    calibration: int = CALIBRATION,
+    calibration: int | None = None,
     dataset: str | None = None,
     command: str = "",
     tell: Callable[[str], None] = print,
@@ -61,7 +61,7 @@ def quantize_artifact(
         data: the data set's folder; which of its images trained the artifact is read from their contents.
         out: takes the artifact; the report goes to its name with `-report` at the end.
         options: the gate and the techniques.
-        calibration: at most so many training images.
+        calibration: at most so many training images; None: `CALIBRATION`.
         dataset: the data set's reader; None: the one of the artifact's recipe.
         command: what the user typed, for the record.
         tell: takes one line of progress at a time.
@@ -85,7 +85,8 @@ def quantize_artifact(
     records = read_records(dataset or recipe.data.dataset, data)
     known = group_for_artifact(records, recipe.split, out.parent / AUDIT)
     parts = find_parts(origin, known.grouping, known.contents)
-    parts = replace(parts, training=draw(parts.training, 0 if target == "fp16" else calibration))
+    most = CALIBRATION[artifact.manifest.task] if calibration is None else calibration
+    parts = replace(parts, training=draw(parts.training, 0 if target == "fp16" else most))
     counts = len(parts.training), len(parts.validation), len(parts.test)
     tell("{} training images calibrate, {} others choose, {} new ones test".format(*counts))
     quantized = quantize_parts(artifact, target, parts, options, tell=tell)
@@ -129,17 +130,17 @@ def quantize_parts(
         test = GATES[manifest.task](parts.test, Photographs(parts.test, side), manifest)
         found = (answers(graph, test.images) for graph in (artifact.graph, quantized.graph))
         tested = test.compare(*found)
-        outcome = replace(outcome, tested=tested, warnings=(*outcome.warnings, *_beyond(tested, options)))
+        outcome = replace(outcome, tested=tested, warnings=(*outcome.warnings, *_beyond(tested, outcome)))
     return replace(quantized, outcome=outcome)
 
 
-def _beyond(tested: Comparison, options: Options) -> list[str]:
+def _beyond(tested: Comparison, allowed: Outcome) -> list[str]:
     """What to say if new images show more than the gate allowed on validation images."""
-    if tested.drop <= options.max_drop and tested.agreement >= options.min_agreement:
+    if tested.drop <= allowed.max_drop and tested.agreement >= allowed.min_agreement:
         return []
     return [
         f"On images new to the artifact {tested.main_score} fell by {tested.drop:.4f} and {tested.agreement:.1%} of "
-        f"answers agree; the gate allows {options.max_drop:g} and {options.min_agreement:.0%} on validation images."
+        f"answers agree; the gate allows {allowed.max_drop:g} and {allowed.min_agreement:.0%} on validation images."
     ]
 
 

@@ -50,7 +50,8 @@ class Options:
     """How to quantize.
 
     Args:
-        max_drop: the most the main score may fall, as a fraction: .005 is half a point of accuracy, or .005 AUC.
+        max_drop: the most the main score may fall, as a fraction: .005 is half a point of accuracy, or .005 AUC; None:
+            what the gate says.
         min_agreement: the least share of images to which both must answer the same; 0 asks for none.
         start: techniques of the first attempt.
         ladder: techniques tried one after another while the drop is too large; those in `start` are passed over.
@@ -58,7 +59,7 @@ class Options:
         unpack: keep 4-bit weights in 8 bits, for runtimes without INT4.
     """
 
-    max_drop: float = 0.005
+    max_drop: float | None = None
     min_agreement: float = 0.95
     start: tuple[Technique, ...] = ("gptq",)
     ladder: tuple[Technique, ...] = LADDER
@@ -113,7 +114,7 @@ def quantize(
 def _outcome(bench: _Bench, to: Target, built: Built, attempts: tuple[Attempt, ...]) -> Outcome:
     return Outcome(
         to=to,
-        max_drop=bench.options.max_drop,
+        max_drop=bench.max_drop,
         min_agreement=bench.options.min_agreement,
         calibration_images=len(bench.samples),
         before_bytes=len(bench.graph),
@@ -145,6 +146,11 @@ class _Bench:
     before: Sequence[Answer]
     options: Options
 
+    @property
+    def max_drop(self) -> float:
+        """The user's, else the gate's."""
+        return self.gate.max_drop if self.options.max_drop is None else self.options.max_drop
+
     @cached_property
     def seen(self) -> Sequence[Sample]:
         """Some of the gate's images at the network's inputs."""
@@ -161,7 +167,7 @@ class _Bench:
             noise=noise(self.network, core, self.samples or self.seen),
             bytes=len(graph),
             milliseconds=self._times(graph, core.SerializeToString()),
-            passed=bool(judged.drop <= self.options.max_drop and judged.agreement >= self.options.min_agreement),
+            passed=bool(judged.drop <= self.max_drop and judged.agreement >= self.options.min_agreement),
         )
 
     def _times(self, graph: bytes, core: bytes) -> dict[str, float]:
