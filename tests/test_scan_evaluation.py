@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from leanmed import scan_evaluation
 from leanmed.data import content_hashes
 from leanmed.data.phantom_scans import AXIAL, write_mhd
 from leanmed.errors import DataError
@@ -14,7 +15,7 @@ from leanmed.records import Boxes, Record
 from leanmed.runs import read_csv
 from leanmed.runtime.ct import Grid
 from leanmed.runtime.scan import Candidate
-from leanmed.scan_evaluation import evaluate_scans, write_scan_result
+from leanmed.scan_evaluation import evaluate_scans, judge_artifact, write_scan_result
 
 NODULE = (5.0, 6.0, 7.0)
 
@@ -66,3 +67,20 @@ def test_scans_the_artifact_was_made_from_are_left_out(luna16: Path) -> None:
     assert list(result.candidates) == ["b", "c"]
     with pytest.raises(DataError, match="expected scans new to this artifact"):
         evaluate_scans(predictor(*seen), luna16)
+
+
+def test_the_command_writes_both_files_and_tells_the_figures(
+    luna16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (luna16 / "subset0" / "b.raw").unlink()
+    monkeypatch.setattr(scan_evaluation, "load", lambda path: predictor())
+
+    judge_artifact(tmp_path / "artifact", luna16, tmp_path / "out")
+
+    note, cpm, *_, notice, written = capsys.readouterr().out.splitlines()
+    assert note.startswith("Not answered: b: ")
+    assert cpm.startswith("cpm                1.0000  (")
+    assert notice == "Research use only: not a medical device."
+    paths = written.removeprefix("wrote ").split(" and ")
+    assert paths == [str(tmp_path / "out" / name) for name in ("scans.json", "candidates.csv")]
+    assert all(Path(path).is_file() for path in paths)

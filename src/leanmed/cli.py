@@ -65,6 +65,7 @@ def _root(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where to write.")] = Path("leanmed-demo"),
+    nodules: Annotated[bool, typer.Option("--nodules", help="Nodules in CT, not anemia in photographs.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier demo there.")] = False,
 ) -> None:
     """Every step on made data, and a report to open: under 3 minutes on two cores.
@@ -72,9 +73,9 @@ def demo(
     Example: `leanmed demo`
     """
     needs("demo", "train", *TRAINING)
-    from leanmed.demo import run_demo
+    from leanmed.demo import EYELIDS, NODULES, run_demo
 
-    run_demo(out, overwrite=overwrite, tell=typer.echo)
+    run_demo(out, NODULES if nodules else EYELIDS, overwrite=overwrite, tell=typer.echo)
 
 
 @app.command()
@@ -158,15 +159,12 @@ def recipe() -> None:
 @app.command()
 def evaluate(
     subject: Annotated[
-        Path,
-        typer.Argument(metavar="RUN|ARTIFACT", help="A run folder or an artifact folder.", show_default=False),
+        Path, typer.Argument(metavar="RUN|ARTIFACT", help="A run folder or an artifact folder.", show_default=False)
     ],
     data: Data,
     out: Out,
     dataset: Annotated[str | None, typer.Option(help="The data set's reader, if not the recipe's own.")] = None,
-    scans: Annotated[
-        bool, typer.Option("--scans", help="Judge an artifact for boxes on LUNA16's whole scans: scans.json, its CPM.")
-    ] = False,
+    scans: Annotated[bool, typer.Option("--scans", help="Judge an artifact on LUNA16's whole scans: its CPM.")] = False,
 ) -> None:
     """Say how good a run or an artifact is: report.json and report.html.
 
@@ -183,33 +181,22 @@ def evaluate(
     from leanmed.runtime.input import read_image
 
     if scans:
-        _evaluate_scans(subject, data, out)
+        from leanmed.scan_evaluation import judge_artifact
+
+        judge_artifact(subject, data, out)
         return
     if (subject / RUN).is_file():
         report = evaluate_run(open_run(subject), data=data, command=typed())
     else:
-        predictor = leanmed.load(subject)
         with progress_bar("images") as step:
             report = evaluate_artifact(
-                predictor, data, dataset=dataset, cache=out.parent / AUDIT, command=typed(), progress=step
+                leanmed.load(subject), data, dataset=dataset, cache=out.parent / AUDIT, command=typed(), progress=step
             )
     write_report(out, report, read=read_image)
     for line in filter(None, (report.leak, *report.notes)):
         typer.echo(line)
     echo_figures(report.figures)
     typer.echo(f"Research use only: not a medical device.\nwrote {out / 'report.html'} and {out / 'report.json'}")
-
-
-def _evaluate_scans(artifact: Path, data: Path, out: Path) -> None:
-    from leanmed.scan_evaluation import evaluate_scans, write_scan_result
-
-    with progress_bar("scans") as step:
-        result = evaluate_scans(leanmed.load(artifact), data, progress=step)
-    write_scan_result(out, result)
-    for line in result.notes:
-        typer.echo(line)
-    echo_figures(result.figures)
-    typer.echo(f"Research use only: not a medical device.\nwrote {out / 'scans.json'} and {out / 'candidates.csv'}")
 
 
 @app.command()
@@ -285,10 +272,12 @@ def quantize(
     data: Data,
     out: Out,
     max_drop: Annotated[
-        float, typer.Option(help="The most the main score may fall: .005 is half a point of accuracy, or .005 AUC.")
-    ] = 0.005,
+        float | None, typer.Option(help="The most the main score may fall; if not given .005, and .02 AP of boxes.")
+    ] = None,
     min_agreement: Annotated[float, typer.Option(help="Share of images to answer as the float artifact does.")] = 0.95,
-    calibration: Annotated[int, typer.Option(min=1, help="At most so many training images set the ranges.")] = 256,
+    calibration: Annotated[
+        int | None, typer.Option(min=1, help="Training images for the ranges: 256, or 64 slices.")
+    ] = None,
     finetune: Annotated[int, typer.Option(min=0, help="Epochs of training, if nothing else helps; 0: none.")] = 0,
     unpack: Annotated[bool, typer.Option(help="Store 4-bit weights as 8, for runtimes without INT4.")] = False,
     dataset: Annotated[str | None, typer.Option(help="The data set's reader, if not the recipe's own.")] = None,

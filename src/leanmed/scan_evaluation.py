@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import typer
 
+from leanmed.console import echo_figures, progress_bar
 from leanmed.data import content_hash
 from leanmed.data.luna16 import Finding, read_scans
 from leanmed.errors import DataError, InputError
@@ -16,7 +18,7 @@ from leanmed.metrics import Figure
 from leanmed.report import NOTICE, defined
 from leanmed.runs import write_csv
 from leanmed.runtime.artifact import image_mark
-from leanmed.runtime.predictor import Predictor
+from leanmed.runtime.predictor import Predictor, load
 from leanmed.runtime.scan import Candidate
 from leanmed.scans import NO_POINTS, Points, cpm
 
@@ -36,6 +38,21 @@ class ScanResult:
     figures: Mapping[str, Figure]
     candidates: Mapping[str, Sequence[Candidate]]
     notes: Sequence[str]
+
+
+def judge_artifact(artifact: Path, root: Path, out: Path) -> None:
+    """What `leanmed evaluate --scans` does: evaluate, write, and tell the figures.
+
+    Raises:
+        DataError: as `evaluate_scans`.
+    """
+    with progress_bar("scans") as step:
+        result = evaluate_scans(load(artifact), root, progress=step)
+    write_scan_result(out, result)
+    for line in result.notes:
+        typer.echo(line)
+    echo_figures(result.figures)
+    typer.echo(f"Research use only: not a medical device.\nwrote {out / 'scans.json'} and {out / 'candidates.csv'}")
 
 
 def evaluate_scans(
