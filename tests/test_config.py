@@ -83,6 +83,7 @@ DAMAGED = {
     "empty": (b"", "expected keys and values, as `leanmed recipe` lists them, got None"),
     "a list": (b"- 1\n- 2", "got [1, 2]"),
     "a section twice": (b"name: x\nmodel: {side: 64}\nmodel: {dropout: 0}", "model stands twice"),
+    "an alias": (b"name: &n x\nmodel: {backbone: *n}", "an alias stands in it"),
     "a key twice": (b"name: x\nmodel: {side: 64, side: 32}", "side stands twice"),
     "no name": (b"task: classification", "name: Field required"),
 }
@@ -219,7 +220,7 @@ PRINTED = {  # initial learning rate, thousands of steps
 
 
 @pytest.mark.parametrize("backbone", PRINTED)
-def test_the_nodule_papers_recipe_trains_each_backbone_as_long_as_the_paper(backbone):
+def test_the_nodule_papers_recipe_passes_over_the_data_as_often_as_the_paper(backbone):
     """64 images a step of 2825 slices, 80 % of 3531: 112.6 thousand steps are 2551 epochs."""
     recipe = load_recipe("nodules-paper", [f"model.backbone={backbone}"])
     rate, thousands = PRINTED[backbone]

@@ -3,8 +3,10 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -47,6 +49,19 @@ def test_an_interrupted_file_leaves_the_old_one_and_nothing_else(tmp_path):
     with pytest.raises(Interrupted):
         interrupt(whole_file(tmp_path / "a.txt"))
     assert contents(tmp_path) == {"a.txt": "old"}
+
+
+def test_threads_that_write_one_file_do_not_meet(tmp_path):
+    path, both = tmp_path / "a.txt", Barrier(2)
+
+    def write(text: str) -> None:
+        with whole_file(path) as temporary:
+            temporary.write_text(text)
+            both.wait(timeout=10)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, ("one", "two")))
+    assert contents(tmp_path) in ({"a.txt": "one"}, {"a.txt": "two"})
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])

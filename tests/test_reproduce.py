@@ -144,11 +144,13 @@ def test_any_protocol_with_copies_in_training_is_labelled_as_leaking() -> None:
     assert leak(0.734) == "This result LEAKS: 73% of its test images have a copy in training."
 
 
-def test_a_setting_may_be_for_one_arm_alone() -> None:
+def test_a_setting_may_be_for_one_arm_alone_and_wins(refused: Refused) -> None:
     settings = ["training.epochs=9", "resnet50:training.epochs=4", "resnet101:training.epochs=2", "model.side=64"]
     arms = ("resnet50", "resnet101")
-    assert settings_of("resnet50", settings, arms) == ["training.epochs=9", "training.epochs=4", "model.side=64"]
-    assert settings_of("resnet101", settings, arms)[1] == "training.epochs=2"
+    assert settings_of("resnet50", settings, arms) == ["training.epochs=9", "model.side=64", "training.epochs=4"]
+    assert settings_of("resnet101", settings, arms)[-1] == "training.epochs=2"
+    with refused(DataError, "resnet50, resnet101", "resnet5:training.epochs=1"):
+        settings_of("resnet50", ["resnet5:training.epochs=1"], arms)
 
 
 @pytest.mark.parametrize("text", ["", "a", "1;2", "-1"])

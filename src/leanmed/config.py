@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.fields import FieldInfo
 
 from leanmed.errors import RecipeError
+from leanmed.strict_yaml import read_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -277,7 +278,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     if not path.is_file():
         names = ", ".join(shipped_recipes())
         raise RecipeError(f"expected a recipe's name ({names}) or a YAML file, got {name!r}, which is neither")
-    content = _from_yaml(path.read_bytes(), str(path))
+    content = read_yaml(path.read_bytes(), str(path))
     if not isinstance(content, dict):
         raise RecipeError(
             f"{path}: expected keys and values, as `leanmed recipe` lists them, got {reprlib.repr(content)}"
@@ -288,25 +289,6 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     chosen = str(model.get("backbone", Model().backbone)) if isinstance(model, dict) else ""
     source = " ".join([str(path), *(f"--set {override}" for override in overrides)])
     return check_recipe(_changed(content, [*backbones.get(chosen, []), *asked]), source)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error: of two sections `training`, one would silently be lost."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [str(key.value) for key, _ in node.value]
-        if len(set(keys)) < len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise yaml.constructor.ConstructorError(problem=f"{twice} stands twice", problem_mark=node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _from_yaml(text: str | bytes, source: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)  # noqa: S506 (a safe loader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        detail = " ".join(str(error).split())
-        raise RecipeError(f"{source}: expected valid YAML, got an error: {detail}; correct it there") from error
 
 
 def check_recipe(content: Any, source: str) -> Recipe:
@@ -340,7 +322,7 @@ def _parsed(override: str) -> _Change:
     path, equals, text = override.partition("=")
     if not equals:
         raise RecipeError(f"expected --set key.path=value, got {override!r}; for example --set model.side=128")
-    return path, _from_yaml(text, f"--set {override}"), f"--set {override}"
+    return path, read_yaml(text, f"--set {override}"), f"--set {override}"
 
 
 def _changed(content: dict[str, Any], changes: Iterable[_Change]) -> dict[str, Any]:

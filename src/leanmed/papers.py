@@ -148,8 +148,8 @@ NODULES = Paper(
         "each patient whole.",
         "The paper trained each backbone with a learning rate and a number of steps of its own (.001, .004, .0001, .04 "
         "and .04 for 112.6, 109.9, 61.4, 16.5 and 12.4 thousand steps: MobileNetV1, MobileNetV2, InceptionV2, "
-        "ResNet50, ResNet101), as the recipe nodules-paper has them. Ours gives all five the same recipe, and each "
-        "the epochs that its settings say.",
+        "ResNet50, ResNet101); the recipe nodules-paper has the rates and the passes over the data. Ours gives all "
+        "five the same recipe, and each the epochs that its settings say.",
         "The paper feeds 430 x 418 pixels to SSD's own default boxes, which match next to none of the nodules. Ours "
         "chooses default boxes from the training boxes.",
         "The paper does not say what other nodules in its test slices count as; ours are all true boxes.",

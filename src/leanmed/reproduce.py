@@ -103,9 +103,16 @@ def reproduce(
 
 
 def settings_of(arm: str, settings: Sequence[str], arms: Collection[str]) -> list[str]:
-    """The `--set` values that hold for one arm: those for all, and its own without the name before them."""
-    others = tuple(f"{other}:" for other in arms if other != arm)
-    return [setting.removeprefix(f"{arm}:") for setting in settings if not setting.startswith(others)]
+    """The `--set` values that hold for one arm: those for all, then its own without the name before them.
+
+    Raises:
+        DataError: a value for an arm that is not there.
+    """
+    named = [(key.partition(":")[0] if ":" in (key := text.partition("=")[0]) else "", text) for text in settings]
+    for name, text in named:
+        if name and name not in arms:
+            raise DataError(f"expected --set KEY=VALUE, or ARM:KEY=VALUE with one of {', '.join(arms)}, got {text!r}")
+    return [text for name, text in named if not name] + [text.partition(":")[2] for name, text in named if name == arm]
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -369,7 +369,7 @@ def stub(search: Callable[[Path], list[Candidate]]) -> Any:
         takes_scans=True,
         artifact=SimpleNamespace(sha256="f" * 64),
         open_scan=open_scan,
-        find_candidates=lambda scan: search(scan.path),
+        find_candidates=lambda scan, count: search(scan.path)[:count],
     )
 
 
@@ -393,7 +393,7 @@ def test_no_worker_holds_more_than_one_scan(workers, monkeypatch):
                 held -= 1
 
     counting = stub(lambda path: [])
-    counting.open_scan, counting.find_candidates = lambda path: Held(), lambda scan: []
+    counting.open_scan, counting.find_candidates = lambda path: Held(), lambda scan, count: []
     assert len(list(answers(counting, map(Path, map(str, range(40))), workers))) == 40
     assert 1 <= most <= workers
     assert held == 0
@@ -426,12 +426,39 @@ def test_boxes_below_the_threshold_are_grey_and_the_notice_is_whole(detector, gr
         assert 386 < written_at.max() < picture.shape[1] - 1
 
 
-@pytest.mark.parametrize(("box", "score"), [((1, 2, 5, 6), 1.5), ((1, 2, 5, 6), np.nan), ((1, np.nan, 5, 6), 0.5)])
+UNSOUND = [
+    ((1, 2, 5, 6), 1.5),
+    ((1, 2, 5, 6), np.nan),
+    ((1, np.nan, 5, 6), 0.5),
+    ((5, 5, 5, 5), 0.5),
+    ((60, 60, 20, 20), 0.5),
+    ((1, 1, 1e30, 1e30), 0.5),
+]
+
+
+@pytest.mark.parametrize(("box", "score"), UNSOUND)
 def test_a_graph_that_is_unsound_is_the_scan_s_error(box, score, make_detector, grid, hu, tmp_path):
     unsound = make_detector(constant_graph(np.float32([box]), np.float32([score])))
     outcome = predict_file(unsound, [written(tmp_path, "mhd", hu[8:12], grid)], tmp_path / "a.jsonl")
-    assert "expected finite boxes and scores in [0, 1]" in outcome.failed[0][1]
+    assert "expected boxes with a size near the slice and scores in [0, 1]" in outcome.failed[0][1]
     assert not (tmp_path / "a-montages").exists()
+
+
+def test_boxes_in_numbers_of_pixels_lie_half_a_pixel_further_in_a_scan(make_detector, grid, hu, tmp_path):
+    path = written(tmp_path, "mhd", hu[8:12], grid)
+    box = constant_graph(np.float32([[40, 60, 50, 70]]), np.float32([0.9]))
+    found = {}
+    for origin in ("corner", "centre"):
+        about = Input(side=64, kind="slice", slices=1, origin=origin)
+        (found[origin],) = make_detector(box, input=about).find_candidates(path)
+    x, y, z = np.subtract(found["centre"].voxel, found["corner"].voxel)
+    assert (x * SPACING[0], y * SPACING[1], z) == pytest.approx((0.5, 0.5, 0), abs=0.01)
+
+
+def test_a_glob_finds_the_folders_of_series(grid, hu, tmp_path):
+    folder = written(tmp_path / "scan-1", "series", hu[8:12], grid)
+    (tmp_path / "scan-2").mkdir()
+    assert list(find_inputs([str(tmp_path / "scan-*")], scans=True)) == [folder]
 
 
 # --- single slices

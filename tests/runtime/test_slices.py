@@ -7,7 +7,8 @@ import pytest
 
 from leanmed.data.phantom_ct import made_chest
 from leanmed.data.phantom_scans import drawn, made_grid
-from leanmed.errors import MissingExtraError, UnsupportedInput
+from leanmed.errors import InputTooLarge, MissingExtraError, UnsupportedInput
+from leanmed.runtime import slices
 from leanmed.runtime.ct import Grid, Volume
 from leanmed.runtime.slices import COARSE, find_lungs, only_lungs, prepare, three_slices, window
 from leanmed.runtime.volume import open_volume
@@ -160,6 +161,16 @@ def test_a_scan_without_lungs_or_not_axial_is_refused(hu, refused):
         prepare(volume_of(np.full((4, 60, 60), 40, np.int16)))
     with refused(UnsupportedInput, "made", "axial"):
         prepare(volume_of(hu, direction=((1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, -1.0, 0.0))))
+
+
+def test_a_scan_whose_spacing_would_fill_the_memory_is_refused(hu, monkeypatch, refused):
+    wide = volume_of(hu[:3], (900.0, 900.0, 4.0))
+    for read in (prepare, lambda volume: three_slices(volume, 1)):
+        with refused(UnsupportedInput, "made", "at most 2000 mm"):
+            read(wide)
+    monkeypatch.setattr(slices, "MAX_VOXELS", 1000)
+    with refused(InputTooLarge, "made", "at most 1,000 voxels"):
+        prepare(volume_of(hu, (1.5, 2.0, 4.0)))
 
 
 def test_lungs_need_scipy_and_the_message_says_how_to_get_it(volume, monkeypatch, refused):

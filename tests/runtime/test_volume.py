@@ -189,6 +189,15 @@ def test_a_truncated_nifti_is_refused_before_a_slice_is_read(mhd, refused):
         open_volume(path)
 
 
+def test_a_compressed_nifti_is_read_in_any_order_whatever_the_case_of_its_name(mhd, stored):
+    path = as_itk(mhd(), ".nii.gz")
+    loud = path.with_name("SCAN.NII.GZ")
+    path.rename(loud)
+    volume = open_volume(loud)
+    for first, end in ((0, 2), (2, 5), (1, 2)):
+        assert np.array_equal(volume.hu(first, end), stored[first:end])
+
+
 def test_a_nifti_without_direction_or_with_time_is_refused(mhd, refused):
     path = as_itk(mhd(), ".nii")
     data = bytearray(path.read_bytes())
@@ -233,6 +242,16 @@ def test_a_slice_unlike_the_others_is_refused(series, refused, changes, kind, wo
     folder = series()
     edit(folder / "0004.dcm", **changes)  # slice 2, at z = -296.125
     with refused(kind, words):
+        open_volume(folder)
+
+
+def test_a_slice_in_no_place_is_refused(series, refused):
+    folder = series()
+    path = folder / "0004.dcm"
+    content = path.read_bytes()
+    assert content.count(b"-296.125") == 1
+    path.write_bytes(content.replace(b"-296.125", b"nan     "))
+    with refused(UnsupportedInput, "0004.dcm", "expected finite positions"):
         open_volume(folder)
 
 

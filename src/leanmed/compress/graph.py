@@ -18,7 +18,6 @@ from onnx import numpy_helper
 from leanmed.errors import ArtifactError
 
 QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"})
-LARGEST_FOLDED = 2**16  # bytes of a constant that a graph may compute from others
 Array = NDArray[Any]
 
 
@@ -61,8 +60,6 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
-    # Default boxes are a megabyte once folded, and a few nodes that count them before.
-    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(LARGEST_FOLDED))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "simple.onnx"
         options.optimized_model_filepath = str(path)

@@ -118,7 +118,8 @@ def plot(outcomes: Sequence[Outcome], score: str) -> Plot:
                     ax.annotate(p.name, (x, 100 * p.change), xytext=(5, 5), textcoords="offset points", color=colour)
         axes[0].set(xlabel="file size, of its own FP32 file", ylabel=f"{title} lost or won, points", xlim=(0, 2.15))
         axes[1].set(xlabel="speed, times its own FP32", xlim=(0, None))
-        axes[0].legend(loc="lower left")
+        if len(series) > 1:
+            axes[0].legend(loc="lower left")
         alt = "; ".join(f"{n}: {', '.join(_words(p) for p in found)}" for n, found in series.items())
         reading = (
             "Each dot is a model beside its own FP32 version: up is better; on the left small files lie left, on the "

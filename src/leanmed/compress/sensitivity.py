@@ -160,4 +160,4 @@ def _freed(network: Network, rest: Sequence[str]) -> set[str]:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %"
+    return f"{100 * share:.2g} %" if share < 1 else f"{100 * share:.0f} %"

@@ -56,6 +56,9 @@ class Input(_Frozen):
     slices: Literal[1, 3] | None = Field(
         default=None, description="for boxes: 1: only the middle channel is looked at; 3: all are"
     )
+    origin: Literal["corner", "centre"] = Field(
+        default="corner", description="for boxes: where in a pixel its whole-numbered coordinates lie"
+    )
     reduced: bool = Field(
         default=True, description="large files may be decoded at a reduced scale: it was measured to keep the answer"
     )

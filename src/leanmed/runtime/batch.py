@@ -197,7 +197,7 @@ def _boxes(predictor: Predictor, path: Path) -> dict[str, Any]:
 def _candidates(predictor: Predictor, path: Path, montages: Path | None) -> dict[str, Any]:
     """The best candidates of a scan, the threshold, and the slices searched; `montage` is relative to the answers."""
     scan, threshold = predictor.open_scan(path), predictor.manifest.threshold or 0.0
-    found = predictor.find_candidates(scan)[:MOST]
+    found = predictor.find_candidates(scan, count=MOST)
     picture = montages and montages / _picture_name(path)
     if picture:
         montage(picture, scan, found, threshold=threshold)

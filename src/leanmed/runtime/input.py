@@ -199,7 +199,7 @@ def _expand(pattern: str, scans: bool) -> Iterable[Path]:
         return _inputs_below(path, scans)
     if glob.has_magic(pattern) and not path.exists():
         matches = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-        return (match for match in map(Path, sorted(matches)) if not match.is_dir())
+        return (match for match in map(Path, sorted(matches)) if not match.is_dir() or (scans and is_series(match)))
     return [path]
 
 

@@ -17,7 +17,8 @@ TO_LPS = np.diag([-1.0, -1.0, 1.0])  # NIfTI's world has x to the right and y to
 def open_nifti(path: Path, limits: Limits) -> Volume:
     """Open a `.nii` or `.nii.gz` file in Hounsfield units; its name is the series' identifier.
 
-    Of a compressed file all up to the slices asked for is unpacked, but no more than these is kept.
+    Of a compressed file all up to the slices asked for is unpacked, but no more than these is kept; who goes from slice
+    to slice unpacks it once.
 
     Raises:
         UnreadableInput: a file shorter than it declares.
@@ -30,11 +31,11 @@ def open_nifti(path: Path, limits: Limits) -> Volume:
         import nibabel
     except ImportError as error:
         raise MissingExtraError("reading NIfTI", "ct") from error
-    image: Any = nibabel.Nifti1Image.from_filename(path)
+    image: Any = nibabel.Nifti1Image.from_filename(path, keep_file_open=True)  # so that it is unpacked once
     grid = _grid(image.header, image.shape, limits)
     proxy = image.dataobj
     size = proxy.offset + int(np.prod(image.shape)) * proxy.dtype.itemsize
-    if path.suffix != ".gz" and path.stat().st_size < size:
+    if path.suffix.lower() != ".gz" and path.stat().st_size < size:
         raise UnreadableInput(f"expected {size:,} bytes as declared, got {path.stat().st_size:,}; copy it again")
 
     def read(first: int, end: int) -> Hounsfield:

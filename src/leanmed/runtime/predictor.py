@@ -20,6 +20,7 @@ from leanmed.runtime.scan import Candidate, find_candidates
 from leanmed.runtime.slices import Scan, prepare, window
 from leanmed.runtime.volume import is_ct_slice, open_slice, open_volume
 
+FAR = 1e5  # pixels; no slice reaches so far
 Source = str | Path | bytes | NDArray[Any] | Image.Image
 OUTPUTS = {"probabilities": ["probabilities"], "boxes": ["boxes", "scores"]}  # a manifest's output, the graph's names
 
@@ -142,11 +143,12 @@ class Predictor:
         """
         return prepare(open_volume(Path(path), self.limits))
 
-    def find_candidates(self, scan: str | Path | Scan) -> list[Candidate]:
+    def find_candidates(self, scan: str | Path | Scan, *, count: int | None = None) -> list[Candidate]:
         """Search a whole scan: its candidates, best first, those below the artifact's threshold too.
 
         Args:
             scan: a path, as `open_scan` takes it, or what that gives.
+            count: so many of the best; None: all.
 
         Raises:
             ArtifactError: the graph fails, or is none for boxes in slices of CT.
@@ -159,24 +161,27 @@ class Predictor:
                 f"of a {self.manifest.input.kind}; take another artifact"
             )
         scan = scan if isinstance(scan, Scan) else self.open_scan(scan)
-        return find_candidates(scan, self._detect_soundly, neighbours=self._neighbours)
+        return find_candidates(scan, self._detect_placed, neighbours=self._neighbours, count=count)
 
     @property
     def _neighbours(self) -> bool:
         return self.manifest.input.slices != 1
 
-    def _detect_soundly(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _detect_placed(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """As `detect`, for a slice whose place is known: sound boxes, counted from the corner of the first pixel."""
         boxes, scores = self.detect(pixels)
-        if not (np.isfinite(boxes).all() and ((scores >= 0) & (scores <= 1)).all()):
+        sound = np.abs(boxes).max(initial=0) < FAR and (boxes[:, :2] < boxes[:, 2:]).all()  # neither holds for NaN
+        if not (sound and ((scores >= 0) & (scores <= 1)).all()):
             raise DataError(
-                "expected finite boxes and scores in [0, 1], got others; the model is unsound: export it again"
+                "expected boxes with a size near the slice and scores in [0, 1], got others; the model is unsound: "
+                "export it again"
             )
-        return boxes, scores
+        return boxes + np.float32(0.5 if self.manifest.input.origin == "centre" else 0.0), scores
 
     def _detect_stored(self, single: Scan) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         """As `detect`, for a scan of one slice: boxes (n, 4) in pixels of the slice as it is stored."""
         (piece,) = single.slices(neighbours=self._neighbours)
-        boxes, scores = self.detect(piece.pixels)
+        boxes, scores = self._detect_placed(piece.pixels)
         return piece.stored(boxes.reshape(-1, 2, 2)).reshape(-1, 4), scores
 
     def _pixels(self, image: Source) -> NDArray[np.uint8]:

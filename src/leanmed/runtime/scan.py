@@ -86,7 +86,9 @@ class _Marks:
     score: Floats
 
 
-def find_candidates(scan: Scan, detect: Detect, *, neighbours: bool = True) -> list[Candidate]:
+def find_candidates(
+    scan: Scan, detect: Detect, *, neighbours: bool = True, count: int | None = None
+) -> list[Candidate]:
     """Run a detector over the slices of a scan, and join what it marks in neighbouring slices.
 
     The best mark starts a candidate; from its slice outwards, marks that overlap its box join it, until for `REACH`
@@ -96,6 +98,7 @@ def find_candidates(scan: Scan, detect: Detect, *, neighbours: bool = True) -> l
         scan: made ready by `prepare`.
         detect: the detector.
         neighbours: as for `three_slices`.
+        count: the best are found first, and no more than these; None: all.
 
     Returns:
         The candidates, the highest score first.
@@ -103,8 +106,10 @@ def find_candidates(scan: Scan, detect: Detect, *, neighbours: bool = True) -> l
     marks = _collect((piece, *detect(piece.pixels)) for piece in scan.slices(neighbours=neighbours))
     depth = max(1, int(REACH // scan.volume.grid.spacing[2]))
     free = np.ones(len(marks.z), bool)
-    found = []
+    found: list[Candidate] = []
     for seed in range(len(marks.z)):
+        if len(found) == count:
+            break
         if free[seed]:
             joined = _joined(marks, seed, free, depth)
             free[joined] = False

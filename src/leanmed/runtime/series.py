@@ -115,6 +115,8 @@ def _plane(dataset: Dataset, path: Path) -> _Plane:
     corner = np.array(dataset.ImagePositionPatient, np.float64)
     axes = np.array(dataset.ImageOrientationPatient, np.float64).reshape(2, 3)
     size = (int(dataset.Rows), int(dataset.Columns))
+    if not np.isfinite([down, across, *corner, *axes.ravel()]).all():
+        raise UnsupportedInput("expected finite positions and spacings, got NaN or infinity; export the series again")
     return _Plane(path, str(dataset.SeriesInstanceUID), corner, axes, (across, down), size)
 
 

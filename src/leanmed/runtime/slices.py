@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from leanmed.errors import MissingExtraError, UnsupportedInput
+from leanmed.errors import InputTooLarge, MissingExtraError, UnsupportedInput
 from leanmed.runtime.ct import Floats, Grid, Volume
 from leanmed.runtime.volume import open_volume
 
@@ -30,6 +30,7 @@ CLOSING = 15  # mm, half the width of dents that are closed first
 SMALL = 0.1  # share of the largest region, below which a region is bowel or a windpipe's end and no lung
 MIN_AREA = 300.0  # mm2 of lung in a slice
 MAX_FIELD = 2000  # mm along a side of a slice; scanners reach 800
+MAX_VOXELS = 10**9  # bytes of a scan made ready; 1000 slices of 500 mm are a quarter
 CHUNK = 16  # slices read at once
 
 
@@ -123,7 +124,7 @@ def three_slices(volume: Volume, z: int, *, neighbours: bool = True) -> Slice:
 
     Raises:
         IndexError: no such slice.
-        InputError: pixels that cannot be read.
+        InputError: pixels that cannot be read, or a slice that is too wide.
         MissingExtraError: without scipy.
     """
     channels = _channels(z, len(volume), neighbours)
@@ -147,15 +148,17 @@ def prepare(volume: Volume) -> Scan:
 
     Raises:
         UnsupportedInput: slices that are not axial or too wide, no lungs in them, or NaN.
+        InputTooLarge: more than `MAX_VOXELS`.
         InputError: pixels that cannot be read.
         MissingExtraError: without scipy.
     """
     if abs(volume.grid.direction[2][2]) < 0.7:
         raise UnsupportedInput(f"{volume.uid}: expected axial slices, got others; resample the scan")
-    if max(one_mm_size(volume.grid)) > MAX_FIELD:
-        height, width = one_mm_size(volume.grid)
-        raise UnsupportedInput(
-            f"{volume.uid}: expected slices of at most {MAX_FIELD} mm, got {height} x {width} mm; check the spacing"
+    height, width = _checked_size(volume)
+    if len(volume) * height * width > MAX_VOXELS:
+        raise InputTooLarge(
+            f"{volume.uid}: expected at most {MAX_VOXELS:,} voxels of 1 mm in a slice, got {len(volume)} slices of "
+            f"{height} x {width}; cut the scan to the chest"
         )
     firsts = range(0, len(volume), CHUNK)
     grey = np.concatenate([_at_one_mm(volume, z, min(z + CHUNK, len(volume))) for z in firsts])
@@ -205,9 +208,18 @@ def _scale(grid: Grid) -> tuple[float, float]:
     return grid.shape[2] / width, grid.shape[1] / height
 
 
+def _checked_size(volume: Volume) -> tuple[int, int]:
+    height, width = one_mm_size(volume.grid)
+    if max(height, width) > MAX_FIELD:
+        raise UnsupportedInput(
+            f"{volume.uid}: expected slices of at most {MAX_FIELD} mm, got {height} x {width} mm; check the spacing"
+        )
+    return height, width
+
+
 def _at_one_mm(volume: Volume, first: int, end: int) -> Pixels:
     """Clipping comes before resampling, so that metal does not ring."""
-    size, (low, high) = one_mm_size(volume.grid)[::-1], WINDOW
+    size, (low, high) = _checked_size(volume)[::-1], WINDOW
     clipped = np.clip(volume.hu(first, end), low, high)
     resized = [Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR) for plane in clipped]
     return window(np.stack([np.asarray(image) for image in resized]))
