@@ -63,6 +63,14 @@ def test_a_chain_of_drifting_boxes_does_not_join_what_lies_apart(scan):
     assert [mark.z for mark in found[0].marks] == [4, 5, 6]
 
 
+def test_what_goes_on_further_than_a_thing_is_wide_is_another(scan):
+    """A mass of 8 mm in slices 2 mm apart, and a vessel that runs on inside its outline."""
+    column = {f"z{z}": [(30, 40, 8, 0.9) if z == 2 else (30, 40, 3, 0.2)] for z in range(11)}
+    found = find_candidates(scan, marks(**column))
+    assert [mark.z for mark in found[0].marks] == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert found[1].marks[0].z == 8
+
+
 def test_of_each_slice_the_best_mark_is_kept(scan):
     found = find_candidates(scan, marks(z3=[(30, 40, 6, 0.2), (31, 40, 6, 0.9), (30, 41, 7, 0.8)]))
     assert [mark.score for mark in found[0].marks] == pytest.approx([0.9])

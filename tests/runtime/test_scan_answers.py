@@ -403,7 +403,7 @@ def test_the_best_fifty_are_written_and_those_below_the_threshold_are_not_answer
     corners = np.array([(5 * k % 150, 5 * (5 * k // 150) + 3) for k in range(60)], np.float32)
     scores = np.linspace(0.9, 0.31, 60, dtype=np.float32)
     faint = make_detector(constant_graph(np.hstack([corners, corners + 4]), scores), threshold=0.605)
-    outcome = predict_file(faint, [written(tmp_path, "mhd", hu[8:12], grid)], tmp_path / "a.jsonl")
+    outcome = predict_file(faint, [written(tmp_path, "mhd", hu[8:11], grid)], tmp_path / "a.jsonl")
     (line,) = lines(outcome.path)
     assert [found["score"] for found in line["candidates"]] == pytest.approx(scores[:MOST].tolist(), abs=1e-4)
     assert [found["answered"] for found in line["candidates"]] == [True] * 30 + [False] * 20

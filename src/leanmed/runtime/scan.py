@@ -92,7 +92,8 @@ def find_candidates(
     """Run a detector over the slices of a scan, and join what it marks in neighbouring slices.
 
     The best mark starts a candidate; from its slice outwards, marks that overlap its box join it, until for `REACH`
-    (and a slice at least) none does. Then the best of the marks left starts the next.
+    (and a slice at least) none does, and no further than its box is wide: a vessel may go on where a mass ends. Then the
+    best of the marks left starts the next.
 
     Args:
         scan: made ready by `prepare`.
@@ -104,14 +105,17 @@ def find_candidates(
         The candidates, the highest score first.
     """
     marks = _collect((piece, *detect(piece.pixels)) for piece in scan.slices(neighbours=neighbours))
-    depth = max(1, int(REACH // scan.volume.grid.spacing[2]))
+    across, _, between = scan.volume.grid.spacing
+    depth = max(1, int(REACH // between))
+    widths = ((marks.xyxy[:, 2] - marks.xyxy[:, 0]) * across + REACH) / between  # of the boxes, in slices
     free = np.ones(len(marks.z), bool)
     found: list[Candidate] = []
     for seed in range(len(marks.z)):
         if len(found) == count:
             break
         if free[seed]:
-            joined = _joined(marks, seed, free, depth)
+            close = np.abs(marks.z - marks.z[seed]) <= max(1, widths[seed])
+            joined = _joined(marks, seed, free & close, depth)
             free[joined] = False
             found.append(_candidate(scan, marks, joined))
     return found
