@@ -72,7 +72,7 @@ def _prepare(made: Made) -> str:
     return made.add("Sub", ["scaled", made.constant("one", np.float32(1))], "input")
 
 
-def made_network(*, seed: int = 0, odd: bool = False, residual: bool = True) -> bytes:
+def made_network(*, seed: int = 0, odd: bool = False, residual: bool = True, branches: int = 0) -> bytes:
     """A small MobileNetV2: stem, depthwise and pointwise layers, a residual, a global mean and one logit.
 
     On `made_images`, the logit has median 0 and standard deviation 2.
@@ -81,15 +81,16 @@ def made_network(*, seed: int = 0, odd: bool = False, residual: bool = True) -> 
         seed: of the weights.
         odd: put an operator that quantization does not handle, with large weights, in the middle.
         residual: add the input of the last two layers before the head to their output.
+        branches: so many layers side by side before the head, put together as Inception does.
     """
-    shape = (seed, odd, residual)
+    shape = (seed, odd, residual, branches)
     plain = open_session(_network(*shape, 1.0, 0.0, "logit"))
     logits = [plain.run(None, {"pixels": image})[0].item() for image in made_images(40, seed)]
     gain = 2 / np.std(logits)
     return _network(*shape, gain, -gain * np.median(logits), "probabilities")
 
 
-def _network(seed: int, odd: bool, residual: bool, gain: float, offset: float, answer: str) -> bytes:
+def _network(seed: int, odd: bool, residual: bool, branches: int, gain: float, offset: float, answer: str) -> bytes:
     rng = np.random.default_rng(seed)
 
     def weight(*shape: int) -> Array:
@@ -110,7 +111,10 @@ def _network(seed: int, odd: bool, residual: bool, gain: float, offset: float, a
     if odd:
         up = made.constant("net.up.weight", weight(16, 16, 2, 2).astype(np.float32))
         x = made.add("ConvTranspose", [x, up], "up", strides=[2, 2])
-    x = made.relu6(made.conv(x, "head", weight(64, 16, 1, 1), bias(64)))
+    if branches:
+        sides = [made.conv(x, f"branch{k}", weight(4, 16, 1, 1), bias(4)) for k in range(branches)]
+        x = made.relu6(made.add("Concat", sides, "together", axis=1))
+    x = made.relu6(made.conv(x, "head", weight(64, 4 * branches or 16, 1, 1), bias(64)))
     made.add("ReduceMean", [x, made.constant("area", [2, 3])], "mean", keepdims=1)
     made.add("Reshape", ["mean", made.constant("flat", [1, 64])], "row")
     linear = np.float32(gain) * weight(1, 64), np.float32([offset])

@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from made_networks import answer, found_network, made_images, rounded_layers, samples
+from made_networks import answer, found_network, made_images, made_network, rounded_layers, samples
 
-from leanmed.compress.calibrate import ranges
-from leanmed.compress.graph import initializers
+from leanmed.compress.calibrate import network_inputs, ranges
+from leanmed.compress.graph import initializers, parse, simplify
 from leanmed.compress.int4 import pack
-from leanmed.compress.network import HEAVY
+from leanmed.compress.network import HEAVY, find_network
 from leanmed.compress.qdq import insert, rounded_tensors
 
 ALL = tuple(layer.name for layer in found_network().layers)
@@ -48,6 +48,15 @@ def test_every_layer_becomes_an_integer_kernel(tmp_path: Path) -> None:
 def test_integers_answer_as_the_float_network_does() -> None:
     images = made_images(12, seed=9)
     assert np.abs(answer(made(), images) - answer(found_network().model, images)).max() < 0.08
+
+
+@pytest.mark.parametrize("branches", [2, 3, 4])
+def test_layers_side_by_side_are_put_together_again(branches: int) -> None:
+    network = find_network(simplify(parse(made_network(seed=1, branches=branches))))
+    inputs = tuple(network_inputs(network, made_images(24, seed=7)))
+    model = insert(network, rounded_layers(network, 8), ranges(network, inputs))
+    images = made_images(12, seed=9)
+    assert np.abs(answer(model, images) - answer(network.model, images)).max() < 0.08
 
 
 def test_weights_are_signed_per_channel_and_activations_unsigned() -> None:

@@ -18,7 +18,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from leanmed.compress.calibrate import Range
 from leanmed.compress.graph import initializers, rename, set_initializers, shapes, share_constants
-from leanmed.compress.network import Layer, Network
+from leanmed.compress.network import HEAVY, Layer, Network
 from leanmed.compress.rounding import Rounded
 
 # Beside layers: operators with integer kernels, or that only move values. All others between layers stay float.
@@ -145,7 +145,8 @@ def _derive_bias_scales(model: onnx.ModelProto) -> None:
     products = []
     for node in graph.node:
         sources = [makers[name] for name in node.input if name in makers]
-        if len(sources) < 3 or any(s.op_type != "DequantizeLinear" for s in sources):
+        quantized = all(source.op_type == "DequantizeLinear" for source in sources)
+        if node.op_type not in HEAVY or len(sources) < 3 or not quantized:
             continue
         x, weight, bias = sources
         name = f"{bias.input[0]}_step"
