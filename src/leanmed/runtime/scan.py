@@ -92,8 +92,8 @@ def find_candidates(
     """Run a detector over the slices of a scan, and join what it marks in neighbouring slices.
 
     The best mark starts a candidate; from its slice outwards, marks that overlap its box join it, until for `REACH`
-    (and a slice at least) none does, and no further than its box is wide: a vessel may go on where a mass ends. The best
-    of the marks left starts the next.
+    (and a slice at least) none does, and no further than its box is wide: a vessel may go on where a mass ends. Then
+    the best of the marks left starts the next.
 
     Args:
         scan: made ready by `prepare`.
