@@ -10,7 +10,7 @@ import pytest
 from leanmed import scan_evaluation
 from leanmed.data import content_hashes
 from leanmed.data.phantom_scans import AXIAL, write_mhd
-from leanmed.errors import DataError
+from leanmed.errors import ArtifactError, DataError
 from leanmed.records import Boxes, Record
 from leanmed.runs import read_csv
 from leanmed.runtime.ct import Grid
@@ -84,3 +84,9 @@ def test_the_command_writes_both_files_and_tells_the_figures(
     paths = written.removeprefix("wrote ").split(" and ")
     assert paths == [str(tmp_path / "out" / name) for name in ("scans.json", "candidates.csv")]
     assert all(Path(path).is_file() for path in paths)
+
+
+def test_a_run_is_no_artifact_yet(luna16: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="leanmed export"):
+        judge_artifact(tmp_path, luna16, tmp_path / "out")

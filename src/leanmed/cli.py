@@ -36,7 +36,7 @@ app = typer.Typer(
     "Research use only: not a medical device.",
 )
 
-RECIPE = "A shipped recipe's name (anemia, nodules, folder) or a YAML file."
+RECIPE = "A shipped recipe's name (anemia, nodules, nodules-paper, folder) or a YAML file."
 
 
 def main() -> None:
@@ -237,7 +237,7 @@ def predict(
     resume: Resume = False,
     workers: Annotated[int, typer.Option(min=0, help="Images or scans at a time; 0: one per core.")] = 0,
     max_megapixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 50,
-    max_megabytes: Annotated[int, typer.Option(min=1, help="Refuse larger files.")] = 256,
+    max_megabytes: Annotated[int, typer.Option(min=1, help="Refuse larger images and DICOM files.")] = 256,
 ) -> None:
     """Answer for many images: one JSON line each, without torch.
 

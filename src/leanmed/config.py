@@ -83,7 +83,7 @@ class Model(_Section):
     backbone: str = Field(
         default="mobilenetv2_100",
         description="classification: any timm model's name, or tissue-colours; paper: MobileNetV2. detection: "
-        + ", ".join(DETECTION_BACKBONES),
+        f"{', '.join(DETECTION_BACKBONES)}, or another of timm's",
     )
     backbone_args: dict[str, Any] = Field(
         default_factory=dict, description="passed to timm.create_model, e.g. {pad_type: same}"

@@ -12,11 +12,11 @@ import typer
 from leanmed.console import echo_figures, progress_bar
 from leanmed.data import content_hash
 from leanmed.data.luna16 import Finding, read_scans
-from leanmed.errors import DataError, InputError
+from leanmed.errors import ArtifactError, DataError, InputError
 from leanmed.files import write_json
 from leanmed.metrics import Figure
 from leanmed.report import NOTICE, defined
-from leanmed.runs import write_csv
+from leanmed.runs import RUN, write_csv
 from leanmed.runtime.artifact import image_mark
 from leanmed.runtime.predictor import Predictor, load
 from leanmed.runtime.scan import Candidate
@@ -44,8 +44,11 @@ def judge_artifact(artifact: Path, root: Path, out: Path) -> None:
     """What `leanmed evaluate --scans` does: evaluate, write, and tell the figures.
 
     Raises:
+        ArtifactError: it is none, or a run.
         DataError: as `evaluate_scans`.
     """
+    if (artifact / RUN).is_file():
+        raise ArtifactError(f"expected an artifact, got the run {artifact}; make one with leanmed export")
     with progress_bar("scans") as step:
         result = evaluate_scans(load(artifact), root, progress=step)
     write_scan_result(out, result)

@@ -131,7 +131,7 @@ def test_images_and_annotations_must_match(voc, yolo, refused):
     (yolo(a="", c="") / "images/deep/c.png").unlink()
     with refused(DataError, "annotations without image: deep/c"):
         read_records("yolo", root)
-    with refused(DataError, "expected images"):
+    with refused(DataError, "expected images with boxes there, found none", "give the folder"):
         read_records("yolo", root / "JPEGImages")
 
 

@@ -163,7 +163,9 @@ def _groups(root: Path, names: set[str]) -> dict[str, str]:
 
 
 def _match(images: Mapping[str, Path], files: Mapping[str, object], root: Path) -> None:
-    if not images or images.keys() != files.keys():
+    if not images and not files:
+        raise DataError(f"{root}: expected images with boxes there, found none; give the folder that holds them")
+    if images.keys() != files.keys():
         raise DataError(
             f"{root}: expected images, and annotations of the same names; images without: "
             f"{some(images.keys() - files.keys())}; annotations without image: {some(files.keys() - images.keys())}; "
