@@ -33,6 +33,9 @@ def imported_by(code: str) -> set[str]:
 
 def test_the_public_names_are_these():
     assert leanmed.__all__ == [
+        "Boxes",
+        "Candidate",
+        "Detections",
         "Limits",
         "Prediction",
         "Predictor",

@@ -19,9 +19,10 @@ import pytest
 import torch
 from PIL import Image
 
+from leanmed import data as reading_data
 from leanmed import training
 from leanmed.config import dump_recipe
-from leanmed.data import batches, read_records
+from leanmed.data import read_records
 from leanmed.data.splits import make_folds
 from leanmed.errors import DataError, RunError
 from leanmed.evaluation import fold_figures
@@ -235,7 +236,7 @@ def test_the_test_part_is_not_opened_before_the_threshold_is_fixed(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
-    read, calibrate = batches.read_image, Classification.calibrate
+    read, calibrate = reading_data.read_image, Classification.calibrate
 
     def reading(path: Path, **options: Any) -> Any:
         if options:  # without, `check_readable` only decodes
@@ -246,7 +247,7 @@ def test_the_test_part_is_not_opened_before_the_threshold_is_fixed(
         events.append("calibrated")
         calibrate(task, *arguments)
 
-    monkeypatch.setattr(batches, "read_image", reading)
+    monkeypatch.setattr(reading_data, "read_image", reading)
     monkeypatch.setattr(Classification, "calibrate", calibrating)
     run = train(tiny_recipe(split=ONE_FOLD, training=BRIEF), data, tmp_path / "run", tell=silent)
     parts = {row["image"]: row["fold_0"] for row in read_csv(run.path / SPLITS)}
