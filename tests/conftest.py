@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import settings
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
@@ -32,6 +33,12 @@ settings.load_profile("repeatable")
 
 LABELS = ("non-anemic", "anemic")
 Refused = Callable[..., AbstractContextManager[None]]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Before any fixture of a test: its random weights are the same whichever tests ran in this process before."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ def test_a_detector_is_compressed_from_pixels_to_boxes(to: str, detector: tuple[
     assert outcome.final.bytes < share * outcome.before_bytes
     assert outcome.measured.main_score == "ap50"
     assert after[0].shape[1] == 4
-    assert before[1].max() - before[1].min() > 0.05, "scores differ, and a ruined network's would all be one half"
+    assert before[1][:5].min() > 0.58, "farther from one half, a ruined network's answer, than what is allowed below"
     assert np.abs(before[1][:5] - after[1][:5]).max() < {"fp16": 0.005, "int8": 0.03, "int4": 0.06}[to]
     assert iou(before[0][:1], after[0]).max() > 0.5
     heads = [row for row in outcome.layers if row.name.startswith("heads")]
