@@ -110,28 +110,42 @@ def test_history_and_time_spent_travel_with_the_checkpoint(tmp_path: Path) -> No
     assert after.started == pytest.approx(before.started, abs=60)
 
 
+def optimizer_and_rates(folder: Path, monkeypatch: pytest.MonkeyPatch, steps: int, **training: Any) -> tuple[Any, list]:
+    """What the loop makes for a training of so many steps, and the learning rate of each and of the one after."""
+    monkeypatch.setattr(Loop, "trainer", SimpleNamespace(estimated_stepping_batches=steps))
+    made: Any = a_loop(folder, **training).configure_optimizers()
+    assert made["lr_scheduler"]["interval"] == "step"
+    rates = []
+    for _ in range(steps + 1):
+        rates.append(made["optimizer"].param_groups[0]["lr"])
+        made["optimizer"].step()
+        made["lr_scheduler"]["scheduler"].step()
+    return made["optimizer"], rates
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimiser_takes_the_recipes_rate_and_decay(tmp_path: Path, name: str) -> None:
-    optimizer = a_loop(tmp_path, optimizer=name, learning_rate=0.02, weight_decay=0.3).configure_optimizers()
-    assert isinstance(optimizer, torch.optim.Optimizer)
+def test_every_optimiser_takes_the_recipes_rate_and_decay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    settings = {"optimizer": name, "learning_rate": 0.02, "weight_decay": 0.3}
+    optimizer, rates = optimizer_and_rates(tmp_path, monkeypatch, 3, **settings)
     assert type(optimizer).__name__.lower() == name
-    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.02, 0.3)
+    assert rates == pytest.approx([0.02] * 4)
+    assert optimizer.defaults["weight_decay"] == 0.3
     assert len(optimizer.param_groups[0]["params"]) > 10
 
 
 def test_the_cosine_schedule_falls_by_the_step_to_zero_at_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Loop, "trainer", SimpleNamespace(estimated_stepping_batches=4))
-    made: Any = a_loop(tmp_path, schedule="cosine", learning_rate=0.1).configure_optimizers()
-    assert made["lr_scheduler"]["interval"] == "step"
-    rates = []
-    for _ in range(5):
-        rates.append(made["optimizer"].param_groups[0]["lr"])
-        made["optimizer"].step()
-        made["lr_scheduler"]["scheduler"].step()
+    _, rates = optimizer_and_rates(tmp_path, monkeypatch, 4, schedule="cosine", learning_rate=0.1)
     half = 0.05 * 2**0.5
     assert rates == pytest.approx([0.1, 0.05 + half / 2, 0.05, 0.05 - half / 2, 0.0])
+
+
+def test_the_rate_rises_evenly_over_the_steps_of_the_warmup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, rates = optimizer_and_rates(tmp_path, monkeypatch, 5, learning_rate=0.4, warmup_steps=3)
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
 
 
 @pytest.mark.parametrize(("average", "averages"), [(0.0, []), (0.9, [EMAWeightAveraging])])

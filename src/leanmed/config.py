@@ -144,6 +144,9 @@ class Detector(_Section):
     negatives_floor: int = Field(
         default=8, ge=1, description="at least so many per image, so that images without objects teach"
     )
+    box_loss: Literal["smooth_l1", "giou"] = Field(
+        default="smooth_l1", description="of offsets (paper), or of the boxes: 1 - GIoU (Rezatofighi et al. 2019)"
+    )
     box_weight: float = Field(default=0.5, gt=0, description="of the box term against the class term; paper: 1")
     crop: int = Field(
         default=160, ge=32, le=1024, description="pixels; training sees crops of this side, selection whole images"
@@ -194,6 +197,7 @@ class Training(_Section):
     optimizer: Literal["adam", "adamw", "sgd"] = Field(default="adam", description="paper: Adam")
     learning_rate: float = Field(default=1e-4, gt=0, le=10, description="paper: 1e-4 (garbled in print)")
     schedule: Literal["constant", "cosine"] = Field(default="constant", description="over `epochs`, to zero")
+    warmup_steps: int = Field(default=0, ge=0, description="in which the learning rate rises to where it belongs")
     weight_decay: float = Field(default=0.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     precision: Literal["32-true", "bf16-mixed"] = Field(

@@ -121,10 +121,14 @@ class Loop(lightning.LightningModule):
         optimizer = OPTIMIZERS[self.settings.optimizer](
             self.task.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
         )
-        if self.settings.schedule == "constant":
-            return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+
+        def share(step: int) -> float:
+            """Of the learning rate, at a step from 0."""
+            warm = min(1.0, (step + 1) / (self.settings.warmup_steps + 1))
+            return warm * (1 + math.cos(math.pi * step / steps)) / 2 if self.settings.schedule == "cosine" else warm
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
