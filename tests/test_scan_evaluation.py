@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from leanmed import scan_evaluation
+from leanmed.console import echo_evaluation
 from leanmed.data import content_hashes
 from leanmed.data.phantom_scans import AXIAL, write_mhd
 from leanmed.errors import ArtifactError, DataError
@@ -39,8 +40,9 @@ def luna16(tmp_path: Path) -> Path:
 def predictor(*seen: str) -> SimpleNamespace:
     """What finds in every scan .9 at the nodule's place and .4 elsewhere."""
     found = [Candidate(0.9, (0, 0, 0), NODULE, 5.0, ()), Candidate(0.4, (0, 0, 0), (1.0, 1.0, 1.0), 5.0, ())]
-    manifest = SimpleNamespace(provenance=SimpleNamespace(seen_images=seen))
-    return SimpleNamespace(manifest=manifest, find_candidates=lambda path: found)
+    manifest = SimpleNamespace(provenance=SimpleNamespace(seen_images=seen), leak=None)
+    artifact = SimpleNamespace(sha256="0123")
+    return SimpleNamespace(manifest=manifest, artifact=artifact, find_candidates=lambda path: found)
 
 
 def test_scans_are_judged_by_luna16_s_rules(luna16: Path, tmp_path: Path) -> None:
@@ -63,10 +65,23 @@ def test_scans_the_artifact_was_made_from_are_left_out(luna16: Path) -> None:
     records = [Record(uid, luna16 / "subset0" / f"{uid}.mhd", Boxes(), uid) for uid in "abc"]
     seen = [content[:16] for content in content_hashes(records)]
     result = evaluate_scans(predictor(seen[0]), luna16)
-    assert result.notes == ["a was used to make the artifact and is left out."]
+    assert result.notes == ["a, or another scan of its patient, was used to make the artifact; left out."]
     assert list(result.candidates) == ["b", "c"]
     with pytest.raises(DataError, match="expected scans new to this artifact"):
         evaluate_scans(predictor(*seen), luna16)
+
+
+def test_other_scans_of_a_patient_who_made_the_artifact_are_left_out_too(luna16: Path) -> None:
+    table = "seriesuid,patient_id\na,one\nb,two\nc,one\n"
+    (luna16 / "luna16_series_to_patient.csv").write_text(table)
+    seen = content_hashes([Record("a", luna16 / "subset0" / "a.mhd", Boxes(), "one")])[0][:16]
+    assert list(evaluate_scans(predictor(seen), luna16).candidates) == ["b"]
+
+
+def test_what_the_artifact_was_made_from_and_is_not_here_is_told(luna16: Path) -> None:
+    assert (
+        evaluate_scans(predictor("0" * 16), luna16).notes[0].startswith("1 of 1 images that made the artifact are not")
+    )
 
 
 def test_the_command_writes_both_files_and_tells_the_figures(
@@ -75,15 +90,17 @@ def test_the_command_writes_both_files_and_tells_the_figures(
     (luna16 / "subset0" / "b.raw").unlink()
     monkeypatch.setattr(scan_evaluation, "load", lambda path: predictor())
 
-    judge_artifact(tmp_path / "artifact", luna16, tmp_path / "out")
+    files = [tmp_path / "out" / name for name in ("scans.json", "candidates.csv")]
+    echo_evaluation(judge_artifact(tmp_path / "artifact", luna16, tmp_path / "out", command="typed"), *files)
 
     note, cpm, *_, notice, written = capsys.readouterr().out.splitlines()
     assert note.startswith("Not answered: b: ")
     assert cpm.startswith("cpm                1.0000  (")
     assert notice == "Research use only: not a medical device."
-    paths = written.removeprefix("wrote ").split(" and ")
-    assert paths == [str(tmp_path / "out" / name) for name in ("scans.json", "candidates.csv")]
-    assert all(Path(path).is_file() for path in paths)
+    assert written.removeprefix("wrote ").split(" and ") == list(map(str, files))
+    assert all(path.is_file() for path in files)
+    told = json.loads(files[0].read_text())
+    assert (told["command"], told["artifact"], told["leak"]) == ("typed", "0123", None)
 
 
 def test_a_run_is_no_artifact_yet(luna16: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from leanmed.console import (
     Resume,
     Set,
     Splitting,
-    echo_figures,
+    echo_evaluation,
     needs,
     paragraph,
     progress_bar,
@@ -183,7 +183,11 @@ def evaluate(
     if scans:
         from leanmed.scan_evaluation import judge_artifact
 
-        judge_artifact(subject, data, out)
+        if dataset:
+            raise DataError("expected no --dataset with --scans, whose scans are laid out as LUNA16's; leave it out")
+        with progress_bar("scans") as step:
+            result = judge_artifact(subject, data, out, command=typed(), progress=step)
+        echo_evaluation(result, out / "scans.json", out / "candidates.csv")
         return
     if (subject / RUN).is_file():
         report = evaluate_run(open_run(subject), data=data, command=typed())
@@ -193,10 +197,7 @@ def evaluate(
                 leanmed.load(subject), data, dataset=dataset, cache=out.parent / AUDIT, command=typed(), progress=step
             )
     write_report(out, report, read=read_image)
-    for line in filter(None, (report.leak, *report.notes)):
-        typer.echo(line)
-    echo_figures(report.figures)
-    typer.echo(f"Research use only: not a medical device.\nwrote {out / 'report.html'} and {out / 'report.json'}")
+    echo_evaluation(report, out / "report.html", out / "report.json")
 
 
 @app.command()

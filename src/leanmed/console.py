@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import typer
 
@@ -50,10 +50,29 @@ def paragraph(error: Exception) -> str:
     return f"{where}: expected to read or write it, got: {error.strerror or error}; mend that and start again"
 
 
-def echo_figures(figures: Mapping[str, Any]) -> None:
-    """One line for each figure, with its interval."""
-    for name, figure in figures.items():
+class Evaluated(Protocol):
+    """What an evaluation leaves to be told."""
+
+    @property
+    def leak(self) -> str | None:
+        """Why the figures flatter, if they do."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a reader of the figures should know."""
+
+    @property
+    def figures(self) -> Mapping[str, Any]:
+        """Name -> value, low, high, n."""
+
+
+def echo_evaluation(found: Evaluated, *written: Path) -> None:
+    """The leak first, if there is one, notes, a line for each figure with its interval, and the files."""
+    for line in filter(None, (found.leak, *found.notes)):
+        typer.echo(line)
+    for name, figure in found.figures.items():
         typer.echo(f"{name:18} {figure.value:.4f}  ({figure.low:.4f} to {figure.high:.4f})  n={figure.n}")
+    typer.echo(f"Research use only: not a medical device.\nwrote {' and '.join(map(str, written))}")
 
 
 def typed() -> str:

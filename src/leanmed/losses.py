@@ -43,7 +43,8 @@ def box_loss(offsets: Tensor, boxes: Tensor, defaults: Tensor, settings: Detecto
     """How far offsets (n, 4) from default boxes (n, 4) are from boxes (n, 4): a sum over n, by `settings.box_loss`."""
     if settings.box_loss == "smooth_l1":
         return F.smooth_l1_loss(offsets, encode_boxes(boxes, defaults), reduction="sum")
-    return generalized_box_iou_loss(decode_boxes(offsets.float(), defaults), boxes, reduction="sum")
+    lack: Tensor = generalized_box_iou_loss(decode_boxes(offsets.float(), defaults), boxes, reduction="sum")
+    return lack
 
 
 def hardest(cross_entropy: Tensor, positive: Tensor, negative: Tensor, settings: Detector) -> Tensor:
