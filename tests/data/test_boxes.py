@@ -144,6 +144,8 @@ def test_images_and_annotations_must_match(voc, yolo, refused):
         {"annotations": None},
         {"images": [{"id": 7}]},
         {"images": [{"id": 7, "file_name": "absent.png"}], "annotations": []},
+        {"images": [{"id": 7, "file_name": "/etc/hostname"}], "annotations": []},
+        {"images": [{"id": 7, "file_name": "../a.png"}], "annotations": []},
     ],
 )
 def test_a_coco_table_that_does_not_hold_together_is_refused(coco, refused, change):
@@ -185,6 +187,25 @@ def test_an_unreadable_image_is_refused_by_file(voc, refused):
 def test_boxes_may_reach_the_edges(voc):
     image = voc(a=[]) / "JPEGImages/a.png"
     assert boxes_inside(image, [(0, 0, 40, 30)], [5]).diameters == (5.0,)
+
+
+def test_boxes_are_those_of_the_image_turned_upright(yolo):
+    root = yolo(a="0 0.5 0.5 0.5 0.5")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying, 40 x 30; 30 x 40 when upright
+    Image.fromarray(np.zeros((30, 40), np.uint8)).save(root / "images/deep/a.png", exif=exif)
+    assert boxes_of("yolo", root)["images/deep/a.png"][0] == pytest.approx((7.5, 10, 22.5, 30))
+
+
+def test_two_images_of_one_name_are_refused(voc, yolo, refused):
+    root = voc(a=[(1, 2, 11, 12)])
+    picture(root / "JPEGImages/a.jpg")
+    with refused(DataError, "two files for a"):
+        read_records("voc", root)
+    root = yolo(b="")
+    picture(root / "images/deep/b.jpg")
+    with refused(DataError, "two files for deep/b"):
+        read_records("yolo", root)
 
 
 def test_a_square_is_cut_at_the_edges():

@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from leanmed.data.tables import content_group, images_below, match_images, name_below, read_rows, some
+from leanmed.data.tables import by_name, content_group, images_below, match_images, name_below, read_rows, some
 from leanmed.errors import DataError
 from leanmed.records import Record
 
@@ -51,12 +51,8 @@ def _images(root: Path) -> dict[str, Path]:
             f"{root}: expected CP-AnemiC, with folders {' and '.join(FOLDERS)}; missing: {some(absent)}; "
             "give the folder that holds both"
         )
-    paths = [image for name in FOLDERS for image in images_below(root / name)]
-    images = {path.stem: path for path in paths}
-    twice = [path.stem for path in paths if images[path.stem] != path]
-    if twice:
-        raise DataError(f"{root}: expected each image once, got two files for {some(twice)}; remove one")
-    return images
+    paths = (image for name in FOLDERS for image in images_below(root / name))
+    return by_name(root, paths, lambda path: path.stem)
 
 
 def _record(root: Path, image: Path, row: Mapping[str, str]) -> Record:

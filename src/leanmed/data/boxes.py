@@ -14,15 +14,14 @@ PASCAL's own files count pixels from 1, and so lie half a pixel lower right.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from leanmed.data.tables import content_group, images_below, name_below, read_rows, some
-from leanmed.errors import DataError
+from leanmed.data.tables import by_name, content_group, images_below, name_below, read_rows, some
+from leanmed.errors import DataError, InputError
 from leanmed.records import Box, Boxes, Record
-from leanmed.runtime.input import DEFAULT_LIMITS
-from leanmed.runtime.raster import open_raster
+from leanmed.runtime.input import image_size
 
 GROUPS = "groups.csv"
 COCO = "annotations.json"
@@ -41,7 +40,7 @@ def read_voc(root: Path) -> list[Record]:
         DataError: an image without XML or the reverse, an XML that is none, objects of several names, a box outside
             its image or without size.
     """
-    images = {path.stem: path for path in images_below(root / "JPEGImages")}
+    images = by_name(root, images_below(root / "JPEGImages"), lambda path: path.stem)
     files = {path.stem: path for path in (root / "Annotations").glob("*.xml")}
     _match(images, files, root)
     objects = {images[stem]: _voc_objects(files[stem]) for stem in images}
@@ -61,14 +60,12 @@ def read_yolo(root: Path) -> list[Record]:
         DataError: no images, a text without image, a line that is no box, several classes, a box outside its image or
             without size.
     """
-    images = {name_below(root / "images", path.with_suffix("")): path for path in images_below(root / "images")}
-    folder = root / "labels"
-    files = {name_below(folder, path.with_suffix("")): path for path in folder.rglob("*.txt")}
+    images = _named(root / "images", images_below(root / "images"))
+    files = _named(root / "labels", (root / "labels").rglob("*.txt"))
     _match(images, dict.fromkeys(images) | files, root)
     lines = {images[name]: _yolo_lines(path) for name, path in files.items()}
     _check_one_kind(root, [line[0] for image in lines for line in lines[image]])
-    found = {image: [_yolo_box(image, line) for line in lines.get(image, [])] for image in images.values()}
-    return _records(root, found)
+    return _records(root, {image: _yolo_boxes(image, lines.get(image, [])) for image in images.values()})
 
 
 def read_coco(root: Path) -> list[Record]:
@@ -81,7 +78,7 @@ def read_coco(root: Path) -> list[Record]:
     table = root / COCO
     try:
         content = json.loads(table.read_text("utf-8"))
-        images = {item["id"]: root / item["file_name"] for item in content["images"]}
+        images = {item["id"]: root / _below(item["file_name"]) for item in content["images"]}
         found: Found = {image: [] for image in images.values()}
         for item in content["annotations"]:
             x, y, width, height = map(float, item["bbox"])
@@ -102,8 +99,8 @@ def boxes_inside(image: Path, xyxy: Sequence[Box], diameters: Sequence[float] = 
     """Check boxes against the image they are drawn in.
 
     Args:
-        image: a JPEG, PNG or TIFF, of which only the header is decoded.
-        xyxy: in pixels, as edges: the image reaches from 0 to its width and height.
+        image: a JPEG, PNG, TIFF or DICOM, of which only the header is decoded.
+        xyxy: in pixels of the image turned upright, as edges: it reaches from 0 to its width and height.
         diameters: in mm, one per box or none.
 
     Raises:
@@ -130,10 +127,9 @@ def square(centre: tuple[float, float], side: float, size: tuple[float, float]) 
 
 def _size(image: Path) -> tuple[int, int]:
     try:
-        with open_raster(image.read_bytes(), DEFAULT_LIMITS) as header:
-            return header.size
-    except Exception as error:  # Pillow raises of many kinds
-        raise DataError(f"{image}: expected a readable image, got: {error}; copy it again or remove it") from error
+        return image_size(image)
+    except InputError as error:
+        raise DataError(f"expected a readable image, got {error}") from error
 
 
 def _records(root: Path, found: Found, diameters: Mapping[Path, list[float]] | None = None) -> list[Record]:
@@ -173,6 +169,12 @@ def _match(images: Mapping[str, Path], files: Mapping[str, object], root: Path) 
         )
 
 
+def _below(name: str) -> str:
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"file_name {name}, which is not below the folder")
+    return name
+
+
 def _check_one_kind(root: Path, kinds: Sequence[str]) -> None:
     if len(set(kinds)) > 1:
         raise DataError(f"{root}: expected boxes of one kind, got {some(set(kinds))}; keep those of one")
@@ -193,6 +195,10 @@ def _voc_box(image: Path, item: ElementTree.Element) -> Box:
     return x1, y1, x2, y2
 
 
+def _named(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
+    return by_name(folder, paths, lambda path: name_below(folder, path.with_suffix("")))
+
+
 def _yolo_lines(path: Path) -> list[list[str]]:
     lines = [line.split() for line in path.read_text("utf-8").splitlines() if line.strip()]
     if any(len(line) != 5 for line in lines):
@@ -200,13 +206,16 @@ def _yolo_lines(path: Path) -> list[list[str]]:
     return lines
 
 
-def _yolo_box(image: Path, line: Sequence[str]) -> Box:
+def _yolo_boxes(image: Path, lines: Sequence[Sequence[str]]) -> list[Box]:
     """Shares rounded to some digits may end a hair beyond the edge, and are brought back to it."""
-    x, y, w, h = (_number(text, image) for text in line[1:])
     width, height = _size(image)
-    x1, x2 = (_back_to(width, (x + sign * w / 2) * width) for sign in (-1, 1))
-    y1, y2 = (_back_to(height, (y + sign * h / 2) * height) for sign in (-1, 1))
-    return x1, y1, x2, y2
+    boxes = []
+    for line in lines:
+        x, y, w, h = (_number(text, image) for text in line[1:])
+        x1, x2 = (_back_to(width, (x + sign * w / 2) * width) for sign in (-1, 1))
+        y1, y2 = (_back_to(height, (y + sign * h / 2) * height) for sign in (-1, 1))
+        boxes.append((x1, y1, x2, y2))
+    return boxes
 
 
 def _back_to(end: int, value: float) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from leanmed.errors import DataError
@@ -187,6 +187,20 @@ def images_below(folder: Path) -> list[Path]:
 def name_below(root: Path, path: Path) -> str:
     """A file's name as tables write it: its path below the root, with slashes on every system."""
     return path.relative_to(root).as_posix()
+
+
+def by_name(root: Path, paths: Iterable[Path], name: Callable[[Path], str]) -> dict[str, Path]:
+    """Files by the names that a table or its annotations call them; of images, without the ending as a rule.
+
+    Raises:
+        DataError: two files of one name.
+    """
+    listed = list(paths)
+    found = {name(path): path for path in listed}
+    twice = [name(path) for path in listed if found[name(path)] != path]
+    if twice:
+        raise DataError(f"{root}: expected each image once, got two files for {some(twice)}; remove one")
+    return found
 
 
 def content_group(image: Path) -> str:

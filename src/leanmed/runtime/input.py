@@ -31,11 +31,12 @@ from leanmed.runtime.raster import (
     scaled_to_eight_bits,
     silence_decoders,
     to_rgba,
+    upright_size,
 )
 from leanmed.runtime.volume import SUFFIXES as SCANS
 from leanmed.runtime.volume import is_series, is_volume
 
-__all__ = ["DEFAULT_LIMITS", "OVERSAMPLE", "SUFFIXES", "Limits", "as_pixels", "find_inputs", "read_image"]
+__all__ = ["DEFAULT_LIMITS", "OVERSAMPLE", "SUFFIXES", "Limits", "as_pixels", "find_inputs", "image_size", "read_image"]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm"})
 
@@ -65,13 +66,33 @@ def read_image(source: Path | bytes, *, limits: Limits = DEFAULT_LIMITS, side: i
     """
     with _border("image data" if isinstance(source, bytes) else repr(str(source))):
         data = checked_bytes(source, limits)
-        if data[128:132] == b"DICM" or (isinstance(source, Path) and source.suffix.lower() == ".dcm"):
+        if _is_dicom(source, data):
             from leanmed.runtime.dicom import read_dicom  # few need pydicom, which is slow to import
 
             pixels = _from_array(read_dicom(data, limits), limits)
         else:
             pixels = _decode(data, limits, side)
         return pixels if side is None else _reduce(pixels, side)
+
+
+def image_size(source: Path | bytes, *, limits: Limits = DEFAULT_LIMITS) -> tuple[int, int]:
+    """Width and height of what `read_image` makes of an image file, from its header.
+
+    Raises: as `read_image`.
+    """
+    with _border("image data" if isinstance(source, bytes) else repr(str(source))):
+        data = checked_bytes(source, limits)
+        if _is_dicom(source, data):
+            from leanmed.runtime.dicom import open_dicom
+
+            dataset = open_dicom(data, limits)
+            return int(dataset.Columns), int(dataset.Rows)
+        with open_raster(data, limits) as header:
+            return upright_size(header)
+
+
+def _is_dicom(source: Path | bytes, data: bytes) -> bool:
+    return data[128:132] == b"DICM" or (isinstance(source, Path) and source.suffix.lower() == ".dcm")
 
 
 def as_pixels(image: NDArray[Any] | Image.Image, *, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.uint8]:

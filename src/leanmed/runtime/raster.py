@@ -58,6 +58,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = frozenset(_TURNS[orientation] for orientation in (5, 6, 7, 8))
 
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")  # no stuffed zero, restart or fill byte
 _JPEG_START, _JPEG_END, _JPEG_SCAN, _JPEG_TEMPORARY = 0xD8, 0xD9, 0xDA, 0x01
@@ -228,6 +229,15 @@ def to_rgba(image: Image.Image) -> NDArray[np.uint8]:
     for mode in (_EIGHT_BIT[image.mode], "RGBA"):
         image = image if image.mode == mode else image.convert(mode)
     return np.array(image if turn is None else image.transpose(turn))
+
+
+def upright_size(header: Image.Image) -> tuple[int, int]:
+    """Width and height of what `to_rgba` makes of an opened image, without decoding it.
+
+    Raises: as `to_rgba`.
+    """
+    width, height = header.size
+    return (height, width) if _turn(header) in _SIDEWAYS else (width, height)
 
 
 def scaled_to_eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
