@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from detection_fixtures import constant_graph
 from leanmed.card import OPEN_ITEMS, write_card
 from leanmed.evaluation import evaluate_run
 from leanmed.metrics import Figure
@@ -77,3 +78,11 @@ def test_three_labels_have_no_threshold(manifest, report):
 
 def test_few_groups_are_called_few(manifest, report):
     assert "groups are few: the intervals are wide" in write_card(manifest(), report, 0)
+
+
+@pytest.mark.parametrize(("kind", "said"), [("slice", "From one axial slice"), ("photograph", "From one image")])
+def test_a_detectors_card_says_what_it_looks_at(manifest, report, kind, said):
+    boxes = {"task": "detection", "labels": ("node",), "output": "boxes", "input": {"side": 64, "kind": kind}}
+    card = write_card(manifest(graph=constant_graph(), **boxes), replace(report, subgroups=[]), 0)
+    assert said in card
+    assert "boxes of `node`" in card

@@ -228,3 +228,9 @@ def test_the_nodule_papers_recipe_passes_over_the_data_as_often_as_the_paper(bac
     assert recipe.training.epochs == round(thousands * 1000 * 64 / 2825) < recipe.training.patience
     assert (recipe.detector.matching, recipe.detector.near, recipe.detector.negatives) == (0.5, 0.5, 3)
     assert (recipe.detector.neck, recipe.detector.box_weight, recipe.model.side) == ("none", 1, 448)
+
+
+@pytest.mark.parametrize(("name", "figure"), [("nodules", "auc"), ("anemia", "froc")])
+def test_an_epoch_is_selected_by_a_figure_of_its_task(name: str, figure: str) -> None:
+    with pytest.raises(RecipeError, match=r"expected training\.select_by among .*loss for"):
+        load_recipe(name, [f"training.select_by={figure}"])

@@ -9,7 +9,7 @@ import pytest
 
 from leanmed import demo
 from leanmed.config import load_recipe
-from leanmed.demo import NODULES, found_in_scans, run_demo
+from leanmed.demo import MARK, NODULES, found_in_scans, run_demo
 from leanmed.errors import DataError
 
 Refused = Callable[..., AbstractContextManager[None]]
@@ -90,5 +90,9 @@ def test_the_demo_replaces_nothing_but_a_demo(tmp_path: Path, refused: Refused) 
     (tmp_path / "thesis.txt").write_text("years of work")
 
     with refused(DataError, "holds something"):
+        run_demo(tmp_path, overwrite=True, tell=lambda line: None)
+    (tmp_path / "phantoms").mkdir()
+    (tmp_path / MARK).write_text("{}")
+    with refused(DataError, "thesis.txt", "move"):
         run_demo(tmp_path, overwrite=True, tell=lambda line: None)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"

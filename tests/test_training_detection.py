@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import leanmed
@@ -15,6 +17,7 @@ from leanmed.config import Recipe, load_recipe
 from leanmed.data import read_records
 from leanmed.errors import ArtifactError
 from leanmed.export import apart, export
+from leanmed.loop import Loop
 from leanmed.runs import Run, read_csv
 from leanmed.runtime.batch import predict_file
 from leanmed.tasks import load_task
@@ -94,11 +97,24 @@ def test_the_table_of_predictions_has_boxes_in_the_frame_of_each_image(run: Run,
         assert (np.diff(found[:, 4]) <= 0).all()
 
 
-def test_a_stopped_run_goes_on_with_the_same_default_boxes(run: Run, data: Path) -> None:
-    again = train(run.recipe, data, run.path, resume=True, tell=lambda line: None)
-    first, second = (load_task(r, 0).state_dict()["model.sides"] for r in (run, again))
-    assert first.tolist() == second.tolist()
-    assert first.min() > 3
+def test_a_stopped_run_goes_on_with_the_same_default_boxes_and_ends_with_the_same_weights(
+    run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Loop.training_step
+
+    def stopping(loop: Loop, batch: Any, number: int) -> torch.Tensor:
+        if loop.current_epoch:
+            raise KeyboardInterrupt
+        return step(loop, batch, number)
+
+    monkeypatch.setattr(Loop, "training_step", stopping)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        train(run.recipe, data, tmp_path / "run", tell=lambda line: None)
+    monkeypatch.undo()
+    again = train(run.recipe, data, tmp_path / "run", resume=True, tell=lambda line: None)
+    first, second = (load_task(r, 0).state_dict() for r in (run, again))
+    assert {name for name, value in first.items() if not torch.equal(value, second[name])} == set()
+    assert first["model.sides"].min() > 3
 
 
 def test_arithmetic_in_half_precision_trains_and_what_is_kept_is_whole(data: Path, tmp_path: Path) -> None:

@@ -74,11 +74,16 @@ def _what(manifest: Manifest) -> str:
 
 def _boxes(manifest: Manifest) -> str:
     (label,) = manifest.labels
+    seen = "image (uint8, RGB or RGBA, any size)"
+    if manifest.input.kind == "slice":
+        seen = (
+            "axial slice (uint8, RGB or RGBA, any size, 1 mm per pixel; lung window [-1000, 400] HU over 0 to 255; its "
+            "channels are the slice below, the slice itself and the one above, or the slice three times)"
+        )
     return (
-        f"From one axial slice (uint8, RGB or RGBA, any size, 1 mm per pixel; lung window [-1000, 400] HU over 0 to "
-        f"255; its channels are the slice below, the slice itself and the one above, or the slice three times) it "
-        f"gives boxes of `{label}` with scores, in pixels of the slice. Boxes scored at least {manifest.threshold:.3f} "
-        f"are answered, a threshold chosen on validation images (temperature {manifest.temperature:.3f})."
+        f"From one {seen} it gives boxes of `{label}` with scores, in its own pixels. Boxes scored at least "
+        f"{manifest.threshold:.3f} are answered, a threshold chosen on validation images (temperature "
+        f"{manifest.temperature:.3f})."
     )
 
 

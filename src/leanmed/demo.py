@@ -30,6 +30,7 @@ COUNT = 360  # photographs, or slices
 SIGNAL = 3.0  # standard deviations between the classes' mean colours: easy, learnt in a minute
 SCANS, FIRST_SCAN = 2, 10_000  # seeds from here on: chests that no slice was cut from
 MARK = "phantoms/phantoms.json"
+OWN = ("phantoms", "run", "report", "artifact", "answers", "predictions", "leanmed-audit")  # how its files begin
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,9 @@ def _make_room(out: Path, overwrite: bool) -> None:
     if is_demo and not overwrite:
         raise DataError(f"{out} holds a demo already; add --overwrite, or choose another --out")
     if is_demo:
+        others = sorted(p.name for p in out.iterdir() if not p.name.startswith(OWN) and p.suffix != ".part")
+        if others:
+            raise DataError(f"expected nothing but a demo in {out}, got also {', '.join(others)}; move that elsewhere")
         shutil.rmtree(out)
     elif out.exists() and (not out.is_dir() or any(p.suffix != ".part" for p in out.iterdir())):
         raise DataError(f"expected {out} to be new or empty, but it holds something; choose another --out")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from leanmed import __version__
 from leanmed.config import Evaluation, Recipe, check_recipe
-from leanmed.data import content_hashes, data_hash, read_records
+from leanmed.data import content_hashes, data_hash, read_records, read_records_for
 from leanmed.errors import DataError, InputError, LeanmedError, RunError
 from leanmed.grouping import Known, absent, group_for_artifact, share_nothing
 from leanmed.judging import JUDGES
@@ -134,7 +134,7 @@ def evaluate_artifact(
     manifest, origin = predictor.manifest, predictor.manifest.provenance
     judge = JUDGES[manifest.task]
     recipe = check_recipe({"name": "unnamed", **origin.recipe}, "the artifact's recipe")
-    records = read_records(dataset or recipe.data.dataset, data)
+    records = read_records_for(recipe.data, data, dataset)
     judge.check(dataset or recipe.data.dataset, records, manifest.labels)
     known = group_for_artifact(records, recipe.split, cache)
     unseen = _unseen(known, origin)

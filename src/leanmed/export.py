@@ -21,8 +21,8 @@ from leanmed.card import write_card
 from leanmed.data import content_hashes, read_pixels
 from leanmed.errors import ExportError
 from leanmed.evaluation import evaluate_run, fold_figures, records_of
+from leanmed.files import defined
 from leanmed.records import Record
-from leanmed.report import defined
 from leanmed.runs import SPLITS, Run, read_csv
 from leanmed.runtime.artifact import Artifact, Manifest, Provenance, image_mark, write_artifact
 from leanmed.runtime.input import read_image

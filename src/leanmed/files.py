@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,26 @@ def write_json(path: Path, content: Any) -> None:
         ValueError: a number in it is NaN or infinite, which JSON does not know.
     """
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def defined(value: Any) -> Any:
+    """What JSON can hold: dataclasses and arrays become plain, and numbers that are none become null."""
+    if is_dataclass(value):
+        value = vars(value)
+    if hasattr(value, "tolist"):  # numpy's arrays and numbers
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {encodable(str(k)): defined(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [defined(v) for v in value]
+    if isinstance(value, str):
+        return encodable(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def encodable(text: str) -> str:
+    """File names may hold bytes that are no UTF-8; they are shown escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def sha256_bytes(content: bytes) -> str:

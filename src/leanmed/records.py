@@ -53,6 +53,10 @@ class Boxes(_Value):
         object.__setattr__(self, "xyxy", checked)
         object.__setattr__(self, "diameters", tuple(float(d) for d in self.diameters))
 
+    def moved(self, by: float) -> Boxes:
+        """The same, so many pixels further right and down."""
+        return Boxes(tuple((x1 + by, y1 + by, x2 + by, y2 + by) for x1, y1, x2, y2 in self.xyxy), self.diameters)
+
     def text(self) -> str:
         """As JSON: [[x1, y1, x2, y2, diameter in mm or null], ...]."""
         diameters = self.diameters or (None,) * len(self.xyxy)

@@ -27,7 +27,7 @@ import base64
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 from leanmed import detection_plots, plots
 from leanmed.detection import Detected, counts
 from leanmed.errors import InputError
-from leanmed.files import write_json, write_text
+from leanmed.files import defined, encodable, write_json, write_text
 from leanmed.glossary import BOXES, EVERY_LABEL, GLOSSARY, OF_BOXES, OF_LABELS, Term
 from leanmed.metrics import Figure, Scored, SubgroupRow, point
 from leanmed.pictures import close_up, thumbnail
@@ -197,26 +197,6 @@ def as_json(content: Report) -> dict[str, Any]:
     return {key: defined(value) for key, value in values.items()}
 
 
-def defined(value: Any) -> Any:
-    """What JSON can hold, null for numbers that are none."""
-    if is_dataclass(value):
-        value = vars(value)
-    if isinstance(value, Mapping):
-        return {_encodable(str(k)): defined(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [defined(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, str):
-        return _encodable(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _encodable(text: str) -> str:
-    """File names may hold bytes that are no UTF-8; they are shown escaped."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 def fold_mean(folds: Sequence[FoldRow]) -> dict[str, dict[str, float]]:
     """Name -> mean, standard deviation (NaN of one fold) and number of the folds that define the figure."""
     means = {}
@@ -251,7 +231,7 @@ def render(content: Report, read: Reader | None = None) -> str:
         words=OF_BOXES if isinstance(content.table, Detected) else OF_LABELS,
         recipe=yaml.safe_dump(defined(content.provenance.recipe), sort_keys=False, allow_unicode=True),
     )
-    return _encodable(page)
+    return encodable(page)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -269,7 +249,7 @@ def interval(figure: Figure, digits: int = 3, between: str = " to ") -> str:
 
 
 def _base64(text: str) -> str:
-    return base64.b64encode(_encodable(text).encode()).decode()
+    return base64.b64encode(encodable(text).encode()).decode()
 
 
 def _terms(content: Report) -> dict[str, Term]:

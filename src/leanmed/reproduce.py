@@ -8,11 +8,11 @@ from typing import Any, Protocol
 
 from leanmed import reproduce_anemia, reproduce_nodules
 from leanmed.benchmark import machine
-from leanmed.config import load_recipe
+from leanmed.config import Recipe, load_recipe
 from leanmed.errors import DataError
 from leanmed.evaluation import evaluate_run
 from leanmed.files import write_json, write_text
-from leanmed.papers import PAPERS, Arm
+from leanmed.papers import PAPERS, Arm, Paper
 from leanmed.report import Report, as_json, write_report
 from leanmed.reproduce_anemia import mean
 from leanmed.runs import Run
@@ -78,11 +78,9 @@ def reproduce(
     runs: dict[str, dict[int, Run]] = {}
     reports: dict[str, dict[int, dict[str, Any]]] = {}
     for arm in arms or paper.arms:
-        chosen = _choose(paper.arms, arm, "protocol").settings
         for seed in seeds:
             tell(f"{arm}, seed {seed}")
-            seeded = (f"split.seed={seed}", f"training.seed={seed}")
-            recipe = load_recipe(paper.recipe, [*settings_of(arm, settings, paper.arms), *chosen, *seeded])
+            recipe = recipe_of(paper, arm, seed, settings)
             folder = out / "runs" / f"{arm}-{seed}"
             run = train(recipe, data, folder, resume=resume and folder.exists(), tell=tell)
             report, more = tables.measure(run, evaluate_run(run, data=data, command=command), data, out, tell)
@@ -100,6 +98,20 @@ def reproduce(
     text = tables.as_text(found)
     write_text(out / f"{name}.md", text)
     return text
+
+
+def recipe_of(paper: Paper, arm: str, seed: int, settings: Sequence[str]) -> Recipe:
+    """The recipe of one arm with one seed, of splits and training both.
+
+    Args:
+        settings: `--set` values, KEY=VALUE for every arm or ARM:KEY=VALUE for one.
+
+    Raises:
+        DataError: no such arm.
+    """
+    chosen = _choose(paper.arms, arm, "protocol").settings
+    seeded = (f"split.seed={seed}", f"training.seed={seed}")
+    return load_recipe(paper.recipe, [*settings_of(arm, settings, paper.arms), *chosen, *seeded])
 
 
 def settings_of(arm: str, settings: Sequence[str], arms: Collection[str]) -> list[str]:
@@ -138,7 +150,7 @@ def _summary(arm: Arm, by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, An
     means = {name: [report["fold_mean"][name]["mean"] for report in by_seed.values()] for name in first["fold_mean"]}
     return {
         "title": arm.title,
-        "leak": first["leak"],
+        "leak": next((report["leak"] for report in by_seed.values() if report["leak"]), None),
         "images": first["images"],
         "groups": first["groups"],
         "mean": {name: mean(values) for name, values in means.items()},

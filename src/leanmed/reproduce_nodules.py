@@ -8,16 +8,18 @@ from typing import Any, cast
 
 from leanmed import markdown
 from leanmed.compress.gate import latency
+from leanmed.data import read_pixels
 from leanmed.detection import Detected, paired, point
 from leanmed.errors import DataError
 from leanmed.evaluation import evaluate_artifact, records_of, run_answers
+from leanmed.files import defined
 from leanmed.froc import RATES
 from leanmed.metrics import Figure
 from leanmed.papers import NODULES
-from leanmed.report import NOTICE, Report, Table, as_json, defined
+from leanmed.records import Record
+from leanmed.report import NOTICE, Report, Table, as_json
 from leanmed.runs import Run
 from leanmed.runtime.artifact import MANIFEST
-from leanmed.runtime.input import read_image
 from leanmed.runtime.predictor import Predictor, load
 from leanmed.tasks import load_task
 
@@ -58,7 +60,7 @@ def beside(
     return {
         "table_3": table_3(NODULES.printed),
         "differences": differences(tables),
-        "artifacts": measure_artifacts(artifacts, list(runs), data, records[0].image, tell) if artifacts else {},
+        "artifacts": measure_artifacts(artifacts, list(runs), data, records[0], tell) if artifacts else {},
         "known_cpm": KNOWN_CPM,
     }
 
@@ -91,11 +93,11 @@ def differences(tables: Mapping[str, Detected]) -> dict[str, Any]:
 
 
 def measure_artifacts(
-    folder: Path, arms: Sequence[str], data: Path, image: Path, tell: Callable[[str], None]
+    folder: Path, arms: Sequence[str], data: Path, example: Record, tell: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
     """Size, time and figures of every artifact in a folder that is named after an arm, on images new to it.
 
-    The time is that of one image on one thread, float and compressed graphs taking turns. `minus_the_first` holds the
+    The time is that of the example on one thread, float and compressed graphs taking turns. `minus_the_first` holds the
     differences from the arm's first artifact, the float one, on the same images.
 
     Raises:
@@ -106,15 +108,16 @@ def measure_artifacts(
         names = [name for end in ENDINGS if (folder / (name := arm + end) / MANIFEST).is_file()]
         if names:
             tell(f"measuring {', '.join(names)}")
-            found |= _measured({name: load(folder / name) for name in names}, data, image)
+            found |= _measured({name: load(folder / name) for name in names}, data, example)
     if not found:
         raise DataError(f"expected artifacts named {', '.join(arms)} (and -int8...) in {folder}, got none; export them")
     return found
 
 
-def _measured(predictors: Mapping[str, Predictor], data: Path, image: Path) -> dict[str, dict[str, Any]]:
+def _measured(predictors: Mapping[str, Predictor], data: Path, example: Record) -> dict[str, dict[str, Any]]:
     graphs = {name: predictor.artifact.graph for name, predictor in predictors.items()}
-    times = latency(graphs, {name: {"pixels": read_image(image)} for name in graphs})
+    pixels = read_pixels(example)
+    times = latency(graphs, {name: {"pixels": pixels} for name in graphs})
     reports = {name: evaluate_artifact(predictor, data) for name, predictor in predictors.items()}
     first = _boxes(next(iter(reports.values())).table)
     return {

@@ -11,7 +11,6 @@ OUT/quantization.json, OUT/quantization.md       the tables
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,16 +27,17 @@ from leanmed.compress.outcome import Target
 from leanmed.compress.parts import Parts, draw
 from leanmed.compress.published import PAPER
 from leanmed.compress.quantize import Options
-from leanmed.config import load_recipe
+from leanmed.config import Recipe
 from leanmed.errors import DataError
 from leanmed.evaluation import records_of
 from leanmed.export import export
-from leanmed.files import write_json, write_text
+from leanmed.files import defined, write_json, write_text
 from leanmed.markdown import cell, interval, table
-from leanmed.metrics import Figure, Scored, paired, point, score
-from leanmed.papers import ANEMIA, Arm
+from leanmed.metrics import Scored, paired, point, score
+from leanmed.papers import ANEMIA
 from leanmed.records import Record
 from leanmed.report import NOTICE
+from leanmed.reproduce import recipe_of
 from leanmed.runs import FOLD, RUN, SPLITS, Run, open_run, read_csv
 from leanmed.runtime.artifact import MANIFEST, Artifact, read_artifact
 from leanmed.training import train
@@ -77,7 +77,7 @@ def reproduce_quantization(
         data: the data set's folder.
         out: see above.
         options: of every quantization.
-        settings: `--set` values, for runs that are not there yet.
+        settings: `--set` values, KEY=VALUE or ARM:KEY=VALUE, for runs that are not there yet.
         arms: which protocols; empty: those of `ARMS`.
         seeds: of splits and training both.
         command: what the user typed, for the record.
@@ -94,7 +94,7 @@ def reproduce_quantization(
     for arm in arms or ARMS:
         for seed in seeds:
             title, place = ANEMIA.arms[arm].title, f"{arm}-{seed}"
-            run = _finished(ANEMIA.arms[arm], seed, settings, data, out / "runs" / place, tell)
+            run = _finished(recipe_of(ANEMIA, arm, seed, settings), data, out / "runs" / place, tell)
             about = {"title": title, "leak": run.facts["leak"], "recipe": run.recipe.model_dump(mode="json")}
             found[place] = about | _quantize_run(run, data, out / "quantized" / place, options, tell)
     printed = {"citation": ANEMIA.citation, "printed": PAPER}
@@ -115,16 +115,12 @@ def _check(name: str, arms: Sequence[str]) -> None:
         )
 
 
-def _finished(
-    arm: Arm, seed: int, settings: Sequence[str], data: Path, folder: Path, tell: Callable[[str], None]
-) -> Run:
+def _finished(recipe: Recipe, data: Path, folder: Path, tell: Callable[[str], None]) -> Run:
     """The run, as it was trained, or trained now."""
     if (folder / RUN).is_file():
         run = open_run(folder)
         if all(run.done(fold) for fold in range(run.facts["folds"])):
             return run
-    seeded = (f"split.seed={seed}", f"training.seed={seed}")
-    recipe = load_recipe(ANEMIA.recipe, [*settings, *arm.settings, *seeded])
     return train(recipe, data, folder, resume=folder.exists(), tell=tell)
 
 
@@ -152,25 +148,15 @@ def _summary(folds: Sequence[Fold], tables: Mapping[str, Sequence[Scored]]) -> d
         "groups": pooled["fp32"].groups,
         "precisions": {
             name: {
-                "mean": _mean([point(part) for part in tables[name]]),
-                "pooled": _figures(score(pooled[name])),
-                "change": _figures(paired(pooled["fp32"], pooled[name])),
+                "mean": defined({column: fmean(point(part)[column] for part in tables[name]) for column in COLUMNS}),
+                "pooled": defined(score(pooled[name])),
+                "change": defined(paired(pooled["fp32"], pooled[name])),
                 **(_float_cost(folds) if name == "fp32" else _cost(name, folds)),
             }
             for name in tables
         },
         "layers_of_fold_0": {to: folds[0][to]["outcome"]["layers"] for to in TARGETS},
     }
-
-
-def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
-    means = {name: fmean(row[name] for row in rows) for name in COLUMNS}
-    return {name: None if math.isnan(mean) else mean for name, mean in means.items()}
-
-
-def _figures(found: Mapping[str, Figure]) -> dict[str, dict[str, float | None]]:
-    rows = {name: asdict(figure) for name, figure in found.items()}
-    return {name: {k: None if math.isnan(v) else v for k, v in row.items()} for name, row in rows.items()}
 
 
 def _float_cost(folds: Sequence[Fold]) -> dict[str, Any]:

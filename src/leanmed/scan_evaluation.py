@@ -12,10 +12,10 @@ import numpy as np
 from leanmed.data import content_hash
 from leanmed.data.luna16 import Finding, read_scans
 from leanmed.errors import ArtifactError, DataError, InputError
-from leanmed.files import write_json
+from leanmed.files import defined, write_json
 from leanmed.grouping import absent
 from leanmed.metrics import Figure
-from leanmed.report import NOTICE, defined
+from leanmed.report import NOTICE
 from leanmed.runs import RUN, write_csv
 from leanmed.runtime.artifact import image_mark
 from leanmed.runtime.predictor import Predictor, load

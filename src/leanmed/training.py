@@ -43,7 +43,7 @@ from leanmed.records import Record
 from leanmed.runs import FOLD, MODEL, PREDICTIONS, RECIPE, RUN, SPLITS, Run, open_run, read_csv, write_csv
 from leanmed.tasks import TASKS, Task
 
-OBJECTS = ("nodule",)  # what boxes hold, when the recipe does not say
+OBJECTS = ("object",)  # what boxes hold, when the recipe does not say
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "scikit-learn")
 
 

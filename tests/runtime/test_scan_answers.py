@@ -525,6 +525,19 @@ def test_an_array_in_hounsfield_units_is_windowed(dtype, detector):
     assert detector.predict_boxes(np.full((40, 50), -1000, dtype)) == leanmed.Detections((), ())
 
 
+@pytest.mark.parametrize("modality", ["MR", ""])
+def test_dicom_of_another_modality_is_refused_by_a_detector_for_ct(modality, detector, grid, hu, tmp_path, refused):
+    path = slice_file(tmp_path / "other", grid, hu, Modality=modality)
+    with refused(UnsupportedInput, "expected CT", modality or "unknown", "give CT"):
+        detector.predict_boxes(path)
+
+
+@pytest.mark.parametrize("pixels", [np.full((40, 50), 200, np.int64), np.full((40, 50), 0.5, np.float32)])
+def test_arrays_that_cannot_be_hounsfield_units_are_refused(pixels, detector, refused):
+    with refused(UnsupportedInput, "expected Hounsfield units", "uint8"):
+        detector.predict_boxes(pixels)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_hounsfield_units_that_are_not_finite_are_refused(value, detector, refused):
     hu = np.full((40, 50), -860, np.float32)

@@ -52,6 +52,8 @@ class Builder:
     ) -> None:
         self.network, self.samples, self.bits = network, samples, bits
         self.unpack, self.epochs = unpack, epochs
+        for shared in ("_network", "_ranges", "_moments", "_eight_bits"):  # worked out once by each builder
+            setattr(self, shared, cache(getattr(self, shared)))
 
     def build(self, techniques: Collection[Technique]) -> Built:
         """The graph these techniques make."""
@@ -77,19 +79,15 @@ class Builder:
             tuple(_row(layer, rounded.get(layer.name), limits, {**kept, **spared}) for layer in network.layers),
         )
 
-    @cache  # noqa: B019 (a builder lives as long as one quantization)
     def _network(self, equalized: bool) -> Network:
         return equalize(self.network, self.samples) if equalized else self.network
 
-    @cache  # noqa: B019
     def _ranges(self, equalized: bool, percentile: bool) -> dict[str, Range]:
         return ranges(self._network(equalized), self.samples, "percentile" if percentile else "minmax")
 
-    @cache  # noqa: B019
     def _moments(self, equalized: bool) -> dict[str, Moments]:
         return moments(self._network(equalized), self.samples)
 
-    @cache  # noqa: B019
     def _eight_bits(self, equalized: bool) -> dict[str, str]:
         """The layers that keep 8 bits because 4 cost too much, and why."""
         network, limits = self._network(equalized), self._ranges(equalized, False)

@@ -13,11 +13,11 @@ from leanmed.compress.parts import Parts, draw, find_parts
 from leanmed.compress.quantize import Options, Quantized, quantize
 from leanmed.compress.report import write_quantization_report
 from leanmed.config import check_recipe
-from leanmed.data import read_pixels, read_records
+from leanmed.data import read_pixels, read_records_for
 from leanmed.errors import ArtifactError, DataError
+from leanmed.files import defined
 from leanmed.grouping import AUDIT, group_for_artifact
 from leanmed.records import Record
-from leanmed.report import defined
 from leanmed.runtime.artifact import Artifact, Manifest, check_room, image_mark, read_artifact, write_artifact
 
 CALIBRATION = {"classification": 256, "detection": 64}  # slices are large, and each is thousands of places
@@ -82,7 +82,7 @@ def quantize_artifact(
         raise ArtifactError(f"expected --out to be another folder than the float artifact {source}; it is still needed")
     origin = artifact.manifest.provenance
     recipe = check_recipe({"name": "unnamed", **origin.recipe}, "the artifact's recipe")
-    records = read_records(dataset or recipe.data.dataset, data)
+    records = read_records_for(recipe.data, data, dataset)
     known = group_for_artifact(records, recipe.split, out.parent / AUDIT)
     parts = find_parts(origin, known.grouping, known.contents)
     most = CALIBRATION[artifact.manifest.task] if calibration is None else calibration

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from leanmed.errors import QualityError
+from leanmed.files import defined
 from leanmed.metrics import Figure
 
 Target = Literal["fp16", "int8", "int4"]
@@ -166,10 +167,8 @@ class Outcome:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, with null for what is undefined; `final` counts the attempts from 0."""
-        plain = asdict(self) | {"passed": self.passed, "final": self.attempts.index(self.final)}
-        found = _defined(plain)
-        assert isinstance(found, dict)  # noqa: S101 (asdict gives one)
-        return found
+        more = {"passed": self.passed, "final": self.attempts.index(self.final)}
+        return {key: defined(value) for key, value in (asdict(self) | more).items()}
 
 
 class GateError(QualityError):
@@ -189,11 +188,3 @@ class GateError(QualityError):
 def _told(attempt: Attempt) -> str:
     judged = attempt.judged
     return f"{', '.join(attempt.techniques)}: {-judged.drop:+.4f}, {100 * judged.agreement:.1f} %"
-
-
-def _defined(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _defined(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_defined(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from leanmed.config import ORIGINS, Data, origin_of
 from leanmed.data import anemia, boxes, luna16, nodules, tables
 from leanmed.errors import DataError
 from leanmed.files import sha256_file, sha256_json
-from leanmed.records import Record
+from leanmed.records import Boxes, Record
 from leanmed.runtime.input import read_image
 from leanmed.runtime.slices import read_slice
 from leanmed.runtime.volume import is_volume, open_volume
@@ -54,6 +55,26 @@ def read_records(dataset: str, root: Path) -> list[Record]:
     return records
 
 
+def read_records_for(recipe: Data, root: Path, dataset: str | None = None) -> list[Record]:
+    """Records for a model that learnt by a recipe: boxes are told as those that it learnt from.
+
+    Args:
+        recipe: its section on data.
+        root: the data set's folder.
+        dataset: its reader's name; None: the recipe's own.
+
+    Raises:
+        DataError: as `read_records`.
+    """
+    if dataset in (None, recipe.dataset):
+        return read_records(recipe.dataset, root)
+    by = ORIGINS[origin_of(dataset)] - ORIGINS[recipe.box_origin]
+    return [
+        replace(record, target=record.target.moved(by)) if by and isinstance(record.target, Boxes) else record
+        for record in read_records(dataset, root)
+    ]
+
+
 def class_labels(dataset: str, records: Sequence[Record], wanted: Sequence[str] | None = None) -> tuple[str, ...]:
     """The labels in the order of the model's outputs: as wanted, else as the data set has them, else sorted.
 
@@ -72,18 +93,18 @@ def class_labels(dataset: str, records: Sequence[Record], wanted: Sequence[str] 
     return labels
 
 
-def read_pixels(record: Record, **options: Any) -> NDArray[np.uint8]:
+def read_pixels(record: Record, *, side: int | None = None) -> NDArray[np.uint8]:
     """Pixels (h, w, 4) of a record's image, or (h, w, 3) of its slice of a volume with the slices next to it.
 
     Args:
         record: what to read.
-        options: of `read_image`; nothing for a volume.
+        side: as `read_image` takes it; nothing to a volume.
 
     Raises:
         InputError: the file cannot be read.
     """
     if record.frame is None:
-        return read_image(record.image, **options)
+        return read_image(record.image, side=side)
     return read_slice(record.image, record.frame)
 
 

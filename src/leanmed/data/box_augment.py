@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from leanmed.config import Recipe
+from leanmed.config import ORIGINS, Recipe
 from leanmed.data.augment import draw_gains, move
 
 TURNS = torch.tensor([[[1.0, 0], [0, 1]], [[0, -1], [1, 0]], [[-1, 0], [0, -1]], [[0, 1], [-1, 0]]])
@@ -70,8 +70,7 @@ def draw_crops(boxes: Tensor, side: int, recipe: Recipe, generator: torch.Genera
     turn = TURNS[torch.randint(4 if settings.quarter_turns else 1, (count,), generator=generator)]
     flips = [(uniform(0, 1) < p).float() for p in (settings.horizontal_flip, settings.vertical_flip)]
     matrix = turn * (1 - 2 * torch.stack(flips, 1))[:, None] / zoom[..., None]
-    origin = {"corner": 0.0, "centre": 0.5}[recipe.data.origin]
-    return Crops(matrix, torch.where(on_object, near, anywhere), detector.crop, origin)
+    return Crops(matrix, torch.where(on_object, near, anywhere), detector.crop, ORIGINS[recipe.data.box_origin])
 
 
 def augment_boxes(images: Tensor, boxes: Tensor, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]:

@@ -113,7 +113,7 @@ class Manifest(_Frozen):
     temperature: float = Field(gt=0, description="logits were divided by this; it is inside the graph")
     precision: Precision = "fp32"
     main_score: str = Field(description="the figure by which versions of this artifact are compared")
-    graphs: dict[str, Graph]
+    graphs: dict[str, Graph] = Field(max_length=4)
     card_sha256: str = Field(default="", description="of CARD.md")
     figures: dict[str, dict[str, float | int | None]] = Field(default_factory=dict)
     leak: str | None = Field(default=None, description="why the figures are too good, if they are")
@@ -213,7 +213,10 @@ def _read_card(file: Path, manifest: Manifest) -> str:
         content = opened.read(MAX_CARD_BYTES + 1)
     if sha256_bytes(content) != manifest.card_sha256:
         raise ArtifactError(f"{file} was edited or damaged: its hash does not match; take a fresh copy or export again")
-    return content.decode()
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{file}: expected text in UTF-8, got {error}; export the artifact again") from error
 
 
 def _read_manifest(path: Path) -> tuple[Manifest, str]:

@@ -61,13 +61,13 @@ def read_dicom(data: bytes, limits: Limits) -> NDArray[Any]:
     return _looked_up(stored, 0, np.linspace(0, 1, 2**dataset.BitsStored))
 
 
-def is_ct(head: bytes) -> bool:
-    """Whether a DICOM file says that it is of CT; its first elements are enough."""
+def modality(head: bytes) -> str:
+    """What a DICOM file says that it is of: CT, MR...; nothing where it says nothing. Its first elements are enough."""
     try:
         dataset = read_partial(MeteredBytes(head), lambda tag, vr, length: tag > _MODALITY, force=True)
+        return str(dataset.get("Modality") or "")
     except Exception:  # whatever pydicom raises on damaged files
-        return False
-    return bool(dataset.get("Modality") == "CT")
+        return ""
 
 
 def open_dicom(data: bytes, limits: Limits) -> Dataset:

@@ -18,8 +18,9 @@ from leanmed.runtime.artifact import Artifact, Manifest, read_artifact
 from leanmed.runtime.input import DEFAULT_LIMITS, Limits, as_pixels, read_image
 from leanmed.runtime.scan import Candidate, find_candidates
 from leanmed.runtime.slices import Scan, prepare, window
-from leanmed.runtime.volume import is_ct_slice, open_slice, open_volume
+from leanmed.runtime.volume import dicom_modality, open_slice, open_volume
 
+PICTURES = ("SC", "OT", "XC")  # modalities in DICOM that say nothing against a slice shown as pixels
 FAR = 1e5  # pixels; no slice reaches so far
 Source = str | Path | bytes | NDArray[Any] | Image.Image
 OUTPUTS = {"probabilities": ["probabilities"], "boxes": ["boxes", "scores"]}  # a manifest's output, the graph's names
@@ -124,12 +125,20 @@ class Predictor:
         its boxes are in pixels of the slice as it is stored.
 
         Raises:
-            InputError: as `predict`; NaN or infinity; a CT slice without lungs, in which nothing would be found.
+            InputError: as `predict`; NaN or infinity; no Hounsfield units; a CT slice without lungs, in which nothing
+            would be found; DICOM of another modality.
         """
         if self.takes_scans and isinstance(image, str | Path | bytes):
             source = Path(image) if isinstance(image, str) else image
-            if is_ct_slice(source):
+            modality = dicom_modality(source)
+            if modality == "CT":
                 return self.answered(*self._detect_stored(prepare(open_slice(source, self.limits))))
+            if modality is not None and modality not in PICTURES:
+                name = source if isinstance(source, Path) else "image data"
+                raise UnsupportedInput(
+                    f"{name}: expected CT, or a picture of it (modality {', '.join(PICTURES)}), got DICOM of modality "
+                    f"{modality or 'unknown'}; give CT"
+                )
         if self.takes_scans and isinstance(image, np.ndarray) and image.dtype.kind in "if":
             image = _windowed(image)
         return self.answered(*self.detect(self._pixels(image)))
@@ -220,6 +229,11 @@ def _windowed(hu: NDArray[Any]) -> NDArray[np.uint8]:
         raise UnsupportedInput(
             f"image in memory: expected Hounsfield units, height x width x 1 or 3, got {hu.dtype} of shape {hu.shape}; "
             "leave alpha out, or convert pixels to uint8"
+        )
+    if hu.size and hu.min() >= 0:
+        raise UnsupportedInput(
+            f"image in memory: expected Hounsfield units, of which those of air are below 0, got {hu.min():g} to "
+            f"{hu.max():g}; give HU, or pixels as uint8"
         )
     return window(hu)
 

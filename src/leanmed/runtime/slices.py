@@ -31,7 +31,7 @@ SMALL = 0.1  # share of the largest region, below which a region is bowel or a w
 MIN_AREA = 300.0  # mm2 of lung in a slice
 MAX_FIELD = 2000  # mm along a side of a slice; scanners reach 800
 MAX_VOXELS = 10**9  # bytes of a scan made ready; 1000 slices of 500 mm are a quarter
-CHUNK = 16  # slices read at once
+CHUNK = 2**22  # voxels as stored that are resampled at a time
 
 
 def window(hu: NDArray[Any]) -> Pixels:
@@ -104,11 +104,12 @@ class Scan:
         """
         seen = self.lungs.max(axis=0)
         rows, columns = _extent(seen.max(axis=1)), _extent(seen.max(axis=0))
-        grey, lungs = self.grey[:, rows, columns], _fine(self.lungs, self.grey.shape)[:, rows, columns]
+        grey, (height, width) = self.grey[:, rows, columns], self.grey.shape[1:]
         whole = Slice(grey[:0], 0, (columns.start, rows.start), _scale(self.volume.grid))
         for z in self.searched:
             shown = grey[_channels(z, len(grey), neighbours)]
-            yield replace(whole, pixels=_three_channels(shown, lungs[z]), z=z)
+            lungs = _fine(self.lungs[z], height, width)[rows, columns]
+            yield replace(whole, pixels=_three_channels(shown, lungs), z=z)
 
 
 def three_slices(volume: Volume, z: int, *, neighbours: bool = True) -> Slice:
@@ -160,8 +161,10 @@ def prepare(volume: Volume) -> Scan:
             f"{volume.uid}: expected at most {MAX_VOXELS:,} voxels of 1 mm in a slice, got {len(volume)} slices of "
             f"{height} x {width}; cut the scan to the chest"
         )
-    firsts = range(0, len(volume), CHUNK)
-    grey = np.concatenate([_at_one_mm(volume, z, min(z + CHUNK, len(volume))) for z in firsts])
+    grey = np.empty((len(volume), height, width), np.uint8)
+    step = max(1, CHUNK // (volume.grid.shape[1] * volume.grid.shape[2]))
+    for z in range(0, len(volume), step):
+        grey[z : z + step] = _at_one_mm(volume, z, min(z + step, len(volume)))
     scan = Scan(volume, grey, find_lungs(grey))
     if not scan.searched:
         raise UnsupportedInput(
@@ -235,13 +238,11 @@ def _three_channels(grey: Pixels, lungs: Mask) -> Pixels:
 
 def _lungs_of(grey: Pixels) -> Mask:
     """Whether a pixel is kept, (h, w) -> (h, w)."""
-    lungs: Mask = _fine(find_lungs(grey[np.newaxis]), (1, *grey.shape))[0]
-    return lungs
+    return _fine(find_lungs(grey[np.newaxis])[0], *grey.shape)
 
 
-def _fine(coarse: Mask, shape: tuple[int, ...]) -> Mask:
-    fine = coarse.repeat(COARSE, axis=1).repeat(COARSE, axis=2)
-    return fine[:, : shape[1], : shape[2]]
+def _fine(coarse: Mask, height: int, width: int) -> Mask:
+    return coarse.repeat(COARSE, axis=0).repeat(COARSE, axis=1)[:height, :width]
 
 
 def _extent(occupied: Mask) -> slice:

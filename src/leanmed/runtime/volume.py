@@ -21,6 +21,7 @@ __all__ = [
     "SUFFIXES",
     "Grid",
     "Volume",
+    "dicom_modality",
     "is_ct_slice",
     "is_scan",
     "is_series",
@@ -51,13 +52,18 @@ def is_series(folder: Path) -> bool:
 
 def is_ct_slice(source: Path | bytes) -> bool:
     """Whether a file, or the bytes of one, is DICOM and says that it is of CT; no more than its start is read."""
+    return dicom_modality(source) == "CT"
+
+
+def dicom_modality(source: Path | bytes) -> str | None:
+    """The modality that a DICOM file, or the bytes of one, names, `""` if it names none; None: it is no DICOM."""
     head = _dicom_head(source)
     if not head:
-        return False
-    from leanmed.runtime.dicom import is_ct
+        return None
+    from leanmed.runtime.dicom import modality
 
     silence_decoders()
-    return is_ct(head)
+    return modality(head)
 
 
 def _dicom_head(source: Path | bytes) -> bytes:

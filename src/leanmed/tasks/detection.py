@@ -190,7 +190,7 @@ class Detection(Task):
                 "kind": self.settings.data.kind,
                 "side": self.model.side,
                 "slices": self.model.slices,
-                "origin": self.settings.data.origin,
+                "origin": self.settings.data.box_origin,
                 "reduced": False,  # boxes are in the pixels of the image as it is
             },
             "output": "boxes",
