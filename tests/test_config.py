@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from leanmed.config import Recipe, check_recipe, describe_recipe, dump_recipe, load_recipe, shipped_recipes
+from leanmed.config import Recipe, check_recipe, dump_recipe, load_recipe, shipped_recipes
 from leanmed.errors import RecipeError
+from leanmed.recipe_help import describe_recipe
 
 
 @pytest.fixture

@@ -84,6 +84,20 @@ def test_what_the_artifact_was_made_from_and_is_not_here_is_told(luna16: Path) -
     )
 
 
+def test_a_nodule_outside_its_scan_is_refused(luna16: Path) -> None:
+    table = luna16 / "annotations.csv"
+    table.write_text(f"{table.read_text()}b,900,0,0,8\n")
+    with pytest.raises(DataError, match="b: expected nodules inside the scan"):
+        evaluate_scans(predictor(), luna16)
+
+
+def test_without_candidates_the_table_has_its_head_alone(luna16: Path, tmp_path: Path) -> None:
+    nothing = predictor()
+    nothing.find_candidates = lambda path: []
+    write_scan_result(tmp_path, evaluate_scans(nothing, luna16))
+    assert (tmp_path / "candidates.csv").read_text() == "seriesuid,coordX,coordY,coordZ,probability\n"
+
+
 def test_the_command_writes_both_files_and_tells_the_figures(
     luna16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -151,7 +151,8 @@ def recipe() -> None:
 
     Example: `leanmed recipe`
     """
-    from leanmed.config import describe_recipe, shipped_recipes
+    from leanmed.config import shipped_recipes
+    from leanmed.recipe_help import describe_recipe
 
     typer.echo(f"shipped recipes: {', '.join(shipped_recipes())}\n\n{describe_recipe()}")
 
@@ -273,7 +274,7 @@ def quantize(
     data: Data,
     out: Out,
     max_drop: Annotated[
-        float | None, typer.Option(help="The most the main score may fall; if not given .005, and .02 AP of boxes.")
+        float | None, typer.Option(help="The most the main score may fall; if not given .005, and .01 AP of boxes.")
     ] = None,
     min_agreement: Annotated[float, typer.Option(help="Share of images to answer as the float artifact does.")] = 0.95,
     calibration: Annotated[

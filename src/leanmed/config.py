@@ -12,11 +12,10 @@ from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
 
 from leanmed.errors import RecipeError
 from leanmed.strict_yaml import read_yaml
@@ -291,7 +290,9 @@ class Recipe(_Section):
         return self
 
 
-class _Backbones(_Section):
+class Backbones(_Section):
+    """What a file may say of single backbones."""
+
     backbones: dict[str, dict[str, dict[str, Any]]] = Field(
         default_factory=dict,
         description="{backbone: {section: {key: value}}}, in a file only: settings of single backbones, merged in for "
@@ -381,7 +382,7 @@ def _changed(content: dict[str, Any], changes: Iterable[_Change]) -> dict[str, A
 def _backbones(content: dict[str, Any], path: str) -> dict[str, list[_Change]]:
     """Take `backbones` out of a recipe's content: what it says of each, checked be it chosen or not."""
     found = {}
-    given = _checked(_Backbones, {"backbones": content.pop("backbones", {})}, path).backbones
+    given = _checked(Backbones, {"backbones": content.pop("backbones", {})}, path).backbones
     if given:
         check_recipe(content, path)  # so that none of them is blamed for the rest
     for name, sections in given.items():
@@ -393,27 +394,3 @@ def _backbones(content: dict[str, Any], path: str) -> dict[str, list[_Change]]:
         if check_recipe(whole, source).model.backbone != name:
             raise RecipeError(f"{source}: expected settings of {name}, got another model.backbone; remove that key")
     return found
-
-
-def describe_recipe() -> str:
-    """Every key of a recipe with its default, range and meaning, one a line."""
-    lines = [
-        f"{name}.{key} = {_meaning(field)}"
-        for name, section in Recipe.model_fields.items()
-        if isinstance(section.annotation, type) and issubclass(section.annotation, BaseModel)
-        for key, field in section.annotation.model_fields.items()
-    ]
-    return "\n".join([*lines, f"backbones = {_meaning(_Backbones.model_fields['backbones'])}"])
-
-
-def _meaning(field: FieldInfo) -> str:
-    default = repr(field.get_default(call_default_factory=True))
-    return "  ".join(filter(None, (default, _range(field), field.description)))
-
-
-def _range(field: FieldInfo) -> str:
-    if get_origin(field.annotation) is Literal:
-        return f"[{' | '.join(map(str, get_args(field.annotation)))}]"
-    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    bounds = [f"{s} {getattr(m, n)}" for m in field.metadata for n, s in signs.items() if hasattr(m, n)]
-    return f"[{', '.join(bounds)}]" if bounds else ""

@@ -153,7 +153,7 @@ NODULES = Paper(
         "The paper feeds 430 x 418 pixels to SSD's own default boxes, which match next to none of the nodules. Ours "
         "chooses default boxes from the training boxes.",
         "The paper does not say what other nodules in its test slices count as; ours are all true boxes.",
-        "The paper tested slices with a nodule only, one scored box each. So do the slices here: a figure per slice "
+        "The paper tested slices with a nodule only, one scored box each. So do luna16-slices: a figure per slice "
         "says little about how many false positives a whole scan gets.",
     ),
 )

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from leanmed.data import content_hash
-from leanmed.data.luna16 import Finding, read_scans
+from leanmed.data.luna16 import Finding, check_places, read_scans
 from leanmed.errors import ArtifactError, DataError, InputError
 from leanmed.files import defined, write_json
 from leanmed.grouping import absent
@@ -82,6 +82,7 @@ def evaluate_scans(
             return None
 
     marks = {uid: mark for uid in scans.files if (mark := answered(uid, _mark))}
+    check_places(scans, marks)
     known = {scans.groups[uid] for uid, mark in marks.items() if mark in set(origin.seen_images)}
     notes += absent(origin.seen_images, list(marks.values()))
     for number, uid in enumerate(marks, start=1):
@@ -116,13 +117,13 @@ def points(places: Mapping[str, Sequence[Place]]) -> Points:
 
 def write_scan_result(out: Path, result: ScanResult, command: str = "") -> None:
     """`scans.json` with the figures, and `candidates.csv` with the columns of LUNA16's submissions."""
-    columns = ("coordX", "coordY", "coordZ", "probability")
+    columns = ("seriesuid", "coordX", "coordY", "coordZ", "probability")
     rows = [
-        {"seriesuid": uid} | dict(zip(columns, (*candidate.world, candidate.score), strict=True))
+        dict(zip(columns, (uid, *candidate.world, candidate.score), strict=True))
         for uid, candidates in result.candidates.items()
         for candidate in candidates
     ]
-    write_csv(out / "candidates.csv", rows or [dict.fromkeys(("seriesuid", *columns), "")])
+    write_csv(out / "candidates.csv", rows, columns)
     content = {
         "leak": result.leak,
         "notice": NOTICE,

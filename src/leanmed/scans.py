@@ -22,12 +22,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from leanmed.data.luna16 import UNKNOWN_DIAMETER
 from leanmed.errors import DataError
 from leanmed.froc import RATES, Marks, collect, count_once, figures, sensitivities
 from leanmed.metrics import Figure, Floats
 
 MOST = 100  # candidates of a scan
-UNKNOWN_DIAMETER = 10.0  # mm
 RESAMPLES = 1000
 
 

@@ -208,6 +208,50 @@ def test_two_images_of_one_name_are_refused(voc, yolo, refused):
         read_records("yolo", root)
 
 
+def test_boxes_drawn_in_an_image_of_another_size_are_refused(voc, refused):
+    path = voc(a=[(1, 2, 11, 12)]) / "Annotations/a.xml"
+    text = path.read_text()
+    for size in ((40, 30), (0, 0)):
+        path.write_text(
+            text.replace("<object>", "<size><width>{}</width><height>{}</height></size><object>".format(*size))
+        )
+        assert len(read_records("voc", path.parents[1])) == 1
+    path.write_text(text.replace("<object>", "<size><width>512</width><height>384</height></size><object>"))
+    with refused(DataError, "a.png", "512 x 384", "40 x 30"):
+        read_records("voc", path.parents[1])
+
+
+def test_odd_texts_of_yolo(yolo, refused):
+    root = yolo(a="\ufeff0 .5 .5 .1 .1\n0 .2 .2 .1 .1")
+    (root / "labels/classes.txt").write_text("nodule")
+    assert len(boxes_of("yolo", root)["images/deep/a.png"]) == 2
+    (root / "labels/deep/a.txt").write_bytes("0 .5 .5 .1 .1 é".encode("latin-1"))
+    with refused(DataError, "a.txt", "UTF-8"):
+        read_records("yolo", root)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        [],
+        [{"id": 7, "file_name": "train/a.png"}, {"id": 7, "file_name": "train/b.png"}],
+        [{"id": 7, "file_name": "train/a.png"}, {"id": 8, "file_name": "train//a.png"}],
+    ],
+)
+def test_coco_lists_each_image_once(coco, refused, images):
+    root = coco(images=images)
+    picture(root / "train/b.png")
+    with refused(DataError, "annotations.json", "different"):
+        read_records("coco", root)
+
+
+def test_an_image_in_two_groups_is_refused(voc, refused):
+    root = voc(a=[])
+    (root / "groups.csv").write_text("image,group\nJPEGImages/a.png,p1\nJPEGImages/a.png,p2\n")
+    with refused(DataError, "groups.csv", "one row for each image"):
+        read_records("voc", root)
+
+
 def test_a_square_is_cut_at_the_edges():
     assert square((10, 12), 6, (40, 30)) == (7, 9, 13, 15)
     assert square((1, 29), 6, (40, 30)) == (0, 26, 4, 30)

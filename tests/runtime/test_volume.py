@@ -147,7 +147,7 @@ def test_big_endian_and_floating_point_voxels_are_read(mhd, tmp_path, stored):
         ({"Offset": None}, UnreadableInput, "Offset"),
         ({"Offset": "nan 0 0"}, UnsupportedInput, "finite"),
         ({"ElementSpacing": "1 1 0"}, UnsupportedInput, "spacing above 0"),
-        ({"ElementSpacing": "1 1"}, UnreadableInput, "reading failed"),
+        ({"ElementSpacing": "1 1"}, UnreadableInput, "three numbers, got 2"),
         ({"DimSize": "14 11 7"}, UnreadableInput, "2,156 bytes"),
         ({"DimSize": "14 11 5"}, UnreadableInput, "1,540 bytes"),
         ({"DimSize": "14 11 0"}, UnsupportedInput, "slices"),

@@ -18,13 +18,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from leanmed.data.tables import by_name, content_group, images_below, name_below, read_rows, some
+from leanmed.data.tables import by_name, content_group, images_below, name_below, read_rows, read_text, some
 from leanmed.errors import DataError, InputError
 from leanmed.records import Box, Boxes, Record
 from leanmed.runtime.input import image_size
 
 GROUPS = "groups.csv"
 COCO = "annotations.json"
+CLASSES = "classes.txt"  # names of classes, which some programs leave among YOLO's texts
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -43,7 +44,10 @@ def read_voc(root: Path) -> list[Record]:
     images = by_name(root, images_below(root / "JPEGImages"), lambda path: path.stem)
     files = {path.stem: path for path in (root / "Annotations").glob("*.xml")}
     _match(images, files, root)
-    objects = {images[stem]: _voc_objects(files[stem]) for stem in images}
+    trees = {image: _voc_tree(files[stem]) for stem, image in images.items()}
+    for image, tree in trees.items():
+        _check_voc_size(image, tree)
+    objects = {image: tree.findall("object") for image, tree in trees.items()}
     _check_one_kind(root, [item.findtext("name", "").strip() for items in objects.values() for item in items])
     found = {image: [_voc_box(image, item) for item in items] for image, items in objects.items()}
     diameters = {
@@ -61,7 +65,7 @@ def read_yolo(root: Path) -> list[Record]:
             without size.
     """
     images = _named(root / "images", images_below(root / "images"))
-    files = _named(root / "labels", (root / "labels").rglob("*.txt"))
+    files = _named(root / "labels", (p for p in (root / "labels").rglob("*.txt") if p.name != CLASSES))
     _match(images, dict.fromkeys(images) | files, root)
     lines = {images[name]: _yolo_lines(path) for name, path in files.items()}
     _check_one_kind(root, [line[0] for image in lines for line in lines[image]])
@@ -77,9 +81,11 @@ def read_coco(root: Path) -> list[Record]:
     """
     table = root / COCO
     try:
-        content = json.loads(table.read_text("utf-8"))
+        content = json.loads(read_text(table))
         images = {item["id"]: root / _below(item["file_name"]) for item in content["images"]}
         found: Found = {image: [] for image in images.values()}
+        if not images or len(found) < len(content["images"]):
+            raise ValueError(f"{len(content['images'])} images, {len(found)} of them different in id and file_name")
         for item in content["annotations"]:
             x, y, width, height = map(float, item["bbox"])
             found[images[item["image_id"]]].append((x, y, x + width, y + height))
@@ -150,10 +156,10 @@ def _groups(root: Path, names: set[str]) -> dict[str, str]:
         return {}
     rows = read_rows(root / GROUPS, needed=("image", "group"))
     groups = {row["image"]: row["group"] for row in rows}
-    if groups.keys() != names:
+    if groups.keys() != names or len(rows) > len(names):
         raise DataError(
-            f"{root / GROUPS}: expected a row for each image; images without: {some(names - groups.keys())}; rows "
-            f"without image: {some(groups.keys() - names)}; correct the table"
+            f"{root / GROUPS}: expected one row for each image, got {len(rows)} for {len(names)}; images without: "
+            f"{some(names - groups.keys())}; rows without image: {some(groups.keys() - names)}; correct the table"
         )
     return groups
 
@@ -180,14 +186,24 @@ def _check_one_kind(root: Path, kinds: Sequence[str]) -> None:
         raise DataError(f"{root}: expected boxes of one kind, got {some(set(kinds))}; keep those of one")
 
 
-def _voc_objects(path: Path) -> list[ElementTree.Element]:
+def _voc_tree(path: Path) -> ElementTree.Element:
     text = path.read_bytes()
     try:
         if b"<!" in text.replace(b"<!--", b""):  # entities can unfold without a bound
             raise ValueError("a declaration, which VOC does not need")
-        return ElementTree.fromstring(text).findall("object")  # noqa: S314 (no declarations, so no entities)
+        return ElementTree.fromstring(text)  # noqa: S314 (no declarations, so no entities)
     except (ElementTree.ParseError, ValueError) as error:
         raise DataError(f"{path}: expected PASCAL VOC's XML, got: {error}; correct the file") from error
+
+
+def _check_voc_size(image: Path, tree: ElementTree.Element) -> None:
+    """Boxes drawn in an image of another size would lie elsewhere in this one; some programs write a size of 0."""
+    declared = tuple(_number(tree.findtext(f"size/{side}", "0"), image) for side in ("width", "height"))
+    if all(declared) and declared != (size := _size(image)):
+        raise DataError(
+            f"{image}: expected an image of {declared[0]:g} x {declared[1]:g} pixels, as its annotation says, got "
+            f"{size[0]} x {size[1]}; use the image in which the boxes were drawn"
+        )
 
 
 def _voc_box(image: Path, item: ElementTree.Element) -> Box:
@@ -200,7 +216,7 @@ def _named(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
 
 
 def _yolo_lines(path: Path) -> list[list[str]]:
-    lines = [line.split() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
     if any(len(line) != 5 for line in lines):
         raise DataError(f"{path}: expected lines `class x y width height`, got others; correct the file")
     return lines

@@ -20,14 +20,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from leanmed.data.boxes import square
-from leanmed.data.tables import name_below, read_rows, some
+from leanmed.data.tables import name_below, read_rows, read_text, some
 from leanmed.errors import DataError, InputError
 from leanmed.records import Boxes, Record
 from leanmed.runtime.ct import Grid, Triple
@@ -35,6 +35,8 @@ from leanmed.runtime.slices import one_mm_size
 from leanmed.runtime.volume import open_volume
 
 PLACE = ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")
+UNKNOWN_DIAMETER = 10.0  # mm, of an excluded finding whose diameter is not known
+Placed = tuple[float, float, float, float]  # x, y, z in voxels, and a diameter in mm
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def read_scans(root: Path) -> Scans:
         DataError: no scans, or one twice; a table without its columns, or with a value that is no number; annotations
             of a series that is neither there nor listed, a scan that is not listed.
     """
-    paths = sorted(root.glob("subset*/*.mhd"))
+    paths = sorted(path for path in root.glob("subset*/*.mhd") if not path.name.startswith("."))
     files = {path.stem: path for path in paths}
     if not files or len(files) < len(paths):
         raise DataError(
@@ -91,6 +93,19 @@ def read_scans(root: Path) -> Scans:
         excluded={uid: excluded.get(uid, ()) for uid in files},
         groups={uid: patients.get(uid, uid) for uid in files},
     )
+
+
+def check_places(scans: Scans, series: Iterable[str]) -> None:
+    """Refuse nodules outside their scans.
+
+    Raises:
+        InputError: a scan that cannot be read.
+        DataError: a nodule outside its scan.
+    """
+    for uid in series:
+        grid = open_volume(scans.files[uid]).grid
+        for finding in scans.nodules[uid]:
+            inside(uid, grid, finding)
 
 
 def read(root: Path) -> list[Record]:
@@ -116,21 +131,21 @@ def read_centres(root: Path) -> list[Record]:
 
 @dataclass(frozen=True)
 class _Placed:
-    """The findings of a scan in its voxels, x, y, z and diameter in mm: nodules, and findings of both kinds."""
+    """The findings of a scan in its voxels, x, y, z and diameter in mm: nodules, and what is neither one nor none."""
 
     uid: str
     grid: Grid
-    nodules: Sequence[tuple[float, float, float, float]]
-    all_heights: Sequence[float]
+    nodules: Sequence[Placed]
+    excluded: Sequence[Placed]
 
     def central(self) -> list[int]:
         """The slice nearest to each nodule's centre."""
         return sorted({self._nearest(z) for _, _, z, _ in self.nodules})
 
     def empty(self) -> list[int]:
-        """One slice of the lungs without a nodule in it or in its neighbours, if there is one."""
-        count = self.grid.shape[0]
-        low, high = min(self.all_heights, default=count / 4), max(self.all_heights, default=3 * count / 4)
+        """One slice of the lungs without a finding of either kind in it or in its neighbours, if there is one."""
+        count, heights = self.grid.shape[0], [finding[2] for finding in (*self.nodules, *self.excluded)]
+        low, high = min(heights, default=count / 4), max(heights, default=3 * count / 4)
         free = [z for z in range(self._nearest(low), self._nearest(high) + 1) if not self._touched(z)]
         seed = int.from_bytes(hashlib.sha256(self.uid.encode()).digest()[:8])
         return [int(np.random.default_rng(seed).choice(free))] if free else []
@@ -146,9 +161,10 @@ class _Placed:
         return Boxes(tuple(squares), tuple(nodule[3] for nodule in crossing))
 
     def _touched(self, z: int) -> bool:
-        return any(self._crosses(nodule, near) for nodule in self.nodules for near in (z - 1, z, z + 1))
+        findings = (*self.nodules, *self.excluded)
+        return any(self._crosses(finding, near) for finding in findings for near in (z - 1, z, z + 1))
 
-    def _crosses(self, nodule: tuple[float, float, float, float], z: int) -> bool:
+    def _crosses(self, nodule: Placed, z: int) -> bool:
         """Thick slices may all miss a small nodule's sphere: the nearest counts in any case."""
         thickness = self.grid.spacing[2]
         return z == self._nearest(nodule[2]) or abs(z - nodule[2]) * thickness < nodule[3] / 2
@@ -180,13 +196,27 @@ def _placed(uid: str, path: Path, scans: Scans) -> _Placed:
         grid = open_volume(path).grid
     except InputError as error:
         raise DataError(str(error)) from error
-    nodules = [(*_inside(uid, grid, finding), finding.diameter) for finding in scans.nodules[uid]]
-    heights = [float(grid.voxel(finding.world)[2]) for finding in (*scans.nodules[uid], *scans.excluded[uid])]
-    return _Placed(uid, grid, nodules, heights)
+    nodules = [(*inside(uid, grid, finding), finding.diameter) for finding in scans.nodules[uid]]
+    excluded = [(*_triple(grid, finding), _known(finding.diameter)) for finding in scans.excluded[uid]]
+    return _Placed(uid, grid, nodules, excluded)
 
 
-def _inside(uid: str, grid: Grid, finding: Finding) -> Triple:
+def _triple(grid: Grid, finding: Finding) -> Triple:
     x, y, z = grid.voxel(finding.world).tolist()
+    return x, y, z
+
+
+def _known(diameter: float) -> float:
+    return diameter if diameter > 0 else UNKNOWN_DIAMETER
+
+
+def inside(uid: str, grid: Grid, finding: Finding) -> Triple:
+    """The voxel (x, y, z) of a nodule's centre.
+
+    Raises:
+        DataError: it lies outside the scan.
+    """
+    x, y, z = _triple(grid, finding)
     depth, rows, columns = grid.shape
     if not (-0.5 <= x <= columns - 0.5 and -0.5 <= y <= rows - 0.5 and -0.5 <= z <= depth - 0.5):
         raise DataError(
@@ -215,7 +245,7 @@ def _findings(table: Path, *, optional: bool = False) -> dict[str, tuple[Finding
 
 def _check_listed(root: Path, files: Mapping[str, Path], annotated: set[str]) -> None:
     table = root / "seriesuids.csv"
-    listed = set(table.read_text("utf-8-sig").split()) if table.is_file() else set(files)
+    listed = set(read_text(table).split()) if table.is_file() else set(files)
     if strangers := (annotated | set(files)) - listed:
         raise DataError(
             f"{root}: expected scans and annotations of the series that {table.name} lists, or without it of those "

@@ -189,6 +189,18 @@ def name_below(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with or without a byte-order mark.
+
+    Raises:
+        DataError: it is in another encoding.
+    """
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected text in UTF-8, got: {error}; save it again as UTF-8") from error
+
+
 def by_name(root: Path, paths: Iterable[Path], name: Callable[[Path], str]) -> dict[str, Path]:
     """Files by the names that a table or its annotations call them; of images, without the ending as a rule.
 

@@ -48,7 +48,7 @@ def open_metaimage(path: Path, limits: Limits) -> Volume:
     """
     header = _header(path)
     _check_kind(header)
-    columns, rows, count = (int(text) for text in _value(header, ("DimSize",)).split())
+    columns, rows, count = map(round, _triple(header, ("DimSize",)))
     check_size(columns, rows, limits)
     grid = Grid((count, rows, columns), _triple(header, SPACING), _triple(header, ORIGIN), _direction(header))
     kind = np.dtype(TYPES[header["ElementType"]]).newbyteorder(">" if _is_true(header, BIG_ENDIAN) else "<")
@@ -64,7 +64,7 @@ def open_metaimage(path: Path, limits: Limits) -> Volume:
 def _header(path: Path) -> Header:
     if path.stat().st_size > MAX_HEADER:
         raise InputTooLarge(f"expected a text header of at most {MAX_HEADER:,} bytes, got more; give the .mhd file")
-    lines = [line.partition("=") for line in path.read_text("ascii").splitlines() if line.strip()]
+    lines = [line.partition("=") for line in path.read_text("latin-1").splitlines() if line.strip()]
     if not all(equals for _, equals, _ in lines):
         raise UnreadableInput("expected lines `Key = Value`, got others; give the .mhd file")
     return {key.strip(): value.strip() for key, _, value in lines}
@@ -95,8 +95,10 @@ def _check_kind(header: Header) -> None:
 
 
 def _triple(header: Header, names: tuple[str, ...]) -> Triple:
-    x, y, z = (float(text) for text in _value(header, names).split())
-    return x, y, z
+    numbers = [float(text) for text in _value(header, names).split()]
+    if len(numbers) != 3:
+        raise UnreadableInput(f"expected {names[0]} to be three numbers, got {len(numbers)}; export the scan again")
+    return numbers[0], numbers[1], numbers[2]
 
 
 def _direction(header: Header) -> tuple[Triple, Triple, Triple]:

@@ -39,13 +39,14 @@ def open_nifti(path: Path, limits: Limits) -> Volume:
         raise UnreadableInput(f"expected {size:,} bytes as declared, got {path.stat().st_size:,}; copy it again")
 
     def read(first: int, end: int) -> Hounsfield:
-        return np.ascontiguousarray(np.asarray(proxy[..., first:end], np.float32).transpose(2, 1, 0))
+        stored = np.asarray(proxy[:, :, first:end], np.float32).reshape(*proxy.shape[:2], -1)
+        return np.ascontiguousarray(stored.transpose(2, 1, 0))
 
     return Volume(path.name.partition(".nii")[0], grid, read, (path,))
 
 
 def _grid(header: Any, shape: tuple[int, ...], limits: Limits) -> Grid:
-    if len(shape) != 3 or header.get_data_dtype().kind not in "iuf":
+    if shape[3:] not in ((), (1,)) or len(shape) < 3 or header.get_data_dtype().kind not in "iuf":
         raise UnsupportedInput(
             f"expected one 3D scan of numbers, got {header.get_data_dtype()} in a shape of {shape}; save one scan"
         )
@@ -53,7 +54,7 @@ def _grid(header: Any, shape: tuple[int, ...], limits: Limits) -> Grid:
         raise UnsupportedInput(f"expected lengths in mm, got {header.get_xyzt_units()[0]}; convert the scan")
     if not (header["sform_code"] or header["qform_code"]):
         raise UnsupportedInput("expected an sform or a qform, without which left and right are not known, got none")
-    columns, rows, count = shape
+    columns, rows, count = shape[:3]
     check_size(columns, rows, limits)
     affine = np.asarray(header.get_best_affine(), np.float64)
     steps = TO_LPS @ affine[:3, :3]
