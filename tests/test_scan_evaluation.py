@@ -16,7 +16,7 @@ from leanmed.records import Boxes, Record
 from leanmed.runs import read_csv
 from leanmed.runtime.ct import Grid
 from leanmed.runtime.scan import Candidate
-from leanmed.scan_evaluation import evaluate_scans, judge_artifact, write_scan_result
+from leanmed.scan_evaluation import evaluate_scans, judge_artifact, write_candidates
 
 NODULE = (5.0, 6.0, 7.0)
 
@@ -40,7 +40,8 @@ def luna16(tmp_path: Path) -> Path:
 def predictor(*seen: str) -> SimpleNamespace:
     """What finds in every scan .9 at the nodule's place and .4 elsewhere."""
     found = [Candidate(0.9, (0, 0, 0), NODULE, 5.0, ()), Candidate(0.4, (0, 0, 0), (1.0, 1.0, 1.0), 5.0, ())]
-    manifest = SimpleNamespace(provenance=SimpleNamespace(seen_images=seen), leak=None)
+    origin = SimpleNamespace(seen_images=seen, seed=0, recipe={})
+    manifest = SimpleNamespace(provenance=origin, leak=None, name="made", precision="fp32")
     artifact = SimpleNamespace(sha256="0123")
     return SimpleNamespace(manifest=manifest, artifact=artifact, find_candidates=lambda path: found)
 
@@ -49,23 +50,22 @@ def test_scans_are_judged_by_luna16_s_rules(luna16: Path, tmp_path: Path) -> Non
     """Both nodules are found at once; the mark on the excluded finding counts neither way."""
     steps: list[int] = []
     result = evaluate_scans(predictor(), luna16, progress=steps.append)
-    assert result.figures["cpm"].value == 1
-    assert result.figures["cpm"].n == 3
+    assert result.report.figures["cpm"].value == 1
+    assert result.report.figures["cpm"].n == 3
     assert steps == [1, 2, 3]
-    write_scan_result(tmp_path / "out", result)
-    rows = read_csv(tmp_path / "out" / "candidates.csv")
+    write_candidates(tmp_path / "candidates.csv", result.candidates)
+    rows = read_csv(tmp_path / "candidates.csv")
     assert len(rows) == 6
     assert rows[0] == {"seriesuid": "a", "coordX": "5.0", "coordY": "6.0", "coordZ": "7.0", "probability": "0.9"}
-    found = json.loads((tmp_path / "out" / "scans.json").read_text())
-    assert found["scans"] == 3
-    assert found["metrics"]["sensitivity@0.125"]["value"] == 1
+    (small,) = result.report.subgroups
+    assert (small.value, small.n, small.positives) == ("6 to < 8 mm", 2, 2)
 
 
 def test_scans_the_artifact_was_made_from_are_left_out(luna16: Path) -> None:
     records = [Record(uid, luna16 / "subset0" / f"{uid}.mhd", Boxes(), uid) for uid in "abc"]
     seen = [content[:16] for content in content_hashes(records)]
     result = evaluate_scans(predictor(seen[0]), luna16)
-    assert result.notes == ["a, or another scan of its patient, was used to make the artifact; left out."]
+    assert result.report.notes == ["a, or another scan of its patient, was used to make the artifact; left out."]
     assert list(result.candidates) == ["b", "c"]
     with pytest.raises(DataError, match="expected scans new to this artifact"):
         evaluate_scans(predictor(*seen), luna16)
@@ -80,7 +80,9 @@ def test_other_scans_of_a_patient_who_made_the_artifact_are_left_out_too(luna16:
 
 def test_what_the_artifact_was_made_from_and_is_not_here_is_told(luna16: Path) -> None:
     assert (
-        evaluate_scans(predictor("0" * 16), luna16).notes[0].startswith("1 of 1 images that made the artifact are not")
+        evaluate_scans(predictor("0" * 16), luna16)
+        .report.notes[0]
+        .startswith("1 of 1 images that made the artifact are not")
     )
 
 
@@ -94,7 +96,7 @@ def test_a_nodule_outside_its_scan_is_refused(luna16: Path) -> None:
 def test_without_candidates_the_table_has_its_head_alone(luna16: Path, tmp_path: Path) -> None:
     nothing = predictor()
     nothing.find_candidates = lambda path: []
-    write_scan_result(tmp_path, evaluate_scans(nothing, luna16))
+    write_candidates(tmp_path / "candidates.csv", evaluate_scans(nothing, luna16).candidates)
     assert (tmp_path / "candidates.csv").read_text() == "seriesuid,coordX,coordY,coordZ,probability\n"
 
 
@@ -104,7 +106,7 @@ def test_the_command_writes_both_files_and_tells_the_figures(
     (luna16 / "subset0" / "b.raw").unlink()
     monkeypatch.setattr(scan_evaluation, "load", lambda path: predictor())
 
-    files = [tmp_path / "out" / name for name in ("scans.json", "candidates.csv")]
+    files = [tmp_path / "out" / name for name in ("report.html", "report.json", "candidates.csv")]
     echo_evaluation(judge_artifact(tmp_path / "artifact", luna16, tmp_path / "out", command="typed"), *files)
 
     note, cpm, *_, notice, written = capsys.readouterr().out.splitlines()
@@ -113,8 +115,12 @@ def test_the_command_writes_both_files_and_tells_the_figures(
     assert notice == "Research use only: not a medical device."
     assert written.removeprefix("wrote ").split(" and ") == list(map(str, files))
     assert all(path.is_file() for path in files)
-    told = json.loads(files[0].read_text())
-    assert (told["command"], told["artifact"], told["leak"]) == ("typed", "0123", None)
+    told = json.loads(files[1].read_text())
+    assert (told["command"], told["leak"], told["main_score"]) == ("typed", None, "cpm")
+    page = files[0].read_text()
+    assert "artifact 0123" in page
+    assert "FROC curve" in page
+    assert "on 2 scans" in page
 
 
 def test_a_run_is_no_artifact_yet(luna16: Path, tmp_path: Path) -> None:

@@ -182,13 +182,13 @@ def evaluate(
     from leanmed.runtime.input import read_image
 
     if scans:
-        from leanmed.scan_evaluation import judge_artifact
+        from leanmed.scan_evaluation import CANDIDATES, judge_artifact
 
         if dataset:
             raise DataError("expected no --dataset with --scans, whose scans are laid out as LUNA16's; leave it out")
         with progress_bar("scans") as step:
-            result = judge_artifact(subject, data, out, command=typed(), progress=step)
-        echo_evaluation(result, out / "scans.json", out / "candidates.csv")
+            report = judge_artifact(subject, data, out, command=typed(), progress=step)
+        echo_evaluation(report, out / "report.html", out / "report.json", out / CANDIDATES)
         return
     if (subject / RUN).is_file():
         report = evaluate_run(open_run(subject), data=data, command=typed())

@@ -19,19 +19,20 @@ top_precision, top_recall, top_f1   the paper's protocol: of images that hold an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leanmed.errors import DataError
 from leanmed.froc import (
+    DIAMETER_EDGES,
     RATES,
     Marks,
     Matched,
     average_precision,
+    bands,
     collect,
     count_once,
     figures,
@@ -42,7 +43,6 @@ from leanmed.metrics import SMALL_CELL, Figure, Floats, Ints, Measure, SubgroupR
 
 IOU = 0.5
 AT_ONE = RATES.index(1.0)
-DIAMETER_EDGES = (6.0, 8.0, 15.0)  # mm; the first two are those of the Fleischner Society's advice
 POINT = ("ap50", "froc", "sensitivity", "precision", "recall", "f1")
 """What `point` gives."""
 BAND = ("sensitivity", "froc", "recall")
@@ -301,21 +301,13 @@ def by_diameter(
     if not len(table.diameters):
         return []
     marks, rows = match_centres(table), []
-    for name, which in _bands(np.concatenate(list(table.diameters)), edges):
+    for name, which in bands(np.concatenate(list(table.diameters)), edges):
         band = marks.only(which)
         images = np.unique(band.home)
         groups = np.unique(table.group[images]).size
         found = _found(band, table, groups, resamples, seed)
         rows.append(SubgroupRow("diameter", name, images.size, groups, band.home.size, found))
     return rows
-
-
-def _bands(diameters: Floats, edges: Sequence[float]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    names = [f"< {edges[0]:g} mm", *(f"{a:g} to < {b:g} mm" for a, b in pairwise(edges)), f"≥ {edges[-1]:g} mm"]
-    for i, name in enumerate(names):
-        which = (np.digitize(diameters, edges) == i) & np.isfinite(diameters)
-        if which.any():
-            yield name, which
 
 
 def _found(band: Marks, table: Detected, groups: int, resamples: int, seed: int) -> dict[str, Figure]:

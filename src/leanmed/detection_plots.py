@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leanmed.detection import Detected, answered, match_centres, match_overlap, point
 from leanmed.froc import RATES, Marks, counts, curves, sensitivities
@@ -17,34 +18,59 @@ def plots_of(table: Detected) -> list[Plot]:
     return [froc(table), precision_recall(table)] if table.objects else []
 
 
-def froc(table: Detected, *, resamples: int = 500, seed: int = 0) -> Plot:
+def froc(table: Detected) -> Plot:
     """Sensitivity against false positives per image with its 95 % band over groups."""
     marks = match_centres(table)
-    ((rate,), (found,)) = curves(marks)(np.ones((1, marks.units)))
-    values = point(table)
+    sure = answered(marks, table)
+    reached = (~sure.hit).sum() / marks.units, sure.hit.sum() / marks.home.size
+    return froc_of(marks, table.group, per="image", what="boxes", reached=reached)
+
+
+def froc_of(
+    marks: Marks,
+    group: NDArray[np.str_],
+    *,
+    per: str,
+    what: str,
+    reached: tuple[float, float] | None = None,
+    resamples: int = 500,
+    seed: int = 0,
+) -> Plot:
+    """The FROC curve of any marks, with its 95 % band over groups.
+
+    Args:
+        group: (n,) of each image or scan.
+        per: what a unit is called.
+        what: what marks are called.
+        reached: false positives per unit, and sensitivity, at the threshold; None: not shown.
+    """
+    ones = np.ones((1, marks.units))
+    ((rate,), (found,)), (read,) = curves(marks)(ones), sensitivities(marks)(ones)
     with canvas_of(6.4, 4.2) as (canvas, axes):
-        axes.fill_between(FINE, *_band(table, marks, resamples, seed), color=PALETTE[0], alpha=0.15, linewidth=0)
+        axes.fill_between(FINE, *_band(group, marks, resamples, seed), color=PALETTE[0], alpha=0.15, linewidth=0)
         axes.plot(np.append(rate, FINE[-1]), np.append(found, found[-1]), color=PALETTE[0])
-        axes.plot(RATES, sensitivities(marks)(np.ones((1, marks.units)))[0], "o", color=PALETTE[0], label="read here")
-        false = (~answered(marks, table).hit).sum() / marks.units
-        axes.plot(false, values["recall"], "D", color=INK, label="boxes answered")
+        axes.plot(RATES, read, "o", color=PALETTE[0], label="read here")
+        if reached:
+            axes.plot(*reached, "D", color=INK, label=f"{what} answered")
         axes.set_xscale("log", base=2)
         axes.set_xticks(RATES, ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
-        axes.set(xlabel="False positives per image", ylabel="Sensitivity", xlim=(FINE[0], FINE[-1]), ylim=(-0.02, 1.02))
+        axes.set(
+            xlabel=f"False positives per {per}", ylabel="Sensitivity", xlim=(FINE[0], FINE[-1]), ylim=(-0.02, 1.02)
+        )
         axes.legend(loc="lower right")
         return Plot(
             "FROC curve",
-            "How many of the objects are found, against how many wrong boxes an image gets, as the threshold falls. "
-            "The band is the 95 % interval over groups. The score is the mean at the seven dots.",
-            f"FROC curve. Score {values['froc']:.3f}; sensitivity at one false positive per image "
-            f"{values['sensitivity']:.3f}.",
+            f"How many of the objects are found, against how many wrong {what} there are per {per}, as the threshold "
+            "falls. The band is the 95 % interval over groups. The score is the mean at the seven dots.",
+            f"FROC curve. Score {read.mean():.3f}; sensitivity at one false positive per {per} "
+            f"{read[RATES.index(1)]:.3f}.",
             svg_of(canvas),
         )
 
 
-def _band(table: Detected, marks: Marks, resamples: int, seed: int) -> tuple[Floats, Floats]:
+def _band(group: NDArray[np.str_], marks: Marks, resamples: int, seed: int) -> tuple[Floats, Floats]:
     at, columns = sensitivities(marks, FINE), marks.units + 2 * marks.home.size
-    drawn = np.concatenate([at(w) for w in resample_groups(table.group, resamples, seed, columns=columns)])
+    drawn = np.concatenate([at(w) for w in resample_groups(group, resamples, seed, columns=columns)])
     low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
     return low, high
 

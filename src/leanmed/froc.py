@@ -8,8 +8,9 @@ a straight line, and to the right of the last one it stays level, as LUNA16's ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from scipy.sparse import coo_array
 
 from leanmed.metrics import Figure, Floats, Ints, Measure, bootstrap_interval, divide, draw
 
+DIAMETER_EDGES = (6.0, 8.0, 15.0)  # mm; the first two are those of the Fleischner Society's advice
 RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """False positives per unit at which LUNA16 reads the curve; the mean of the seven sensitivities is its CPM."""
 
@@ -193,3 +195,17 @@ def figures(
         )
         for name, value in values.items()
     }
+
+
+def bands(diameters: Floats, edges: Sequence[float] = DIAMETER_EDGES) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """The bands that hold a diameter, by name, each with which of them (m,) it holds; a band holds its lower edge.
+
+    Args:
+        diameters: (m,) in mm; NaN where it is not known.
+        edges: mm, rising.
+    """
+    names = [f"< {edges[0]:g} mm", *(f"{a:g} to < {b:g} mm" for a, b in pairwise(edges)), f"≥ {edges[-1]:g} mm"]
+    for i, name in enumerate(names):
+        which = (np.digitize(diameters, edges) == i) & np.isfinite(diameters)
+        if which.any():
+            yield name, which

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from leanmed.froc import RATES
 
@@ -103,11 +103,24 @@ BOXES = {
     ),
 }
 
+# Of whole scans.
+SCANS = {
+    "cpm": Term(
+        "CPM",
+        "LUNA16's competition performance metric: the mean of the sensitivities at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false "
+        "positives (FP) per scan. A candidate finds a nodule if it lies within half its diameter of its centre; a "
+        "second hit, and a hit of an excluded finding, count neither way.",
+        "nodules",
+    ),
+    **{f"sensitivity@{r:g}": Term(f"Sensitivity at {r:g} FP", "", "nodules") for r in RATES},
+}
+
 
 @dataclass(frozen=True)
 class Words:
     """What the report's page calls things, task by task."""
 
+    things: str
     positives: str
     dash: str
     mistakes: str
@@ -115,6 +128,7 @@ class Words:
 
 
 OF_LABELS = Words(
+    things="images",
     positives="Positive",
     dash="fewer than ten images, or images of one label only",
     mistakes="Wrong answers, the most confident first, one of each group.",
@@ -122,9 +136,11 @@ OF_LABELS = Words(
     "answered from the threshold upwards.",
 )
 OF_BOXES = Words(
+    things="images",
     positives="Objects",
     dash="fewer than ten images or objects",
     mistakes="The surest false alarms and the largest objects missed, one of each kind and group. True boxes are blue, "
     "predicted ones orange.",
     threshold="Logits are divided by the temperature; boxes are answered from the threshold upwards.",
 )
+OF_SCANS = replace(OF_BOXES, things="scans", positives="Nodules", dash="fewer than ten nodules")

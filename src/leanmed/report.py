@@ -42,7 +42,7 @@ from leanmed import detection_plots, plots
 from leanmed.detection import Detected, counts
 from leanmed.errors import InputError
 from leanmed.files import defined, encodable, write_json, write_text
-from leanmed.glossary import BOXES, EVERY_LABEL, GLOSSARY, OF_BOXES, OF_LABELS, Term
+from leanmed.glossary import BOXES, EVERY_LABEL, GLOSSARY, OF_BOXES, OF_LABELS, Term, Words
 from leanmed.metrics import Figure, Scored, SubgroupRow, point
 from leanmed.pictures import close_up, thumbnail
 from leanmed.plots import History, Plot
@@ -113,6 +113,7 @@ class Report:
         comparisons: title -> what `metrics.paired` gave.
         plots: further plots of the task's own.
         terms: further figures' names and meanings.
+        words: what things are called; None: as the table's task calls them.
     """
 
     title: str
@@ -130,6 +131,7 @@ class Report:
     mistakes: Sequence[Mistake] = ()
     plots: Sequence[Plot] = ()
     terms: Mapping[str, Term] = field(default_factory=dict)
+    words: Words | None = None
 
 
 def fold_rows(
@@ -228,7 +230,7 @@ def render(content: Report, read: Reader | None = None) -> str:
         subgroups=[(name, list(rows)) for name, rows in groupby(content.subgroups, attrgetter("name"))],
         forest=_forest(content),
         thumbnails=[_picture(mistake, read) for mistake in content.mistakes] if read else [],
-        words=OF_BOXES if isinstance(content.table, Detected) else OF_LABELS,
+        words=content.words or (OF_BOXES if isinstance(content.table, Detected) else OF_LABELS),
         recipe=yaml.safe_dump(defined(content.provenance.recipe), sort_keys=False, allow_unicode=True),
     )
     return encodable(page)

@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 
 from leanmed.data.luna16 import UNKNOWN_DIAMETER
 from leanmed.errors import DataError
-from leanmed.froc import RATES, Marks, collect, count_once, figures, sensitivities
-from leanmed.metrics import Figure, Floats
+from leanmed.froc import DIAMETER_EDGES, RATES, Marks, bands, collect, count_once, figures, sensitivities
+from leanmed.metrics import SMALL_CELL, Figure, Floats, SubgroupRow
 
 MOST = 100  # candidates of a scan
 RESAMPLES = 1000
+BAND = ("sensitivity@0.25", "sensitivity@1", "sensitivity@4", "cpm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +140,44 @@ def cpm(
     Raises:
         DataError: as `match_scans`.
     """
-    marks = match_scans(scans, candidates, nodules, excluded)
+    return _figures(match_scans(scans, candidates, nodules, excluded), scans, resamples, seed)
+
+
+def by_diameter(
+    scans: Sequence[str],
+    candidates: Points,
+    nodules: Points,
+    excluded: Points = NO_POINTS,
+    *,
+    edges: Sequence[float] = DIAMETER_EDGES,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> list[SubgroupRow]:
+    """`BAND` of the nodules of each band of diameters; with fewer than 10 nodules a row has no figures.
+
+    A row counts the scans that hold such a nodule, and as positives the nodules.
+
+    Args:
+        edges: mm; a band holds its lower edge.
+
+    Raises:
+        DataError: as `match_scans`.
+    """
+    marks, there = match_scans(scans, candidates, nodules, excluded), nodules.by_scan()
+    diameters = np.concatenate([np.empty(0), *(there[scan][1] for scan in scans if scan in there)])
+    rows = []
+    for name, which in bands(diameters, edges):
+        band = marks.only(which)
+        count = np.unique(band.home).size
+        found = dict.fromkeys(BAND, Figure(np.nan, np.nan, np.nan, len(scans)))
+        if band.home.size >= SMALL_CELL:
+            measured = _figures(band, scans, resamples, seed)
+            found = {figure: measured[figure] for figure in BAND}
+        rows.append(SubgroupRow("diameter", name, count, count, band.home.size, found))
+    return rows
+
+
+def _figures(marks: Marks, scans: Sequence[str], resamples: int, seed: int) -> dict[str, Figure]:
     at_rates, names = sensitivities(marks), [f"sensitivity@{rate:g}" for rate in RATES]
 
     def measure(weights: Floats) -> dict[str, Floats]:

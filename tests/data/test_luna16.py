@@ -5,7 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from leanmed.data import content_hashes, data_hash, read_records
+from leanmed.config import load_recipe
+from leanmed.data import content_hashes, data_hash, read_records, read_records_for
 from leanmed.data.luna16 import read_scans
 from leanmed.data.phantom_scans import write_luna16
 from leanmed.errors import DataError
@@ -69,6 +70,25 @@ def test_the_same_slices_are_drawn_whatever_scans_are_there(own):
     before = [record.id for record in read_records("luna16", own) if record.site != "subset1"]
     shutil.rmtree(own / "subset1")
     assert [record.id for record in read_records("luna16", own)] == before
+
+
+def test_no_finding_excluded_or_not_lies_in_the_slice_without_nodules(own):
+    (empty,) = (r.frame for r in read_records("luna16", own) if r.image.stem == "made.2" and not r.target.xyxy)
+    grid = open_volume(own / "subset0/made.2.mhd").grid
+    x, y, z = grid.world((20, 20, empty)).tolist()
+    add(own / "annotations_excluded.csv", f"made.2,{x},{y},{z},8")
+    frames = [r.frame for r in read_records("luna16", own) if r.image.stem == "made.2" and not r.target.xyxy]
+    assert all(abs(frame - empty) * grid.spacing[2] >= 4 for frame in frames)
+
+
+def test_boxes_are_told_as_the_model_that_reads_them_learnt_them(own):
+    assert load_recipe("nodules").data.box_origin == "centre"
+    recipe = load_recipe("nodules", ["data.dataset=luna16"]).data
+    assert recipe.box_origin == "corner"
+    plain = read_records_for(recipe, own)
+    moved = read_records_for(load_recipe("nodules").data, own, "luna16")
+    for a, b in zip(plain, moved, strict=True):
+        assert np.allclose(a.target.xyxy, np.add(b.target.xyxy, 0.5)) or not a.target.xyxy
 
 
 def test_the_paper_s_centre_slices_are_one_a_scan(made):

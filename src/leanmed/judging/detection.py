@@ -10,13 +10,13 @@ import numpy as np
 
 from leanmed.detection import (
     BAND,
-    DIAMETER_EDGES,
     Detected,
     by_diameter,
     centre_hits,
     point,
     score,
 )
+from leanmed.froc import DIAMETER_EDGES
 from leanmed.metrics import SMALL_CELL, Figure, Floats, SubgroupRow, cells
 from leanmed.records import Attribute, Box, Record
 from leanmed.report import Mistake, Places
