@@ -48,7 +48,7 @@ def froc_of(
     ((rate,), (found,)), (read,) = curves(marks)(ones), sensitivities(marks)(ones)
     with canvas_of(6.4, 4.2) as (canvas, axes):
         axes.fill_between(FINE, *_band(group, marks, resamples, seed), color=PALETTE[0], alpha=0.15, linewidth=0)
-        axes.plot(np.append(rate, FINE[-1]), np.append(found, found[-1]), color=PALETTE[0])
+        axes.plot(np.append(rate, max(rate[-1], FINE[-1])), np.append(found, found[-1]), color=PALETTE[0])
         axes.plot(RATES, read, "o", color=PALETTE[0], label="read here")
         if reached:
             axes.plot(*reached, "D", color=INK, label=f"{what} answered")

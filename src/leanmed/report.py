@@ -255,11 +255,12 @@ def _base64(text: str) -> str:
 
 
 def _terms(content: Report) -> dict[str, Term]:
-    """A term for every figure on the page: the glossary's in its order, after those it does not know."""
+    """A term for every figure on the page: those of its own first, then the glossary's."""
     rows: list[FoldRow | SubgroupRow] = [*content.folds, *content.subgroups]
     tables = [content.figures, *content.comparisons.values(), *(row.figures for row in rows)]
     names = dict.fromkeys(name for table in tables for name in table)
-    known = GLOSSARY | (BOXES if isinstance(content.table, Detected) else {}) | dict(content.terms)
+    common = GLOSSARY | (BOXES if isinstance(content.table, Detected) else {})
+    known = dict(content.terms) | {name: term for name, term in common.items() if name not in content.terms}
     return {n: Term(n, "") for n in names if n not in known} | {n: known[n] for n in known if n in names}
 
 

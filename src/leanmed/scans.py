@@ -29,7 +29,7 @@ from leanmed.metrics import SMALL_CELL, Figure, Floats, SubgroupRow
 
 MOST = 100  # candidates of a scan
 RESAMPLES = 1000
-BAND = ("sensitivity@0.25", "sensitivity@1", "sensitivity@4", "cpm")
+BAND = ("sensitivity@1", "sensitivity@4", "cpm")
 
 
 @dataclass(frozen=True, eq=False)
