@@ -327,7 +327,8 @@ def benchmark(
 
     Example: `leanmed benchmark artifact --run run --images photos --out benchmark.json`
     """
-    needs("benchmark", "train", *TRAINING) if run else None
+    if run:
+        needs("benchmark", "train", *TRAINING)
     from leanmed.benchmark import benchmark, table
 
     found = benchmark(artifacts, run=run, images=images, repeats=repeats, tell=typer.echo)
@@ -367,6 +368,8 @@ def reproduce(
     from leanmed.reproduce import parse_seeds, reproduce
 
     arms = [arm for arm in protocols.split(",") if arm]
+    if quantization and (resume or artifacts):
+        raise DataError("expected --quantization without --resume, which it does by itself, and without --artifacts")
     if quantization:
         from leanmed.compress.quantize import Options
         from leanmed.reproduce_quantization import reproduce_quantization as quantize_folds

@@ -76,8 +76,8 @@ def match(boxes: Tensor, defaults: Tensor, threshold: float, near: float) -> Ten
     Args:
         boxes: (m, 4).
         defaults: (n, 4).
-        threshold: a default box stands for the box it overlaps most, from this IoU on; and each box has at least
-            the default box that overlaps it most.
+        threshold: a default box stands for the box it overlaps most, from this IoU on; and the default box that
+            overlaps a box most stands for that box. Where this is one default box for two, it stands for either.
         near: from this IoU on, a default box is no background either.
 
     Returns:
