@@ -55,13 +55,6 @@ def test_offsets_are_taught_as_they_are_decoded() -> None:
     assert loss.item() == pytest.approx(0, abs=1e-5)
 
 
-def test_giou_counts_what_boxes_lack_of_the_union_and_the_hull() -> None:
-    """Moved by half its side, a box has an IoU of 1/3 and fills its hull; decoded from offsets of 5 (.1 of a side)."""
-    found = outputs({5: 100.0}, {5: [5.0, 0, 0, 0]})
-    loss = multibox(found, boxes(DEFAULTS[5]), DEFAULTS, settings(box_loss="giou", box_weight=3))
-    assert loss.item() == pytest.approx(3 * (1 - 1 / 3), abs=1e-5)
-
-
 def test_an_image_without_objects_teaches_by_the_floor_of_hard_negatives() -> None:
     found = outputs({0: 0.0, 1: 0.0, 2: 0.0})
     assert multibox(found, boxes(), DEFAULTS, settings()).item() == pytest.approx(2 * math.log(2), abs=1e-5)

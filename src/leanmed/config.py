@@ -161,9 +161,6 @@ class Detector(_Section):
     negatives_floor: int = Field(
         default=8, ge=1, description="at least so many per image, so that images without objects teach"
     )
-    box_loss: Literal["smooth_l1", "giou"] = Field(
-        default="smooth_l1", description="of offsets (paper), or of the boxes: 1 - GIoU (Rezatofighi et al. 2019)"
-    )
     box_weight: float = Field(default=0.5, gt=0, description="of the box term against the class term; paper: 1")
     crop: int = Field(
         default=160, ge=32, le=1024, description="pixels; training sees crops of this side, selection whole images"

@@ -5,17 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import generalized_box_iou_loss
 
 from leanmed.config import Detector
-from leanmed.models.anchors import BACKGROUND, decode_boxes, encode_boxes, match
+from leanmed.models.anchors import BACKGROUND, encode_boxes, match
 
 
 def multibox(outputs: Tensor, boxes: Tensor, defaults: Tensor, settings: Detector) -> Tensor:
     """SSD's loss (Liu et al. 2016, arXiv:1512.02325, equations 1-3), with one logit instead of two classes.
 
     Binary cross-entropy of positives and of the hardest negatives, `negatives` for each positive of the image but at
-    least `negatives_floor`, plus `box_loss` of the positives; over the number of positives in the batch. In
+    least `negatives_floor`, plus smooth L1 of the positives' offsets; over the number of positives in the batch. In
     the paper an image without objects teaches nothing; here it has the floor's negatives. In the paper a default box
     just below the matching IoU is a negative, and a hard one; here, from an IoU of `near` on, it counts neither way.
 
@@ -34,17 +33,9 @@ def multibox(outputs: Tensor, boxes: Tensor, defaults: Tensor, settings: Detecto
     total = positive.sum().clamp_min(1)
     cross_entropy = F.binary_cross_entropy_with_logits(outputs[..., 4], positive.float(), reduction="none")
     classes = cross_entropy[positive | hardest(cross_entropy, positive, negative, settings)].sum()
-    wanted = torch.cat([own[i[i >= 0]] for own, i in zip(there, of, strict=True)])
-    offsets = box_loss(outputs[..., :4][positive], wanted, defaults.expand(len(of), -1, -1)[positive], settings)
+    wanted = [encode_boxes(own[i[i >= 0]], defaults[i >= 0]) for own, i in zip(there, of, strict=True)]
+    offsets = F.smooth_l1_loss(outputs[..., :4][positive], torch.cat(wanted), reduction="sum")
     return (classes + settings.box_weight * offsets) / total
-
-
-def box_loss(offsets: Tensor, boxes: Tensor, defaults: Tensor, settings: Detector) -> Tensor:
-    """How far offsets (n, 4) from default boxes (n, 4) are from boxes (n, 4): a sum over n, by `settings.box_loss`."""
-    if settings.box_loss == "smooth_l1":
-        return F.smooth_l1_loss(offsets, encode_boxes(boxes, defaults), reduction="sum")
-    lack: Tensor = generalized_box_iou_loss(decode_boxes(offsets.float(), defaults), boxes, reduction="sum")
-    return lack
 
 
 def hardest(cross_entropy: Tensor, positive: Tensor, negative: Tensor, settings: Detector) -> Tensor:
