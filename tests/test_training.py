@@ -238,10 +238,10 @@ def test_the_test_part_is_not_opened_before_the_threshold_is_fixed(
     events: list[str] = []
     read, calibrate = reading_data.read_image, Classification.calibrate
 
-    def reading(path: Path, **options: Any) -> Any:
-        if options:  # without, `check_readable` only decodes
+    def reading(path: Path, *, side: int | None = None) -> Any:
+        if side:  # without, `check_readable` only decodes
             events.append(f"images/{path.name}")
-        return read(path, **options)
+        return read(path, side=side)
 
     def calibrating(task: Classification, *arguments: Any) -> None:
         events.append("calibrated")
