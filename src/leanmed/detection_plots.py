@@ -79,12 +79,15 @@ def precision_recall(table: Detected) -> Plot:
     """Precision against recall at IoU .5, as average precision sees it."""
     marks = match_overlap(table)
     ((true,), (false,)) = counts(marks)(np.ones((1, marks.units)))
-    precision = true[1:] / np.maximum(true + false, 1)[1:]
+    first = int(np.argmax(true + false > 0)) or 1  # without boxes precision is undefined
+    right, precision = true[first:], true[first:] / np.maximum(true + false, 1)[first:]
     best = np.maximum.accumulate(precision[::-1])[::-1]
     area = point(table)["ap50"]
     with canvas_of(4.8, 4.6) as (canvas, axes):
-        axes.plot(true[1:] / marks.home.size, precision, color=PALETTE[0], alpha=0.3)
-        axes.step(true / marks.home.size, np.append(best[:1], best), color=PALETTE[0], label=f"AP {area:.3f}")
+        axes.plot(right / marks.home.size, precision, color=PALETTE[0], alpha=0.3)
+        axes.step(
+            np.append(0, right) / marks.home.size, np.append(best[:1], best), color=PALETTE[0], label=f"AP {area:.3f}"
+        )
         unit_axes(axes, "Recall", "Precision")
         axes.legend(loc="lower left")
         return Plot(
