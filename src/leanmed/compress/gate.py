@@ -25,7 +25,7 @@ from leanmed.runtime.predictor import open_session
 Pixels = NDArray[np.uint8]  # (h, w, 3 or 4)
 Answer = Sequence[Array]  # what a graph gives for one image
 ROUNDS = 25
-BOXES_DROP = 0.01  # AP50; with fewer than a hundred slices, boxes moved by a tenth of a pixel may cost as much
+BOXES_DROP = 0.01  # AP50
 
 
 class Images(Protocol):

@@ -36,7 +36,7 @@ from leanmed.runtime.volume import open_volume
 
 PLACE = ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")
 UNKNOWN_DIAMETER = 10.0  # mm, of an excluded finding whose diameter is not known
-Placed = tuple[float, float, float, float]  # x, y, z in voxels, and a diameter in mm
+Spot = tuple[float, float, float, float]  # x, y, z in voxels, and a diameter in mm
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def check_places(scans: Scans, series: Iterable[str]) -> None:
     for uid in series:
         grid = open_volume(scans.files[uid]).grid
         for finding in scans.nodules[uid]:
-            inside(uid, grid, finding)
+            _inside(uid, grid, finding)
 
 
 def read(root: Path) -> list[Record]:
@@ -135,8 +135,8 @@ class _Placed:
 
     uid: str
     grid: Grid
-    nodules: Sequence[Placed]
-    excluded: Sequence[Placed]
+    nodules: Sequence[Spot]
+    excluded: Sequence[Spot]
 
     def central(self) -> list[int]:
         """The slice nearest to each nodule's centre."""
@@ -164,7 +164,7 @@ class _Placed:
         findings = (*self.nodules, *self.excluded)
         return any(self._crosses(finding, near) for finding in findings for near in (z - 1, z, z + 1))
 
-    def _crosses(self, nodule: Placed, z: int) -> bool:
+    def _crosses(self, nodule: Spot, z: int) -> bool:
         """Thick slices may all miss a small nodule's sphere: the nearest counts in any case."""
         thickness = self.grid.spacing[2]
         return z == self._nearest(nodule[2]) or abs(z - nodule[2]) * thickness < nodule[3] / 2
@@ -196,7 +196,7 @@ def _placed(uid: str, path: Path, scans: Scans) -> _Placed:
         grid = open_volume(path).grid
     except InputError as error:
         raise DataError(str(error)) from error
-    nodules = [(*inside(uid, grid, finding), finding.diameter) for finding in scans.nodules[uid]]
+    nodules = [(*_inside(uid, grid, finding), finding.diameter) for finding in scans.nodules[uid]]
     excluded = [(*_triple(grid, finding), _known(finding.diameter)) for finding in scans.excluded[uid]]
     return _Placed(uid, grid, nodules, excluded)
 
@@ -210,7 +210,7 @@ def _known(diameter: float) -> float:
     return diameter if diameter > 0 else UNKNOWN_DIAMETER
 
 
-def inside(uid: str, grid: Grid, finding: Finding) -> Triple:
+def _inside(uid: str, grid: Grid, finding: Finding) -> Triple:
     """The voxel (x, y, z) of a nodule's centre.
 
     Raises:
