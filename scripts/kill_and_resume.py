@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from leanmed.benchmark import machine
+from leanmed.benchmark.benchmark import machine
 from leanmed.files import sha256_file, write_json
 from leanmed.runs import MODEL, PREDICTIONS, open_run
 

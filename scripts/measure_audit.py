@@ -37,9 +37,9 @@ from leanmed.audit import verify as rules
 from leanmed.audit.candidates import find_candidates
 from leanmed.audit.describe import Description
 from leanmed.audit.store import Store
-from leanmed.data.phantoms import EyelidSet
 from leanmed.files import sha256_file, write_json
-from leanmed.runtime.input import read_image
+from leanmed.phantoms.eyelids import EyelidSet
+from leanmed.reading.images import read_image
 
 Named = list[tuple[str, Path]]
 

@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import median_filter
 
-from leanmed.benchmark import machine
+from leanmed.benchmark.benchmark import machine
 from leanmed.data import read_pixels, read_records
-from leanmed.data.phantom_ct import HEIGHT, WIDTH, made_chest
-from leanmed.data.phantom_scans import drawn, made_grid, write_mhd, write_series
 from leanmed.files import write_json
+from leanmed.phantoms.chest import HEIGHT, WIDTH, made_chest
+from leanmed.phantoms.scans import drawn, made_grid, write_mhd, write_series
+from leanmed.reading.lung_slices import prepare, three_slices
+from leanmed.reading.volume import open_volume
 from leanmed.records import Record
-from leanmed.runtime.slices import prepare, three_slices
-from leanmed.runtime.volume import open_volume
-from leanmed.scans import Points, cpm
+from leanmed.tasks.detection.luna16_rules import Points, cpm
 
 SLICES, PIXELS, ROUNDS = 300, 512, 5
 SCANS, CANDIDATES, NODULES = 888, 90, 1186

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import psutil
 
-from leanmed.benchmark import machine
+from leanmed.benchmark.benchmark import machine
 from leanmed.files import write_json
+from leanmed.reading.images import find_inputs
 from leanmed.runtime.batch import predict_file
-from leanmed.runtime.input import find_inputs
 from leanmed.runtime.predictor import load
 
 

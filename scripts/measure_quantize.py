@@ -21,7 +21,7 @@ import timm
 import torch
 from numpy.typing import NDArray
 
-from leanmed.benchmark import machine
+from leanmed.benchmark.benchmark import machine
 from leanmed.compress.graph import parse, simplify
 from leanmed.compress.network import cut_out, find_network
 from leanmed.files import write_json

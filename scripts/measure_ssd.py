@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
-from leanmed.benchmark import machine
-from leanmed.config import DETECTION_BACKBONES, load_recipe
+from leanmed.benchmark.benchmark import machine
 from leanmed.files import write_json
-from leanmed.loop import OPTIMIZERS
-from leanmed.tasks import TASKS
+from leanmed.recipe.recipe import DETECTION_BACKBONES, load_recipe
+from leanmed.tasks.building import TASKS
+from leanmed.train.loop import OPTIMIZERS
 
 ROUNDS, WARM = 5, 1
 

@@ -19,11 +19,11 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from leanmed import __version__
-from leanmed.config import Recipe, check_recipe, dump_recipe
 from leanmed.data import content_hashes, data_hash, read_records
-from leanmed.data.phantoms import PHANTOMS
 from leanmed.data.splits import make_folds
 from leanmed.files import write_json, write_text
+from leanmed.phantoms.eyelids import PHANTOMS
+from leanmed.recipe.recipe import Recipe, check_recipe, dump_recipe
 from leanmed.records import Record
 from leanmed.runs import FOLD, HISTORY, PREDICTIONS, RECIPE, RUN, SPLITS, Run, open_run, write_csv
 from leanmed.runtime.artifact import Input, Manifest, Provenance, write_artifact

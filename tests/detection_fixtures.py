@@ -12,12 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.torch import save_file
 
-from leanmed import training
-from leanmed.config import Recipe, load_recipe
 from leanmed.files import write_json
+from leanmed.recipe.recipe import Recipe, load_recipe
 from leanmed.records import Record
 from leanmed.runs import FOLD, HISTORY, MODEL, PREDICTIONS, Run, write_csv
-from leanmed.tasks import TASKS
+from leanmed.tasks.building import TASKS
+from leanmed.train import train as training
 
 COUNT = 60
 NODULE, ALARM = (8.0, 8.0, 16.0, 16.0), (30.0, 30.0, 38.0, 38.0)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from leanmed import demo
-from leanmed.config import load_recipe
 from leanmed.demo import MARK, NODULES, found_in_scans, run_demo
 from leanmed.errors import DataError
+from leanmed.recipe.recipe import load_recipe
 
 Refused = Callable[..., AbstractContextManager[None]]
 

@@ -11,9 +11,7 @@ import pytest
 from PIL import Image
 
 import leanmed
-from leanmed.config import Evaluation
 from leanmed.data import content_hashes, data_hash, read_records
-from leanmed.data.phantoms import PHANTOMS
 from leanmed.errors import DataError, RunError
 from leanmed.evaluation import (
     Answers,
@@ -23,9 +21,11 @@ from leanmed.evaluation import (
     run_answers,
     subgroup_rows,
 )
-from leanmed.judging.classification import table_of
+from leanmed.phantoms.eyelids import PHANTOMS
+from leanmed.recipe.recipe import Evaluation
 from leanmed.records import Record
 from leanmed.runtime.artifact import Provenance
+from leanmed.tasks.classification.judge import table_of
 
 LABELS = ("non-anemic", "anemic")
 

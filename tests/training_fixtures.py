@@ -12,11 +12,11 @@ from typing import Any, NoReturn
 from safetensors.torch import load_file
 from torch import Tensor
 
-from leanmed import training
-from leanmed.config import Recipe, check_recipe
-from leanmed.data.phantoms import PHANTOMS
-from leanmed.loop import Loop
+from leanmed.phantoms.eyelids import PHANTOMS
+from leanmed.recipe.recipe import Recipe, check_recipe
 from leanmed.runs import FOLD, HISTORY, MODEL, PREDICTIONS, Run
+from leanmed.train import train as training
+from leanmed.train.loop import Loop
 
 TINY: dict[str, dict[str, Any]] = {
     "split": {"folds": 2, "validation": 0.25, "groups": "reader"},

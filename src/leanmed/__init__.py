@@ -21,26 +21,26 @@ from leanmed import errors
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from leanmed.reading.images import Limits as Limits
+    from leanmed.reading.images import read_image as read_image
     from leanmed.records import Boxes as Boxes
     from leanmed.records import Detections as Detections
     from leanmed.records import Prediction as Prediction
     from leanmed.records import Record as Record
-    from leanmed.runtime.input import Limits as Limits
-    from leanmed.runtime.input import read_image as read_image
     from leanmed.runtime.predictor import Predictor as Predictor
     from leanmed.runtime.predictor import load as load
-    from leanmed.runtime.scan import Candidate as Candidate
+    from leanmed.tasks.detection.candidates import Candidate as Candidate
 
 _HOMES = {
     "Boxes": "leanmed.records",
-    "Candidate": "leanmed.runtime.scan",
+    "Candidate": "leanmed.tasks.detection.candidates",
     "Detections": "leanmed.records",
-    "Limits": "leanmed.runtime.input",
+    "Limits": "leanmed.reading.images",
     "Prediction": "leanmed.records",
     "Predictor": "leanmed.runtime.predictor",
     "Record": "leanmed.records",
     "load": "leanmed.runtime.predictor",
-    "read_image": "leanmed.runtime.input",
+    "read_image": "leanmed.reading.images",
 }
 
 __all__ = [

@@ -135,11 +135,11 @@ def train(
     Example: `leanmed train folder --data my-images --out run --set model.side=128`
     """
     needs("train", "train", *TRAINING)
-    from leanmed.config import load_recipe
+    from leanmed.recipe.recipe import load_recipe
 
     split = {"protocol": protocol, "groups": groups, "conflicts": conflicts}
     chosen = load_recipe(recipe, [*settings, *(f"split.{k}={v}" for k, v in split.items() if v)])
-    from leanmed.training import Machines, train
+    from leanmed.train.train import Machines, train
 
     machines = Machines(accelerator, devices, nodes, strategy)
     train(chosen, data, out, resume=resume, machines=machines, tell=typer.echo)
@@ -151,8 +151,8 @@ def recipe() -> None:
 
     Example: `leanmed recipe`
     """
-    from leanmed.config import shipped_recipes
-    from leanmed.recipe_help import describe_recipe
+    from leanmed.recipe.help import describe_recipe
+    from leanmed.recipe.recipe import shipped_recipes
 
     typer.echo(f"shipped recipes: {', '.join(shipped_recipes())}\n\n{describe_recipe()}")
 
@@ -175,14 +175,14 @@ def evaluate(
     Example: `leanmed evaluate run --data my-images --out report`
     """
     needs("evaluate", "report", *REPORTING)
+    from leanmed.audit.grouping import AUDIT
     from leanmed.evaluation import evaluate_artifact, evaluate_run
-    from leanmed.grouping import AUDIT
-    from leanmed.report import write_report
+    from leanmed.reading.images import read_image
+    from leanmed.report.report import write_report
     from leanmed.runs import RUN, open_run
-    from leanmed.runtime.input import read_image
 
     if scans:
-        from leanmed.scan_evaluation import CANDIDATES, judge_artifact
+        from leanmed.tasks.detection.scan_report import CANDIDATES, judge_artifact
 
         if dataset:
             raise DataError("expected no --dataset with --scans, whose scans are laid out as LUNA16's; leave it out")
@@ -218,7 +218,7 @@ def export(
     from leanmed.runs import open_run
 
     opened = open_run(run)
-    from leanmed.export import export
+    from leanmed.export.export import export
 
     artifact = export(opened, out, fold=fold, data=data)
     graph = artifact.manifest.graphs["model"]
@@ -250,8 +250,8 @@ def predict(
 
     Example: `leanmed predict artifact photos/ "more/*.jpg" --out answers.jsonl`
     """
+    from leanmed.reading.images import Limits, find_inputs
     from leanmed.runtime.batch import Shard, predict_file
-    from leanmed.runtime.input import Limits, find_inputs
 
     limits = Limits(max_pixels=max_megapixels * 10**6, max_bytes=max_megabytes * 2**20)
     predictor = leanmed.load(artifact, limits=limits)
@@ -329,7 +329,7 @@ def benchmark(
     """
     if run:
         needs("benchmark", "train", *TRAINING)
-    from leanmed.benchmark import benchmark, table
+    from leanmed.benchmark.benchmark import benchmark, table
 
     found = benchmark(artifacts, run=run, images=images, repeats=repeats, tell=typer.echo)
     from leanmed.files import write_json
@@ -365,14 +365,14 @@ def reproduce(
     `--set resnet50:training.epochs=9` is for one of them. With `--quantization`, OUT/quantization.md has FP16 to INT4.
     """
     needs("reproduce", "train", *TRAINING)
-    from leanmed.reproduce import parse_seeds, reproduce
+    from leanmed.papers.reproduce import parse_seeds, reproduce
 
     arms = [arm for arm in protocols.split(",") if arm]
     if quantization and (resume or artifacts):
         raise DataError("expected --quantization without --resume, which it does by itself, and without --artifacts")
     if quantization:
         from leanmed.compress.quantize import Options
-        from leanmed.reproduce_quantization import reproduce_quantization as quantize_folds
+        from leanmed.papers.quantization import reproduce_quantization as quantize_folds
 
         options = Options(epochs=finetune)
         table = quantize_folds(

@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leanmed.config import load_recipe
-from leanmed.data.phantom_ct import write_slices
-from leanmed.data.phantom_scans import write_luna16
-from leanmed.data.phantoms import PHANTOMS
 from leanmed.errors import DataError
 from leanmed.evaluation import evaluate_run
-from leanmed.export import export
+from leanmed.export.export import export
 from leanmed.files import whole_folder, write_json
-from leanmed.glossary import GLOSSARY
-from leanmed.report import write_report
+from leanmed.phantoms.chest import write_slices
+from leanmed.phantoms.eyelids import PHANTOMS
+from leanmed.phantoms.scans import write_luna16
+from leanmed.reading.images import find_inputs, read_image
+from leanmed.recipe.recipe import load_recipe
+from leanmed.report.glossary import GLOSSARY
+from leanmed.report.report import write_report
 from leanmed.runtime.batch import predict_file
-from leanmed.runtime.input import find_inputs, read_image
 from leanmed.runtime.predictor import load
-from leanmed.scan_evaluation import points
-from leanmed.scans import Points, match_scans, read_points
-from leanmed.training import train
+from leanmed.tasks.detection.luna16_rules import Points, match_scans, read_points
+from leanmed.tasks.detection.scan_report import points
+from leanmed.train.train import train
 
 COUNT = 360  # photographs, or slices
 SIGNAL = 3.0  # standard deviations between the classes' mean colours: easy, learnt in a minute

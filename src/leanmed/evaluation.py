@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leanmed import __version__
-from leanmed.config import Evaluation, Recipe, check_recipe
+from leanmed.audit.grouping import Known, absent, group_for_artifact, share_nothing
 from leanmed.data import content_hashes, data_hash, read_records, read_records_for
 from leanmed.errors import DataError, InputError, LeanmedError, RunError
-from leanmed.grouping import Known, absent, group_for_artifact, share_nothing
-from leanmed.judging import JUDGES
-from leanmed.metrics import Figure, SubgroupRow
-from leanmed.plots import History
+from leanmed.figures.bootstrap import Figure, SubgroupRow
+from leanmed.recipe.recipe import Evaluation, Recipe, check_recipe
 from leanmed.records import Attribute, Record
-from leanmed.report import Provenance, Report, Table, fold_rows
+from leanmed.report.plots import History
+from leanmed.report.report import Provenance, Report, Table, fold_rows
 from leanmed.runs import FoldResult, Run
 from leanmed.runtime import artifact
 from leanmed.runtime.artifact import image_mark
 from leanmed.runtime.predictor import Predictor
+from leanmed.tasks.kind import JUDGES
 
 PROTOCOLS = {
     "grouped": "{folds}-fold cross-validation, groups kept whole; each image is tested once, by a model that "

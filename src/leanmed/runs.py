@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leanmed.config import Recipe, load_recipe
 from leanmed.errors import RunError
 from leanmed.files import whole_file
+from leanmed.recipe.recipe import Recipe, load_recipe
 
 RECIPE, RUN, SPLITS = "recipe.yaml", "run.json", "splits.csv"
 MODEL, PREDICTIONS, FOLD, HISTORY = "model.safetensors", "predictions.csv", "fold.json", "history.csv"

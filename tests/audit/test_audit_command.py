@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from leanmed.cli import app
-from leanmed.data.phantoms import PHANTOMS
+from leanmed.phantoms.eyelids import PHANTOMS
 from leanmed.runs import read_csv, write_csv
 
 

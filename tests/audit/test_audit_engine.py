@@ -14,7 +14,7 @@ from leanmed.audit import Findings, audit, engine, reading
 from leanmed.audit import candidates as candidates_module
 from leanmed.audit.describe import describe
 from leanmed.errors import DataError
-from leanmed.runtime.input import read_image
+from leanmed.reading.images import read_image
 
 Save = Callable[[str, Pixels], tuple[str, Path]]
 

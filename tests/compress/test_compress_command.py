@@ -18,21 +18,21 @@ from made_networks import made_network
 from PIL import Image
 
 from detection_fixtures import SETTINGS, write_slices
+from leanmed.audit.grouping import AUDIT
 from leanmed.cli import main
 from leanmed.compress.command import quantize_artifact
 from leanmed.compress.outcome import GateError
 from leanmed.compress.quantize import Options
-from leanmed.config import load_recipe
 from leanmed.data import content_hashes, read_records
-from leanmed.detection import iou
 from leanmed.errors import ArtifactError, DataError
-from leanmed.export import export_graph
+from leanmed.export.export import export_graph
 from leanmed.files import sha256_file
-from leanmed.grouping import AUDIT
+from leanmed.reading.images import read_image
+from leanmed.recipe.recipe import load_recipe
 from leanmed.runtime.artifact import Manifest, read_artifact, write_artifact
-from leanmed.runtime.input import read_image
 from leanmed.runtime.predictor import Predictor, load
-from leanmed.tasks import TASKS
+from leanmed.tasks.building import TASKS
+from leanmed.tasks.detection.figures import iou
 
 LENIENT = Options(max_drop=1.0, min_agreement=0.0)
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from leanmed.compress.outcome import Attempt, Comparison, LayerRow, Outcome, chosen
-from leanmed.compress.published import PAPER
 from leanmed.compress.report import paper_points, points, render, write_quantization_report
-from leanmed.metrics import Figure
+from leanmed.figures.bootstrap import Figure
+from leanmed.papers.published import PAPER
 
 
 def compared(auc: float, agreement: float = 1.0, images: int = 20) -> Comparison:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from made_artifacts import LABELS, made_manifest, made_records
 
+from leanmed.audit.grouping import Grouping
 from leanmed.compress.parts import draw, find_parts
 from leanmed.errors import DataError
-from leanmed.grouping import Grouping
 from leanmed.records import Record
 from leanmed.runtime.artifact import Provenance
 

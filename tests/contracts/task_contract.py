@@ -10,9 +10,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from leanmed.export import apart, export_graph
+from leanmed.export.export import apart, export_graph
 from leanmed.runtime.predictor import open_session
-from leanmed.tasks import Batch, Task
+from leanmed.tasks.base import Batch, Task
 
 SIZES = [(20, 20), (20, 1000), (1000, 20), (37, 53), (32, 32)]
 NOT_TRAINED_BY = 1e-12  # a gradient below this would be none at all

@@ -9,7 +9,7 @@ from PIL import Image
 from leanmed.data import class_labels, read_records
 from leanmed.data.anemia import COLUMNS, TABLE
 from leanmed.errors import DataError
-from leanmed.runtime.input import read_image
+from leanmed.reading.images import read_image
 
 HEAD = ",".join(COLUMNS)
 ROWS = (

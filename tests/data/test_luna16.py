@@ -5,13 +5,13 @@ import shutil
 import numpy as np
 import pytest
 
-from leanmed.config import load_recipe
 from leanmed.data import content_hashes, data_hash, read_records, read_records_for
 from leanmed.data.luna16 import read_scans
-from leanmed.data.phantom_scans import write_luna16
 from leanmed.errors import DataError
-from leanmed.runtime.slices import three_slices
-from leanmed.runtime.volume import open_volume
+from leanmed.phantoms.scans import write_luna16
+from leanmed.reading.lung_slices import three_slices
+from leanmed.reading.volume import open_volume
+from leanmed.recipe.recipe import load_recipe
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leanmed.config import Split
 from leanmed.data.splits import LEAK, Fold, check_groups, make_folds
 from leanmed.errors import DataError, LeakError
+from leanmed.recipe.recipe import Split
 from leanmed.records import Record
 
 WHOLE = ("grouped", "holdout", "site")

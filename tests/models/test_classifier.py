@@ -11,9 +11,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision.transforms import v2
 
-from leanmed import config
 from leanmed.errors import RecipeError
 from leanmed.models.classifier import HEAD_STD, Classifier, fill_background
+from leanmed.recipe import recipe as config
 
 BACKBONE = "test_efficientnet"
 SHAPES = [(20, 20), (20, 1000), (1000, 20), (33, 31), (32, 32), (300, 401)]

@@ -19,7 +19,7 @@ from leanmed.audit.describe import Description, describe
 from leanmed.audit.store import Store
 from leanmed.errors import InputError
 from leanmed.files import sha256_file
-from leanmed.runtime.input import read_image
+from leanmed.reading.images import read_image
 
 AHEAD = 8  # batches under way at a time, so that memory stays small
 BATCH = 64

@@ -36,8 +36,8 @@ from leanmed.audit.engine import ALL_PAIRS
 from leanmed.audit.findings import Findings, Pair
 from leanmed.errors import InputError
 from leanmed.files import whole_file, write_json, write_text
+from leanmed.reading.images import read_image
 from leanmed.records import Record
-from leanmed.runtime.input import read_image
 
 NOTICE = "Research use only. Not a medical device."
 SHOWN_GROUPS, SHOWN_IMAGES, SHOWN_ROWS = 12, 8, 100  # on the page; the other files hold everything
@@ -118,7 +118,7 @@ def render(
 ) -> str:
     """The page as one HTML text that needs nothing but itself."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parents[1] / "templates"),
+        loader=FileSystemLoader(Path(__file__).parents[1] / "report" / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

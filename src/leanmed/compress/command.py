@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast, get_args
 
+from leanmed.audit.grouping import AUDIT, group_for_artifact
 from leanmed.compress.gate import Gate, Images, Pixels, answers, classification_gate, detection_gate
 from leanmed.compress.outcome import Comparison, GateError, Outcome, Target
 from leanmed.compress.parts import Parts, draw, find_parts
 from leanmed.compress.quantize import Options, Quantized, quantize
 from leanmed.compress.report import write_quantization_report
-from leanmed.config import check_recipe
 from leanmed.data import read_pixels, read_records_for
 from leanmed.errors import ArtifactError, DataError
 from leanmed.files import defined
-from leanmed.grouping import AUDIT, group_for_artifact
+from leanmed.recipe.recipe import check_recipe
 from leanmed.records import Record
 from leanmed.runtime.artifact import Artifact, Manifest, check_room, image_mark, read_artifact, write_artifact
 

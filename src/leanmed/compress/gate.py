@@ -12,15 +12,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from leanmed import detection, metrics
 from leanmed.compress.graph import Array
 from leanmed.compress.outcome import Comparison
-from leanmed.detection import Detected
 from leanmed.errors import DataError
-from leanmed.metrics import Scored
 from leanmed.records import Record
 from leanmed.runtime.artifact import Manifest
 from leanmed.runtime.predictor import open_session
+from leanmed.tasks.classification import figures as metrics
+from leanmed.tasks.classification.figures import Scored
+from leanmed.tasks.detection import figures as detection
+from leanmed.tasks.detection.figures import Detected
 
 Pixels = NDArray[np.uint8]  # (h, w, 3 or 4)
 Answer = Sequence[Array]  # what a graph gives for one image

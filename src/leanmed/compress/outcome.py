@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from leanmed.errors import QualityError
+from leanmed.figures.bootstrap import Figure
 from leanmed.files import defined
-from leanmed.metrics import Figure
 
 Target = Literal["fp16", "int8", "int4"]
 

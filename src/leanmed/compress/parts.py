@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from leanmed.audit.grouping import Grouping, absent, share_nothing
 from leanmed.errors import DataError
-from leanmed.grouping import Grouping, absent, share_nothing
 from leanmed.records import Record
 from leanmed.runtime.artifact import Provenance, image_mark
 

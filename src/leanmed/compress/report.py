@@ -10,11 +10,11 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from leanmed.compress.outcome import Outcome
-from leanmed.compress.published import PAPER
 from leanmed.files import write_json, write_text
-from leanmed.glossary import GLOSSARY
-from leanmed.plots import PALETTE, Plot, canvas_of, svg_of
-from leanmed.report import NOTICE, interval, number
+from leanmed.papers.published import PAPER
+from leanmed.report.glossary import GLOSSARY
+from leanmed.report.plots import PALETTE, Plot, canvas_of, svg_of
+from leanmed.report.report import NOTICE, interval, number
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def write_quantization_report(
 def render(title: str, outcomes: Sequence[Outcome], leak: str | None = None, command: str = "") -> str:
     """The page as one HTML text; every value is escaped."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parents[1] / "templates"),
+        loader=FileSystemLoader(Path(__file__).parents[1] / "report" / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -13,14 +13,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from leanmed.config import ORIGINS, Data, origin_of
-from leanmed.data import anemia, boxes, luna16, nodules, tables
+from leanmed.data import anemia, luna16, tables
+from leanmed.data import box_formats as boxes
+from leanmed.data import luna16_slices as nodules
 from leanmed.errors import DataError
 from leanmed.files import sha256_file, sha256_json
+from leanmed.reading.images import read_image
+from leanmed.reading.lung_slices import read_slice
+from leanmed.reading.volume import is_volume, open_volume
+from leanmed.recipe.recipe import ORIGINS, Data, origin_of
 from leanmed.records import Boxes, Record
-from leanmed.runtime.input import read_image
-from leanmed.runtime.slices import read_slice
-from leanmed.runtime.volume import is_volume, open_volume
 
 DATASETS: dict[str, Callable[[Path], list[Record]]] = {
     "cp-anemic": anemia.read,

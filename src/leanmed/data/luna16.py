@@ -26,13 +26,13 @@ from pathlib import Path
 
 import numpy as np
 
-from leanmed.data.boxes import square
+from leanmed.data.box_formats import square
 from leanmed.data.tables import name_below, read_rows, read_text, some
 from leanmed.errors import DataError, InputError
+from leanmed.reading.ct import Grid, Triple
+from leanmed.reading.lung_slices import one_mm_size
+from leanmed.reading.volume import open_volume
 from leanmed.records import Boxes, Record
-from leanmed.runtime.ct import Grid, Triple
-from leanmed.runtime.slices import one_mm_size
-from leanmed.runtime.volume import open_volume
 
 PLACE = ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")
 UNKNOWN_DIAMETER = 10.0  # mm, of an excluded finding whose diameter is not known

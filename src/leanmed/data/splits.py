@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from leanmed.config import Split
 from leanmed.errors import DataError, LeakError
+from leanmed.recipe.recipe import Split
 from leanmed.records import Record
 
 Indices = NDArray[np.int64]

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from leanmed.errors import DataError
 from leanmed.files import sha256_file
+from leanmed.reading.images import SUFFIXES
 from leanmed.records import Attribute, Record
-from leanmed.runtime.input import SUFFIXES
 
 TABLE = "labels.csv"
 UNLABELLED = "unlabelled"

@@ -10,10 +10,10 @@ import torch
 from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
 
-from leanmed import config
 from leanmed.errors import RecipeError
 from leanmed.models.inception_v2 import CHANNELS, InceptionV2
 from leanmed.models.weights import load_weights, unfetched
+from leanmed.recipe import recipe as config
 
 TIMM_NAMES = {"mobilenetv1": "mobilenetv1_100", "mobilenetv2": "mobilenetv2_100"}
 IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leanmed import config
 from leanmed.errors import RecipeError
 from leanmed.models.colours import TissueColours
 from leanmed.models.weights import load_weights, unfetched
+from leanmed.recipe import recipe as config
 
 COLOURS = "tissue-colours"
 HEAD_STD = 0.01  # timm draws a one-output layer from [-1, 1], whose logits are too large to fine-tune from

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leanmed import config
-from leanmed.config import STRIDES
 from leanmed.models.anchors import default_boxes
 from leanmed.models.backbones import Backbone
+from leanmed.recipe import recipe as config
+from leanmed.recipe.recipe import STRIDES
 
 EXTRAS = ((256, 512), (128, 256), (128, 128), (64, 128))  # 1x1, then 3x3 with stride 2, for each added map
 PRIOR = 0.01  # the score every default box starts from: nearly all of them are background

@@ -19,9 +19,9 @@ from typing import Any
 from leanmed import __version__
 from leanmed.errors import LeanmedError, RunError
 from leanmed.files import sha256_bytes, write_json
+from leanmed.reading.volume import is_scan
 from leanmed.runtime.predictor import Predictor
-from leanmed.runtime.scan import montage
-from leanmed.runtime.volume import is_scan
+from leanmed.tasks.detection.candidates import montage
 
 WINDOW = 4  # images in flight per worker: enough to keep all busy, few enough for steady memory
 MOST = 50  # candidates of a scan that are written

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from leanmed.errors import ArtifactError, DataError, UnsupportedInput
+from leanmed.reading.images import DEFAULT_LIMITS, Limits, as_pixels, read_image
+from leanmed.reading.lung_slices import Scan, prepare, window
+from leanmed.reading.volume import dicom_modality, open_slice, open_volume
 from leanmed.records import Detections, Prediction
 from leanmed.runtime.artifact import Artifact, Manifest, read_artifact
-from leanmed.runtime.input import DEFAULT_LIMITS, Limits, as_pixels, read_image
-from leanmed.runtime.scan import Candidate, find_candidates
-from leanmed.runtime.slices import Scan, prepare, window
-from leanmed.runtime.volume import dicom_modality, open_slice, open_volume
+from leanmed.tasks.detection.candidates import Candidate, find_candidates
 
 PICTURES = ("SC", "OT", "XC")  # modalities in DICOM that say nothing against a slice shown as pixels
 FAR = 1e5  # pixels; no slice reaches so far

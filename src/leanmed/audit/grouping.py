@@ -1,0 +1,176 @@
+"""What must never be split: the reader's groups, the audit's, or both joined; and what conflicts become."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from leanmed.audit import METHOD, audit
+from leanmed.audit.groups import joined
+from leanmed.data import content_hashes, data_hash
+from leanmed.data.tables import content_group, read_rows
+from leanmed.errors import DataError
+from leanmed.recipe.recipe import Split
+from leanmed.records import Record
+from leanmed.runs import write_csv
+
+AS_NAMED = "as the data set names them"
+NOT_AUDITED = "Not audited: copies of one image may stand on both sides of a split."
+AUDIT = "leanmed-audit"  # the folder beside a run or a report, so that work on the same data shares one audit
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Records with their final groups.
+
+    Args:
+        records: those to train and score on.
+        conflicting: ids of images whose copies carry another label.
+        dropped: whether those were left out of `records`.
+        source: where the groups come from, in words.
+        left_out: those that were left out, with their groups.
+    """
+
+    records: list[Record]
+    conflicting: tuple[str, ...]
+    dropped: bool
+    source: str
+    left_out: tuple[Record, ...] = ()
+
+    def notes(self) -> list[str]:
+        """What a report must say of it."""
+        groups = len({record.group for record in self.records})
+        lines = [NOT_AUDITED] * (self.source == AS_NAMED)
+        lines.append(f"{len(self.records)} images in {groups} groups; groups: {self.source}.")
+        if self.conflicting:
+            fate = "left out of training and scoring" if self.dropped else "kept"
+            lines.append(f"{len(self.conflicting)} images have a copy with another label; they were {fate}.")
+        return lines
+
+
+def group_records(
+    records: Sequence[Record],
+    split: Split,
+    cache: Path,
+    *,
+    data_sha256: str,
+    tell: Callable[[str], None] = print,
+) -> Grouping:
+    """Give every record its final group, and drop conflicts if the split says so.
+
+    Args:
+        records: as the reader gave them.
+        split: `groups` is `audit`, `reader` or a `groups.csv` of an audit; `conflicts` is `drop` or `keep`.
+        cache: a folder for the audit's groups; those of the same data are used again.
+        data_sha256: hash of the data set, which names the cached groups.
+        tell: takes one line of progress at a time.
+
+    Raises:
+        DataError: a `groups.csv` that does not fit the records.
+    """
+    if split.groups == "reader":
+        copies = {r.id: content_group(r.image) for r in records}
+        relation, source = {r.id: r.group for r in records}, AS_NAMED
+    else:
+        given = split.groups != "audit"
+        path = Path(split.groups) if given else cache / f"groups-{data_sha256[:16]}-{METHOD}.csv"
+        if not given and not path.is_file():
+            tell("auditing for copies, so that none stands on both sides of a split")
+            _audit(records, cache, path)
+        copies = read_groups(path, records)
+        relation = joined({r.id: r.group for r in records}, copies)
+        source = f"the data set's own joined with {path.name if given else 'an audit for copies'}"
+    regrouped = [replace(r, group=relation[r.id]) for r in records]
+    # Two labels in one patient are two findings; two labels of one photograph contradict each other.
+    torn = conflicts([replace(r, group=copies[r.id]) for r in records])
+    drop = split.conflicts == "drop" and bool(torn)
+    kept = [r for r in regrouped if not (drop and r.id in torn)]
+    left_out = tuple(r for r in regrouped if drop and r.id in torn)
+    found = Grouping(kept, tuple(sorted(torn)), drop, source, left_out)
+    for line in found.notes():
+        tell(line)
+    return found
+
+
+@dataclass(frozen=True)
+class Known:
+    """A data set that an artifact meets.
+
+    Args:
+        grouping: its records with their final groups.
+        contents: record id -> SHA-256 of the image file.
+        sha256: of the whole data set.
+    """
+
+    grouping: Grouping
+    contents: Mapping[str, str]
+    sha256: str
+
+
+def group_for_artifact(records: Sequence[Record], split: Split, cache: Path | None) -> Known:
+    """Group a data set as the one an artifact was trained on was grouped.
+
+    Args:
+        records: as the reader gave them.
+        split: of the artifact's recipe; a groups.csv of the training machine says nothing here, and an audit is made.
+        cache: as in `group_records`; None keeps nothing.
+    """
+    contents = dict(zip((record.id for record in records), content_hashes(records), strict=True))
+    sha256 = data_hash(records, list(contents.values()))
+    wanted = split.model_copy(update={"groups": split.groups if split.groups == "reader" else "audit"})
+    with TemporaryDirectory() as scratch:
+        grouping = group_records(records, wanted, cache or Path(scratch), data_sha256=sha256, tell=lambda line: None)
+        return Known(grouping, contents, sha256)
+
+
+def share_nothing(found: Grouping, was_seen: Callable[[Record], bool]) -> list[Record]:
+    """The records of those groups of which no image was seen, be it one that was left out."""
+    known = {record.group for record in (*found.records, *found.left_out) if was_seen(record)}
+    return [record for record in found.records if record.group not in known]
+
+
+def absent(seen: Collection[str], contents: Collection[str]) -> list[str]:
+    """What to say of images an artifact was made from that are not in a data set, by the hashes of their contents."""
+    lost = len(set(seen) - set(contents))
+    line = (
+        f"{lost} of {len(set(seen))} images that made the artifact are not in this data set, so that changed copies of "
+        "them and other images of their patients cannot be told: check with `leanmed audit --split`."
+    )
+    return [line] * bool(lost)
+
+
+def _audit(records: Sequence[Record], cache: Path, path: Path) -> None:
+    found = audit([(r.id, r.image) for r in records], cache=cache, workers=os.cpu_count() or 1)
+    # What cannot be read is grouped with nothing; training names it soon.
+    rows = [{"image": r.id, "group": found.groups.get(r.id, r.id)} for r in records]
+    write_csv(path, rows)
+
+
+def read_groups(path: Path, records: Sequence[Record]) -> dict[str, str]:
+    """Image -> group from a `groups.csv`.
+
+    Raises:
+        DataError: a record without a row.
+    """
+    rows = read_rows(path, needed=("image", "group"))
+    found = {row["image"]: row["group"] for row in rows}
+    missing = [r.id for r in records if r.id not in found]
+    if missing:
+        raise DataError(
+            f"{path}: expected a row for every image, but {len(missing)} have none, such as {missing[0]}; "
+            "run `leanmed audit` on this data set again"
+        )
+    return {r.id: found[r.id] for r in records}
+
+
+def conflicts(records: Sequence[Record]) -> set[str]:
+    """Ids of images in groups that carry more than one label; boxes, each in its own frame, contradict nothing."""
+    labels = defaultdict(set)
+    for record in records:
+        if isinstance(record.target, str):
+            labels[record.group].add(record.target)
+    return {record.id for record in records if len(labels[record.group]) > 1}

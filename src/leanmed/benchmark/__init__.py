@@ -1,0 +1,1 @@
+"""Size, speed, start and memory of artifacts, beside PyTorch on the same pixels."""

@@ -1,0 +1,337 @@
+"""Size, latency, start and memory of artifacts, side by side with PyTorch on the same pixels.
+
+Machines are noisy, so all candidates are measured in turn, round after round, and medians and their ratios
+are reported. Starting is measured in a process of its own, from nothing to the first answer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+from leanmed.errors import RunError
+from leanmed.phantoms.eyelids import PHANTOMS, eyelid
+from leanmed.reading.images import find_inputs, read_image
+from leanmed.runs import open_run
+from leanmed.runtime.artifact import read_artifact
+from leanmed.runtime.batch import answers
+from leanmed.runtime.predictor import Predictor, load
+
+COUNT = 1000  # images predicted end to end
+STARTS = 5
+NETWORK = frozenset({"Conv", "FusedConv", "QLinearConv", "MatMul", "Gemm", "ConvInteger", "NhwcFusedConv"})
+START_OURS = """import sys, leanmed; loaded = leanmed.load(sys.argv[1])
+(loaded.predict_boxes if loaded.manifest.output == "boxes" else loaded.predict)(sys.argv[2])"""
+START_PEER = """import sys; from pathlib import Path; from leanmed.benchmark.peer import Peer
+Peer(Path(sys.argv[1]), int(sys.argv[3])).predict(Path(sys.argv[2]))"""
+# Linux counts the parent's memory into a child's ru_maxrss, but starts VmHWM afresh with each program.
+PEAK = """
+from pathlib import Path
+status = Path("/proc/self/status")
+lines = status.read_text().splitlines() if status.is_file() else []
+print(next((line.split()[1] for line in lines if line.startswith("VmHWM")), ""))"""
+Action = Callable[[], Any]
+
+
+def benchmark(
+    artifacts: Sequence[Path],
+    *,
+    run: Path | None = None,
+    images: Path | None = None,
+    repeats: int = 30,
+    count: int = COUNT,
+    tell: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Measure artifacts, and the first one's model in PyTorch if its run is given.
+
+    Args:
+        artifacts: artifact folders.
+        run: the run folder the first artifact was exported from.
+        images: a folder of images to predict; None: made ones.
+        repeats: interleaved rounds of single predictions.
+        count: images predicted end to end; given ones are repeated until there are as many.
+        tell: takes one line of progress at a time.
+
+    Returns:
+        Plain values for JSON: machine, and per candidate bytes, latency, start, memory, throughput and steps.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        files = _files(images, Path(scratch))
+        photograph = _photograph(Path(scratch) / "12-megapixels.jpg")
+        fold = _fold_of(artifacts[0], run)
+        tell("latency of one image")
+        latency = {str(threads): _latency(artifacts, run, fold, files[0], threads, repeats) for threads in (1, 2)}
+        tell("start to first answer")
+        start = _starts(artifacts, run, fold, files[0])
+        tell(f"{count} images end to end")
+        throughput = _throughput(artifacts, run, fold, list(islice(cycle(files), count)))
+        tell("steps of one prediction")
+        steps = {str(a): {"small": _steps(a, files[0]), "12 megapixels": _steps(a, photograph)} for a in artifacts}
+        reduced = {str(p): _reduced_scale(load(p), photograph) for p in artifacts if _may_reduce(p)}
+    return {
+        "machine": machine(),
+        "images": {"files": len(files), "predicted": count, "size": list(read_image(files[0]).shape[:2])},
+        "bytes": {str(a): read_artifact(a).manifest.graphs["model"].bytes for a in artifacts},
+        "latency_ms_by_threads": latency,
+        "start": start,
+        "throughput": throughput,
+        "steps_ms": steps,
+        "reduced_decode": reduced,
+    }
+
+
+def _fold_of(artifact: Path, run: Path | None) -> int:
+    """The fold that the artifact came from, once it is sure that it came from this run."""
+    origin = read_artifact(artifact).manifest.provenance
+    if run:
+        found = open_run(run)
+        if (found.facts["data_sha256"], found.recipe.model_dump(mode="json")) != (origin.data_sha256, origin.recipe):
+            raise RunError(f"expected --run to be the run that {artifact} was exported from, got {run}; give that one")
+        if found.recipe.task != "classification":
+            raise RunError(f"expected --run to be of a classifier, got one for {found.recipe.task}; leave --run out")
+    return origin.fold
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    names = ("onnxruntime", "numpy", "Pillow", "torch", "torchvision", "timm")
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "packages": {name: found for name in names if (found := _version(name))},
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()} ({platform.machine()})"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _files(images: Path | None, scratch: Path) -> list[Path]:
+    folder = images or PHANTOMS["eyelids"](scratch / "eyelids", count=100, seed=0)
+    return list(find_inputs([str(folder)]))
+
+
+def _photograph(path: Path) -> Path:
+    """A made photograph as a phone takes it: 4000 x 3000, JPEG."""
+    scene = Image.fromarray(eyelid(np.random.default_rng(0), 11.0, cutout=False, side=1000)[..., :3])
+    grain = np.random.default_rng(1).normal(0, 4, (3000, 4000, 1))
+    pixels = np.asarray(scene.resize((4000, 3000), Image.Resampling.BICUBIC)) + grain
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=92)
+    return path
+
+
+def interleaved(actions: Mapping[str, Action], repeats: int) -> dict[str, dict[str, float]]:
+    """Time actions in turn, `repeats` rounds after two to warm up, with each median's ratio to the first."""
+    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    for number in range(repeats + 2):
+        for name, action in actions.items():
+            started = time.perf_counter()
+            action()
+            if number >= 2:
+                seconds[name].append(time.perf_counter() - started)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    first = next(iter(medians.values()))
+    return {
+        name: {
+            "median_ms": round(1e3 * medians[name], 3),
+            "min_ms": round(1e3 * min(values), 3),
+            "max_ms": round(1e3 * max(values), 3),
+            "times_the_first": round(medians[name] / first, 3),
+        }
+        for name, values in seconds.items()
+    }
+
+
+def _latency(artifacts: Sequence[Path], run: Path | None, fold: int, file: Path, threads: int, repeats: int) -> Any:
+    """One decoded image, all candidates in turn."""
+    pixels = read_image(file)
+    actions: dict[str, Action] = {}
+    for path in artifacts:
+        actions[str(path)] = _bound(_answer(load(path, threads=threads)), pixels)
+    if not run:
+        return interleaved(actions, repeats)
+    import torch
+
+    from leanmed.benchmark.peer import Peer, torch_threads
+
+    with torch_threads(threads):
+        tensor = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        actions["PyTorch eager"] = _bound(Peer(run, fold).probabilities, tensor)
+        last = Peer(run, fold)
+        last.task.to(memory_format=torch.channels_last)
+        actions["PyTorch eager, channels last"] = _bound(last.probabilities, tensor)
+        actions["torch.compile"] = _bound(Peer(run, fold, compiled=True).probabilities, tensor)
+        return interleaved(actions, repeats)
+
+
+def _answer(predictor: Predictor) -> Callable[[Any], Any]:
+    """Pixels to what the artifact is for."""
+    return predictor.detect if predictor.manifest.output == "boxes" else predictor.probabilities
+
+
+def _bound(function: Callable[[Any], Any], argument: Any) -> Action:
+    return lambda: function(argument)
+
+
+def _starts(artifacts: Sequence[Path], run: Path | None, fold: int, file: Path) -> dict[str, dict[str, float]]:
+    """From no process to the first answer, and the process's peak memory, in turn."""
+    commands = {str(path): [START_OURS, str(path), str(file)] for path in artifacts}
+    if run:
+        commands["PyTorch eager"] = [START_PEER, str(run), str(file), str(fold)]
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    for number in range(STARTS + 1):
+        for name, command in commands.items():
+            measured = _start([sys.executable, "-c", command[0] + PEAK, *command[1:]])
+            if number:
+                found[name].append(measured)
+    return {
+        name: {
+            "median_s": round(statistics.median(seconds for seconds, _ in pairs), 3),
+            "peak_mib": round(statistics.median(memory for _, memory in pairs), 1),
+        }
+        for name, pairs in found.items()
+    }
+
+
+def _start(command: Sequence[str]) -> tuple[float, float]:
+    """Seconds and peak MiB of one process."""
+    started = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+        said = process.stdout.read() if process.stdout else ""
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - started
+    if process.returncode:
+        raise RunError(
+            f"expected a prediction, got exit status {process.returncode}; run it by hand: {shlex.join(command)}"
+        )
+    if said.strip():
+        return seconds, int(said) / 2**10
+    return seconds, usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _throughput(artifacts: Sequence[Path], run: Path | None, fold: int, files: Sequence[Path]) -> dict[str, Any]:
+    """Files to answers on all cores: ours one image per core at a time, PyTorch one image on all cores."""
+    cores = os.cpu_count() or 1
+    chunks = [files[i : i + 100] for i in range(0, len(files), 100)]
+    runners = {str(path): _answering(load(path), cores) for path in artifacts}
+    if run:
+        from leanmed.benchmark.peer import Peer, torch_threads
+
+        peer = Peer(run, fold)
+
+        def usual(part: Sequence[Path]) -> list[Any]:
+            with torch_threads(cores):
+                return [peer.predict(path) for path in part]
+
+        runners["PyTorch eager"] = usual
+    seconds = dict.fromkeys(runners, 0.0)
+    for runner in runners.values():
+        runner(files[:10])
+    for chunk in chunks:
+        for name, runner in runners.items():
+            started = time.perf_counter()
+            runner(chunk)
+            seconds[name] += time.perf_counter() - started
+    return {name: {"seconds": round(s, 2), "images_per_s": round(len(files) / s, 1)} for name, s in seconds.items()}
+
+
+def _answering(predictor: Predictor, workers: int) -> Callable[[Sequence[Path]], list[Any]]:
+    return lambda files: list(answers(predictor, files, workers))
+
+
+def _steps(artifact: Path, file: Path, repeats: int = 9) -> dict[str, float]:
+    """Medians: decoding; in the graph, what comes before the network's first layer; and the rest."""
+    predictor = load(artifact)
+    decode = interleaved({"decode": lambda: predictor.read(file)}, repeats)["decode"]["median_ms"]
+    before, network = _graph_steps(predictor, predictor.read(file), repeats)
+    return {"decode": decode, "resize": round(before, 3), "network": round(network, 3)}
+
+
+def _graph_steps(predictor: Predictor, pixels: Any, repeats: int) -> tuple[float, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = onnxruntime.InferenceSession(predictor.artifact.graph, options, providers=["CPUExecutionProvider"])
+        for _ in range(repeats):
+            session.run(None, {"pixels": pixels})
+        events = json.loads(Path(session.end_profiling()).read_text())
+    runs: list[list[float]] = []
+    for event in sorted(events, key=lambda e: e["ts"]):
+        if event["name"] == "model_run":
+            runs.append([0.0, 0.0])
+        elif event["cat"] == "Node" and event["name"].endswith("_kernel_time") and runs:
+            started = runs[-1][1] > 0 or event["args"]["op_name"] in NETWORK
+            runs[-1][started] += event["dur"] / 1e3
+    before, network = zip(*runs[1:], strict=True)
+    return statistics.median(before), statistics.median(network)
+
+
+def _may_reduce(artifact: Path) -> bool:
+    return read_artifact(artifact).manifest.input.reduced
+
+
+def _reduced_scale(predictor: Predictor, photograph: Path) -> dict[str, Any]:
+    """What decoding a 12-megapixel photograph at a reduced scale saves, and how far it moves the answer."""
+    whole = predictor.probabilities(read_image(photograph))
+    less = predictor.probabilities(predictor.read(photograph))
+    times = interleaved(
+        {
+            "reduced": lambda: predictor.probabilities(predictor.read(photograph)),
+            "whole": lambda: predictor.probabilities(read_image(photograph)),
+        },
+        5,
+    )
+    return {
+        "largest_difference": float(np.abs(whole - less).max()),
+        "ms": {n: t["median_ms"] for n, t in times.items()},
+    }
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The main figures as text."""
+    lines = [f"{'':32} {'MB':>6} {'ms, 1 thread':>13} {'2 threads':>10} {'start s':>8} {'MiB':>6} {'images/s':>9}"]
+    one, two = (found["latency_ms_by_threads"][threads] for threads in ("1", "2"))
+    for name in one:
+        size = found["bytes"].get(name)
+        start, rate = found["start"].get(name, {}), found["throughput"].get(name, {})
+        cells = (
+            f"{size / 1e6:.2f}" if size else "–",
+            one[name]["median_ms"],
+            two[name]["median_ms"],
+            start.get("median_s", "–"),
+            start.get("peak_mib", "–"),
+            rate.get("images_per_s", "–"),
+        )
+        lines.append("{:32} {:>6} {:>13} {:>10} {:>8} {:>6} {:>9}".format(name[-32:], *cells))
+    return "\n".join(lines)

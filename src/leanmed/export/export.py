@@ -1,0 +1,206 @@
+"""From one fold of a run folder to an artifact, refused when the graph and the model disagree."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from leanmed import __version__
+from leanmed.data import content_hashes, read_pixels
+from leanmed.errors import ExportError
+from leanmed.evaluation import evaluate_run, fold_figures, records_of
+from leanmed.export.card import write_card
+from leanmed.files import defined
+from leanmed.reading.images import read_image
+from leanmed.records import Record
+from leanmed.runs import SPLITS, Run, read_csv
+from leanmed.runtime.artifact import Artifact, Manifest, Provenance, image_mark, write_artifact
+from leanmed.runtime.predictor import open_session
+from leanmed.tasks.building import load_task
+
+OPSET = 20
+REDUCTION = 1e-3  # of any output, between a file decoded at a reduced scale and in full
+FAINT = 0.05  # a box's score
+TOLERANCE = 1e-4  # of any output, between graph and model
+SHAPES = ((228, 88), (600, 800), (20, 20), (64, 1000), (4000, 3000))  # (h, w); the last has 12 megapixels
+SAMPLES = 8  # images at their own size, besides one at each of SHAPES
+PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "timm")
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+
+def export(run: Run, out: Path, *, fold: int | None = None, data: Path | None = None) -> Artifact:
+    """Write the artifact of one fold.
+
+    Args:
+        run: a finished run.
+        out: the artifact folder; an older artifact there is replaced.
+        fold: which one; None: the one with the best validation score.
+        data: where the images lie, to compare graph and model on; None: where the run found them.
+
+    Raises:
+        RunError: the run is unfinished, or its images have changed.
+        ExportError: graph and model differ by more than `TOLERANCE` on some image.
+    """
+    records = records_of(run, data)
+    chosen = best_fold(run) if fold is None else run.fold(fold).number
+    module = load_task(run, chosen).graph().eval()
+    graph = export_graph(module)
+    difference = compare(module, graph, sample_images(records))
+    figures = fold_figures(run, records, chosen)
+    facts = run.fold(chosen).facts["manifest"]
+    if facts["input"].get("reduced", True):
+        facts["input"]["reduced"] = reduction(graph, records, facts["input"]["side"]) <= REDUCTION
+    manifest = Manifest(
+        name=run.recipe.name,
+        graphs={},
+        figures=defined(figures),
+        leak=run.facts["leak"],
+        provenance=provenance(run, records, chosen),
+        **facts,
+    )
+    card = write_card(manifest, evaluate_run(run, data=data), difference)
+    return write_artifact(out, manifest, {"model": graph}, card)
+
+
+def best_fold(run: Run) -> int:
+    """The fold whose validation score is best: the test parts have no say."""
+
+    def merit(number: int) -> float:
+        facts = run.fold(number).facts
+        return float(facts["validation"][facts["manifest"]["main_score"]])
+
+    return max(range(run.facts["folds"]), key=merit)
+
+
+def export_graph(module: nn.Module) -> bytes:
+    """An ONNX graph of a module from pixels (h, w, 3 or 4) uint8 of any size to its answer.
+
+    The module's `outputs`, if it has any, name the parts of the answer; else it is `probabilities`.
+    """
+    size = {0: torch.export.Dim("height", min=1), 1: torch.export.Dim("width", min=1)}
+    channels = {2: torch.export.Dim("channels", min=3, max=4)}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*new_dynamic_size", FutureWarning)  # torchvision's use of torch, in nms
+        program = torch.onnx.export(
+            module,
+            (torch.zeros(60, 80, 4, dtype=torch.uint8),),
+            dynamo=True,
+            dynamic_shapes=({**size, **channels},),
+            input_names=["pixels"],
+            output_names=list(getattr(module, "outputs", ("probabilities",))),
+            opset_version=OPSET,
+            verbose=False,
+        )
+    if program is None:
+        raise ExportError("torch.onnx.export returned no program; update torch and onnxscript")
+    return slim(program.model_proto)
+
+
+def slim(model: onnx.ModelProto) -> bytes:
+    """Serialise a graph without the exporter's notes: 3 % of a small network, and its builder's paths."""
+    graph = model.graph
+    del graph.value_info[:]  # intermediate shapes; any runtime infers them again
+    for entry in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        entry.doc_string = ""
+        del entry.metadata_props[:]
+    return bytes(model.SerializeToString())
+
+
+def compare(module: nn.Module, graph: bytes, images: Iterable[Pixels]) -> float:
+    """The largest difference of any output between graph and model.
+
+    Raises:
+        ExportError: it is above `TOLERANCE`, or an output is no number.
+    """
+    session, worst = open_session(graph), 0.0
+    for pixels in images:
+        with torch.inference_mode():
+            answer = module(torch.from_numpy(pixels))
+        wanted = [part.numpy() for part in (answer if isinstance(answer, tuple) else (answer,))]
+        difference = apart(wanted, session.run(None, {"pixels": pixels}))
+        if not difference <= TOLERANCE:
+            raise ExportError(
+                f"on an image of {pixels.shape[1]} x {pixels.shape[0]} pixels the graph differs from the "
+                f"model by {difference:.2g}, more than {TOLERANCE:g}; nothing was written; please report it "
+                "with the backbone's name"
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def apart(one: Sequence[Floats], other: Sequence[Floats]) -> float:
+    """The largest difference between two answers, each probabilities (K,) alone, or boxes (n, 4) and scores (n,).
+
+    Boxes are compared with those that lie nearest in the other answer, in place (in units of their size) and score; of
+    boxes scored below `FAINT` nothing is asked, since there are many as faint as they, and which are kept is chance.
+    """
+    if len(one) == 1:
+        return float(np.abs(one[0] - other[0]).max())
+    return max(_unmatched(one, other), _unmatched(other, one))
+
+
+def _unmatched(one: Sequence[Floats], other: Sequence[Floats]) -> float:
+    worst = 0.0
+    for box, score in zip(*one, strict=True):
+        moved = np.abs(other[0] - box).max(axis=1) / max(box[2:] - box[:2])
+        nearest = float(np.maximum(moved, np.abs(other[1] - score)).min(initial=1.0))
+        worst = max(worst, nearest if score >= FAINT else 0.0)
+    return worst
+
+
+def reduction(graph: bytes, records: Sequence[Record], side: int) -> float:
+    """How far decoding a 12-megapixel JPEG at a reduced scale moves any answer, over real images made so large."""
+    session, worst = open_session(graph), 0.0
+    for record in records[:: max(1, len(records) // 3)][:3]:
+        large = Image.fromarray(read_image(record.image)).convert("RGB").resize((4000, 3000))
+        file = io.BytesIO()
+        large.save(file, "JPEG", quality=92)
+        pixels = (read_image(file.getvalue(), side=s) for s in (None, side))
+        whole, less = (session.run(None, {"pixels": p})[0] for p in pixels)
+        worst = max(worst, float(np.abs(whole - less).max()))
+    return worst
+
+
+def sample_images(records: Sequence[Record]) -> Iterator[Pixels]:
+    """Real images spread over the data set, then the first at each of `SHAPES`, with and without alpha."""
+    step = max(1, len(records) // SAMPLES)
+    for record in records[::step][:SAMPLES]:
+        yield np.ascontiguousarray(read_pixels(record))
+    first = Image.fromarray(read_pixels(records[0]))
+    for height, width in SHAPES:
+        enlarged = np.asarray(first.resize((width, height), Image.Resampling.BILINEAR))
+        yield enlarged.copy()
+        if height * width < 10**6:
+            yield np.ascontiguousarray(enlarged[..., :3])
+
+
+def provenance(run: Run, records: Sequence[Record], fold: int) -> Provenance:
+    """Where a fold's model comes from, with the images it was trained and selected on."""
+    contents = dict(zip((r.id for r in records), content_hashes(records), strict=True))
+    parts: dict[str, set[str]] = defaultdict(set)
+    for row in read_csv(run.path / SPLITS):
+        parts[row[f"fold_{fold}"]].add(image_mark(contents[row["image"]]))
+    trained, selected = parts["train"], parts["validation"]
+    return Provenance(
+        leanmed=__version__,
+        recipe=run.recipe.model_dump(mode="json"),
+        data_sha256=run.facts["data_sha256"],
+        seed=run.recipe.training.seed,
+        protocol=run.facts["protocol"],
+        fold=fold,
+        seen_images=tuple(sorted(trained | selected)),
+        selected_images=tuple(sorted(selected - trained)),
+        packages={name: version(name) for name in PACKAGES},
+    )

@@ -1,0 +1,162 @@
+"""`leanmed reproduce`: a paper's protocol and ours by the same code, and its tables beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from leanmed.benchmark.benchmark import machine
+from leanmed.errors import DataError
+from leanmed.evaluation import evaluate_run
+from leanmed.files import write_json, write_text
+from leanmed.papers import anemia as reproduce_anemia
+from leanmed.papers import nodules as reproduce_nodules
+from leanmed.papers.anemia import mean
+from leanmed.papers.printed import PAPERS, Arm, Paper
+from leanmed.reading.images import read_image
+from leanmed.recipe.recipe import Recipe, load_recipe
+from leanmed.report.report import Report, as_json, write_report
+from leanmed.runs import Run
+from leanmed.train.train import train
+
+KEPT = ("metrics", "fold_mean", "per_fold", "subgroups", "notes")  # of each seed's report
+Tell = Callable[[str], None]
+
+
+class Tables(Protocol):
+    """What one paper's reproduction has of its own."""
+
+    def measure(self, run: Run, report: Report, data: Path, out: Path, tell: Tell) -> tuple[Report, dict[str, Any]]:
+        """A run's report, labelled as leaking if it was found to, and what else is measured of the run."""
+
+    def beside(
+        self, runs: Mapping[str, Mapping[int, Run]], data: Path, artifacts: Path | None, tell: Tell
+    ) -> dict[str, Any]:
+        """What is told of all runs together, arm -> seed -> run, and of the paper."""
+
+    def as_text(self, found: Mapping[str, Any]) -> str:
+        """The tables as Markdown; what leaks says so in the first line."""
+
+
+TABLES: dict[str, Tables] = {"anemia": reproduce_anemia, "nodules": reproduce_nodules}
+
+
+def reproduce(
+    name: str,
+    data: Path,
+    out: Path,
+    *,
+    settings: Sequence[str] = (),
+    arms: Sequence[str] = (),
+    seeds: Sequence[int] = (0,),
+    artifacts: Path | None = None,
+    resume: bool = False,
+    command: str = "",
+    tell: Tell = print,
+) -> str:
+    """Train and score every arm with every seed, and write `NAME.json` and `NAME.md`.
+
+    Args:
+        name: the paper's recipe.
+        data: the data set's folder.
+        out: takes one run and one report per arm and seed, and the tables.
+        settings: `--set` values, KEY=VALUE for every arm or ARM:KEY=VALUE for one.
+        arms: which protocols or models; empty: all of the paper's.
+        seeds: of splits and training both.
+        artifacts: a folder with artifacts named as the arms are, and as ARM-int8 and so on, to be measured too.
+        resume: go on with what is there.
+        command: what the user typed, for the record.
+        tell: takes one line of progress at a time.
+
+    Returns:
+        The tables as text.
+
+    Raises:
+        DataError: no such paper or arm.
+    """
+    paper, tables = _choose(PAPERS, name, "paper"), TABLES[name]
+    runs: dict[str, dict[int, Run]] = {}
+    reports: dict[str, dict[int, dict[str, Any]]] = {}
+    for arm in arms or paper.arms:
+        for seed in seeds:
+            tell(f"{arm}, seed {seed}")
+            recipe = recipe_of(paper, arm, seed, settings)
+            folder = out / "runs" / f"{arm}-{seed}"
+            run = train(recipe, data, folder, resume=resume and folder.exists(), tell=tell)
+            report, more = tables.measure(run, evaluate_run(run, data=data, command=command), data, out, tell)
+            write_report(out / "reports" / folder.name, report, read=read_image)
+            runs.setdefault(arm, {})[seed] = run
+            reports.setdefault(arm, {})[seed] = as_json(report) | {"more": more}
+    found = {
+        "command": command,
+        "machine": machine(),
+        "paper": {"citation": paper.citation, "printed": paper.printed, "differences": paper.differences},
+        "arms": {arm: _summary(paper.arms[arm], by_seed) for arm, by_seed in reports.items()},
+        **tables.beside(runs, data, artifacts, tell),
+    }
+    write_json(out / f"{name}.json", found)
+    text = tables.as_text(found)
+    write_text(out / f"{name}.md", text)
+    return text
+
+
+def recipe_of(paper: Paper, arm: str, seed: int, settings: Sequence[str]) -> Recipe:
+    """The recipe of one arm with one seed, of splits and training both.
+
+    Args:
+        settings: `--set` values, KEY=VALUE for every arm or ARM:KEY=VALUE for one.
+
+    Raises:
+        DataError: no such arm.
+    """
+    chosen = _choose(paper.arms, arm, "protocol").settings
+    seeded = (f"split.seed={seed}", f"training.seed={seed}")
+    return load_recipe(paper.recipe, [*settings_of(arm, settings, paper.arms), *chosen, *seeded])
+
+
+def settings_of(arm: str, settings: Sequence[str], arms: Collection[str]) -> list[str]:
+    """The `--set` values that hold for one arm: those for all, then its own without the name before them.
+
+    Raises:
+        DataError: a value for an arm that is not there.
+    """
+    named = [(key.partition(":")[0] if ":" in (key := text.partition("=")[0]) else "", text) for text in settings]
+    for name, text in named:
+        if name and name not in arms:
+            raise DataError(f"expected --set KEY=VALUE, or ARM:KEY=VALUE with one of {', '.join(arms)}, got {text!r}")
+    return [text for name, text in named if not name] + [text.partition(":")[2] for name, text in named if name == arm]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Read `0,1,2`.
+
+    Raises:
+        DataError: something else.
+    """
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise DataError(f"expected --seeds as whole numbers with commas, for example 0,1,2; got {text!r}")
+    return [int(part) for part in text.split(",")]
+
+
+def _choose(known: Mapping[str, Any], name: str, what: str) -> Any:
+    if name not in known:
+        raise DataError(f"expected a {what} among {', '.join(known)}, got {name!r}")
+    return known[name]
+
+
+def _summary(arm: Arm, by_seed: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """One arm: the mean over seeds of the folds' means, its range, and each seed's pooled figures."""
+    first = next(iter(by_seed.values()))
+    means = {name: [report["fold_mean"][name]["mean"] for report in by_seed.values()] for name in first["fold_mean"]}
+    return {
+        "title": arm.title,
+        "leak": next((report["leak"] for report in by_seed.values() if report["leak"]), None),
+        "images": first["images"],
+        "groups": first["groups"],
+        "mean": {name: mean(values) for name, values in means.items()},
+        "seed_range": {n: [min(v), max(v)] for n, v in means.items() if None not in v},
+        "recipe": first["recipe"],
+        "data_hash": first["data_hash"],
+        "seeds": {seed: {k: report[k] for k in KEPT} | report["more"] for seed, report in by_seed.items()},
+    }

@@ -1,0 +1,1 @@
+"""Made data: images with a known signal, for tests, demos and benchmarks. No patients."""

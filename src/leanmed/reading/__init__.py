@@ -1,0 +1,1 @@
+"""Untrusted files to pixels and volumes: the only door through which data enter."""

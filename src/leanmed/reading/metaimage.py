@@ -1,0 +1,129 @@
+"""MetaImage, the form of LUNA16: a text header `.mhd`, and beside it a file of raw voxels.
+
+Read are the keys that say where and what the voxels are. Compressed voxels are refused, since one slice of them
+cannot be read without all before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leanmed.errors import InputTooLarge, UnreadableInput, UnsupportedInput
+from leanmed.reading.ct import Grid, Hounsfield, Triple, Volume
+from leanmed.reading.raster import Limits, check_size
+
+MAX_HEADER = 2**16  # bytes; they have some hundreds
+TYPES = {
+    "MET_CHAR": "i1",
+    "MET_UCHAR": "u1",
+    "MET_SHORT": "i2",
+    "MET_USHORT": "u2",
+    "MET_INT": "i4",
+    "MET_UINT": "u4",
+    "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}
+# ITK reads each of them under several names.
+ORIGIN = ("Offset", "Position", "Origin")
+DIRECTION = ("TransformMatrix", "Rotation", "Orientation")
+SPACING = ("ElementSpacing",)
+BIG_ENDIAN = ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
+CT = {"MET_MOD_CT", "MET_MOD_OTHER", "MET_MOD_UNKNOWN"}
+
+Header = Mapping[str, str]
+
+
+def open_metaimage(path: Path, limits: Limits) -> Volume:
+    """Open an `.mhd` file; its voxels must be in Hounsfield units, and its name is the series' identifier.
+
+    Raises:
+        UnreadableInput: no header, a missing key, no raw file, or one whose size is not that declared.
+        UnsupportedInput: other than one uncompressed 3D scan; another modality; no direction.
+        InputTooLarge: slices over `max_pixels`.
+        OSError, ValueError: a file that cannot be read, a number that is none.
+    """
+    header = _header(path)
+    _check_kind(header)
+    columns, rows, count = map(round, _triple(header, ("DimSize",)))
+    check_size(columns, rows, limits)
+    grid = Grid((count, rows, columns), _triple(header, SPACING), _triple(header, ORIGIN), _direction(header))
+    kind = np.dtype(TYPES[header["ElementType"]]).newbyteorder(">" if _is_true(header, BIG_ENDIAN) else "<")
+    raw = _raw_file(path, header, count * rows * columns * kind.itemsize)
+
+    def read(first: int, end: int) -> Hounsfield:
+        stored: NDArray[np.generic] = np.memmap(raw, kind, "r", shape=grid.shape)[first:end]
+        return stored.astype(np.float32)
+
+    return Volume(path.stem, grid, read, (path, raw))
+
+
+def _header(path: Path) -> Header:
+    if path.stat().st_size > MAX_HEADER:
+        raise InputTooLarge(f"expected a text header of at most {MAX_HEADER:,} bytes, got more; give the .mhd file")
+    lines = [line.partition("=") for line in path.read_text("latin-1").splitlines() if line.strip()]
+    if not all(equals for _, equals, _ in lines):
+        raise UnreadableInput("expected lines `Key = Value`, got others; give the .mhd file")
+    return {key.strip(): value.strip() for key, _, value in lines}
+
+
+def _value(header: Header, names: tuple[str, ...]) -> str:
+    found = [header[name] for name in names if name in header]
+    if not found:
+        raise UnreadableInput(f"expected {names[0]} in the header, got none; export the scan again")
+    return found[0]
+
+
+def _is_true(header: Header, names: tuple[str, ...]) -> bool:
+    return any(header.get(name, "False").lower() == "true" for name in names)
+
+
+def _check_kind(header: Header) -> None:
+    wanted = {"NDims": "3", "CompressedData": "False", "ElementNumberOfChannels": "1", "HeaderSize": "0"}
+    for key, value in wanted.items():
+        if header.get(key, value).lower() != value.lower():
+            raise UnsupportedInput(f"expected {key} = {value}, got {header[key]}; save it so, one scan uncompressed")
+    if header.get("Modality", "MET_MOD_CT") not in CT:
+        raise UnsupportedInput(f"expected CT, got Modality = {header['Modality']}; give a CT scan")
+    if _value(header, ("ElementType",)) not in TYPES:
+        raise UnsupportedInput(
+            f"expected ElementType to be one of {', '.join(TYPES)}, got {header['ElementType']}; save it as MET_SHORT"
+        )
+
+
+def _triple(header: Header, names: tuple[str, ...]) -> Triple:
+    numbers = [float(text) for text in _value(header, names).split()]
+    if len(numbers) != 3:
+        raise UnreadableInput(f"expected {names[0]} to be three numbers, got {len(numbers)}; export the scan again")
+    return numbers[0], numbers[1], numbers[2]
+
+
+def _direction(header: Header) -> tuple[Triple, Triple, Triple]:
+    """The file lists one axis after the other, and so has the rows of the direction as its columns."""
+    if not any(name in header for name in DIRECTION):
+        raise UnsupportedInput(
+            f"expected {DIRECTION[0]}, without which left and right are not known, got none; export the scan again"
+        )
+    numbers = [float(text) for text in _value(header, DIRECTION).split()]
+    (a, b, c), (d, e, f), (g, h, i) = numbers[:3], numbers[3:6], numbers[6:]
+    return (a, d, g), (b, e, h), (c, f, i)
+
+
+def _raw_file(path: Path, header: Header, size: int) -> Path:
+    name = PurePosixPath(_value(header, ("ElementDataFile",)).replace("\\", "/"))
+    if name.is_absolute() or ".." in name.parts or ":" in str(name):
+        raise UnsupportedInput(
+            f"expected ElementDataFile to be a file beside the header, got {name}, which leaves its folder; "
+            "put both into one folder"
+        )
+    raw = path.parent / name
+    if not raw.is_file():
+        raise UnreadableInput(f"expected the voxels in {name} beside the header, found no such file; copy both")
+    if raw.stat().st_size != size:
+        raise UnreadableInput(
+            f"expected {size:,} bytes in {name}, as the header declares, got {raw.stat().st_size:,}; copy it again"
+        )
+    return raw

@@ -1,0 +1,187 @@
+"""A folder with one CT series in DICOM, a file per slice.
+
+The slices are put in order by where they lie, whatever their names and numbers. What would put a nodule in a wrong
+place is refused: two series, slices that are missing or doubled, a tilted gantry.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from pydicom import Dataset
+
+from leanmed.errors import InputError, UnreadableInput, UnsupportedInput
+from leanmed.reading.ct import Floats, Grid, Hounsfield, Triple, Volume
+from leanmed.reading.dicom import open_dicom, stored_values
+from leanmed.reading.raster import Limits, checked_bytes
+
+NEEDED = (
+    *("Modality", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
+    *("RescaleSlope", "RescaleIntercept"),
+)
+UNITS = ("HU", "US")  # some scanners call Hounsfield units unspecified
+UNEVEN = 0.1  # share of the distance between slices by which one may differ
+TILT = 0.02  # mm that slices may shift sideways per mm between them: about a degree
+
+
+@dataclass(frozen=True, eq=False)
+class _Plane:
+    path: Path
+    series: str
+    corner: Floats  # world (3,) of the first pixel's centre, mm
+    axes: Floats  # (2, 3): where the next column and the next row lie
+    spacing: tuple[float, float]  # mm along x, y
+    size: tuple[int, int]  # rows, columns
+
+
+def open_series(folder: Path, limits: Limits) -> Volume:
+    """Open a folder of DICOM slices; files that are no DICOM are passed over.
+
+    Raises:
+        UnreadableInput: no slices, a slice without one of the fields in `NEEDED`, slices missing or unevenly spaced.
+        UnsupportedInput: another modality, two series, slices doubled or of different kinds, a tilted gantry.
+        InputTooLarge: over a cap.
+        Exception: whatever pydicom raises on damaged files.
+    """
+    planes = [_read_plane(path, limits) for path in sorted(folder.iterdir()) if is_dicom(path)]
+    if len(planes) < 2:
+        raise UnreadableInput(f"expected a CT series of two slices or more, got {len(planes)}; give its folder")
+    _check_alike(planes)
+    normal = np.cross(*planes[0].axes)
+    planes.sort(key=lambda plane: float(plane.corner @ normal))
+    first, last = planes[0], planes[-1]
+    _check_steps(planes, normal)
+    between = float((last.corner - first.corner) @ normal) / (len(planes) - 1)
+    files = tuple(plane.path for plane in planes)
+
+    def read(z0: int, z1: int) -> Hounsfield:
+        return np.stack([_read_hu(path, limits) for path in files[z0:z1]])
+
+    return Volume(first.series, _grid(first, len(planes), between), read, files)
+
+
+def open_slice(data: bytes, limits: Limits) -> Volume:
+    """Open one slice of CT, the bytes of a DICOM file, as a scan of that slice, taken for 1 mm thick.
+
+    Raises: as `open_series`.
+    """
+    dataset = open_dicom(data, limits)
+    plane = _plane(dataset, Path())
+    hu = _hu(dataset, limits)[np.newaxis]
+    return Volume(plane.series, _grid(plane, 1, 1.0), lambda z0, z1: hu[z0:z1], ())
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its suffix or its mark; `DICOMDIR`, folders and hidden names are not."""
+    if path.name.startswith(".") or path.name == "DICOMDIR" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return path.suffix.lower() == ".dcm" or file.read(132)[128:] == b"DICM"
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Put a slice's name before each message."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(f"{path.name}: {error}") from error
+
+
+def _read_plane(path: Path, limits: Limits) -> _Plane:
+    with _named(path):
+        return _plane(open_dicom(checked_bytes(path, limits), limits), path)
+
+
+def _plane(dataset: Dataset, path: Path) -> _Plane:
+    missing = [name for name in NEEDED if dataset.get(name) in (None, "")]
+    if missing:
+        raise UnreadableInput(f"expected {', '.join(missing)}, got nothing; export the series again")
+    units = dataset.get("RescaleType") or "HU"
+    if dataset.Modality != "CT" or dataset.PhotometricInterpretation != "MONOCHROME2" or units not in UNITS:
+        raise UnsupportedInput(
+            f"expected CT in Hounsfield units, got {dataset.Modality}, "
+            f"{dataset.PhotometricInterpretation}, {units}; keep nothing but the CT series in the folder"
+        )
+    if abs(float(dataset.get("GantryDetectorTilt") or 0)) > np.degrees(TILT):
+        raise _tilted(f"GantryDetectorTilt is {dataset.GantryDetectorTilt} degrees")
+    down, across = (float(step) for step in dataset.PixelSpacing)
+    corner = np.array(dataset.ImagePositionPatient, np.float64)
+    axes = np.array(dataset.ImageOrientationPatient, np.float64).reshape(2, 3)
+    size = (int(dataset.Rows), int(dataset.Columns))
+    if not np.isfinite([down, across, *corner, *axes.ravel()]).all():
+        raise UnsupportedInput("expected finite positions and spacings, got NaN or infinity; export the series again")
+    return _Plane(path, str(dataset.SeriesInstanceUID), corner, axes, (across, down), size)
+
+
+def _grid(first: _Plane, count: int, between: float) -> Grid:
+    """The grid of so many slices, so many mm apart."""
+    across, down = first.axes
+    direction = [_triple(row) for row in np.stack([across, down, np.cross(across, down)], axis=1)]
+    return Grid(
+        (count, *first.size),
+        (*first.spacing, between),
+        _triple(first.corner),
+        (direction[0], direction[1], direction[2]),
+    )
+
+
+def _check_alike(planes: Sequence[_Plane]) -> None:
+    series = Counter(plane.series for plane in planes)
+    if len(series) > 1:
+        raise UnsupportedInput(
+            f"expected one series, got {len(series)}, with {', '.join(map(str, series.values()))} slices; "
+            "keep one in the folder"
+        )
+    first = planes[0]
+    for plane in planes:
+        same = np.allclose(plane.axes, first.axes, atol=1e-3) and np.allclose(plane.spacing, first.spacing, rtol=1e-3)
+        if plane.size != first.size or not same:
+            raise UnsupportedInput(
+                f"expected slices of one size, spacing and orientation, but {plane.path.name} and {first.path.name} "
+                "differ; keep those of one scan"
+            )
+
+
+def _check_steps(planes: Sequence[_Plane], normal: Floats) -> None:
+    """Refuse neighbours in one place, neighbours too far apart, and neighbours shifted sideways."""
+    corners = np.array([plane.corner for plane in planes])
+    steps = np.diff(corners @ normal)
+    usual = float(np.median(steps))
+    names = [f"{one.path.name} and {other.path.name}" for one, other in pairwise(planes)]
+    if steps.min() < UNEVEN * usual or usual <= 0:
+        raise UnsupportedInput(f"expected each slice once, but {names[steps.argmin()]} lie in one place; remove one")
+    odd = np.abs(steps - usual)
+    if odd.max() > UNEVEN * usual:
+        raise UnreadableInput(
+            f"expected slices {usual:g} mm apart, but {names[odd.argmax()]} are {steps[odd.argmax()]:g} mm apart; "
+            "add the slices that are missing"
+        )
+    sideways = np.linalg.norm(np.diff(corners, axis=0) - steps[:, None] * normal, axis=1)
+    if sideways.max() > TILT * usual:
+        raise _tilted(f"{names[sideways.argmax()]} are shifted sideways by {sideways.max():g} mm")
+
+
+def _tilted(found: str) -> UnsupportedInput:
+    return UnsupportedInput(f"expected a gantry that is not tilted, but {found}; resample the scan to right angles")
+
+
+def _read_hu(path: Path, limits: Limits) -> Hounsfield:
+    with _named(path):
+        return _hu(open_dicom(checked_bytes(path, limits), limits), limits)
+
+
+def _hu(dataset: Dataset, limits: Limits) -> Hounsfield:
+    stored = stored_values(dataset, limits).astype(np.float32)
+    return stored * np.float32(dataset.RescaleSlope) + np.float32(dataset.RescaleIntercept)
+
+
+def _triple(values: Floats) -> Triple:
+    x, y, z = values.tolist()
+    return x, y, z

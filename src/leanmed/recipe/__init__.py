@@ -1,0 +1,1 @@
+"""The recipe: what may be chosen before a training, checked before anything starts."""

@@ -1,0 +1,393 @@
+"""The recipe: every choice that decides what is trained, checked before anything starts.
+
+Defaults are the settings of the anemia paper where it states them ("paper" in a field's description) and
+otherwise the plainest choice. A recipe is YAML; `--set model.side=128` changes one value of it. What it says of single
+backbones under `backbones`, {backbone: {section: {key: value}}}, is merged in for the one that is chosen.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from leanmed.errors import RecipeError
+from leanmed.recipe.strict_yaml import read_yaml
+
+RECIPES = Path(__file__).parent / "recipes"
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Deviation = Annotated[float, Field(gt=0, le=1)]
+STRIDES = (2, 4, 8, 16, 32)  # of a backbone's maps
+DETECTION_BACKBONES = ("mobilenetv1", "mobilenetv2", "inceptionv2", "resnet50", "resnet101")
+Origin = Literal["corner", "centre"]
+ORIGINS: dict[Origin, float] = {"corner": 0.0, "centre": 0.5}  # of a pixel
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+_Checked = TypeVar("_Checked", bound=BaseModel)
+_Change = tuple[str, Any, str]  # a key's path, its value, and who says so
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Data(_Section):
+    """What is read."""
+
+    dataset: str = Field(default="folder", description="a reader's name: folder, cp-anemic, luna16-slices...")
+    kind: Literal["photograph", "slice"] = Field(
+        default="photograph", description="slice: of a CT scan, 1 mm per pixel, [-1000, 400] HU mapped to 0..255"
+    )
+    origin: Origin | None = Field(
+        default=None,
+        description="where in a pixel the whole-numbered coordinates of boxes lie: corner, centre; None: in its "
+        "corner, and of luna16-slices in its centre",
+    )
+    labels: tuple[str, ...] | None = Field(
+        default=None,
+        description="class labels in order, the positive one last, or what boxes hold; None: the reader's own order",
+    )
+    cache_bytes: int = Field(
+        default=2**30, ge=0, description="prepared images are kept in memory up to this many bytes"
+    )
+
+    @property
+    def box_origin(self) -> Origin:
+        """The origin, chosen or known."""
+        return self.origin or origin_of(self.dataset)
+
+
+def origin_of(dataset: str) -> Origin:
+    """Where in a pixel the whole-numbered coordinates of a data set's boxes lie.
+
+    Small nodules of luna16-slices lie .4 pixels to the right of their boxes and below them (docs/results/ct.json).
+    """
+    return "centre" if dataset == "luna16-slices" else "corner"
+
+
+class Split(_Section):
+    """Who is trained on, who selects, who is tested."""
+
+    protocol: Literal["grouped", "holdout", "site", "paper"] = Field(
+        default="grouped",
+        description="grouped: stratified k-fold, groups whole; holdout: one such fold; site: leave one site "
+        "out; paper: image-level k-fold as published, which leaks",
+    )
+    folds: int = Field(default=5, ge=2, le=50, description="k of k-fold; paper: 5")
+    validation: float = Field(
+        default=0.15, gt=0, lt=0.5, description="share of a fold's training images held back for selection"
+    )
+    test: float = Field(default=0.2, gt=0, lt=0.9, description="share tested under `holdout`")
+    groups: str = Field(
+        default="audit",
+        description="what stays whole: audit: the data set's groups joined with those of an audit for "
+        "copies; reader: the data set's alone; else a groups.csv that `leanmed audit` wrote",
+    )
+    conflicts: Literal["drop", "keep"] = Field(
+        default="drop", description="images whose copies carry another label: leave them out, or keep them"
+    )
+    seed: Seed = 0
+
+
+class Model(_Section):
+    """What is trained."""
+
+    backbone: str = Field(
+        default="mobilenetv2_100",
+        description="classification: any timm model's name, or tissue-colours; paper: MobileNetV2. detection: "
+        f"{', '.join(DETECTION_BACKBONES)}, or another of timm's",
+    )
+    backbone_args: dict[str, Any] = Field(
+        default_factory=dict, description="passed to timm.create_model, e.g. {pad_type: same}"
+    )
+    weights: str = Field(
+        default="imagenet", description="imagenet: timm's hub; none: random; else a .safetensors or .pth file"
+    )
+    side: int = Field(default=224, ge=32, le=1024, description="pixels; images become side x side; paper: 224")
+    mean: tuple[Fraction, Fraction, Fraction] | None = Field(
+        default=None, description="per-channel mean of the pixels in [0, 1]; None: what timm says of the backbone"
+    )
+    std: tuple[Deviation, Deviation, Deviation] | None = Field(
+        default=None, description="per-channel standard deviation in [0, 1]; None: what timm says of the backbone"
+    )
+    dropout: Fraction = Field(default=0.2, description="before the last layer; ours, the paper names none")
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Model:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("expected both mean and std, or neither")
+        return self
+
+
+class Detector(_Section):
+    """What is found, by SSD (Liu et al. 2016, arXiv:1512.02325). Read for the task detection only.
+
+    Images keep their scale: they are padded to `model.side`, and only larger ones are shrunk to it.
+    """
+
+    slices: Literal[1, 3] = Field(
+        default=1, description="1: the middle channel alone, which is the slice itself; 3: its neighbours too"
+    )
+    zoom: int = Field(default=1, ge=1, le=4, description="images are enlarged by this inside the network")
+    neck: Literal["none", "fpn"] = Field(
+        default="fpn", description="none: heads on the backbone's own maps, as in SSD; fpn: maps joined top-down"
+    )
+    width: int = Field(default=96, ge=8, le=512, description="channels of the joined maps")
+    depth: int = Field(default=3, ge=1, le=8, description="convolutions between a joined map and its head")
+    deepest: Literal[4, 8, 16, 32] = Field(default=32, description="the backbone is cut after this stride")
+    levels: tuple[int, ...] = Field(
+        default=(4,),
+        min_length=1,
+        description="strides of the maps with heads, in pixels of the enlarged image; without neck, those beyond "
+        "`deepest` are added as in SSD",
+    )
+    head: Literal["ssd", "ssdlite"] = Field(
+        default="ssd", description="3 x 3 convolutions, or separable ones (Sandler et al. 2018, arXiv:1801.04381)"
+    )
+    anchors: Literal["auto"] | tuple[float, ...] = Field(
+        default="auto", description="sides of the square default boxes; auto: from the training boxes' own sizes"
+    )
+    anchors_per_level: int = Field(default=5, ge=1, le=20, description="default boxes per position")
+    matching: float = Field(default=0.5, gt=0, lt=1, description="IoU from which a default box is an object; paper: .5")
+    near: float = Field(
+        default=0.4, ge=0, lt=1, description="IoU from which a default box is no background either; paper: .5"
+    )
+    negatives: float = Field(default=3.0, gt=0, description="hard negatives per positive; paper: 3")
+    negatives_floor: int = Field(
+        default=8, ge=1, description="at least so many per image, so that images without objects teach"
+    )
+    box_weight: float = Field(default=0.5, gt=0, description="of the box term against the class term; paper: 1")
+    crop: int = Field(
+        default=160, ge=32, le=1024, description="pixels; training sees crops of this side, selection whole images"
+    )
+    crops: int = Field(default=1, ge=1, le=64, description="of each image a step, so that an epoch sees it so often")
+    crop_on_object: Fraction = Field(default=0.8, description="share of crops that hold an object, where there is one")
+    nms: float = Field(default=0.3, gt=0, lt=1, description="IoU above which the lower scored of two boxes goes")
+
+    @field_validator("levels")
+    @classmethod
+    def _doubling(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
+        if levels[0] not in STRIDES or any(after != 2 * before for before, after in pairwise(levels)):
+            raise ValueError(f"expected strides, each twice the one before, the first among {list(STRIDES)}")
+        return levels
+
+    @model_validator(mode="after")
+    def _levels_fit(self) -> Detector:
+        if self.neck == "fpn" and self.levels[-1] > self.deepest:
+            raise ValueError(f"expected levels up to `deepest`, {self.deepest}, as neck is fpn")
+        return self
+
+
+class Augment(_Section):
+    """Random changes of the training images. The paper names the kinds, not the strengths: those are ours."""
+
+    horizontal_flip: Fraction = Field(default=0.5, description="probability")
+    vertical_flip: Fraction = Field(default=0.0, description="probability; not in the paper")
+    quarter_turns: bool = Field(
+        default=False, description="turn by 0, 90, 180 or 270 degrees besides; not in the paper"
+    )
+    rotation: float = Field(
+        default=15.0, ge=0, le=180, description="degrees, drawn from [-rotation, rotation]; not with boxes"
+    )
+    shift: float = Field(
+        default=0.1, ge=0, le=0.5, description="share of the side, each way; not with boxes, whose crops move"
+    )
+    scale: tuple[float, float] = Field(default=(0.9, 1.1), description="zoom, drawn from this range")
+    brightness: float = Field(default=0.0, ge=0, lt=1, description="relative, each way; not in the paper")
+    tint: float = Field(default=0.0, ge=0, lt=1, description="relative, each channel by itself; not in the paper")
+
+    @field_validator("scale")
+    @classmethod
+    def _ordered(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < scale[0] <= scale[1]:
+            raise ValueError("expected [low, high] with 0 < low <= high")
+        return scale
+
+
+class Training(_Section):
+    """How it is trained."""
+
+    optimizer: Literal["adam", "adamw", "sgd"] = Field(default="adam", description="paper: Adam")
+    learning_rate: float = Field(default=1e-4, gt=0, le=10, description="paper: 1e-4 (garbled in print)")
+    schedule: Literal["constant", "cosine"] = Field(default="constant", description="over `epochs`, to zero")
+    warmup_steps: int = Field(default=0, ge=0, description="in which the learning rate rises to where it belongs")
+    weight_decay: float = Field(default=0.0, ge=0, description="as the optimiser takes it")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, description="of class labels; boxes have none")
+    precision: Literal["32-true", "bf16-mixed"] = Field(
+        default="32-true", description="of the arithmetic while training, as Lightning names it; what is kept is 32-bit"
+    )
+    batch_size: int = Field(default=32, ge=1, description="images, per device; paper: 32")
+    epochs: int = Field(default=150, ge=1, description="at most; paper: 150")
+    patience: int = Field(default=10, ge=1, description="epochs without a better score before stopping; paper: 10")
+    select_by: Literal["f1", "auc", "accuracy", "loss", "ap50", "froc", "sensitivity"] = Field(
+        default="f1", description="the validation figure that picks the epoch; paper: F1"
+    )
+    average: float = Field(
+        default=0.0, ge=0, lt=1, description="decay of an exponential moving average of the weights; 0: none"
+    )
+    threshold: str = Field(
+        default="f1",
+        pattern=r"^(f1|youden|sensitivity:(0?\.\d*[1-9]\d*|1(\.0*)?))$",
+        description="how the decision threshold is chosen on validation data: f1, youden, sensitivity:0.9",
+    )
+    seed: Seed = 0
+
+
+class Evaluation(_Section):
+    """What the report shows."""
+
+    resamples: int = Field(default=2000, ge=100, le=100_000, description="bootstrap resamples of the intervals")
+    subgroups: tuple[str, ...] | None = Field(
+        default=None, description="attributes to show figures by; None: the site and every attribute of few values"
+    )
+    edges: dict[str, tuple[float, ...]] = Field(
+        default_factory=dict, description="attribute -> inner edges of its bands, in its own unit; else quartiles"
+    )
+
+
+FIGURES = {
+    "classification": ("f1", "auc", "accuracy", "loss"),
+    "detection": ("ap50", "froc", "sensitivity", "f1", "loss"),
+}
+
+
+class Recipe(_Section):
+    """Everything that decides what is trained."""
+
+    name: str = Field(pattern=r"^[a-z0-9-]+$")
+    task: Literal["classification", "detection"] = "classification"
+    data: Data = Field(default_factory=Data)
+    split: Split = Field(default_factory=Split)
+    model: Model = Field(default_factory=Model)
+    detector: Detector = Field(default_factory=Detector)
+    augment: Augment = Field(default_factory=Augment)
+    training: Training = Field(default_factory=Training)
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+
+    @model_validator(mode="after")
+    def _selected_by_a_figure_of_the_task(self) -> Recipe:
+        figures, chosen = FIGURES[self.task], self.training.select_by
+        if chosen not in figures:
+            raise ValueError(f"expected training.select_by among {', '.join(figures)} for {self.task}, got {chosen}")
+        return self
+
+    @model_validator(mode="after")
+    def _maps_lie_on_one_another(self) -> Recipe:
+        deepest, zoom = self.detector.deepest, self.detector.zoom
+        for name, side in (("model.side", self.model.side), ("detector.crop", self.detector.crop)):
+            if self.task == "detection" and side * zoom % deepest:
+                raise ValueError(
+                    f"expected {name} times detector.zoom to be a multiple of {deepest}, got {side * zoom}"
+                )
+        return self
+
+
+class Backbones(_Section):
+    """What a file may say of single backbones."""
+
+    backbones: dict[str, dict[str, dict[str, Any]]] = Field(
+        default_factory=dict,
+        description="{backbone: {section: {key: value}}}, in a file only: settings of single backbones, merged in for "
+        "the one in model.backbone; --set wins",
+    )
+
+
+def shipped_recipes() -> list[str]:
+    """The names of the recipes that come with leanmed."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a shipped recipe by its name, or a YAML file by its path, with `key.path=value` overrides.
+
+    Overrides come last: they choose the backbone, and win over what the recipe says of it under `backbones`.
+
+    Raises:
+        RecipeError: no such recipe, an unknown key, or a value out of range; the message names the key.
+    """
+    shipped = RECIPES / f"{name}.yaml"
+    path = shipped if name in shipped_recipes() else Path(name)
+    if not path.is_file():
+        names = ", ".join(shipped_recipes())
+        raise RecipeError(f"expected a recipe's name ({names}) or a YAML file, got {name!r}, which is neither")
+    content = read_yaml(path.read_bytes(), str(path))
+    if not isinstance(content, dict):
+        raise RecipeError(
+            f"{path}: expected keys and values, as `leanmed recipe` lists them, got {reprlib.repr(content)}"
+        )
+    backbones = _backbones(content, str(path))
+    asked = [_parsed(override) for override in overrides]
+    model = _changed(content, asked).get("model", {})
+    chosen = str(model.get("backbone", Model().backbone)) if isinstance(model, dict) else ""
+    source = " ".join([str(path), *(f"--set {override}" for override in overrides)])
+    return check_recipe(_changed(content, [*backbones.get(chosen, []), *asked]), source)
+
+
+def check_recipe(content: Any, source: str) -> Recipe:
+    """Turn a plain value into a checked recipe; `source` is named in the error.
+
+    Raises:
+        RecipeError: an unknown key or a value out of range.
+    """
+    return _checked(Recipe, content, source)
+
+
+def _checked(kind: type[_Checked], content: Any, source: str) -> _Checked:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the recipe"
+        wrong = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+        raise RecipeError(
+            f"{source}: {key}: {wrong}, got {reprlib.repr(first['input'])}; "
+            "`leanmed recipe` lists every key with its range"
+        ) from error
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, every value written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def _parsed(override: str) -> _Change:
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise RecipeError(f"expected --set key.path=value, got {override!r}; for example --set model.side=128")
+    return path, read_yaml(text, f"--set {override}"), f"--set {override}"
+
+
+def _changed(content: dict[str, Any], changes: Iterable[_Change]) -> dict[str, Any]:
+    """A copy of a recipe's content with values put in, later ones over earlier ones."""
+    content = deepcopy(content)
+    for path, value, source in changes:
+        *parents, last = path.split(".")
+        node = content
+        for key in parents:
+            node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise RecipeError(f"{source}: expected {key} to be a section, got a value; name a key below a section")
+        node[last] = value
+    return content
+
+
+def _backbones(content: dict[str, Any], path: str) -> dict[str, list[_Change]]:
+    """Take `backbones` out of a recipe's content: what it says of each, checked be it chosen or not."""
+    found = {}
+    given = _checked(Backbones, {"backbones": content.pop("backbones", {})}, path).backbones
+    if given:
+        check_recipe(content, path)  # so that none of them is blamed for the rest
+    for name, sections in given.items():
+        source = f"{path}: backbones.{name}"
+        if content.get("task") == "detection" and name not in DETECTION_BACKBONES:
+            raise RecipeError(f"{source}: unknown backbone; expected one of {', '.join(DETECTION_BACKBONES)}")
+        found[name] = [(f"{s}.{key}", value, source) for s, values in sections.items() for key, value in values.items()]
+        whole = _changed(content, [("model.backbone", name, source), *found[name]])
+        if check_recipe(whole, source).model.backbone != name:
+            raise RecipeError(f"{source}: expected settings of {name}, got another model.backbone; remove that key")
+    return found

@@ -1,0 +1,345 @@
+"""An evaluation as two files: report.json for programs, report.html for people.
+
+The page needs nothing but itself: no script, no network, no font. If a result leaks, that is its first line.
+
+`report.json` has these keys, with null for whatever is undefined or unknown:
+
+```
+leak          why the figures are too good to be true, or null
+title, protocol, notice, main_score
+images, groups, labels
+metrics       name -> {value, low, high, n}: low and high are the 95 % interval over groups, n counts images
+per_fold      [{fold, images, groups, figures: {name: value}, threshold, temperature}]
+fold_mean     name -> {mean, sd, folds}: over the folds in which the figure is defined, which `folds` counts
+subgroups     [{name, value, n, groups, positives, figures: {name: {value, low, high, n}}}]
+comparisons   title -> name -> {value, low, high, n}: differences on the same images, and agreement
+notes         what the reader must know: conflicts, failures, what was left out
+curves        [{fold, train_loss, validation_loss, validation_score, score_name, chosen}]
+mistakes      [{id, truth, answered, probability}]; of boxes also `places`
+counts        of boxes only: {answered, top: {tp, fp, fn}}, behind precision and recall and behind `top_...`
+data_hash, seeds, versions, recipe, command
+```
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from numpy.typing import NDArray
+
+from leanmed.errors import InputError
+from leanmed.figures.bootstrap import Figure, SubgroupRow
+from leanmed.files import defined, encodable, write_json, write_text
+from leanmed.reading.lung_slices import read_slice
+from leanmed.records import Box
+from leanmed.report import plots
+from leanmed.report.glossary import BOXES, EVERY_LABEL, GLOSSARY, OF_BOXES, OF_LABELS, Term, Words
+from leanmed.report.pictures import close_up, thumbnail
+from leanmed.report.plots import History, Plot
+from leanmed.tasks.classification.figures import Scored, point
+from leanmed.tasks.detection import plots as detection_plots
+from leanmed.tasks.detection.figures import Detected, counts
+
+NOTICE = "Research use only. Not a medical device."
+FEW_GROUPS = 30
+Reader = Callable[[Path], NDArray[np.uint8]]
+Table = Scored | Detected
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What the result was made from, so that it can be made again."""
+
+    data_hash: str
+    seeds: Sequence[int]
+    versions: Mapping[str, str]
+    recipe: Mapping[str, Any]
+    command: str
+
+
+@dataclass(frozen=True)
+class FoldRow:
+    """One fold by itself; NaN figures are undefined there."""
+
+    fold: int
+    images: int
+    groups: int
+    figures: Mapping[str, float]
+    threshold: float | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where in an image a mistake lies: the box in question, and all true and predicted ones, xyxy in pixels."""
+
+    focus: Box
+    true: Sequence[Box] = ()
+    predicted: Sequence[Box] = ()
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """What was answered wrongly, with the probability of the wrong answer, and for boxes where in the image."""
+
+    id: str
+    image: Path
+    truth: str
+    answered: str
+    probability: float
+    places: Places | None = None
+    frame: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything a report says. Only what is given is shown.
+
+    Args:
+        protocol: how training and test were kept apart, in a sentence.
+        figures: name -> figure, on all test images.
+        main_score: the name of the figure to lead with.
+        leak: why the figures are too good, if they are.
+        table: the test images with truths and answers, for the plots.
+        comparisons: title -> what `metrics.paired` gave.
+        plots: further plots of the task's own.
+        terms: further figures' names and meanings.
+        words: what things are called; None: as the table's task calls them.
+    """
+
+    title: str
+    protocol: str
+    figures: Mapping[str, Figure]
+    main_score: str
+    provenance: Provenance
+    leak: str | None = None
+    table: Table | None = None
+    folds: Sequence[FoldRow] = ()
+    subgroups: Sequence[SubgroupRow] = ()
+    comparisons: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    histories: Sequence[History] = ()
+    mistakes: Sequence[Mistake] = ()
+    plots: Sequence[Plot] = ()
+    terms: Mapping[str, Term] = field(default_factory=dict)
+    words: Words | None = None
+
+
+def fold_rows(
+    table: Table,
+    thresholds: Mapping[int, float] | None = None,
+    temperatures: Mapping[int, float] | None = None,
+    *,
+    measure: Callable[[Any], Mapping[str, float]] = point,
+) -> list[FoldRow]:
+    """One row per fold of a table that has folds, with the figures that `measure` gives of it."""
+    rows = []
+    for fold in [] if table.fold is None else np.unique(table.fold).tolist():
+        part = table.subset(table.fold == fold)
+        threshold, temperature = (thresholds or {}).get(fold), (temperatures or {}).get(fold)
+        rows.append(FoldRow(fold, part.group.size, part.groups, measure(part), threshold, temperature))
+    return rows
+
+
+def worst_mistakes(table: Scored, ids: Sequence[str], images: Sequence[Path], count: int = 12) -> list[Mistake]:
+    """The wrong answers given with the highest probability, the surest first, at most one of a group."""
+    sureness = table.probabilities[np.arange(table.truth.size), table.predicted]
+    wrong = np.flatnonzero(table.truth != table.predicted)
+    seen: dict[str, Mistake] = {}
+    for i in wrong[np.argsort(-sureness[wrong], kind="stable")]:
+        truth, answered = table.labels[table.truth[i]], table.labels[table.predicted[i]]
+        seen.setdefault(table.group[i], Mistake(ids[i], images[i], truth, answered, float(sureness[i])))
+    return list(seen.values())[:count]
+
+
+def write_report(out: Path, content: Report, *, read: Reader | None = None) -> None:
+    """Write report.json and report.html into the folder `out`, each whole.
+
+    Args:
+        read: image file -> uint8 (h, w, 4) RGBA, for the thumbnails of the mistakes; None leaves them out.
+    """
+    page, values = render(content, read), as_json(content)
+    write_text(out / "report.html", page)
+    write_json(out / "report.json", values)
+
+
+def as_json(content: Report) -> dict[str, Any]:
+    """The content of report.json; the module's docstring lists the keys."""
+    table = content.table
+    values = {
+        "leak": content.leak,
+        "title": content.title,
+        "protocol": content.protocol,
+        "notice": NOTICE,
+        "main_score": content.main_score,
+        "images": table.group.size if table else None,
+        "groups": table.groups if table else None,
+        "labels": table.labels if table else None,
+        "metrics": content.figures,
+        "per_fold": content.folds,
+        "fold_mean": fold_mean(content.folds),
+        "subgroups": content.subgroups,
+        "comparisons": content.comparisons,
+        "notes": content.notes,
+        "curves": content.histories,
+        # Where a file lies says something about a person's machine; its id suffices.
+        "mistakes": [{k: v for k, v in vars(m).items() if k != "image" and v is not None} for m in content.mistakes],
+        "counts": counts(table) if isinstance(table, Detected) else None,
+        **vars(content.provenance),
+    }
+    return {key: defined(value) for key, value in values.items()}
+
+
+def fold_mean(folds: Sequence[FoldRow]) -> dict[str, dict[str, float]]:
+    """Name -> mean, standard deviation (NaN of one fold) and number of the folds that define the figure."""
+    means = {}
+    for name in folds[0].figures if folds else ():
+        values = [row.figures[name] for row in folds if not math.isnan(row.figures[name])]
+        sd = statistics.stdev(values) if len(values) > 1 else math.nan
+        mean = statistics.fmean(values) if values else math.nan
+        means[name] = {"mean": mean, "sd": sd, "folds": len(values)}
+    return means
+
+
+def render(content: Report, read: Reader | None = None) -> str:
+    """The page as one HTML text. Every value is escaped: file names and labels are not to be trusted."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "interval": interval, "base64": _base64}
+    page = environment.get_template("report.html").render(
+        report=content,
+        notice=NOTICE,
+        terms=_terms(content),
+        means=fold_mean(content.folds),
+        remarks=_remarks(content),
+        plots=_plots(content),
+        subgroups=[(name, list(rows)) for name, rows in groupby(content.subgroups, attrgetter("name"))],
+        forest=_forest(content),
+        thumbnails=[_picture(mistake, read) for mistake in content.mistakes] if read else [],
+        words=content.words or (OF_BOXES if isinstance(content.table, Detected) else OF_LABELS),
+        recipe=yaml.safe_dump(defined(content.provenance.recipe), sort_keys=False, allow_unicode=True),
+    )
+    return encodable(page)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with so many decimals, or a dash for an undefined one."""
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # + 0.0 turns -0.0 into 0.0
+
+
+def interval(figure: Figure, digits: int = 3, between: str = " to ") -> str:
+    """The interval as `0.770 to 0.850`, or a dash."""
+    if math.isnan(figure.low):
+        return "–"
+    return number(figure.low, digits) + between + number(figure.high, digits)
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(encodable(text).encode()).decode()
+
+
+def _terms(content: Report) -> dict[str, Term]:
+    """A term for every figure on the page: those of its own first, then the glossary's."""
+    rows: list[FoldRow | SubgroupRow] = [*content.folds, *content.subgroups]
+    tables = [content.figures, *content.comparisons.values(), *(row.figures for row in rows)]
+    names = dict.fromkeys(name for table in tables for name in table)
+    common = GLOSSARY | (BOXES if isinstance(content.table, Detected) else {})
+    known = dict(content.terms) | {name: term for name, term in common.items() if name not in content.terms}
+    return {n: Term(n, "") for n in names if n not in known} | {n: known[n] for n in known if n in names}
+
+
+def _remarks(content: Report) -> list[str]:
+    """What must be said about the table of figures: its baseline, its dashes, how far its intervals go."""
+    remarks = [] if content.table is None else _baseline(content.table)
+    many = content.table is not None and len(content.table.labels) > 2
+    lacking: dict[str, list[str]] = {}
+    for name, term in _terms(content).items():
+        values = [table[name] for table in _values(content) if name in table]
+        if any(map(math.isnan, values)):
+            lacking.setdefault(EVERY_LABEL if many else term.needs, []).append(term.title)
+    remarks += [f"Undefined (–) without {needs}: {', '.join(titles)}." for needs, titles in lacking.items()]
+    if any(math.isnan(f.low) and not math.isnan(f.value) for f in content.figures.values()):
+        remarks.append("A figure without an interval came out the same in every resample, or in too few.")
+    return remarks
+
+
+def _values(content: Report) -> list[Mapping[str, float]]:
+    """The values without their intervals, of all images and of each fold."""
+    return [{name: f.value for name, f in content.figures.items()}, *(row.figures for row in content.folds)]
+
+
+def _baseline(table: Table) -> list[str]:
+    remarks = _objects(table) if isinstance(table, Detected) else _labels(table)
+    if table.groups < FEW_GROUPS:
+        remarks.append(f"With as few as {table.groups} groups, bootstrap intervals tend to be too narrow.")
+    return remarks
+
+
+def _labels(table: Scored) -> list[str]:
+    counts = np.bincount(table.truth, minlength=len(table.labels))
+    each = ", ".join(f"{n} {label}" for n, label in zip(counts, table.labels, strict=True))
+    most, share = table.labels[counts.argmax()], number(counts.max() / table.truth.size)
+    remarks = [
+        f"{table.truth.size} images in {table.groups} groups: {each}. "
+        f"Always answering {most} would have an accuracy of {share}."
+    ]
+    if len(table.labels) > 2:
+        remarks.append("All but accuracy, Brier score, ECE and log loss are means over labels, one against the rest.")
+    return remarks
+
+
+def _objects(table: Detected) -> list[str]:
+    empty = sum(not len(truth) for truth in table.truth)
+    found, best = counts(table).values()
+    return [
+        f"{table.group.size} images in {table.groups} groups hold {table.objects} objects; {empty} images hold none.",
+        f"Boxes answered: {found['tp']} objects found, {found['fp']} false positives, {found['fn']} objects missed.",
+        f"Paper's protocol: {best['tp']} boxes right, {best['fp']} wrong, {best['fn']} objects missed.",
+    ]
+
+
+def _plots(content: Report) -> list[Plot]:
+    """The plots that the content allows, the task's own first."""
+    drawn = list(content.plots)
+    thresholds = [row.threshold for row in content.folds if row.threshold is not None]
+    if isinstance(table := content.table, Detected):
+        drawn += detection_plots.plots_of(table)
+    elif table is not None:
+        if np.unique(table.truth).size > 1:
+            drawn += [plots.roc(table), plots.precision_recall(table)]
+        drawn += [plots.confusion(table), plots.distribution(table, thresholds), plots.reliability(table)]
+    return drawn + ([plots.training(content.histories)] if content.histories else [])
+
+
+def _forest(content: Report) -> Plot | None:
+    measured = any(not math.isnan(f.value) for row in content.subgroups for f in row.figures.values())
+    return plots.forest(content.subgroups, content.figures) if measured else None
+
+
+def _picture(mistake: Mistake, read: Reader) -> str | None:
+    """The image or the place in it as a JPEG in base64, or None if it cannot be read."""
+    try:
+        pixels = read(mistake.image) if mistake.frame is None else read_slice(mistake.image, mistake.frame)
+    except (InputError, OSError):
+        return None
+    if (where := mistake.places) is None:
+        return thumbnail(pixels)
+    return close_up(pixels, where.focus, where.true, where.predicted)

@@ -1,0 +1,290 @@
+"""How good a classifier's answers are: figures with 95 % intervals, drawn over groups.
+
+With two labels, label 1 is the positive one, and precision, recall, specificity, F1, ROC-AUC and average
+precision are its own. With more, each is the plain mean over the labels of one against the rest (macro). What
+a table cannot tell is NaN: AUC with one label only; recall, precision and F1 without a positive image (the
+last two would be 0 whatever the model does); a macro mean when one label's part is undefined, since leaving
+that label out would silently change what is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leanmed.errors import DataError
+from leanmed.figures.bootstrap import (
+    SMALL_CELL,
+    Figure,
+    Floats,
+    Ints,
+    Measure,
+    SubgroupRow,
+    bootstrap_interval,
+    cells,
+    divide,
+    draw,
+    percentiles,
+    resample_groups,
+)
+
+METRICS = (
+    "loss",
+    "accuracy",
+    "precision",
+    "recall",
+    "specificity",
+    "f1",
+    "auc",
+    "average_precision",
+    "brier",
+    "ece",
+)
+SUBGROUP_METRICS = ("recall", "specificity", "auc", "accuracy", "f1")
+ECE_BINS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A table of n scored images with K labels.
+
+    Args:
+        truth: (n,) index of the true label.
+        probabilities: (n, K), calibrated, each row summing to 1.
+        predicted: (n,) index of the label answered. Carried, as each fold has its own decision threshold.
+        group: (n,) what the split kept whole, and the bootstrap draws whole.
+        labels: K names; of two, the second is positive.
+        fold: (n,) the fold that scored the image, or None.
+
+    Raises:
+        DataError: no image, lengths that differ, an index out of range, or rows that are no probabilities.
+    """
+
+    truth: Ints
+    probabilities: Floats
+    predicted: Ints
+    group: NDArray[np.str_]
+    labels: tuple[str, ...]
+    fold: Ints | None = None
+
+    def __post_init__(self) -> None:
+        n, k = len(self.truth), len(self.labels)
+        if n == 0 or k < 2 or len(set(self.labels)) < k:
+            raise DataError(f"expected scored images and two or more different labels, got {n} and {self.labels}")
+        shapes = {"predicted": (n,), "group": (n,), "fold": (n,), "probabilities": (n, k)}
+        for name, shape in shapes.items():
+            column = getattr(self, name)
+            if column is not None and column.shape != shape:
+                raise DataError(f"expected {name} of {n} scored images to have shape {shape}, got {column.shape}")
+        for name in ("truth", "predicted"):
+            low, high = getattr(self, name).min(), getattr(self, name).max()
+            if low < 0 or high >= k:
+                raise DataError(f"expected {name} to hold label indices 0 to {k - 1}, got {low} to {high}")
+        # Written so that NaN fails too.
+        if not (self.probabilities.min() >= 0 and np.abs(self.probabilities.sum(axis=1) - 1).max() <= 1e-4):
+            raise DataError("expected each row of probabilities to be at least 0 and to sum to 1; apply softmax first")
+
+    @property
+    def groups(self) -> int:
+        """How many groups the images come from."""
+        return np.unique(self.group).size
+
+    def subset(self, which: NDArray[np.bool_] | Ints) -> Scored:
+        """The table of some of the images, at least one."""
+        fold = None if self.fold is None else self.fold[which]
+        columns = (self.truth[which], self.probabilities[which], self.predicted[which], self.group[which])
+        return Scored(*columns, self.labels, fold)
+
+
+def point(table: Scored) -> dict[str, float]:
+    """Every metric of `score` without its interval, as quick as a validation epoch needs it."""
+    return {name: float(value[0]) for name, value in _measure(table)(np.ones((1, table.truth.size))).items()}
+
+
+def score(table: Scored, *, resamples: int = 2000, seed: int = 0) -> dict[str, Figure]:
+    """Every metric of a table with its 95 % interval over groups.
+
+    loss: mean of -ln of the true label's probability, clipped at 2.2e-16.
+    accuracy, precision, recall, specificity, f1: of the labels answered.
+    auc: area under the ROC curve, ties counting half.
+    average_precision: sum over distinct scores of precision times the gain in recall.
+    brier: mean squared error of the positive label's probability, 0 to 1; with more than two labels, summed
+    over all of them, 0 to 2 (Brier 1950).
+    ece: expected calibration error in 10 bins of equal width (Naeini et al. 2015), of the positive label's
+    probability; with more than two labels, of the answered one's (Guo et al. 2017).
+    """
+    values, n = point(table), table.truth.size
+    draws = draw([_measure(table)], table.group, resamples, seed)
+    evidence = _evidence(table)
+    return {
+        name: Figure(value, *bootstrap_interval(name, value, draws[name][0], evidence.get(name)), n)
+        for name, value in values.items()
+    }
+
+
+def paired(a: Scored, b: Scored, *, resamples: int = 2000, seed: int = 0) -> dict[str, Figure]:
+    """How b differs from a on the same images: b - a for each metric, the resamples being shared.
+
+    `agreement` is the share of images to which both answer the same label. An interval without width means
+    that the difference came out the same in every resample.
+
+    Raises:
+        DataError: the tables are not of the same images.
+    """
+    same = a.labels == b.labels and np.array_equal(a.truth, b.truth) and np.array_equal(a.group, b.group)
+    if not same:
+        raise DataError("expected two tables of the same images in the same order with the same labels, got others")
+    n, first, second = a.truth.size, point(a), point(b)
+    draws = draw([_measure(a), _measure(b)], a.group, resamples, seed)
+    figures = {}
+    for name, (of_a, of_b) in draws.items():
+        low, high = percentiles(of_b - of_a)
+        figures[name] = Figure(second[name] - first[name], low, high, n)
+    return figures | {"agreement": _agreement(a, b, resamples, seed)}
+
+
+def _agreement(a: Scored, b: Scored, resamples: int, seed: int) -> Figure:
+    same = (a.predicted == b.predicted).astype(float)
+    draws = np.concatenate([w @ same / w.sum(axis=1) for w in resample_groups(a.group, resamples, seed)])
+    return Figure(same.mean(), *bootstrap_interval("agreement", same.mean(), draws, a.groups), same.size)
+
+
+def _evidence(table: Scored) -> dict[str, int]:
+    """How many groups stand behind each figure that is a plain proportion."""
+    rows = {"accuracy": np.full(table.truth.size, True)}
+    if len(table.labels) == 2:
+        rows |= {
+            "precision": table.predicted == 1,
+            "recall": table.truth == 1,
+            "specificity": table.truth == 0,
+        }
+    return {name: np.unique(table.group[which]).size for name, which in rows.items()}
+
+
+def _measure(table: Scored) -> Measure:
+    """Work out what no resample changes; the function returned turns weights (b, n) into metric -> (b,)."""
+    n, k = table.probabilities.shape
+    truth, answer = np.eye(k)[table.truth], np.eye(k)[table.predicted]  # (n, k)
+    surprise = -np.log(np.clip(table.probabilities[np.arange(n), table.truth], np.finfo(np.float64).eps, 1))
+    error = np.square(table.probabilities - truth).sum(axis=1) / (2 if k == 2 else 1)
+    gaps = _gaps(table)  # (n, bins)
+    areas = [_areas(table.probabilities[:, j], truth[:, j]) for j in ([1] if k == 2 else range(k))]
+
+    def over_labels(of_each: Floats) -> Floats:  # (b, k) -> (b,)
+        return of_each[:, 1] if k == 2 else of_each.mean(axis=1)
+
+    def measure(weights: Floats) -> dict[str, Floats]:
+        total = weights.sum(axis=1)
+        hit, true, answered = weights @ (truth * answer), weights @ truth, weights @ answer  # (b, k) each
+        negative, present = total[:, None] - true, true > 0
+        auc, average_precision = np.mean([area(weights) for area in areas], axis=0)
+        return {
+            "loss": weights @ surprise / total,
+            "accuracy": hit.sum(axis=1) / total,
+            "precision": over_labels(divide(hit, answered * present)),
+            "recall": over_labels(divide(hit, true)),
+            "specificity": over_labels(divide(negative - answered + hit, negative)),
+            "f1": over_labels(divide(2 * hit, (true + answered) * present)),
+            "auc": auc,
+            "average_precision": average_precision,
+            "brier": weights @ error / total,
+            "ece": np.abs(weights @ gaps).sum(axis=1) / total,
+        }
+
+    return measure
+
+
+def _gaps(table: Scored) -> Floats:
+    """(n, bins) confidence minus outcome, in the column of the image's bin."""
+    confidence, outcome = calibration_pairs(table)
+    return np.where(np.arange(ECE_BINS) == ece_bin(confidence)[:, None], (confidence - outcome)[:, None], 0.0)
+
+
+def calibration_pairs(table: Scored) -> tuple[Floats, Floats]:
+    """(n,) probability of the positive label, or if K > 2 of the one answered; (n,) whether it was right."""
+    if len(table.labels) == 2:
+        return table.probabilities[:, 1], (table.truth == 1).astype(float)
+    answered = table.probabilities[np.arange(table.truth.size), table.predicted]
+    return answered, (table.truth == table.predicted).astype(float)
+
+
+def ece_bin(confidence: Floats) -> Ints:
+    """(n,) which of the equal-width bins [0, .1), [.1, .2) ... [.9, 1] a probability falls into."""
+    return np.minimum((confidence * ECE_BINS).astype(np.int64), ECE_BINS - 1)
+
+
+def threshold_counts(probability: Floats, positive: Floats) -> Callable[[Floats], tuple[Floats, Floats]]:
+    """Sort once; the function returned turns weights (b, n) into true and false positives, (b, u) each.
+
+    Column j counts the images scored at least the j-th highest of u distinct scores: tied images enter
+    together.
+    """
+    order = np.argsort(-probability, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(probability[order]) != 0, True))
+    is_positive = positive[order]
+
+    def counts(weights: Floats) -> tuple[Floats, Floats]:
+        ranked = weights[:, order]
+        true = np.cumsum(ranked * is_positive, axis=1)[:, ends]
+        return true, np.cumsum(ranked * (1 - is_positive), axis=1)[:, ends]
+
+    return counts
+
+
+def _areas(probability: Floats, positive: Floats) -> Callable[[Floats], Floats]:
+    """Weights (b, n) -> (2, b): area under the ROC curve by trapezia, and average precision."""
+    counts = threshold_counts(probability, positive)
+
+    def areas(weights: Floats) -> Floats:
+        true, false = counts(weights)
+        gain = np.diff(true, axis=1, prepend=0)
+        under_roc = (np.diff(false, axis=1, prepend=0) * (true - gain / 2)).sum(axis=1)
+        precision = true / np.maximum(true + false, np.finfo(np.float64).tiny)
+        under_pr = (gain * precision).sum(axis=1)
+        positives, negatives = true[:, -1], false[:, -1]
+        return divide(np.stack([under_roc, under_pr * negatives]), positives * negatives)
+
+    return areas
+
+
+def subgroups(
+    table: Scored,
+    attributes: Mapping[str, Sequence[str | float | None]],
+    *,
+    edges: Mapping[str, Sequence[float]] | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> list[SubgroupRow]:
+    """The figures of `SUBGROUP_METRICS` for each value of each attribute.
+
+    Args:
+        attributes: name -> n values. Numbers are banded; None becomes a row of its own.
+        edges: name -> inner band edges (a band holds its lower edge); else the quartiles.
+
+    A cell of fewer than 10 images has no figures. One of a single true label has recall or specificity only:
+    the rest would say the same again under a better name.
+
+    Raises:
+        DataError: an attribute without one value per image.
+    """
+    rows = []
+    for name, values in attributes.items():
+        if len(values) != table.truth.size:
+            raise DataError(f"attribute {name}: expected {table.truth.size} values, one per image, got {len(values)}")
+        for value, which in cells(values, (edges or {}).get(name)).items():
+            rows.append(_subgroup(name, value, table.subset(which), resamples, seed))
+    return rows
+
+
+def _subgroup(name: str, value: str, cell: Scored, resamples: int, seed: int) -> SubgroupRow:
+    n = cell.truth.size
+    undefined = dict.fromkeys(SUBGROUP_METRICS, Figure(np.nan, np.nan, np.nan, n))
+    kept: tuple[str, ...] = () if n < SMALL_CELL else SUBGROUP_METRICS
+    if np.unique(cell.truth).size == 1:
+        kept = tuple(m for m in kept if m in ("recall", "specificity"))
+    figures = score(cell, resamples=resamples, seed=seed) if kept else {}
+    positives = int(cell.truth.sum()) if len(cell.labels) == 2 else None
+    return SubgroupRow(name, value, n, cell.groups, positives, undefined | {m: figures[m] for m in kept})

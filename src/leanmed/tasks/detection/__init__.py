@@ -1,0 +1,1 @@
+"""Where objects of one kind are: boxes with scores."""

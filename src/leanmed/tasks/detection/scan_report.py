@@ -1,0 +1,152 @@
+"""An artifact on whole scans, judged by LUNA16's rules: its CPM, and its candidates as LUNA16 wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from leanmed import __version__
+from leanmed.audit.grouping import absent
+from leanmed.data import content_hash
+from leanmed.data.luna16 import Finding, Scans, check_places, read_scans
+from leanmed.errors import ArtifactError, DataError, InputError
+from leanmed.files import defined, sha256_json
+from leanmed.report.glossary import OF_SCANS, SCANS
+from leanmed.report.report import Provenance, Report, write_report
+from leanmed.runs import RUN, write_csv
+from leanmed.runtime.artifact import image_mark
+from leanmed.runtime.predictor import Predictor, load
+from leanmed.tasks.detection.candidates import Candidate
+from leanmed.tasks.detection.luna16_rules import NO_POINTS, Points, by_diameter, cpm, match_scans
+from leanmed.tasks.detection.plots import froc_of
+
+CANDIDATES = "candidates.csv"
+Answer = TypeVar("Answer")
+Place = tuple[float, float, float, float]  # x, y, z in world mm, and a score or a diameter
+
+
+PROTOCOL = "Whole scans, judged by LUNA16's rules; none of a patient that the artifact is known to have seen"
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """What whole scans showed: a report, and the candidates by series, best first."""
+
+    report: Report
+    candidates: Mapping[str, Sequence[Candidate]]
+
+
+def judge_artifact(
+    folder: Path, root: Path, out: Path, *, command: str = "", progress: Callable[[int], None] = lambda done: None
+) -> Report:
+    """What `leanmed evaluate --scans` does: evaluate, then write the report and `candidates.csv`.
+
+    Raises:
+        ArtifactError: it is none, or a run.
+        DataError: as `evaluate_scans`.
+    """
+    if (folder / RUN).is_file():
+        raise ArtifactError(f"expected an artifact, got the run {folder}; make one with leanmed export")
+    result = evaluate_scans(load(folder), root, command=command, progress=progress)
+    write_candidates(out / CANDIDATES, result.candidates)
+    write_report(out, result.report)
+    return result.report
+
+
+def evaluate_scans(
+    predictor: Predictor, root: Path, *, command: str = "", progress: Callable[[int], None] = lambda done: None
+) -> ScanResult:
+    """Candidates of every scan below LUNA16's folder that is new to the artifact, and how good they are.
+
+    Left out are the scans that the artifact was made from, and others of their patients.
+
+    Raises:
+        DataError: the annotations are unsound, or no scan is left.
+    """
+    scans = read_scans(root)
+    found, notes, marks = _search(predictor, scans, progress)
+    if not found:
+        raise DataError(f"{root}: expected scans new to this artifact that can be read, got none; give others")
+    places = points({uid: [(*c.world, c.score) for c in of] for uid, of in found.items()})
+    judged = (list(found), places, _places(scans.nodules), _places(scans.excluded))
+    manifest, matched, series = predictor.manifest, match_scans(*judged), np.array(list(found))
+    report = Report(
+        title=f"{manifest.name}: artifact {predictor.artifact.sha256[:12]} ({manifest.precision}) on whole scans",
+        protocol=PROTOCOL,
+        leak=manifest.leak and f"{manifest.leak} This artifact was made under it.",
+        figures=cpm(*judged),
+        main_score="cpm",
+        subgroups=by_diameter(*judged),
+        notes=notes,
+        plots=[froc_of(matched, series, per="scan", what="candidates")] if matched.home.size else [],
+        terms=SCANS,
+        words=OF_SCANS,
+        provenance=Provenance(
+            data_hash=sha256_json([marks, defined(scans.nodules), defined(scans.excluded)]),
+            seeds=[manifest.provenance.seed],
+            versions={"leanmed": __version__},
+            recipe=manifest.provenance.recipe,
+            command=command,
+        ),
+    )
+    return ScanResult(report, found)
+
+
+def _search(
+    predictor: Predictor, scans: Scans, progress: Callable[[int], None]
+) -> tuple[dict[str, list[Candidate]], list[str], dict[str, str]]:
+    """Candidates by series, what to say of scans left out, and the mark of each scan that can be read."""
+    found: dict[str, list[Candidate]] = {}
+    notes: list[str] = []
+    seen = predictor.manifest.provenance.seen_images
+
+    def answered(uid: str, answer: Callable[[Path], Answer]) -> Answer | None:
+        try:
+            return answer(scans.files[uid])
+        except (InputError, DataError) as error:
+            notes.append(f"Not answered: {uid}: {error}")
+            return None
+
+    marks = {uid: mark for uid in scans.files if (mark := answered(uid, _mark))}
+    check_places(scans, marks)
+    known = {scans.groups[uid] for uid, mark in marks.items() if mark in set(seen)}
+    notes += absent(seen, list(marks.values()))
+    for number, uid in enumerate(marks, start=1):
+        if scans.groups[uid] in known:
+            notes.append(f"{uid}, or another scan of its patient, was used to make the artifact; left out.")
+        elif (candidates := answered(uid, predictor.find_candidates)) is not None:
+            found[uid] = candidates
+        progress(number)
+    return found, notes, marks
+
+
+def _mark(path: Path) -> str:
+    return image_mark(content_hash(path))
+
+
+def _places(findings: Mapping[str, Sequence[Finding]]) -> Points:
+    return points({uid: [(*finding.world, finding.diameter) for finding in of] for uid, of in findings.items()})
+
+
+def points(places: Mapping[str, Sequence[Place]]) -> Points:
+    """Places of many scans as one table."""
+    rows = [(uid, place) for uid, of in places.items() for place in of]
+    if not rows:
+        return NO_POINTS
+    numbers = np.array([place for _, place in rows])
+    return Points(np.array([uid for uid, _ in rows]), numbers[:, :3], numbers[:, 3])
+
+
+def write_candidates(path: Path, candidates: Mapping[str, Sequence[Candidate]]) -> None:
+    """A table of candidates by series, with the columns of LUNA16's submissions."""
+    columns = ("seriesuid", "coordX", "coordY", "coordZ", "probability")
+    rows = [
+        dict(zip(columns, (uid, *candidate.world, candidate.score), strict=True))
+        for uid, of in candidates.items()
+        for candidate in of
+    ]
+    write_csv(path, rows, columns)

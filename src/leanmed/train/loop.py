@@ -1,0 +1,225 @@
+"""The one training loop: a thin Lightning shell around any task, and the callbacks that make it resumable."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, EMAWeightAveraging
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from leanmed.errors import RunError
+from leanmed.files import sha256_bytes, whole_file
+from leanmed.recipe.recipe import Training
+from leanmed.runs import HISTORY, write_csv
+from leanmed.tasks.base import Batch, Task
+
+SHOWN = ("val_loss", "val_f1", "val_auc", "val_ap50", "val_sensitivity")
+LAST, BEST = "last.ckpt", "best.ckpt"
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": lambda parameters, **settings: torch.optim.SGD(parameters, momentum=0.9, nesterov=True, **settings),
+}
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed that is a function of its parts alone."""
+    return int(sha256_bytes("/".join(map(str, parts)).encode())[:16], 16) >> 1
+
+
+class Loop(lightning.LightningModule):
+    """Training and validation steps of any task.
+
+    Args:
+        task: what is trained.
+        settings: optimiser, schedule, selection.
+        fold: goes into every seed, so that folds differ.
+        folder: of the fold; takes the history, written whole after every epoch.
+        tell: takes one line per epoch.
+    """
+
+    def __init__(self, task: Task, settings: Training, fold: int, folder: Path, tell: Callable[[str], None]) -> None:
+        super().__init__()
+        self.task, self.settings, self.fold, self.folder, self.tell = task, settings, fold, folder, tell
+        self.history: list[dict[str, float]] = []
+        self.started = time.monotonic()
+        self._scores: dict[str, float] = {}
+        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._losses: list[Tensor] = []
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the last epoch's losses."""
+        self._losses = []
+
+    def training_step(self, batch: Batch, step: int) -> Tensor:
+        """Augment, then the task's loss. Whatever was drawn before, dropout draws as in an unbroken run."""
+        seed = seed_of(self.settings.seed, self.fold, self.current_epoch, self.global_rank, step)
+        torch.manual_seed(seed)
+        loss = self.task.loss(self.task.augment(batch, seed))
+        self._losses.append(loss.detach())
+        return loss
+
+    def validation_step(self, batch: Batch, step: int) -> None:
+        """Keep outputs; figures are of the whole part, never means over batches."""
+        images, targets = batch
+        self._seen.append((self.task(images).float().cpu(), targets.cpu()))
+
+    def on_validation_epoch_end(self) -> None:
+        """Score by the code that the report uses.
+
+        Raises:
+            RunError: the training has diverged.
+        """
+        outputs, targets = (torch.cat(column) for column in zip(*self._seen, strict=True))
+        self._seen = []
+        if not outputs.isfinite().all():
+            raise RunError(
+                f"fold {self.fold}, epoch {self.current_epoch}: expected finite outputs, got others, so the "
+                "training has diverged; train again with a lower training.learning_rate"
+            )
+        # The first process decides for all, so that none stops or saves without the others.
+        figures = self.trainer.strategy.broadcast(self.task.score(outputs, targets))
+        self._scores = {f"val_{name}": value for name, value in figures.items()}
+        self.log_dict(self._scores)
+
+    def on_train_epoch_end(self) -> None:
+        """One line of history, and one for whoever watches."""
+        loss = self.trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean")
+        self.log("train_loss", loss)
+        scores = self._scores
+        self.history.append({"epoch": self.current_epoch, "train_loss": float(loss), **scores})
+        if self.trainer.is_global_zero:
+            write_csv(self.folder / HISTORY, self.history)
+        shown = "  ".join(f"{k} {scores[k]:.4f}" for k in SHOWN if k in scores)
+        self.tell(f"fold {self.fold}  epoch {self.current_epoch}  train_loss {float(loss):.4f}  {shown}")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """History and time spent travel with the checkpoint, so that a resumed run has all of them."""
+        checkpoint["history"] = self.history
+        checkpoint["seconds"] = time.monotonic() - self.started
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """See `on_save_checkpoint`."""
+        self.history = checkpoint["history"]
+        self.started = time.monotonic() - checkpoint["seconds"]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The recipe's optimiser and schedule, stepped every batch."""
+        optimizer = OPTIMIZERS[self.settings.optimizer](
+            self.task.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
+        )
+        steps = int(self.trainer.estimated_stepping_batches)
+
+        def share(step: int) -> float:
+            """Of the learning rate, at a step from 0."""
+            warm = min(1.0, (step + 1) / (self.settings.warmup_steps + 1))
+            return warm * (1 + math.cos(math.pi * step / steps)) / 2 if self.settings.schedule == "cosine" else warm
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Stopping(EarlyStopping):
+    """Early stopping that, resumed after its last epoch, does not run one more."""
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stop at once when patience had run out before the kill."""
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+
+
+class Keep(Checkpoint):
+    """Writes `best` after every epoch better than all before, and `last` after every one.
+
+    Lightning's ModelCheckpoint would forget the best score when the folder is moved before it is resumed.
+    """
+
+    def __init__(self, folder: Path, monitor: str, mode: str) -> None:
+        self.folder, self.monitor, self.sign = folder, monitor, 1 if mode == "max" else -1
+        self.merit = -math.inf
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """`last` comes second: it holds the best score, this epoch's included."""
+        merit = self.sign * float(trainer.callback_metrics[self.monitor])
+        if merit > self.merit:
+            self.merit = merit
+            trainer.save_checkpoint(self.folder / BEST)
+        trainer.save_checkpoint(self.folder / LAST)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best score so far."""
+        return {"merit": self.merit}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See `state_dict`."""
+        self.merit = state_dict["merit"]
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that a kill in mid-write cannot damage."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write beside, then rename."""
+        with whole_file(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+
+def make_trainer(folder: Path, settings: Training, **machines: Any) -> lightning.Trainer:
+    """A Trainer that keeps the best epoch and the last one in `folder` and continues from there.
+
+    Args:
+        folder: of one fold.
+        settings: epochs, patience, what selects.
+        machines: `accelerator`, `devices`, `num_nodes`, `strategy`, as Lightning takes them.
+    """
+    monitor = f"val_{settings.select_by}"
+    mode = "min" if settings.select_by == "loss" else "max"
+    callbacks: list[Callback] = [
+        Stopping(monitor, mode=mode, patience=settings.patience, check_on_train_epoch_end=True),
+        Keep(folder, monitor, mode),
+    ]
+    if settings.average:
+        callbacks.insert(0, EMAWeightAveraging(decay=settings.average))
+    return lightning.Trainer(
+        max_epochs=settings.epochs,
+        precision=settings.precision,
+        callbacks=callbacks,
+        plugins=[WholeCheckpoints()],
+        logger=TensorBoardLogger(folder, name="tensorboard", version=""),
+        default_root_dir=folder,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        **machines,
+    )
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Keep Lightning's advice about workers and its banners out of the user's terminal."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PossibleUserWarning)
+        warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning, r"lightning\..*")  # its use of torch
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detection_fixtures import constant_graph
+from leanmed.benchmark import benchmark as module
+from leanmed.benchmark.benchmark import benchmark, interleaved, table
+from leanmed.benchmark.peer import Peer
+from leanmed.export.export import export
+from leanmed.reading.images import read_image
+from leanmed.runs import Run
+from leanmed.runtime.artifact import Input
+from leanmed.runtime.predictor import load
+from training_fixtures import made_data, trained_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return trained_run(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return sorted((made_data(tmp_path_factory.getbasetemp()) / "images").iterdir())
+
+
+@pytest.fixture(scope="module")
+def artifact(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("benchmark") / "artifact"
+    export(run, path, fold=0)
+    return path
+
+
+def test_the_peer_gives_the_artifact_s_answers(run: Run, artifact: Path, images: list[Path]) -> None:
+    """The comparison is of the same computation: torchvision's resize and eager PyTorch agree with the graph."""
+    peer, predictor = Peer(run.path, 0), load(artifact)
+
+    for path in images[:5]:
+        ours = predictor.probabilities(read_image(path))
+        np.testing.assert_allclose(peer.predict(path), ours, atol=1e-4)
+
+
+def test_actions_are_taken_in_turn_and_ratios_are_to_the_first() -> None:
+    order: list[str] = []
+
+    def slow() -> None:
+        order.append("slow")
+        time.sleep(0.02)
+
+    found = interleaved({"quick": lambda: order.append("quick"), "slow": slow}, repeats=3)
+
+    assert order == ["quick", "slow"] * 5
+    assert found["quick"]["times_the_first"] == 1
+    assert found["slow"]["median_ms"] >= 20
+
+
+def test_a_benchmark_measures_everything_it_promises(
+    run: Run, artifact: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STARTS", 1)
+    monkeypatch.setattr(module, "_photograph", lambda path: images[0])
+    monkeypatch.setattr(Peer, "__init__", without_compiling(Peer.__init__))
+
+    found = benchmark([artifact], run=run.path, images=images[0].parent, repeats=3, count=6, tell=lambda line: None)
+
+    name = str(artifact)
+    assert found["bytes"][name] == (artifact / "model.onnx").stat().st_size
+    assert set(found["latency_ms_by_threads"]["1"]) == {
+        name,
+        "PyTorch eager",
+        "PyTorch eager, channels last",
+        "torch.compile",
+    }
+    assert found["start"][name]["peak_mib"] < found["start"]["PyTorch eager"]["peak_mib"]
+    assert set(found["throughput"]) == {name, "PyTorch eager"}
+    assert set(found["steps_ms"][name]["small"]) == {"decode", "resize", "network"}
+    assert min(found["steps_ms"][name]["small"].values()) > 0
+    assert name[-32:] in table(found)
+
+
+def without_compiling(original):
+    """Compiling takes a compiler and half a minute; that the peer agrees is claimed above."""
+
+    def init(self, run, fold, *, compiled=False):
+        original(self, run, fold, compiled=False)
+
+    return init
+
+
+def test_detectors_are_measured_too(
+    make_artifact: Callable[..., Path], images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STARTS", 1)
+    monkeypatch.setattr(module, "_photograph", lambda path: images[0])
+    boxes = {"task": "detection", "labels": ("nodule",), "output": "boxes", "main_score": "ap50"}
+    shape = Input(side=64, kind="slice", slices=1, reduced=False)
+    path = make_artifact(graph=constant_graph(), input=shape, **boxes)
+    found = benchmark([path], images=images[0].parent, repeats=3, count=6, tell=lambda line: None)
+    assert found["latency_ms_by_threads"]["1"][str(path)]["median_ms"] > 0
+    assert found["start"][str(path)]["peak_mib"] > 0
+    assert found["reduced_decode"] == {}
+    assert found["throughput"][str(path)]["images_per_s"] > 0

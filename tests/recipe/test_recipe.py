@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from leanmed.errors import RecipeError
+from leanmed.recipe.help import describe_recipe
+from leanmed.recipe.recipe import Recipe, check_recipe, dump_recipe, load_recipe, shipped_recipes
+
+
+@pytest.fixture
+def written(tmp_path):
+    """`written("text")`: the path of a recipe that holds the text."""
+
+    def write(text: str | bytes) -> str:
+        path = tmp_path / "mine.yaml"
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_is_sound_and_bears_its_own_name(name):
+    assert load_recipe(name).name == name
+
+
+def test_the_defaults_are_the_settings_of_the_anemia_paper():
+    training, recipe = load_recipe("anemia").training, load_recipe("anemia")
+    assert training == load_recipe("folder").training
+    assert (training.optimizer, training.learning_rate, training.batch_size) == ("adam", 1e-4, 32)
+    assert (training.epochs, training.patience, training.select_by) == (150, 10, "f1")
+    assert (recipe.model.backbone, recipe.model.side, recipe.split.folds) == ("mobilenetv2_100", 224, 5)
+
+
+OUT_OF_RANGE = {
+    "model.side=9999": "less than or equal to 1024",
+    "split.folds=1": "greater than or equal to 2",
+    "split.protocol=random": "'grouped', 'holdout', 'site' or 'paper'",
+    "split.seed=4294967296": "less than or equal to 2147483647",
+    "split.validation=0": "greater than 0",
+    "training.learning_rate=.nan": "finite number",
+    "training.weight_decay=.inf": "finite number",
+    "training.epochs=2.5": "valid integer",
+    "training.threshold=sensitivity:0.0": "match pattern",
+    "training.threshold=best": "match pattern",
+    "model={mean: [0.5, 0.5, 0.5]}": "both mean and std, or neither",
+    "model.mean=[120, 110, 100]": "less than or equal to 1",
+    "model.std=[1, 1, 0]": "greater than 0",
+    "augment.scale=[1.1, 0.9]": "0 < low <= high",
+    "data.labels=[no, yes]": "valid string",  # YAML 1.1 reads these as false and true
+}
+
+
+@pytest.mark.parametrize(("setting", "expected"), OUT_OF_RANGE.items())
+def test_a_value_out_of_range_is_refused_by_its_key(setting, expected, refused):
+    key, _, _ = setting.partition("=")
+    with refused(RecipeError, f"--set {setting}: {key}", expected, ", got ", "`leanmed recipe` lists every key"):
+        load_recipe("folder", [setting])
+
+
+@pytest.mark.parametrize("setting", ["modell.side=128", "model.sides=128", "1=2"])
+def test_an_unknown_key_is_refused_by_its_name(setting, refused):
+    with refused(RecipeError, "unknown key", "got ", "`leanmed recipe` lists every key"):
+        load_recipe("folder", [setting])
+
+
+def test_the_value_that_is_shown_is_cut_short(refused):
+    with pytest.raises(RecipeError) as caught:
+        check_recipe({"name": "x", "data": {"labels": 10**6 * "x"}}, "x")
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("text", ["sensitivity:0.95", "sensitivity:.9", "sensitivity:1", "youden", "f1"])
+def test_every_threshold_that_calibration_knows_is_allowed(text):
+    assert load_recipe("folder", [f"training.threshold={text}"]).training.threshold == text
+
+
+DAMAGED = {
+    "no YAML": (b"name: [", "expected valid YAML, got an error"),
+    "no UTF-8": (b"name: \xff\xfe\xfa", "expected valid YAML, got an error"),
+    "nested too deeply": (b"[" * 2_000, "expected valid YAML, got an error"),
+    "empty": (b"", "expected keys and values, as `leanmed recipe` lists them, got None"),
+    "a list": (b"- 1\n- 2", "got [1, 2]"),
+    "a section twice": (b"name: x\nmodel: {side: 64}\nmodel: {dropout: 0}", "model stands twice"),
+    "an alias": (b"name: &n x\nmodel: {backbone: *n}", "an alias stands in it"),
+    "a key twice": (b"name: x\nmodel: {side: 64, side: 32}", "side stands twice"),
+    "no name": (b"task: classification", "name: Field required"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_recipe_is_refused(kind, written, refused):
+    text, expected = DAMAGED[kind]
+    with refused(RecipeError, "mine.yaml", expected):
+        load_recipe(written(text))
+
+
+def test_a_recipe_that_is_nowhere_is_refused_with_the_names_of_those_that_are(refused):
+    with refused(RecipeError, "anemia", "folder", "or a YAML file", "got 'anaemia', which is neither"):
+        load_recipe("anaemia")
+
+
+def test_a_recipe_of_ones_own_is_read_from_its_path(written):
+    recipe = load_recipe(written("name: mine\nmodel: {side: 64}"), ["model.dropout=0.5", "training.seed=3"])
+    assert (recipe.model.side, recipe.model.dropout, recipe.training.seed) == (64, 0.5, 3)
+
+
+def test_numbers_without_a_dot_before_the_exponent_are_numbers():
+    assert load_recipe("folder", ["training.learning_rate=1e-3"]).training.learning_rate == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("model.side", "expected --set key.path=value, got 'model.side'; for example"),
+        ("name.first=x", "expected name to be a section, got a value"),
+        ("model.side=[", "--set model.side=[: expected valid YAML"),
+    ],
+)
+def test_an_override_of_another_form_is_refused(setting, expected, refused):
+    with refused(RecipeError, expected):
+        load_recipe("folder", [setting])
+
+
+def test_a_recipe_written_out_reads_back_the_same(written):
+    changes = ["training.learning_rate=1e-5", "data.labels=[a, b]", "evaluation.edges={age: [1, 2.5]}"]
+    recipe = load_recipe("folder", [*changes, "model.backbone_args={pad_type: same}"])
+    assert load_recipe(written(dump_recipe(recipe))) == recipe
+
+
+def test_the_list_of_keys_is_complete_and_names_ranges():
+    lines = describe_recipe().splitlines()
+    sections = Recipe(name="x").model_dump()
+    keys = [f"{s}.{key}" for s, section in sections.items() if isinstance(section, dict) for key in section]
+    assert [line.partition(" = ")[0] for line in lines] == [*keys, "backbones"]
+    assert "model.side = 224  [>= 32, <= 1024]  pixels; images become side x side; paper: 224" in lines
+    assert "training.optimizer = 'adam'  [adam | adamw | sgd]  paper: Adam" in lines
+
+
+def test_recipes_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        load_recipe("folder").name = "other"  # type: ignore[misc]
+
+
+def test_the_message_names_the_shipped_file(refused):
+    with refused(RecipeError, str(Path("recipes") / "folder.yaml")):
+        load_recipe("folder", ["x=1"])
+
+
+def test_crops_and_images_must_fit_the_coarsest_map_of_a_detector(refused):
+    with refused(RecipeError, "detector.crop times detector.zoom to be a multiple of 32, got 100"):
+        load_recipe("nodules", ["detector.crop=50", "detector.zoom=2"])
+    assert load_recipe("nodules", ["detector.crop=48", "detector.zoom=2"]).detector.crop == 48
+
+
+OF_BACKBONES = """
+name: mine
+model: {backbone: small, side: 64}
+training: {learning_rate: 0.5, epochs: 7}
+backbones:
+  small: {training: {epochs: 9}}
+  large: {model: {side: 96, backbone_args: {pad_type: same}}, training: {learning_rate: 0.25}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),  # side, learning rate, epochs
+    [
+        ([], (64, 0.5, 9)),
+        (["model.backbone=large"], (96, 0.25, 7)),
+        (["model.backbone=other"], (64, 0.5, 7)),
+        (["training.epochs=3"], (64, 0.5, 3)),
+        (["model.side=32", "model.backbone=large"], (32, 0.25, 7)),
+        (["model={backbone: large}"], (224, 0.25, 7)),
+    ],
+)
+def test_settings_of_the_chosen_backbone_win_over_the_recipe_and_overrides_over_both(settings, expected, written):
+    recipe = load_recipe(written(OF_BACKBONES), settings)
+    assert (recipe.model.side, recipe.training.learning_rate, recipe.training.epochs) == expected
+
+
+def test_a_recipe_written_out_holds_what_was_merged_and_nothing_of_other_backbones(written):
+    recipe = load_recipe(written(OF_BACKBONES), ["model.backbone=large"])
+    assert recipe.model.backbone_args == {"pad_type": "same"}
+    assert "backbones:" not in dump_recipe(recipe)
+    assert load_recipe(written(dump_recipe(recipe))) == recipe
+
+
+WRONG_BACKBONES = {
+    "backbones: 3": "mine.yaml: backbones: Input should be a valid dictionary, got 3",
+    "backbones: {a: {training: 3}}": "backbones.a.training: Input should be a valid dictionary, got 3",
+    "backbones: {a: {training: {epoch: 3}}}": "backbones.a: training.epoch: unknown key, got 3",
+    "backbones: {a: {training: {epochs: 0}}}": "backbones.a: training.epochs: Input should be greater than",
+    "backbones: {a: {trainings: {epochs: 3}}}": "backbones.a: trainings: unknown key",
+    "backbones: {a: {model: {backbone: b}}}": "backbones.a: expected settings of a, got another model.backbone",
+    "task: detection\nmodel: {side: 64}\nbackbones: {resnet5: {}}": "backbones.resnet5: unknown backbone; expected",
+    "model: {sides: 64}\nbackbones: {a: {}}": "mine.yaml: model.sides: unknown key",
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), WRONG_BACKBONES.items())
+def test_wrong_settings_of_a_backbone_are_refused_by_name_though_it_is_not_chosen(text, expected, written, refused):
+    with refused(RecipeError, expected):
+        load_recipe(written(f"name: x\n{text}"))
+
+
+def test_settings_of_single_backbones_are_written_in_a_file_only(refused):
+    with refused(RecipeError, "backbones: unknown key"):
+        load_recipe("nodules-paper", ["backbones.resnet50.training.epochs=3"])
+
+
+PRINTED = {  # initial learning rate, thousands of steps
+    "mobilenetv1": (0.001, 112.6),
+    "mobilenetv2": (0.004, 109.9),
+    "inceptionv2": (0.0001, 61.4),
+    "resnet50": (0.04, 16.5),
+    "resnet101": (0.04, 12.4),
+}
+
+
+@pytest.mark.parametrize("backbone", PRINTED)
+def test_the_nodule_papers_recipe_passes_over_the_data_as_often_as_the_paper(backbone):
+    """64 images a step of 2825 slices, 80 % of 3531: 112.6 thousand steps are 2551 epochs."""
+    recipe = load_recipe("nodules-paper", [f"model.backbone={backbone}"])
+    rate, thousands = PRINTED[backbone]
+    assert (recipe.training.learning_rate, recipe.training.batch_size) == (rate, 64)
+    assert recipe.training.epochs == round(thousands * 1000 * 64 / 2825) < recipe.training.patience
+    assert (recipe.detector.matching, recipe.detector.near, recipe.detector.negatives) == (0.5, 0.5, 3)
+    assert (recipe.detector.neck, recipe.detector.box_weight, recipe.model.side) == ("none", 1, 448)
+
+
+@pytest.mark.parametrize(("name", "figure"), [("nodules", "auc"), ("anemia", "froc")])
+def test_an_epoch_is_selected_by_a_figure_of_its_task(name: str, figure: str) -> None:
+    with pytest.raises(RecipeError, match=r"expected training\.select_by among .*loss for"):
+        load_recipe(name, [f"training.select_by={figure}"])

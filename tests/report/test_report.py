@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from dataclasses import replace
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from leanmed.errors import UnreadableInput
+from leanmed.figures.bootstrap import Figure
+from leanmed.report import report
+from leanmed.report.plots import History, Plot
+from leanmed.report.report import (
+    FoldRow,
+    Mistake,
+    Provenance,
+    Report,
+    Term,
+    as_json,
+    fold_mean,
+    fold_rows,
+    render,
+    worst_mistakes,
+    write_report,
+)
+from leanmed.tasks.classification.figures import Scored, paired, point, score, subgroups
+
+LEAK = "This result LEAKS: copies stand on both sides."
+HOSTILE = "<script>alert('x')</script>\"'&\udc80.png"
+PROVENANCE = Provenance("ab12", (0, 1), {"leanmed": "0.1"}, {"model": {"side": 224}}, "leanmed evaluate")
+PLAIN = Report(
+    title="T",
+    protocol="P.",
+    figures={"dice": Figure(0.8, 0.7, 0.9, 5)},
+    main_score="dice",
+    provenance=PROVENANCE,
+)
+
+
+def made(k=2, n=120):
+    rng, truth = np.random.default_rng(0), np.arange(n) % k
+    raw = rng.random((n, k)) + 0.4 * np.eye(k)[truth]
+    p = raw / raw.sum(axis=1, keepdims=True)
+    group = np.char.mod("g%d", np.arange(n) // 2)
+    return Scored(truth, p, p.argmax(axis=1), group, ("no", "yes", HOSTILE)[:k], np.arange(n) // (n // 3))
+
+
+def full(k=2, table=None, **changes):
+    table = made(k) if table is None else table
+    n = table.truth.size
+    content = Report(
+        title="Eyelids",
+        protocol="Three folds.",
+        figures=score(table, resamples=50),
+        main_score="auc",
+        provenance=PROVENANCE,
+        table=table,
+        folds=fold_rows(table, {0: 0.4, 1: 0.5, 2: 0.6}, {0: 1.5}),
+        subgroups=subgroups(table, {"site": [HOSTILE] * 4 + ["b"] * (n - 4)}, resamples=20),
+        comparisons={"INT8 against float": paired(table, table, resamples=20)},
+        notes=[f"could not read {HOSTILE}"],
+        histories=[History(0, [0.7, 0.5], [0.7, 0.6], [0.5, 0.6], "f1", 1)],
+        mistakes=worst_mistakes(table, [HOSTILE] * n, [Path(f"{i}.png") for i in range(n)]),
+    )
+    return replace(content, **changes)
+
+
+def read(image):
+    """The picture of an image file: red, and transparent but for its middle."""
+    pixels = np.zeros((40, 80, 4), np.uint8)
+    pixels[..., 0] = 255
+    pixels[10:30, 20:60, 3] = 255
+    return pixels
+
+
+class Page(HTMLParser):
+    """The words of a page in order, and its tags with their attributes."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.words, self.tags, self._hidden = [], [], False
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self._hidden = tag in ("style", "title")
+
+    def handle_endtag(self, tag):
+        self._hidden = False
+
+    def handle_data(self, data):
+        if data.strip() and not self._hidden:
+            self.words.append(data.strip())
+
+
+@cache
+def page(k=2, leak=None):
+    """A full page; it takes a second to draw, so tests share it."""
+    return render(full(k, leak=leak), read)
+
+
+def words(html):
+    return Page(html).words
+
+
+def test_a_leak_is_the_first_line_of_the_page_and_the_first_key_of_the_json():
+    assert words(page(leak=LEAK))[0] == LEAK
+    assert "<title>LEAKS: " in page(leak=LEAK)
+    assert next(iter(as_json(full(leak=LEAK)).items())) == ("leak", LEAK)
+
+
+def test_without_a_leak_the_page_says_nothing_of_one_and_the_json_null():
+    assert "LEAK" not in page()
+    assert as_json(full())["leak"] is None
+
+
+@pytest.mark.parametrize("leak", [None, LEAK])
+def test_research_use_only_stands_at_the_top_and_at_the_bottom(leak):
+    shown = words(page(leak=leak))
+    assert shown[1 if leak else 0] == shown[-1] == "Research use only. Not a medical device."
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_the_json_holds_the_keys_its_docstring_lists(k):
+    values = as_json(full(k))
+    listed = re.findall(r"^([a-z_]+(?:, [a-z_]+)*)(?:  |$)", report.__doc__.split("```")[1], re.MULTILINE)
+    assert set(values) == {key for line in listed for key in line.split(", ")}
+    assert set(values["metrics"]["auc"]) == {"value", "low", "high", "n"}
+    assert values["images"] == 120
+    assert values["groups"] == 60
+    assert values["per_fold"][0]["threshold"] == 0.4
+    assert values["per_fold"][1]["temperature"] is None
+    assert values["subgroups"][1]["n"] == 116
+
+
+def test_both_files_are_written_and_hold_what_was_given(tmp_path):
+    content = full()
+    write_report(tmp_path / "new", content)
+    values = json.loads((tmp_path / "new/report.json").read_text())
+    assert values["metrics"] == {name: vars(figure) for name, figure in content.figures.items()}
+    assert values["recipe"] == {"model": {"side": 224}}
+    assert values["seeds"] == [0, 1]
+    assert (tmp_path / "new/report.html").read_text() == render(content)
+
+
+def test_a_fold_without_a_label_has_nulls_dashes_and_the_reason():
+    table = made()
+    content = full(table=replace(table, fold=np.where(table.truth == 1, 0, table.fold)))
+    values = as_json(content)
+    assert values["per_fold"][1]["figures"]["auc"] is None
+    only = values["per_fold"][0]["figures"]["auc"]
+    assert values["fold_mean"]["auc"] == {"mean": only, "sd": None, "folds": 1}
+    shown = words(render(replace(content, table=None)))
+    assert "–" in shown
+    assert "Undefined (–) without images of every label: ROC-AUC, Average precision." in shown
+
+
+def test_a_test_set_of_one_label_still_has_a_report():
+    table = made()
+    content = full(table=table.subset(table.truth == 1))
+    html = render(content)
+    assert "ROC curve" not in html
+    assert "Confusion matrix" in html
+
+
+def test_the_mean_of_folds_is_worked_over_those_that_define_the_figure():
+    folds = [FoldRow(i, 9, 9, {"auc": value}) for i, value in enumerate([0.6, float("nan"), 0.8])]
+    assert fold_mean(folds)["auc"] == pytest.approx({"mean": 0.7, "sd": np.sqrt(0.02), "folds": 2})
+    assert fold_mean([]) == {}
+
+
+def test_fold_rows_score_each_fold_by_itself():
+    table = made()
+    rows = fold_rows(table, {2: 0.3})
+    assert [(row.fold, row.images, row.groups, row.threshold) for row in rows] == [
+        (0, 40, 20, None),
+        (1, 40, 20, None),
+        (2, 40, 20, 0.3),
+    ]
+    assert rows[1].figures == point(table.subset(table.fold == 1))
+    assert fold_rows(replace(table, fold=None)) == []
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_nothing_on_the_page_runs_or_is_fetched(k):
+    tags = Page(page(k)).tags
+    assert not {"script", "link", "iframe", "object", "form"} & {tag for tag, _ in tags}
+    for _, attributes in tags:
+        assert not [name for name in attributes if name.startswith("on")]
+        assert attributes.get("src", "data:").startswith("data:")
+        assert attributes.get("href", "#").startswith("#")
+    assert ("http-equiv", "Content-Security-Policy") in {item for _, a in tags for item in a.items()}
+
+
+def test_untrusted_names_are_shown_as_text():
+    assert any(word.startswith("<script>alert") for word in words(page(3)))
+
+
+def test_links_of_the_contents_lead_somewhere():
+    tags = Page(page()).tags
+    targets = {a["href"].removeprefix("#") for tag, a in tags if tag == "a"}
+    assert targets <= {a.get("id") for _, a in tags}
+    assert len(targets) == 8
+
+
+def test_every_picture_has_words_for_it_and_the_page_is_small():
+    images = [a for tag, a in Page(page(3)).tags if tag == "img"]
+    assert all(a["alt"] for a in images)
+    assert len(images) == 7 + 12
+    assert len(page(3)) < 2_000_000
+
+
+def test_the_same_content_gives_the_same_page():
+    assert render(full(3), read) == page(3)
+
+
+def test_a_report_needs_no_table_and_takes_figures_and_plots_of_other_tasks(tmp_path):
+    froc = Plot("FROC", "Reading.", "Words.", "<svg xmlns='http://www.w3.org/2000/svg'/>")
+    write_report(tmp_path, replace(PLAIN, plots=[froc], terms={"dice": Term("Dice", "Overlap of two masks.")}))
+    shown = words((tmp_path / "report.html").read_text())
+    assert {"FROC", "Dice", "Overlap of two masks.", "0.700 to 0.900"} <= set(shown)
+    assert json.loads((tmp_path / "report.json").read_text())["images"] is None
+    assert "dice" in words(render(PLAIN))
+
+
+def test_few_groups_are_warned_of():
+    table = made(n=60)
+    assert "as few as 20 groups" in report._baseline(table.subset(np.arange(40)))[-1]
+    assert not any("as few as" in remark for remark in report._baseline(table))
+
+
+def test_the_baseline_of_the_commonest_label_is_stated():
+    table = made()
+    few = table.subset(np.flatnonzero((table.truth == 0) | (table.fold == 0)))
+    assert report._baseline(few) == [
+        "80 images in 60 groups: 60 no, 20 yes. Always answering no would have an accuracy of 0.750."
+    ]
+
+
+def test_worst_mistakes_are_the_surest_one_of_each_group():
+    p = np.array([0.9, 0.8, 0.7, 0.95, 0.2])
+    table = Scored(
+        np.array([0, 0, 0, 1, 1]),
+        np.stack([1 - p, p], 1),
+        np.array([1, 1, 1, 1, 0]),
+        np.array(list("aabcd")),
+        ("no", "yes"),
+    )
+    mistakes = worst_mistakes(table, list("vwxyz"), [Path(c) for c in "vwxyz"])
+    assert [(m.id, m.truth, m.answered, m.probability) for m in mistakes] == [
+        ("v", "no", "yes", 0.9),
+        ("z", "yes", "no", 0.8),
+        ("x", "no", "yes", 0.7),
+    ]
+    assert len(worst_mistakes(table, list("vwxyz"), [Path()] * 5, count=1)) == 1
+
+
+def thumbnails(html):
+    sources = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', html)
+    return [Image.open(io.BytesIO(base64.b64decode(source))) for source in sources]
+
+
+def test_thumbnails_keep_their_shape_and_lie_on_neutral_grey():
+    (picture,) = thumbnails(render(replace(PLAIN, mistakes=[Mistake("i", Path("i"), "a", "b", 0.9)]), read))
+    assert picture.size == (80, 40)
+    assert picture.getpixel((2, 2)) == pytest.approx((128, 128, 128), abs=4)
+    red, green, blue = picture.getpixel((40, 20))
+    assert red > 240
+    assert max(green, blue) < 20
+
+
+def test_large_pictures_are_made_small():
+    mistakes = [Mistake("i", Path("i"), "a", "b", 0.9)]
+    (picture,) = thumbnails(render(replace(PLAIN, mistakes=mistakes), lambda _: np.full((900, 600, 4), 255, np.uint8)))
+    assert picture.size == (160, 240)
+
+
+def test_a_picture_that_cannot_be_read_says_so():
+    def unreadable(image):
+        raise UnreadableInput("damaged")
+
+    mistakes = [Mistake("i", Path("i"), "a", "b", 0.9)]
+    assert "cannot be read" in words(render(replace(PLAIN, mistakes=mistakes), unreadable))
+
+
+def test_a_report_that_fails_leaves_the_old_one_whole(tmp_path):
+    write_report(tmp_path, PLAIN)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ZeroDivisionError):
+        write_report(tmp_path, replace(PLAIN, title="new", mistakes=full().mistakes), read=lambda _: 1 // 0)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert set(before) == {"report.html", "report.json"}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.12345, "0.123"), (-0.5, "−0.500"), (-0.0001, "0.000"), (None, "–"), (float("nan"), "–")],
+)
+def test_numbers_are_written_for_people(value, text):
+    assert report.number(value) == text

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from contracts.task_contract import TaskContract
+from leanmed.errors import DataError, RecipeError
+from leanmed.models.anchors import encode_boxes
+from leanmed.recipe.recipe import Recipe, check_recipe
+from leanmed.records import Boxes, Record
+from leanmed.tasks.base import Batch
+from leanmed.tasks.detection.training import KEPT, MOST_TRUE, NONE, Detection
+
+SIDE = 64
+
+
+def recipe(**detector: Any) -> Recipe:
+    sections = {
+        "data": {"kind": "slice"},
+        "model": {"backbone": "test_efficientnet", "weights": "none", "side": SIDE},
+        "detector": {"width": 8, "levels": [4, 8], "anchors_per_level": 2, "crop": SIDE} | detector,
+    }
+    return check_recipe({"name": "tiny", "task": "detection", **sections}, "here")
+
+
+def detection(**detector: Any) -> Detection:
+    """A network whose untrained logits differ much from place to place."""
+    torch.manual_seed(0)
+    task = Detection(recipe(**detector), ("nodule",))
+    task.model.sides.copy_(torch.linspace(4, 20, len(task.model.sides)))
+    for head in task.model.heads:
+        torch.nn.init.normal_(head.logits[-1].weight, std=0.5)
+    return task
+
+
+def record(*boxes: tuple[float, float, float, float]) -> Record:
+    return Record("a", Path("a.png"), Boxes(boxes), "patient")
+
+
+def learnable(task: Detection) -> Batch:
+    """Eight dark squares of noise with two bright boxes each, a small and a large one."""
+    rng = np.random.default_rng(1)
+    images = torch.from_numpy(0.1 * rng.random((8, 1, SIDE, SIDE))).float()
+    targets = []
+    for image in images:
+        boxes = [(x, y, x + s, y + s) for s, (x, y) in zip((5, 18), rng.integers(0, 40, (2, 2)).tolist(), strict=True)]
+        for x1, y1, x2, y2 in boxes:
+            image[:, y1:y2, x1:x2] = 1
+        targets.append(task.encode(record(*boxes)))
+    return images, torch.stack(targets)
+
+
+class Boxed(TaskContract):
+    @pytest.fixture
+    def batch(self, task: Detection) -> Batch:
+        return learnable(task)
+
+    def far_too_sure(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Some boxes are right and some are wrong, and all are said to be right."""
+        sure = outputs.clone()
+        sure[..., 4] = torch.where(outputs[..., 4] > NONE, 10 + outputs[..., 4] / 100, NONE)
+        sure[:, 0, :4] = learnable(detection())[1][:, 1]
+        return sure
+
+    def numbers(self, answer: Mapping[str, Any]) -> list[NDArray[np.float32]]:
+        found = np.array(json.loads(answer["boxes"]), np.float32).reshape(-1, 5)
+        return [found[:, :4], found[:, 4]]
+
+
+class TestTopDown(Boxed):
+    @pytest.fixture
+    def task(self) -> Detection:
+        return detection()
+
+
+class TestAsInThePaper(Boxed):
+    @pytest.fixture
+    def task(self) -> Detection:
+        return detection(neck="none", levels=[8, 16], head="ssdlite", deepest=8)
+
+
+@pytest.fixture
+def task() -> Detection:
+    return detection().eval()
+
+
+def row(*values: float) -> list[float]:
+    return list(values)
+
+
+def outputs(*rows: list[float]) -> torch.Tensor:
+    filled = torch.full((1, KEPT, 5), NONE)
+    filled[0, : len(rows)] = torch.tensor(rows).view(-1, 5)
+    return filled
+
+
+def test_boxes_are_taught_in_the_frame_of_the_square_and_only_larger_images_shrink(task: Detection) -> None:
+    boxes = record((10, 20, 30, 60))
+    assert task.encode(boxes, (50, SIDE))[0].tolist() == [10, 20, 30, 60]
+    assert task.encode(boxes, (2 * SIDE, 100))[0].tolist() == [5, 10, 15, 30]
+    assert task.encode(boxes, (50, 50))[1:].isnan().all()
+    assert task.encode(record()).isnan().all()
+
+
+def test_more_boxes_than_an_image_may_have_are_refused(task: Detection) -> None:
+    with pytest.raises(DataError, match=f"at most {MOST_TRUE} boxes, got {MOST_TRUE + 1}"):
+        task.encode(record(*[(0, 0, 1, 1)] * (MOST_TRUE + 1)))
+
+
+def test_answers_are_in_the_images_own_frame_cut_off_at_its_edge_best_first(task: Detection) -> None:
+    found = outputs(row(5, 10, 15, 30, 0.0), row(-3, 8, 5, 90, -1.0), row(50, 0, 60, 10, -2.0))
+    answer = json.loads(task.answers(found, [(2 * SIDE, 90)])[0]["boxes"])
+    third = 1 / (1 + np.exp(2))
+    assert answer[0] == [10, 20, 30, 60, 0.5]
+    assert answer[1][:4] == [0, 16, 10, 128]
+    assert len(answer) == 2, "the third lies to the right of the image's 90 pixels"
+    assert json.loads(task.answers(found)[0]["boxes"])[2][4] == pytest.approx(third, abs=1e-6)
+
+
+def test_an_image_without_boxes_has_an_empty_answer(task: Detection) -> None:
+    assert task.answers(outputs(), [(9, 9)]) == [{"boxes": "[]"}]
+
+
+def test_of_boxes_over_one_another_the_best_is_kept(task: Detection) -> None:
+    defaults, places = task.model.default_boxes(SIDE), [3, 40, 7]
+    boxes = torch.tensor([[0.0, 0, 10, 10], [1, 1, 11, 11], [30, 30, 40, 40]])
+    rows = torch.cat([torch.zeros(len(defaults), 4), torch.full((len(defaults), 1), -9.0)], 1)
+    rows[places, :4], rows[places, 4] = encode_boxes(boxes, defaults[places]), torch.tensor([0.5, 2.0, 1.0])
+    kept = task.suppress(rows, SIDE)
+    assert kept[:2].flatten().tolist() == pytest.approx([1, 1, 11, 11, 2, 30, 30, 40, 40, 1], abs=1e-4)
+    assert set(kept[2:, 4].tolist()) == {-9.0}
+
+
+def test_the_loss_told_is_the_log_loss_of_the_boxes(task: Detection) -> None:
+    """A hit at a logit of 0 and a miss at -log 3: -(ln .5 + ln .75) / 2."""
+    targets = task.encode(record((0, 0, 10, 10)))[None]
+    found = outputs(row(1, 0, 11, 10, 0.0), row(30, 30, 40, 40, -np.log(3)))
+    figures = task.score(found, targets)
+    assert figures["loss"] == pytest.approx(-(np.log(0.5) + np.log(0.75)) / 2, abs=1e-6)
+    assert figures["ap50"] == 1.0
+
+
+def test_the_threshold_knows_of_objects_that_no_box_finds(task: Detection) -> None:
+    """Two of six objects are found; nine tenths of them never are, whatever the threshold."""
+    truth = [(10.0 * k, 0.0, 10.0 * k + 5, 5.0) for k in range(6)]
+    right, wrong = [row(0, 0, 5, 5, 2.2), row(10, 0, 15, 5, -0.8)], row(0, 40, 5, 45, 0.1)
+    task.calibrate(outputs(*right, wrong), task.encode(record(*truth))[None], "sensitivity:0.9")
+    assert task.threshold.item() == 0.0
+    task.calibrate(outputs(*right, wrong), task.encode(record(*truth[:2]))[None], "sensitivity:0.5")
+    assert task.scores(torch.tensor(0.1)) < task.threshold < task.scores(torch.tensor(2.2))
+
+
+def test_calibration_without_a_hit_leaves_all_as_it_was(task: Detection) -> None:
+    task.calibrate(outputs(row(0, 0, 5, 5, 1.0)), task.encode(record())[None], "f1")
+    assert (task.temperature.item(), task.threshold.item()) == (1.0, 0.5)
+
+
+def test_default_boxes_are_chosen_from_the_training_boxes_and_their_share_is_told() -> None:
+    task = detection(levels=[4], anchors_per_level=3)
+    data = [(torch.zeros(1), task.encode(record((22 - s, 22 - s, 22 + s, 22 + s)))) for s in (2, 4, 8)]
+    (line,) = task.begin(data)
+    assert task.model.sides.tolist() == pytest.approx([4.04, 8, 15.8], rel=0.02)
+    assert line.startswith("default boxes of 4.1, 8.0, 15.8 pixels match 100.0% of 3 boxes")
+    (line,) = task.begin([(torch.zeros(1), task.encode(record((0, 0, 60, 2))))])
+    assert "match 0.0% of 1 boxes; WARNING" in line
+
+
+def test_default_boxes_can_be_given(task: Detection) -> None:
+    data = [(torch.zeros(1), task.encode(record((0, 0, 4, 4))))]
+    given = detection(anchors=[3.0, 4.0, 5.0, 6.0])
+    given.begin(data)
+    assert given.model.sides.tolist() == [3, 4, 5, 6]
+    with pytest.raises(RecipeError, match=r"expected 4 sides .* got 1"):
+        detection(anchors=[3.0]).begin(data)
+
+
+def test_a_training_part_without_boxes_is_refused(task: Detection) -> None:
+    with pytest.raises(DataError, match="expected a box in the training part"):
+        task.begin([(torch.zeros(1), task.encode(record()))])

@@ -1,0 +1,186 @@
+"""A detector from files to artifact: trained for two short epochs, so that what is tested is never how good it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import leanmed
+from leanmed.data import read_records
+from leanmed.errors import ArtifactError
+from leanmed.export import export as export_module
+from leanmed.export.export import apart, export
+from leanmed.recipe.recipe import Recipe, load_recipe
+from leanmed.runs import Run, read_csv
+from leanmed.runtime.batch import predict_file
+from leanmed.tasks.building import load_task
+from leanmed.train.loop import Loop
+from leanmed.train.train import train
+
+SETTINGS = (
+    "data.dataset=voc",
+    "split.protocol=holdout",
+    "model.backbone=test_efficientnet",
+    "model.weights=none",
+    "model.side=64",
+    "detector.width=8",
+    "detector.crop=32",
+    "training.batch_size=4",
+    "training.epochs=2",
+    "evaluation.resamples=100",
+)
+
+
+def nodule_recipe(*settings: str) -> Recipe:
+    return load_recipe("nodules", [*SETTINGS, *settings])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty dark slices of as many patients, each with one bright nodule but every fifth; the last are larger."""
+    root = tmp_path_factory.mktemp("slices")
+    rng = np.random.default_rng(0)
+    for name in ("JPEGImages", "Annotations"):
+        (root / name).mkdir()
+    for k in range(20):
+        side = 100 if k >= 16 else 56
+        pixels = rng.integers(0, 40, (side, side), dtype=np.uint8)
+        x, y, d = (int(v) for v in rng.integers((4, 4, 5), (40, 40, 12)))
+        pixels[y : y + d, x : x + d] = 220
+        Image.fromarray(pixels).save(root / "JPEGImages" / f"{k:02}.png")
+        corners = zip(("xmin", "ymin", "xmax", "ymax"), (x, y, x + d, y + d), strict=True)
+        box = "<object><name>nodule</name><bndbox>" + "".join(f"<{n}>{v}</{n}>" for n, v in corners)
+        found = f"{box}</bndbox></object>" if k % 5 else ""
+        (root / "Annotations" / f"{k:02}.xml").write_text(f"<annotation>{found}</annotation>")
+    return root
+
+
+@pytest.fixture(scope="module")
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, told: list[str], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(nodule_recipe(), data, tmp_path_factory.mktemp("run") / "run", tell=told.append)
+
+
+@pytest.fixture(scope="module")
+def folder(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("export") / "artifact"
+    export(run, path)
+    return path
+
+
+def test_the_share_of_boxes_that_default_boxes_match_is_told_before_training(run: Run, told: list[str]) -> None:
+    assert run.labels == ("nodule",)
+    share = next(i for i, line in enumerate(told) if "default boxes of" in line)
+    assert share < next(i for i, line in enumerate(told) if "epoch 0" in line)
+
+
+def test_the_table_of_predictions_has_boxes_in_the_frame_of_each_image(run: Run, data: Path) -> None:
+    records = {record.id: record for record in read_records("voc", data)}
+    for row in run.fold(0).predictions:
+        record = records[row["image"]]
+        assert row["truth"] == record.truth
+        found = np.array(json.loads(row["boxes"])).reshape(-1, 5)
+        with Image.open(record.image) as image:
+            width, height = image.size
+        assert (found[:, :4] >= 0).all()
+        assert (found[:, [2, 3]] <= [width, height]).all()
+        assert (np.diff(found[:, 4]) <= 0).all()
+
+
+def test_a_stopped_run_goes_on_with_the_same_default_boxes_and_ends_with_the_same_weights(
+    run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Loop.training_step
+
+    def stopping(loop: Loop, batch: Any, number: int) -> torch.Tensor:
+        if loop.current_epoch:
+            raise KeyboardInterrupt
+        return step(loop, batch, number)
+
+    monkeypatch.setattr(Loop, "training_step", stopping)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        train(run.recipe, data, tmp_path / "run", tell=lambda line: None)
+    monkeypatch.undo()
+    again = train(run.recipe, data, tmp_path / "run", resume=True, tell=lambda line: None)
+    first, second = (load_task(r, 0).state_dict() for r in (run, again))
+    assert {name for name, value in first.items() if not torch.equal(value, second[name])} == set()
+    assert first["model.sides"].min() > 3
+
+
+def test_arithmetic_in_half_precision_trains_and_what_is_kept_is_whole(data: Path, tmp_path: Path) -> None:
+    recipe = nodule_recipe("training.precision=bf16-mixed", "training.epochs=1")
+    task = load_task(train(recipe, data, tmp_path / "run", tell=lambda line: None), 0)
+    assert {parameter.dtype.itemsize for parameter in task.parameters()} == {4}
+
+
+def test_the_papers_own_settings_train_and_export(data: Path, tmp_path: Path) -> None:
+    small = [s for s in SETTINGS if not s.startswith(("model.backbone", "detector.crop"))]
+    recipe = load_recipe("nodules-paper", [*small, "detector.crop=64", "training.epochs=1"])
+    assert (recipe.model.backbone, recipe.training.learning_rate) == ("mobilenetv1", 0.001)
+    told: list[str] = []
+    run = train(recipe, data, tmp_path / "run", tell=told.append)
+    assert any("match 0.0% of" in line and "WARNING" in line for line in told), "boxes of SSD are larger than nodules"
+    export(run, tmp_path / "artifact")
+    assert leanmed.load(tmp_path / "artifact").manifest.task == "detection"
+
+
+def test_the_artifact_answers_as_the_folds_table_of_predictions(run: Run, folder: Path, data: Path) -> None:
+    predictor = leanmed.load(folder)
+    for row in run.fold(0).part("test"):
+        found = np.array(json.loads(row["boxes"]), np.float32).reshape(-1, 5)
+        answer = predictor.detect(predictor.read(data / row["image"]))
+        assert apart((found[:, :4], found[:, 4]), answer) < 0.005, "two decimals are written"
+
+
+def test_the_manifest_tells_what_is_found_and_in_what(folder: Path) -> None:
+    manifest = leanmed.load(folder).manifest
+    assert (manifest.task, manifest.output, manifest.labels) == ("detection", "boxes", ("nodule",))
+    assert (manifest.input.kind, manifest.input.slices, manifest.input.reduced) == ("slice", 1, False)
+    assert {"ap50", "froc", "sensitivity"} <= set(manifest.figures)
+
+
+def test_only_boxes_from_the_threshold_on_are_answered(folder: Path, data: Path) -> None:
+    predictor, image = leanmed.load(folder), data / "JPEGImages" / "01.png"
+    boxes, scores = predictor.detect(predictor.read(image))
+    found = predictor.predict_boxes(image)
+    assert len(found.boxes) == (scores >= predictor.manifest.threshold).sum()
+    assert found.boxes == tuple(map(tuple, boxes[: len(found.boxes)].tolist()))
+
+
+def test_a_predictor_of_boxes_has_no_probabilities(folder: Path, data: Path) -> None:
+    with pytest.raises(ArtifactError, match="gives probabilities, got one that gives boxes; call predict_boxes"):
+        leanmed.load(folder).predict(data / "JPEGImages" / "01.png")
+
+
+def test_a_batch_has_a_line_of_boxes_and_scores_for_each_image(folder: Path, data: Path, tmp_path: Path) -> None:
+    images = sorted((data / "JPEGImages").iterdir())[:3]
+    predict_file(leanmed.load(folder), images, tmp_path / "answers.jsonl")
+    for line in map(json.loads, (tmp_path / "answers.jsonl").read_text().splitlines()):
+        assert set(line) == {"input", "boxes", "scores", "artifact", "version", "seconds"}
+        assert len(line["boxes"]) == len(line["scores"])
+
+
+def test_answers_are_apart_by_the_worst_box_that_is_not_faint() -> None:
+    boxes, scores = np.array([[0.0, 0, 10, 10], [50, 50, 60, 60]]), np.array([0.9, 0.01])
+    assert apart((boxes, scores), (boxes[::-1], scores[::-1])) == 0
+    assert apart((boxes, scores), (boxes + np.array([[1], [9]]), scores)) == pytest.approx(0.1)
+    assert apart((boxes, scores), (boxes, scores - 0.005)) == pytest.approx(0.005)
+    assert apart((boxes, scores), (boxes[1:], scores[1:])) == 1.0
+    assert apart((boxes[1:], scores[1:]), (boxes[:0], scores[:0])) == 0
+
+
+def test_the_splits_table_tells_the_boxes(run: Run) -> None:
+    rows = read_csv(run.path / "splits.csv")
+    assert {row["fold_0"] for row in rows} == {"train", "validation", "test"}
+    assert any(json.loads(row["label"]) == [] for row in rows)
+    assert export_module.best_fold(run) == 0

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from leanmed import data as reading
+from leanmed.errors import DataError
+from leanmed.recipe.recipe import check_recipe
+from leanmed.records import Record
+from leanmed.tasks.classification.training import Classification
+from leanmed.train.batches import (
+    Cache,
+    Prepared,
+    check_readable,
+    ordered_batches,
+    outputs_of,
+    training_batches,
+)
+
+SIDE = 32
+BYTES = 4 * SIDE * SIDE * 4  # of one prepared image
+
+
+@pytest.fixture(scope="module")
+def task() -> Classification:
+    torch.manual_seed(0)
+    model = {"backbone": "test_efficientnet", "weights": "none", "side": SIDE}
+    return Classification(check_recipe({"name": "tiny", "model": model}, "here"), ("a", "b"))
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> list[Record]:
+    """Seven photographs of one grey each, 10, 20, ... 70; odd ones are `b`."""
+    for k in range(7):
+        Image.fromarray(np.full((40, 50, 3), 10 * (k + 1), np.uint8)).save(tmp_path / f"{k}.png")
+    return [Record(str(k), tmp_path / f"{k}.png", "ab"[k % 2], f"group-{k}") for k in range(7)]
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files read."""
+    names: list[str] = []
+    read = reading.read_image
+
+    def spy(path: Path, **options: Any) -> Any:
+        names.append(path.name)
+        return read(path, **options)
+
+    monkeypatch.setattr(reading, "read_image", spy)
+    return names
+
+
+def test_a_record_becomes_a_prepared_image_and_its_labels_position(task: Classification, records: list[Record]) -> None:
+    image, target = Prepared(records, task, Cache(0))[3]
+    assert image.shape == (4, SIDE, SIDE)
+    assert torch.allclose(image[:3], torch.tensor(40 / 255))
+    assert torch.allclose(image[3], torch.tensor(1.0))
+    assert target.item() == 1
+
+
+def test_folds_that_share_a_cache_read_each_image_once(
+    task: Classification, records: list[Record], reads: list[str]
+) -> None:
+    cache = Cache(10 * BYTES)
+    first, second = Prepared(records, task, cache), Prepared(records[::-1], task, cache)
+    before = [first[k][0] for k in range(7)]
+    assert all(torch.equal(second[6 - k][0], before[k]) for k in range(7))
+    assert len(reads) == 7
+
+
+def test_what_has_no_room_is_read_again_and_what_has_is_not(
+    task: Classification, records: list[Record], reads: list[str]
+) -> None:
+    data = Prepared(records, task, Cache(2 * BYTES + BYTES // 2))
+    for _ in range(2):
+        for k in range(4):
+            assert torch.allclose(data[k][0][0], torch.tensor(10 * (k + 1) / 255))
+    assert reads == ["0.png", "1.png", "2.png", "3.png", "2.png", "3.png"]
+
+
+def test_unreadable_images_are_all_named_before_anything_starts(records: list[Record]) -> None:
+    check_readable(records)
+    records[1].image.write_bytes(b"")
+    records[4].image.unlink()
+    with pytest.raises(DataError) as caught:
+        check_readable(records)
+    first, *lines = str(caught.value).splitlines()
+    assert first.startswith("2 of 7 images cannot be read")
+    assert [line.split(":")[0] for line in lines] == ["1", "4"]
+
+
+def order(data: Prepared, epoch: int, **options: int) -> list[list[int]]:
+    """The greys of each training batch of an epoch, as numbers of the records."""
+    loader = training_batches(data, 2, seed=5, **options)
+    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+    return [[round(float(image[0, 0, 0]) * 25.5) - 1 for image in images] for images, _ in loader]
+
+
+def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch(task: Classification, records: list[Record]) -> None:
+    data = Prepared(records, task, Cache(10 * BYTES))
+    torch.manual_seed(1)
+    first = order(data, epoch=3)
+    torch.manual_seed(2)
+    assert order(data, epoch=3) == first
+    assert order(data, epoch=4) != first
+
+
+def test_two_processes_train_on_different_images_and_together_on_all(
+    task: Classification, records: list[Record]
+) -> None:
+    data = Prepared(records[:6], task, Cache(0))
+    zero, one = (list(training_batches(data, 2, 5, rank, 2).sampler) for rank in (0, 1))
+    assert len(zero) == len(one)
+    assert sorted([*zero, *one]) == list(range(6))
+
+
+def test_a_last_batch_that_is_not_full_is_left_out_unless_it_is_the_only_one(
+    task: Classification, records: list[Record]
+) -> None:
+    cache = Cache(10 * BYTES)
+    sizes = {
+        count: [len(targets) for _, targets in training_batches(Prepared(records[:count], task, cache), 3, 0)]
+        for count in (2, 3, 4, 7)
+    }
+    assert sizes == {2: [2], 3: [3], 4: [3], 7: [3, 3]}
+
+
+def test_outputs_are_in_the_records_order_and_leave_the_tasks_mode(task: Classification, records: list[Record]) -> None:
+    data = Prepared(records, task, Cache(10 * BYTES))
+    task.train()
+    state = {name: value.clone() for name, value in task.state_dict().items()}
+    outputs, targets = outputs_of(task, ordered_batches(data, 3))
+    assert task.training
+    assert all(torch.equal(value, state[name]) for name, value in task.state_dict().items())
+    assert targets.tolist() == [0, 1, 0, 1, 0, 1, 0]
+    task.eval()
+    one_by_one = torch.cat([task(data[k][0][None]).detach() for k in range(7)])
+    assert torch.allclose(outputs, one_by_one, atol=1e-5)
