@@ -16,7 +16,8 @@ from pathlib import Path
 
 from leanmed.benchmark.benchmark import machine
 from leanmed.files import sha256_file, write_json
-from leanmed.runs import MODEL, PREDICTIONS, open_run
+from leanmed.runs import MODEL, PREDICTIONS
+from leanmed.tasks.recipes import open_run
 
 
 def main() -> None:

@@ -18,8 +18,9 @@ import torch
 
 from leanmed.benchmark.benchmark import machine
 from leanmed.files import write_json
-from leanmed.recipe.recipe import DETECTION_BACKBONES, load_recipe
 from leanmed.tasks.building import TASKS
+from leanmed.tasks.detection.settings import BACKBONES as DETECTION_BACKBONES
+from leanmed.tasks.recipes import load_recipe
 from leanmed.train.loop import OPTIMIZERS
 
 ROUNDS, WARM = 5, 1

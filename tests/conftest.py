@@ -22,11 +22,15 @@ from leanmed import __version__
 from leanmed.data import content_hashes, data_hash, read_records
 from leanmed.data.splits import make_folds
 from leanmed.files import write_json, write_text
+from leanmed.manifest import Input, Manifest, Provenance
 from leanmed.phantoms.eyelids import PHANTOMS
-from leanmed.recipe.recipe import Recipe, check_recipe, dump_recipe
+from leanmed.recipe.recipe import Recipe, dump_recipe
 from leanmed.records import Record
-from leanmed.runs import FOLD, HISTORY, PREDICTIONS, RECIPE, RUN, SPLITS, Run, open_run, write_csv
-from leanmed.runtime.artifact import Input, Manifest, Provenance, write_artifact
+from leanmed.runs import FOLD, HISTORY, RECIPE, RUN, SPLITS, Run, write_csv
+from leanmed.runtime.artifact import write_artifact
+from leanmed.runtime.lines import line_of, write_lines
+from leanmed.tasks.classification.answer import Prediction
+from leanmed.tasks.recipes import check_recipe, open_run
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
@@ -180,11 +184,10 @@ def finished_run(made_eyelids: Path, tmp_path_factory: pytest.TempPathFactory) -
     return open_run(path)
 
 
-def _answer(records: list[Record], i: int, part: str) -> dict[str, Any]:
+def _answer(records: list[Record], i: int) -> dict[str, Any]:
     record, sign = records[i], -1 if i % 10 == 9 else 1
     p = 0.5 + sign * (10.95 - float(record.attributes["hb"])) / 20
-    row = {"image": record.id, "group": record.group, "part": part, "truth": record.target}
-    return row | {"label": LABELS[int(p > 0.5)], "p_non-anemic": 1 - p, "p_anemic": p}
+    return line_of(record.id, Prediction(LABELS[int(p > 0.5)], dict(zip(LABELS, (1 - p, p), strict=True)), 0.5))
 
 
 def _write_run(path: Path, recipe: Recipe, data: Path) -> None:
@@ -192,12 +195,13 @@ def _write_run(path: Path, recipe: Recipe, data: Path) -> None:
     folds = make_folds(records, recipe.split)
     parts = {f.number: {i: name for name, where in f.parts().items() for i in where.tolist()} for f in folds}
     for fold in folds:
-        answers = [_answer(records, i, n) for n in ("validation", "test") for i in fold.parts()[n].tolist()]
+        for part in ("validation", "test"):
+            lines = [_answer(records, i) for i in fold.parts()[part].tolist()]
+            write_lines(Run(path, recipe, {}).answers(fold.number, part), lines)
         losses = [{"epoch": e, "train_loss": 0.6, "val_loss": 0.7, "val_f1": 0.8 + e / 10} for e in range(2)]
         facts = {"fold": fold.number, "best_epoch": 1, "validation": {"auc": 0.8 + fold.number / 10}}
         facts["manifest"] = manifest().model_dump(include={"labels", "threshold", "temperature", "main_score"})
         write_csv(path / f"fold-{fold.number}" / HISTORY, losses)
-        write_csv(path / f"fold-{fold.number}" / PREDICTIONS, answers)
         write_json(path / f"fold-{fold.number}" / FOLD, facts)
     write_csv(
         path / SPLITS,

@@ -13,10 +13,13 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from leanmed.files import write_json
-from leanmed.recipe.recipe import Recipe, load_recipe
+from leanmed.recipe.recipe import Recipe
 from leanmed.records import Record
-from leanmed.runs import FOLD, HISTORY, MODEL, PREDICTIONS, Run, write_csv
-from leanmed.tasks.building import TASKS
+from leanmed.runs import FOLD, HISTORY, MODEL, Run, write_csv
+from leanmed.runtime.lines import line_of, write_lines
+from leanmed.tasks.building import build_task
+from leanmed.tasks.detection.answer import Detections, answer_of_row
+from leanmed.tasks.recipes import load_recipe
 from leanmed.train import train as training
 
 COUNT = 60
@@ -55,6 +58,11 @@ def answer(record: Record, missed: int) -> list[list[float]]:
     return [*hit, [*ALARM, 0.8 if k % 5 == 0 else 0.3]]
 
 
+def decided(rows: list[list[float]]) -> Detections:
+    """Boxes with a score each as an answer at a threshold of .5."""
+    return answer_of_row({"boxes": json.dumps(rows)}, ("nodule",), 0.5)
+
+
 def planted_run(out: Path, data: Path, recipe: Recipe | None = None, **changes: Any) -> Run:
     """A run of the recipe on the slices in `data`, as training leaves it, but with `answer` for its answers."""
     recipe = recipe or load_recipe("nodules", SETTINGS)
@@ -68,18 +76,14 @@ def planted(missed: dict[str, int] | None = None) -> Any:
     def plant(run: Run, fold: Any, records: list[Record], *rest: Any) -> None:
         folder = run.folder(fold.number)
         every = (missed or {}).get(run.recipe.model.backbone, 4)
-        task = TASKS["detection"](run.recipe, run.labels, pretrained=False)
-        rows = [
-            {"image": r.id, "group": r.group, "part": part, "truth": r.truth, "boxes": json.dumps(answer(r, every))}
-            for part, where in fold.parts().items()
-            for r in (records[i] for i in where)
-            if part != "train"
-        ]
+        task = build_task(run.recipe, run.labels, pretrained=False)
         folder.mkdir(parents=True)
+        for part in ("validation", "test"):
+            rows = [(records[i], answer(records[i], every)) for i in fold.parts()[part]]
+            write_lines(run.answers(fold.number, part), [line_of(r.id, decided(boxes)) for r, boxes in rows])
         save_file({name: value.contiguous() for name, value in task.state_dict().items()}, folder / MODEL)
         select_by = f"val_{run.recipe.training.select_by}"
         write_csv(folder / HISTORY, [{"epoch": 0, "train_loss": 1, "val_loss": 1, select_by: 0.5}])
-        write_csv(folder / PREDICTIONS, rows)
         facts = {"fold": fold.number, "best_epoch": 0, "epochs": 1, "seconds": 60.0}
         scores = {"ap50": 0.5, "froc": 0.5}
         write_json(folder / FOLD, facts | {"validation": scores, "manifest": task.manifest() | {"threshold": 0.5}})

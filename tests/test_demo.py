@@ -10,7 +10,7 @@ import pytest
 from leanmed import demo
 from leanmed.demo import MARK, NODULES, found_in_scans, run_demo
 from leanmed.errors import DataError
-from leanmed.recipe.recipe import load_recipe
+from leanmed.tasks.recipes import load_recipe
 
 Refused = Callable[..., AbstractContextManager[None]]
 

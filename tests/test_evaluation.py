@@ -13,18 +13,13 @@ from PIL import Image
 import leanmed
 from leanmed.data import content_hashes, data_hash, read_records
 from leanmed.errors import DataError, RunError
-from leanmed.evaluation import (
-    Answers,
-    evaluate_artifact,
-    evaluate_run,
-    fold_figures,
-    run_answers,
-    subgroup_rows,
-)
+from leanmed.evaluation.answered import Answers, subgroup_rows
+from leanmed.evaluation.artifacts import evaluate_artifact
+from leanmed.evaluation.runs import evaluate_run, fold_figures, run_answers
+from leanmed.manifest import Provenance
 from leanmed.phantoms.eyelids import PHANTOMS
 from leanmed.recipe.recipe import Evaluation
 from leanmed.records import Record
-from leanmed.runtime.artifact import Provenance
 from leanmed.tasks.classification.judge import table_of
 
 LABELS = ("non-anemic", "anemic")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from leanmed.errors import DataError
-from leanmed.records import Prediction, Record
+from leanmed.records import Record
+from leanmed.tasks.classification.answer import Prediction
 
 
 def record(**changes: Any) -> Record:

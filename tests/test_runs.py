@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from leanmed.errors import RecipeError, RunError
-from leanmed.runs import FOLD, HISTORY, PREDICTIONS, RECIPE, RUN, open_run, read_csv, write_csv
+from leanmed.runs import FOLD, HISTORY, PREDICTIONS, RECIPE, RUN, read_csv, write_csv
+from leanmed.tasks.recipes import open_run
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from leanmed.phantoms.eyelids import PHANTOMS
-from leanmed.recipe.recipe import Recipe, check_recipe
-from leanmed.runs import FOLD, HISTORY, MODEL, PREDICTIONS, Run
+from leanmed.recipe.recipe import Recipe
+from leanmed.runs import FOLD, HISTORY, MODEL, Run
+from leanmed.tasks.recipes import check_recipe
 from leanmed.train import train as training
 from leanmed.train.loop import Loop
 
@@ -55,7 +56,7 @@ def weights(run: Run, fold: int) -> dict[str, Tensor]:
 
 def outcome(run: Run, fold: int) -> tuple[dict[str, Any], str, str]:
     """All that a fold leaves behind but its weights and the time it took."""
-    texts = ((run.folder(fold) / name).read_text() for name in (HISTORY, PREDICTIONS))
+    texts = (path.read_text() for path in (run.folder(fold) / HISTORY, run.answers(fold, "test")))
     return {k: v for k, v in run.fold(fold).facts.items() if k != "seconds"}, *texts
 
 

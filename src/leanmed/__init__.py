@@ -24,19 +24,21 @@ if TYPE_CHECKING:
     from leanmed.reading.images import Limits as Limits
     from leanmed.reading.images import read_image as read_image
     from leanmed.records import Boxes as Boxes
-    from leanmed.records import Detections as Detections
-    from leanmed.records import Prediction as Prediction
     from leanmed.records import Record as Record
     from leanmed.runtime.predictor import Predictor as Predictor
     from leanmed.runtime.predictor import load as load
-    from leanmed.tasks.detection.candidates import Candidate as Candidate
+    from leanmed.tasks.answers import Candidate as Candidate
+    from leanmed.tasks.answers import Candidates as Candidates
+    from leanmed.tasks.answers import Detections as Detections
+    from leanmed.tasks.answers import Prediction as Prediction
 
 _HOMES = {
     "Boxes": "leanmed.records",
-    "Candidate": "leanmed.tasks.detection.candidates",
-    "Detections": "leanmed.records",
+    "Candidate": "leanmed.tasks.answers",
+    "Candidates": "leanmed.tasks.answers",
+    "Detections": "leanmed.tasks.answers",
     "Limits": "leanmed.reading.images",
-    "Prediction": "leanmed.records",
+    "Prediction": "leanmed.tasks.answers",
     "Predictor": "leanmed.runtime.predictor",
     "Record": "leanmed.records",
     "load": "leanmed.runtime.predictor",
@@ -46,6 +48,7 @@ _HOMES = {
 __all__ = [
     "Boxes",
     "Candidate",
+    "Candidates",
     "Detections",
     "Limits",
     "Prediction",

@@ -135,11 +135,15 @@ def train(
     Example: `leanmed train folder --data my-images --out run --set model.side=128`
     """
     needs("train", "train", *TRAINING)
-    from leanmed.recipe.recipe import load_recipe
+    from leanmed.tasks.recipes import load_recipe
 
     split = {"protocol": protocol, "groups": groups, "conflicts": conflicts}
-    chosen = load_recipe(recipe, [*settings, *(f"split.{k}={v}" for k, v in split.items() if v)])
-    from leanmed.train.train import Machines, train
+    asked = [*settings, *(f"split.{k}={v}" for k, v in split.items() if v)]
+    chosen = load_recipe(recipe, asked)
+    from leanmed.train.train import Machines, resumed_recipe, train
+
+    if resume:
+        chosen = resumed_recipe(out, chosen, asked)
 
     machines = Machines(accelerator, devices, nodes, strategy)
     train(chosen, data, out, resume=resume, machines=machines, tell=typer.echo)
@@ -153,44 +157,70 @@ def recipe() -> None:
     """
     from leanmed.recipe.help import describe_recipe
     from leanmed.recipe.recipe import shipped_recipes
+    from leanmed.tasks.recipes import KINDS
 
-    typer.echo(f"shipped recipes: {', '.join(shipped_recipes())}\n\n{describe_recipe()}")
+    typer.echo(f"shipped recipes: {', '.join(shipped_recipes())}\n\n{describe_recipe(KINDS)}")
 
 
 @app.command()
 def evaluate(
     subject: Annotated[
-        Path, typer.Argument(metavar="RUN|ARTIFACT", help="A run folder or an artifact folder.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="RUN|ARTIFACT|ANSWERS",
+            help="A run folder, an artifact folder, or a file of answers in JSON lines.",
+            show_default=False,
+        ),
     ],
     data: Data,
     out: Out,
-    dataset: Annotated[str | None, typer.Option(help="The data set's reader, if not the recipe's own.")] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="How the data folder is laid out, if not as the recipe says; of answers: folder."),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NEGATIVE,POSITIVE", help="For a file of answers: the labels in order, the positive one last."
+        ),
+    ] = None,
     scans: Annotated[bool, typer.Option("--scans", help="Judge an artifact on LUNA16's whole scans: its CPM.")] = False,
 ) -> None:
-    """Say how good a run or an artifact is: report.json and report.html.
+    """Say how good a run, an artifact or a file of answers is: report.json and report.html.
 
     A run is judged on each fold's test part; an artifact on images that share no group (patient, photograph)
-    with one it was trained or selected on.
+    with one it was trained or selected on. A file of answers holds a line of JSON for each image, as `leanmed predict`
+    writes them or as you write them for any other model: `input` with `label` and `probabilities`, or with `boxes` and
+    `scores`.
 
     Example: `leanmed evaluate run --data my-images --out report`
     """
     needs("evaluate", "report", *REPORTING)
     from leanmed.audit.grouping import AUDIT
-    from leanmed.evaluation import evaluate_artifact, evaluate_run
+    from leanmed.evaluation.artifacts import evaluate_artifact, evaluate_scans
+    from leanmed.evaluation.files import evaluate_answers
+    from leanmed.evaluation.runs import evaluate_run
     from leanmed.reading.images import read_image
     from leanmed.report.report import write_report
-    from leanmed.runs import RUN, open_run
+    from leanmed.runs import RUN
+    from leanmed.tasks.recipes import open_run
 
+    written = (out / "report.html", out / "report.json")
+    if labels and not subject.is_file():
+        raise DataError("expected --labels with a file of answers only, whose order nothing else tells; leave it out")
     if scans:
-        from leanmed.tasks.detection.scan_report import CANDIDATES, judge_artifact
-
         if dataset:
             raise DataError("expected no --dataset with --scans, whose scans are laid out as LUNA16's; leave it out")
         with progress_bar("scans") as step:
-            report = judge_artifact(subject, data, out, command=typed(), progress=step)
-        echo_evaluation(report, out / "report.html", out / "report.json", out / CANDIDATES)
+            report, more = evaluate_scans(leanmed.load(subject), data, out, command=typed(), progress=step)
+        echo_evaluation(report, *written, more)
         return
-    if (subject / RUN).is_file():
+    if subject.is_file():
+        order = tuple(labels.split(",")) if labels else None
+        report = evaluate_answers(
+            subject, data, dataset=dataset or "folder", labels=order, cache=out.parent / AUDIT, command=typed()
+        )
+    elif (subject / RUN).is_file():
         report = evaluate_run(open_run(subject), data=data, command=typed())
     else:
         with progress_bar("images") as step:
@@ -198,7 +228,7 @@ def evaluate(
                 leanmed.load(subject), data, dataset=dataset, cache=out.parent / AUDIT, command=typed(), progress=step
             )
     write_report(out, report, read=read_image)
-    echo_evaluation(report, out / "report.html", out / "report.json")
+    echo_evaluation(report, *written)
 
 
 @app.command()
@@ -215,7 +245,7 @@ def export(
     Example: `leanmed export run --out artifact`
     """
     needs("export", "train", *TRAINING)
-    from leanmed.runs import open_run
+    from leanmed.tasks.recipes import open_run
 
     opened = open_run(run)
     from leanmed.export.export import export
@@ -232,7 +262,20 @@ def predict(
         list[str],
         typer.Argument(metavar="INPUT...", help="Files, folders, quoted globs, CT scans.", show_default=False),
     ],
-    out: Out,
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The file to write: JSON lines, or a table if it ends in .csv; - writes JSON lines to the screen.",
+            show_default=False,
+        ),
+    ],
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Decide by this threshold instead of the artifact's own."),
+    ] = None,
+    draw: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Save each image with its answer drawn on it, as a PNG.")
+    ] = None,
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="Predict the I-th of N equal parts, into OUT-I-of-N.")
     ] = "1/1",
@@ -241,24 +284,35 @@ def predict(
     max_megapixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 50,
     max_megabytes: Annotated[int, typer.Option(min=1, help="Refuse larger images and DICOM files.")] = 256,
 ) -> None:
-    """Answer for many images: one JSON line each, without torch.
+    """Answer for many images: one JSON line or table row each, without torch.
 
-    Of two labels, `probability` is that of the positive one, the second, whichever is answered.
+    With two labels, `probability` is that of the positive label, which is the second one, whichever is the answer.
 
-    For boxes in slices of CT, .mhd, NIfTI and folders of DICOM are scans: candidates, and a picture in OUT-montages.
-    What cannot be read is listed at the end, and the exit status is then 1.
+    An artifact for CT slices also searches whole scans (.mhd, NIfTI, folders of DICOM): it lists candidates, and saves
+    a picture of the best ones in OUT-montages.
+    Images that cannot be read are listed at the end, and the exit status is then 1.
 
     Example: `leanmed predict artifact photos/ "more/*.jpg" --out answers.jsonl`
     """
     from leanmed.reading.images import Limits, find_inputs
-    from leanmed.runtime.batch import Shard, predict_file
+    from leanmed.runtime.batch import Pictures, Shard, predict_file, predict_lines
 
     limits = Limits(max_pixels=max_megapixels * 10**6, max_bytes=max_megabytes * 2**20)
-    predictor = leanmed.load(artifact, limits=limits)
+    predictor = leanmed.load(artifact, limits=limits, threshold=threshold)
     files, part = list(find_inputs(inputs, scans=predictor.takes_scans)), Shard.parse(shard)
     workers = workers or os.cpu_count() or 1
-    with progress_bar("images", len(part.of(files))) as step:
-        found = predict_file(predictor, files, out, shard=part, resume=resume, workers=workers, progress=step)
+    if str(out) == "-":
+        if resume:
+            raise DataError(
+                "expected --resume with a file, got --out -, which leaves nothing to go on from; name a file"
+            )
+        pictures = Pictures(draw, images=True) if draw else None
+        found = predict_lines(predictor, part.of(files), sys.stdout, workers=workers, pictures=pictures)
+    else:
+        with progress_bar("images", len(part.of(files))) as step:
+            found = predict_file(
+                predictor, files, out, shard=part, resume=resume, workers=workers, draw=draw, progress=step
+            )
     typer.echo(f"{found.answered} answered -> {found.path}   Research use only: not a medical device.", err=True)
     for name, reason in found.failed:
         typer.echo(f"failed: {name}: {reason}", err=True)
@@ -295,6 +349,7 @@ def quantize(
     needs("quantize", "train", *(TRAINING if finetune else (*REPORTING, "onnx")))
     from leanmed.compress.command import quantize_artifact
     from leanmed.compress.quantize import Options
+    from leanmed.papers.published import BESIDE
 
     options = Options(max_drop=max_drop, min_agreement=min_agreement, epochs=finetune, unpack=unpack)
     outcome = quantize_artifact(
@@ -306,6 +361,7 @@ def quantize(
         calibration=calibration,
         dataset=dataset,
         command=typed(),
+        beside=BESIDE,
         tell=typer.echo,
     )
     for line in outcome.lines():

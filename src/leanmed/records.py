@@ -1,4 +1,4 @@
-"""The values that every part of leanmed takes and gives: what is known of an image, and what a model says of it.
+"""The values that every part of leanmed takes and gives: what is known of an image.
 
 All are frozen and checked when they are made, so no later stage has to check them again.
 """
@@ -19,7 +19,9 @@ Attribute = float | str
 Box = tuple[float, float, float, float]
 
 
-class _Value:
+class Value:
+    """A frozen value that other processes can be given."""
+
     def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
         """Other processes get values by pickle, which does not know read-only mappings."""
         fields = (dict(v) if isinstance(v, MappingProxyType) else v for v in vars(self).values())
@@ -27,7 +29,7 @@ class _Value:
 
 
 @dataclass(frozen=True)
-class Boxes(_Value):
+class Boxes(Value):
     """What is to be found in an image, and where.
 
     Args:
@@ -42,7 +44,7 @@ class Boxes(_Value):
     diameters: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        checked = tuple(_box(box) for box in self.xyxy)
+        checked = tuple(checked_box(corners) for corners in self.xyxy)
         if self.diameters and len(self.diameters) != len(checked):
             raise DataError(
                 f"expected one diameter per box or none at all, got {len(self.diameters)} for {len(checked)}; "
@@ -60,26 +62,31 @@ class Boxes(_Value):
     def text(self) -> str:
         """As JSON: [[x1, y1, x2, y2, diameter in mm or null], ...]."""
         diameters = self.diameters or (None,) * len(self.xyxy)
-        return json.dumps([[*box, d] for box, d in zip(self.xyxy, diameters, strict=True)])
+        return json.dumps([[*corners, d] for corners, d in zip(self.xyxy, diameters, strict=True)])
 
 
-def _box(box: Sequence[float]) -> Box:
-    x1, y1, x2, y2 = map(float, box)
+def checked_box(corners: Sequence[float]) -> Box:
+    """Four numbers as a box.
+
+    Raises:
+        DataError: one is not finite, or the box has no size.
+    """
+    x1, y1, x2, y2 = map(float, corners)
     if not (all(map(math.isfinite, (x1, y1, x2, y2))) and x1 < x2 and y1 < y2):
         raise DataError(
-            f"expected a box x1, y1, x2, y2 of finite numbers with x1 < x2 and y1 < y2, got {list(box)}; correct it"
+            f"expected a box x1, y1, x2, y2 of finite numbers with x1 < x2 and y1 < y2, got {list(corners)}; correct it"
         )
     return x1, y1, x2, y2
 
 
 @dataclass(frozen=True)
-class Record(_Value):
+class Record(Value):
     """One labelled image.
 
     Args:
         id: unique within the data set; the image's path below the root, as a rule.
         image: the image file, or a volume's.
-        target: the class label, for classification; the boxes, for detection.
+        target: the class label, or the boxes of what is to be found.
         group: what must never be split between training and test: a patient, a photograph, a scan.
         site: the hospital or device the image came from, or None.
         attributes: what else is known (age, sex, haemoglobin...), for subgroup tables. Numbers become floats;
@@ -120,7 +127,7 @@ class Record(_Value):
             DataError: the record has boxes instead.
         """
         if not isinstance(self.target, str):
-            raise DataError(f"record {self.id}: expected a class label, got boxes; choose a recipe for detection")
+            raise DataError(f"record {self.id}: expected a class label, got boxes; choose a recipe for boxes")
         return self.target
 
     @property
@@ -131,7 +138,7 @@ class Record(_Value):
             DataError: the record has a class label instead.
         """
         if isinstance(self.target, str):
-            raise DataError(f"record {self.id}: expected boxes, got a class label; choose a recipe for classification")
+            raise DataError(f"record {self.id}: expected boxes, got a class label; choose a recipe for labels")
         return self.target
 
     @property
@@ -152,60 +159,3 @@ class Record(_Value):
                 "leave missing values out"
             )
         return number
-
-
-@dataclass(frozen=True)
-class Prediction(_Value):
-    """What a classifier says of one image.
-
-    Args:
-        label: the answer, after the decision threshold.
-        probabilities: label -> calibrated probability, in [0, 1]; they sum to one.
-
-    Raises:
-        DataError: probabilities outside [0, 1] or not summing to 1, or a label that has none.
-    """
-
-    label: str
-    probabilities: Mapping[str, float]
-
-    def __post_init__(self) -> None:
-        values = list(self.probabilities.values())
-        if not all(0.0 <= p <= 1.0 for p in values) or abs(sum(values) - 1.0) > 1e-4:
-            raise DataError(
-                f"expected probabilities in [0, 1] that sum to 1, got {dict(self.probabilities)}; "
-                "the model is unsound: export it again"
-            )
-        if self.label not in self.probabilities:
-            raise DataError(f"expected one of the labels {sorted(self.probabilities)}, got {self.label!r}")
-        object.__setattr__(self, "probabilities", MappingProxyType(dict(self.probabilities)))
-
-    @property
-    def probability(self) -> float:
-        """Of two labels, the probability of the second, the positive one; of more, that of the answer."""
-        values = list(self.probabilities.values())
-        return values[1] if len(values) == 2 else self.probabilities[self.label]
-
-
-@dataclass(frozen=True)
-class Detections(_Value):
-    """What a detector says of one image.
-
-    Args:
-        boxes: (x1, y1, x2, y2) each, in pixels of the image's own frame.
-        scores: one per box, in [0, 1], descending; calibrated as far as the artifact is.
-
-    Raises:
-        DataError: not one score per box, scores outside [0, 1], or a box of no size.
-    """
-
-    boxes: tuple[Box, ...]
-    scores: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.boxes) != len(self.scores) or not all(0.0 <= s <= 1.0 for s in self.scores):
-            raise DataError(
-                f"expected one score in [0, 1] per box, got {len(self.boxes)} boxes and scores {list(self.scores)}; "
-                "the model is unsound: export it again"
-            )
-        object.__setattr__(self, "boxes", tuple(_box(box) for box in self.boxes))

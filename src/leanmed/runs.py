@@ -7,7 +7,7 @@ RUN/splits.csv                 each image with its part in each fold
 RUN/fold-0/history.csv         one line an epoch; TensorBoard events lie in tensorboard/
 RUN/fold-0/{last,best}.ckpt    while it trains
 RUN/fold-0/model.safetensors   the chosen epoch, with temperature and threshold
-RUN/fold-0/predictions.csv     validation and test images, each predicted once
+RUN/fold-0/answers-test.jsonl  each test image answered once, by the line that `predict` writes; -validation likewise
 RUN/fold-0/fold.json           written last: a fold that has one is done
 ```
 """
@@ -16,32 +16,28 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from leanmed.errors import RunError
 from leanmed.files import whole_file
-from leanmed.recipe.recipe import Recipe, load_recipe
+from leanmed.recipe.recipe import Recipe
 
 RECIPE, RUN, SPLITS = "recipe.yaml", "run.json", "splits.csv"
-MODEL, PREDICTIONS, FOLD, HISTORY = "model.safetensors", "predictions.csv", "fold.json", "history.csv"
+MODEL, FOLD, HISTORY = "model.safetensors", "fold.json", "history.csv"
+PREDICTIONS = "predictions.csv"  # in place of the answers, in runs of format 1
 NEEDED = {"data", "data_sha256", "folds", "grouping", "labels", "leak", "protocol"}  # of run.json
 
 
 @dataclass(frozen=True)
 class FoldResult:
-    """One finished fold: `fold.json`, its history and its predictions, as plain rows."""
+    """One finished fold: `fold.json` and its history, as plain rows."""
 
     number: int
     facts: dict[str, Any]
     history: list[dict[str, str]]
-    predictions: list[dict[str, str]]
-
-    def part(self, name: str) -> list[dict[str, str]]:
-        """The predictions of one part: `validation` or `test`."""
-        return [row for row in self.predictions if row["part"] == name]
 
 
 @dataclass(frozen=True)
@@ -61,6 +57,10 @@ class Run:
         """Where a fold lies."""
         return self.path / f"fold-{fold}"
 
+    def answers(self, fold: int, part: str) -> Path:
+        """Where a fold's answers to its `validation` or `test` part lie, as lines."""
+        return self.folder(fold) / f"answers-{part}.jsonl"
+
     def done(self, fold: int) -> bool:
         """Whether a fold is finished."""
         return (self.folder(fold) / FOLD).is_file()
@@ -78,7 +78,7 @@ class Run:
             raise RunError(f"fold {number} of {self.path} is not finished; go on with: leanmed train ... --resume")
         try:
             facts = json.loads((folder / FOLD).read_text(encoding="utf-8"))
-            return FoldResult(number, facts, read_csv(folder / HISTORY), read_csv(folder / PREDICTIONS))
+            return FoldResult(number, facts, read_csv(folder / HISTORY))
         except (OSError, ValueError) as error:
             raise RunError(f"{folder} is damaged ({error}); remove it, then: leanmed train ... --resume") from error
 
@@ -91,8 +91,8 @@ class Run:
         return [self.fold(number) for number in range(self.facts["folds"])]
 
 
-def open_run(path: Path) -> Run:
-    """Open a run folder.
+def open_run(path: Path, read_recipe: Callable[[Path], Recipe]) -> Run:
+    """Open a run folder; `read_recipe` reads its recipe, which the kinds of task have a say in.
 
     Raises:
         RunError: it is none, or its files are damaged.
@@ -107,7 +107,7 @@ def open_run(path: Path) -> Run:
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     except (ValueError, TypeError, RecursionError) as error:
         raise RunError(f"{path / RUN} is damaged ({error}); train again into another folder") from error
-    return Run(path, load_recipe(str(path / RECIPE)), facts)
+    return Run(path, read_recipe(path / RECIPE), facts)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

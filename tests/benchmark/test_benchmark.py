@@ -12,9 +12,9 @@ from leanmed.benchmark import benchmark as module
 from leanmed.benchmark.benchmark import benchmark, interleaved, table
 from leanmed.benchmark.peer import Peer
 from leanmed.export.export import export
+from leanmed.manifest import Input
 from leanmed.reading.images import read_image
 from leanmed.runs import Run
-from leanmed.runtime.artifact import Input
 from leanmed.runtime.predictor import load
 from training_fixtures import made_data, trained_run
 

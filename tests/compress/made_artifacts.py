@@ -10,9 +10,10 @@ import numpy as np
 from made_networks import SIDE, made_images, made_network
 from numpy.typing import NDArray
 
-from leanmed.compress.gate import Gate, answers, classification_gate
+from leanmed.compress.gate import Gate, answers, make_gate
+from leanmed.manifest import Input, Manifest, Provenance
 from leanmed.records import Record
-from leanmed.runtime.artifact import Artifact, Input, Manifest, Provenance
+from leanmed.runtime.artifact import Artifact
 
 LABELS = ("non-anemic", "anemic")
 
@@ -50,4 +51,4 @@ def made_gate(artifact: Artifact, images: Sequence[NDArray[np.uint8]] = (), **ch
     images = images or made_images(40, seed=3)
     positive = [answer[0][1] >= 0.5 for answer in answers(artifact.graph, images)]
     truths = [LABELS[int(is_one != (k % 5 == 0))] for k, is_one in enumerate(positive)]
-    return classification_gate(made_records(truths), images, artifact.manifest, resamples=50, **changes)
+    return make_gate(made_records(truths), images, artifact.manifest, resamples=50, **changes)

@@ -27,12 +27,13 @@ from leanmed.data import content_hashes, read_records
 from leanmed.errors import ArtifactError, DataError
 from leanmed.export.export import export_graph
 from leanmed.files import sha256_file
+from leanmed.manifest import Manifest
 from leanmed.reading.images import read_image
-from leanmed.recipe.recipe import load_recipe
-from leanmed.runtime.artifact import Manifest, read_artifact, write_artifact
+from leanmed.runtime.artifact import read_artifact, write_artifact
 from leanmed.runtime.predictor import Predictor, load
 from leanmed.tasks.building import TASKS
 from leanmed.tasks.detection.figures import iou
+from leanmed.tasks.recipes import load_recipe
 
 LENIENT = Options(max_drop=1.0, min_agreement=0.0)
 

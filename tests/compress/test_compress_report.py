@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from leanmed.compress.outcome import Attempt, Comparison, LayerRow, Outcome, chosen
-from leanmed.compress.report import paper_points, points, render, write_quantization_report
+from leanmed.compress.report import points, render, write_quantization_report
 from leanmed.figures.bootstrap import Figure
-from leanmed.papers.published import PAPER
+from leanmed.papers.published import BESIDE, PAPER, paper_points
+from leanmed.tasks.classification import judge
 
 
 def compared(auc: float, agreement: float = 1.0, images: int = 20) -> Comparison:
@@ -66,7 +67,7 @@ def test_points_stand_beside_the_papers_own() -> None:
 
 
 def test_the_page_tells_figures_attempts_and_layers_and_escapes_them() -> None:
-    page = render("made", [replace(OUTCOME, tested=compared(0.75, images=50), warnings=("mind <this>",))])
+    page = render("made", [replace(OUTCOME, tested=compared(0.75, images=50), warnings=("mind <this>",))], judge)
     assert 'INT4: <span class="pass">passed' in page
     assert "50 images of 7 groups that are new to the artifact" in page
     assert "stem&lt;1&gt;" in page
@@ -78,19 +79,19 @@ def test_the_page_tells_figures_attempts_and_layers_and_escapes_them() -> None:
 
 def test_a_refused_attempt_says_why() -> None:
     failed = replace(OUTCOME, attempts=(attempt(0.7, "gptq", passed=False),))
-    page = render("made", [failed])
+    page = render("made", [failed], judge)
     assert "refused" in page
     assert "drop above 0.005" in page
     assert "so nothing was written" in page
 
 
 def test_a_leak_is_the_first_line() -> None:
-    page = render("made", [OUTCOME], leak="This result LEAKS.")
+    page = render("made", [OUTCOME], judge, leak="This result LEAKS.")
     assert page.index("This result LEAKS.") < page.index("Research use only")
 
 
 def test_the_json_holds_everything_with_null_for_what_is_undefined(tmp_path: Path) -> None:
-    write_quantization_report(tmp_path, "made", [OUTCOME], command="leanmed quantize")
+    write_quantization_report(tmp_path, "made", [OUTCOME], judge, beside=BESIDE, command="leanmed quantize")
     found: dict[str, Any] = json.loads((tmp_path / "report.json").read_text())
     (outcome,) = found["outcomes"]
     assert (outcome["to"], outcome["passed"], outcome["final"]) == ("int4", True, 0)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from made_artifacts import made_manifest, made_records
 
-from leanmed.compress.gate import classification_gate, detection_gate, latency, scored
+from leanmed.compress.gate import latency, make_gate, table_of
 from leanmed.errors import DataError
 from leanmed.records import Boxes, Record
 
@@ -23,17 +23,17 @@ def answered(*positive: float) -> list[Any]:
 
 
 def test_answers_follow_the_artifacts_threshold() -> None:
-    table = scored(made_records(TRUTHS), answered(0.1, 0.35, 0.3, 0.9), made_manifest(threshold=0.3))
+    table = table_of(made_records(TRUTHS), answered(0.1, 0.35, 0.3, 0.9), made_manifest(threshold=0.3))
     assert table.predicted.tolist() == [0, 1, 1, 1]
 
 
 def test_without_a_threshold_the_likeliest_label_is_the_answer() -> None:
-    table = scored(made_records(TRUTHS), answered(0.1, 0.35, 0.3, 0.9), made_manifest(threshold=None))
+    table = table_of(made_records(TRUTHS), answered(0.1, 0.35, 0.3, 0.9), made_manifest(threshold=None))
     assert table.predicted.tolist() == [0, 0, 0, 1]
 
 
 def test_the_drop_is_how_much_the_main_score_fell() -> None:
-    gate = classification_gate(made_records(TRUTHS), IMAGES, made_manifest())
+    gate = make_gate(made_records(TRUTHS), IMAGES, made_manifest())
     found = gate.compare(answered(0.1, 0.2, 0.7, 0.9), answered(0.1, 0.8, 0.7, 0.9))
     assert found.main_score == "auc"
     assert found.drop == pytest.approx(0.25)  # one of four pairs is now in the wrong order
@@ -43,18 +43,18 @@ def test_the_drop_is_how_much_the_main_score_fell() -> None:
 
 
 def test_a_main_score_that_is_undefined_is_an_error(refused: Callable[..., Any]) -> None:
-    gate = classification_gate(made_records(["anemic"] * 4), IMAGES, made_manifest())
+    gate = make_gate(made_records(["anemic"] * 4), IMAGES, made_manifest())
     same = answered(0.1, 0.2, 0.7, 0.9)
     with refused(DataError, "auc", "more images"):
         gate.compare(same, same)
 
 
-@pytest.mark.parametrize(("truths", "words"), [([], ("got 0 images",)), (["ill"], ("labelled ill", "anemic"))])
+@pytest.mark.parametrize(("truths", "words"), [([], ("got none", "--data")), (["ill"], ("got also ill", "anemic"))])
 def test_images_that_cannot_measure_are_refused(
     truths: list[str], words: tuple[str, ...], refused: Callable[..., Any]
 ) -> None:
     with refused(DataError, *words):
-        classification_gate(made_records(truths), IMAGES, made_manifest())
+        make_gate(made_records(truths), IMAGES, made_manifest())
 
 
 NODULES = [Record(str(k), Path(f"{k}.png"), Boxes(((10.0, 10.0, 20.0, 20.0),)), f"patient {k}") for k in range(4)]
@@ -67,8 +67,8 @@ def boxed(*rows: tuple[tuple[float, ...], float]) -> list[Any]:
 
 
 def test_a_detector_is_judged_by_its_boxes_and_agrees_where_those_above_the_threshold_overlap() -> None:
-    manifest = made_manifest(task="detection", labels=("nodule",), output="boxes", main_score="ap50", threshold=0.5)
-    gate = detection_gate(NODULES, IMAGES, manifest)
+    manifest = made_manifest(task="detection", labels=("nodule",), main_score="ap50", threshold=0.5)
+    gate = make_gate(NODULES, IMAGES, manifest)
     near = (12.0, 10.0, 22.0, 20.0)  # an IoU of 80 / 120
     before = boxed((RIGHT, 0.9), (RIGHT, 0.8), (RIGHT, 0.7), (RIGHT, 0.4))
     found = gate.compare(before, boxed((near, 0.9), (WRONG, 0.8), (RIGHT, 0.7), (WRONG, 0.3)))
@@ -81,14 +81,14 @@ def test_a_detector_is_judged_by_its_boxes_and_agrees_where_those_above_the_thre
 
 
 def test_images_without_boxes_cannot_measure_a_detector(refused: Callable[..., Any]) -> None:
-    manifest = made_manifest(task="detection", labels=("nodule",), output="boxes", main_score="ap50")
+    manifest = made_manifest(task="detection", labels=("nodule",), main_score="ap50")
     with refused(DataError, "got none", "--data"):
-        detection_gate([], [], manifest)
+        make_gate([], [], manifest)
     with refused(DataError, "boxes"):
-        detection_gate(made_records(TRUTHS), IMAGES, manifest)
+        make_gate(made_records(TRUTHS), IMAGES, manifest)
     empty = [Record("0", Path("0.png"), Boxes(), "patient")]
     with refused(DataError, "ap50", "more images"):
-        detection_gate(empty, IMAGES[:1], manifest).compare(boxed((RIGHT, 0.9)), boxed((RIGHT, 0.9)))
+        make_gate(empty, IMAGES[:1], manifest).compare(boxed((RIGHT, 0.9)), boxed((RIGHT, 0.9)))
 
 
 def test_latency_times_every_graph(tiny_artifact: Any) -> None:

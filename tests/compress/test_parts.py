@@ -12,8 +12,8 @@ from made_artifacts import LABELS, made_manifest, made_records
 from leanmed.audit.grouping import Grouping
 from leanmed.compress.parts import draw, find_parts
 from leanmed.errors import DataError
+from leanmed.manifest import Provenance
 from leanmed.records import Record
-from leanmed.runtime.artifact import Provenance
 
 RECORDS = made_records([LABELS[k % 2] for k in range(12)])
 CONTENTS = {record.id: f"{int(record.id):064x}"[::-1] for record in RECORDS}  # the first digits tell them apart

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import default_collate
 
-from leanmed.export.export import apart, export_graph
+from leanmed.export.export import export_graph
+from leanmed.manifest import Manifest
 from leanmed.runtime.predictor import open_session
-from leanmed.tasks.base import Batch, Task
+from leanmed.tasks import TASKS
+from leanmed.tasks.base import Batch, Named, Task
+from leanmed.tasks.kind import AnswerPart
 
 SIZES = [(20, 20), (20, 1000), (1000, 20), (37, 53), (32, 32)]
 NOT_TRAINED_BY = 1e-12  # a gradient below this would be none at all
@@ -35,7 +38,7 @@ class TaskContract:
     """Inherit it in a class `Test...` that gives the two fixtures; all the rest is tested here.
 
     `task`: a small untrained task with random weights, made anew for each test.
-    `batch`: eight prepared inputs and their targets, every label among them, that the task can learn.
+    `batch`: eight augmented images and their targets, every label among them, that the task can learn.
     """
 
     @pytest.fixture
@@ -46,35 +49,47 @@ class TaskContract:
     def batch(self, task: Task) -> Batch:
         raise NotImplementedError
 
-    def outputs(self, task: Task, batch: Batch) -> torch.Tensor:
+    def kind(self, task: Task) -> AnswerPart:
+        return TASKS[task.manifest()["task"]].answer
+
+    def outputs(self, task: Task, batch: Batch) -> Named:
         with torch.inference_mode():
-            return task.eval()(batch[0])
+            return dict(task.eval()(batch.inputs))
 
-    def far_too_sure(self, outputs: torch.Tensor) -> torch.Tensor:
+    def figures(self, task: Task, outputs: Named, batch: Batch) -> dict[str, float]:
+        seen = task.scorer()
+        for half in (slice(0, 3), slice(3, None)):
+            seen.add(*({name: tensor[half] for name, tensor in named.items()} for named in (outputs, batch.targets)))
+        return seen.figures()
+
+    def far_too_sure(self, outputs: Named) -> Named:
         """Outputs whose logits are thirty times what they were."""
-        return 30 * outputs
-
-    def numbers(self, answer: Mapping[str, Any]) -> list[NDArray[np.float32]]:
-        """One of the task's answers as the graph gives it."""
-        return [np.array(list(answer.values())[1:], np.float32)]
+        return {name: 30 * tensor for name, tensor in outputs.items()}
 
     @pytest.mark.parametrize("size", SIZES)
     def test_an_image_of_any_size_is_prepared_to_one_shape(
         self, task: Task, batch: Batch, size: tuple[int, int]
     ) -> None:
         prepared = task.prepare(pixels(*size))
-        assert prepared.shape == batch[0].shape[1:]
-        assert prepared.isfinite().all()
+        assert {name: tensor.shape for name, tensor in prepared.items()} == {
+            name: tensor.shape[1:] for name, tensor in batch.inputs.items()
+        }
+
+    def test_photographs_are_prepared_in_their_own_type(self, task: Task) -> None:
+        assert {tensor.dtype for tensor in task.prepare(pixels(40, 50)).values()} == {torch.uint8}
 
     def test_what_is_prepared_can_be_trained_on(self, task: Task, batch: Batch) -> None:
-        assert not torch.stack([task.prepare(pixels(*size)) for size in SIZES]).is_inference()
-        assert len(self.outputs(task, batch)) == len(batch[0])
+        stacked = default_collate([task.prepare(pixels(*size)) for size in SIZES])
+        assert not any(tensor.is_inference() for tensor in stacked.values())
+        assert all(len(tensor) == len(SIZES) for tensor in task.eval()(stacked).values())
 
     def test_the_same_seed_augments_alike_and_another_one_otherwise(self, task: Task, batch: Batch) -> None:
-        first, same, other = (task.augment(batch, seed)[0] for seed in (1, 1, 2))
-        assert first.shape == batch[0].shape
-        assert torch.equal(first, same)
-        assert not torch.equal(first, other)
+        first, same, other = (task.augment(batch, seed).inputs for seed in (1, 1, 2))
+        assert {name: tensor.shape for name, tensor in first.items()} == {
+            name: tensor.shape for name, tensor in batch.inputs.items()
+        }
+        assert all(torch.equal(tensor, same[name]) for name, tensor in first.items())
+        assert not all(torch.equal(tensor, other[name]) for name, tensor in first.items())
 
     def test_the_loss_is_a_finite_scalar_and_falls_within_a_few_steps(self, task: Task, batch: Batch) -> None:
         optimizer = torch.optim.Adam(task.train().parameters(), lr=3e-3)
@@ -100,37 +115,50 @@ class TaskContract:
         assert asleep == []
 
     def test_the_score_holds_the_main_one_and_the_loss_as_plain_numbers(self, task: Task, batch: Batch) -> None:
-        figures = task.score(self.outputs(task, batch), batch[1])
+        figures = self.figures(task, self.outputs(task, batch), batch)
         assert {task.main_score, "loss"} <= set(figures)
         assert all(type(value) is float for value in figures.values())
 
-    def test_there_is_one_answer_for_each_image_and_all_have_the_same_columns(self, task: Task, batch: Batch) -> None:
+    def test_there_is_one_answer_for_each_image_and_all_have_the_same_keys(self, task: Task, batch: Batch) -> None:
         answers = task.answers(self.outputs(task, batch))
-        assert len(answers) == len(batch[0])
-        assert len({tuple(answer) for answer in answers}) == 1
+        assert len(answers) == 8
+        assert len({tuple(answer.as_json()) for answer in answers}) == 1
 
     def test_calibration_lowers_the_loss_and_travels_with_the_weights(self, task: Task, batch: Batch) -> None:
         before = {name: value.clone() for name, value in task.state_dict().items()}
         outputs = self.far_too_sure(self.outputs(task, batch))
-        loss = task.score(outputs, batch[1])["loss"]
-        task.calibrate(outputs, batch[1], "f1")
-        assert task.score(outputs, batch[1])["loss"] < loss
+        loss, seen = self.figures(task, outputs, batch)["loss"], task.scorer()
+        seen.add(outputs, batch.targets)
+        task.calibrate(seen, "f1")
+        assert self.figures(task, outputs, batch)["loss"] < loss
         assert task.manifest()["temperature"] > 1
         assert any(not torch.equal(value, before[name]) for name, value in task.state_dict().items())
 
     def test_the_graph_agrees_with_its_module_to_1e_5_on_any_size_with_and_without_alpha(self, task: Task) -> None:
         module = task.eval().graph().eval()
-        session = open_session(export_graph(module))
+        kind = self.kind(task)
+        session = open_session(export_graph(module, kind.GRAPHS["model"]))
         for size in SIZES:
             for channels in (3, 4):
                 image = pixels(*size, channels)
                 found = session.run(None, {"pixels": image})
-                assert apart(answer_of(module, image), found) <= 1e-5, (size, channels)
+                assert kind.apart(answer_of(module, image), found) <= 1e-5, (size, channels)
 
     def test_the_graph_prepares_as_training_does(self, task: Task) -> None:
-        image = pixels(120, 90)
-        whole = answer_of(task.eval().graph(), image)
+        image, about = pixels(120, 90), Manifest.model_construct(**task.manifest())
+        whole = self.kind(task).decide(answer_of(task.eval().graph(), image), about)
         with torch.inference_mode():
-            parts = task.answers(task(task.prepare(image)[None]), [image.shape[:2]])[0]
-        rounding = 1e-6 if len(whole) == 1 else 1e-3  # boxes are written with two decimals
-        assert apart(whole, self.numbers(parts)) <= rounding
+            (part,) = task.answers(task(default_collate([task.prepare(image)])), [image.shape[:2]])
+        assert part.cells().keys() == whole.cells().keys()
+        assert apart(part.as_json(), whole.as_json()) <= 1e-6
+
+
+def apart(one: Any, other: Any) -> float:
+    """The largest difference of two answers as JSON; infinite where they differ in more than numbers."""
+    if isinstance(one, dict):
+        return max((apart(value, other[name]) for name, value in one.items()), default=0.0)
+    if isinstance(one, list) and len(one) == len(other):
+        return max(map(apart, one, other), default=0.0)
+    if isinstance(one, float):
+        return abs(one - other)
+    return 0.0 if one == other else float("inf")

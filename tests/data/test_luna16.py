@@ -11,7 +11,7 @@ from leanmed.errors import DataError
 from leanmed.phantoms.scans import write_luna16
 from leanmed.reading.lung_slices import three_slices
 from leanmed.reading.volume import open_volume
-from leanmed.recipe.recipe import load_recipe
+from leanmed.tasks.recipes import load_recipe
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from detection_fixtures import constant_graph
-from leanmed.evaluation import evaluate_run
+from leanmed.evaluation.runs import evaluate_run
 from leanmed.export.card import OPEN_ITEMS, write_card
 from leanmed.figures.bootstrap import Figure
 from leanmed.runtime.artifact import read_artifact

@@ -13,14 +13,15 @@ import torch
 
 from leanmed.data import content_hashes, read_records
 from leanmed.errors import ExportError, RunError
-from leanmed.evaluation import fold_figures
+from leanmed.evaluation.runs import fold_figures
 from leanmed.export import export as module
 from leanmed.export.export import OPSET, SHAPES, TOLERANCE, best_fold, compare, export, sample_images
 from leanmed.files import write_json
-from leanmed.runs import FOLD, SPLITS, Run, open_run, read_csv
+from leanmed.runs import FOLD, SPLITS, Run, read_csv
 from leanmed.runtime.artifact import Artifact
 from leanmed.runtime.predictor import load
 from leanmed.tasks.building import load_task
+from leanmed.tasks.recipes import open_run
 from training_fixtures import made_data, trained_run
 
 EXPORTED = 0  # the fold, given by number: what the tests of one artifact are about

@@ -21,7 +21,8 @@ from leanmed.models.anchors import (
 from leanmed.models.backbones import Backbone
 from leanmed.models.inception_v2 import CHANNELS, InceptionV2
 from leanmed.models.ssd import SSD
-from leanmed.recipe.recipe import Detector, Model
+from leanmed.recipe.recipe import Model
+from leanmed.tasks.detection.settings import Detector
 
 # Millions of parameters: the backbone's maps up to stride 32; SSD and SSDlite with six maps and six boxes a position.
 # facts measured elsewhere: 5.95, 4.08, 12.94, 26.9, 45.9 and 3.90, 2.27, 10.87, 24.55, 43.54.

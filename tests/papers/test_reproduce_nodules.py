@@ -7,10 +7,11 @@ import pytest
 
 from detection_fixtures import SETTINGS, constant_graph, planted, write_slices
 from leanmed.errors import DataError
+from leanmed.manifest import Input, Manifest, Provenance
 from leanmed.papers.nodules import measure_artifacts, table_3
 from leanmed.papers.printed import NODULES
 from leanmed.papers.reproduce import reproduce
-from leanmed.runtime.artifact import Input, Manifest, Provenance, write_artifact
+from leanmed.runtime.artifact import write_artifact
 
 ARMS = ["mobilenetv1", "mobilenetv2"]
 RECIPE = {

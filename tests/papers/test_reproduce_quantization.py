@@ -15,7 +15,7 @@ from made_networks import made_network
 
 from leanmed.compress.quantize import Options
 from leanmed.errors import DataError
-from leanmed.evaluation import records_of
+from leanmed.evaluation.runs import records_of
 from leanmed.papers.quantization import fold_parts, reproduce_quantization
 from leanmed.runs import Run
 from leanmed.runtime.artifact import write_artifact

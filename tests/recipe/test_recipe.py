@@ -6,7 +6,8 @@ import pytest
 
 from leanmed.errors import RecipeError
 from leanmed.recipe.help import describe_recipe
-from leanmed.recipe.recipe import Recipe, check_recipe, dump_recipe, load_recipe, shipped_recipes
+from leanmed.recipe.recipe import Recipe, dump_recipe, shipped_recipes
+from leanmed.tasks.recipes import check_recipe, load_recipe
 
 
 @pytest.fixture

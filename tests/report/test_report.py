@@ -15,6 +15,7 @@ from PIL import Image
 
 from leanmed.errors import UnreadableInput
 from leanmed.figures.bootstrap import Figure
+from leanmed.records import Record
 from leanmed.report import report
 from leanmed.report.plots import History, Plot
 from leanmed.report.report import (
@@ -27,9 +28,9 @@ from leanmed.report.report import (
     fold_mean,
     fold_rows,
     render,
-    worst_mistakes,
     write_report,
 )
+from leanmed.tasks.classification import judge
 from leanmed.tasks.classification.figures import Scored, paired, point, score, subgroups
 
 LEAK = "This result LEAKS: copies stand on both sides."
@@ -41,6 +42,8 @@ PLAIN = Report(
     figures={"dice": Figure(0.8, 0.7, 0.9, 5)},
     main_score="dice",
     provenance=PROVENANCE,
+    words=judge.WORDS,
+    terms=judge.TERMS,
 )
 
 
@@ -61,13 +64,17 @@ def full(k=2, table=None, **changes):
         figures=score(table, resamples=50),
         main_score="auc",
         provenance=PROVENANCE,
+        words=judge.WORDS,
+        terms=judge.terms(table),
+        remarks=judge.remarks(table),
+        plots=judge.plots(table, [0.4, 0.5, 0.6]),
         table=table,
-        folds=fold_rows(table, {0: 0.4, 1: 0.5, 2: 0.6}, {0: 1.5}),
+        folds=fold_rows(table, point, {0: 0.4, 1: 0.5, 2: 0.6}, {0: 1.5}),
         subgroups=subgroups(table, {"site": [HOSTILE] * 4 + ["b"] * (n - 4)}, resamples=20),
         comparisons={"INT8 against float": paired(table, table, resamples=20)},
         notes=[f"could not read {HOSTILE}"],
         histories=[History(0, [0.7, 0.5], [0.7, 0.6], [0.5, 0.6], "f1", 1)],
-        mistakes=worst_mistakes(table, [HOSTILE] * n, [Path(f"{i}.png") for i in range(n)]),
+        mistakes=judge.mistakes(table, [Record(f"{i}", Path(f"{i}.png"), "no", "g") for i in range(n)]),
     )
     return replace(content, **changes)
 
@@ -178,14 +185,14 @@ def test_the_mean_of_folds_is_worked_over_those_that_define_the_figure():
 
 def test_fold_rows_score_each_fold_by_itself():
     table = made()
-    rows = fold_rows(table, {2: 0.3})
+    rows = fold_rows(table, point, {2: 0.3})
     assert [(row.fold, row.images, row.groups, row.threshold) for row in rows] == [
         (0, 40, 20, None),
         (1, 40, 20, None),
         (2, 40, 20, 0.3),
     ]
     assert rows[1].figures == point(table.subset(table.fold == 1))
-    assert fold_rows(replace(table, fold=None)) == []
+    assert fold_rows(replace(table, fold=None), point) == []
 
 
 @pytest.mark.parametrize("k", [2, 3])
@@ -232,14 +239,15 @@ def test_a_report_needs_no_table_and_takes_figures_and_plots_of_other_tasks(tmp_
 
 def test_few_groups_are_warned_of():
     table = made(n=60)
-    assert "as few as 20 groups" in report._baseline(table.subset(np.arange(40)))[-1]
-    assert not any("as few as" in remark for remark in report._baseline(table))
+    few = report._remarks(replace(PLAIN, table=table.subset(np.arange(40))))
+    assert any("as few as 20 groups" in remark for remark in few)
+    assert not any("as few as" in remark for remark in report._remarks(replace(PLAIN, table=table)))
 
 
 def test_the_baseline_of_the_commonest_label_is_stated():
     table = made()
     few = table.subset(np.flatnonzero((table.truth == 0) | (table.fold == 0)))
-    assert report._baseline(few) == [
+    assert judge.remarks(few) == [
         "80 images in 60 groups: 60 no, 20 yes. Always answering no would have an accuracy of 0.750."
     ]
 
@@ -253,13 +261,12 @@ def test_worst_mistakes_are_the_surest_one_of_each_group():
         np.array(list("aabcd")),
         ("no", "yes"),
     )
-    mistakes = worst_mistakes(table, list("vwxyz"), [Path(c) for c in "vwxyz"])
+    mistakes = judge.mistakes(table, [Record(c, Path(c), "no", "g") for c in "vwxyz"])
     assert [(m.id, m.truth, m.answered, m.probability) for m in mistakes] == [
         ("v", "no", "yes", 0.9),
         ("z", "yes", "no", 0.8),
         ("x", "no", "yes", 0.7),
     ]
-    assert len(worst_mistakes(table, list("vwxyz"), [Path()] * 5, count=1)) == 1
 
 
 def thumbnails(html):

@@ -9,7 +9,8 @@ import pytest
 
 from leanmed.errors import ArtifactError
 from leanmed.files import sha256_json
-from leanmed.runtime.artifact import CARD, FORMAT, MANIFEST, read_artifact, write_artifact
+from leanmed.manifest import FORMAT
+from leanmed.runtime.artifact import CARD, MANIFEST, read_artifact, write_artifact
 
 
 def edit(artifact: Path, change: Callable[[dict[str, Any]], object], *, sign: bool = False) -> None:

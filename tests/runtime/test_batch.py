@@ -16,7 +16,8 @@ import pytest
 import leanmed
 from leanmed import Prediction
 from leanmed.errors import RunError, UnreadableInput
-from leanmed.runtime.batch import WINDOW, Shard, answers, predict_file
+from leanmed.runtime.batch import IN_FLIGHT as WINDOW
+from leanmed.runtime.batch import Shard, answers, predict_file
 
 
 @pytest.fixture

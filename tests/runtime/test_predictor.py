@@ -10,8 +10,8 @@ from PIL import Image
 
 import leanmed
 from leanmed.errors import ArtifactError, DataError, InputTooLarge, UnreadableInput, UnsupportedInput
+from leanmed.manifest import Input
 from leanmed.reading.images import Limits
-from leanmed.runtime.artifact import Input
 from leanmed.runtime.predictor import open_session
 
 

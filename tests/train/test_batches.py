@@ -10,20 +10,20 @@ from PIL import Image
 
 from leanmed import data as reading
 from leanmed.errors import DataError
-from leanmed.recipe.recipe import check_recipe
 from leanmed.records import Record
 from leanmed.tasks.classification.training import Classification
+from leanmed.tasks.recipes import check_recipe
 from leanmed.train.batches import (
     Cache,
     Prepared,
+    answer_part,
     check_readable,
-    ordered_batches,
-    outputs_of,
+    score_part,
     training_batches,
 )
 
 SIDE = 32
-BYTES = 4 * SIDE * SIDE * 4  # of one prepared image
+BYTES = 4 * SIDE * SIDE  # of one prepared image, in its own type
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +56,12 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_record_becomes_a_prepared_image_and_its_labels_position(task: Classification, records: list[Record]) -> None:
-    image, target = Prepared(records, task, Cache(0))[3]
-    assert image.shape == (4, SIDE, SIDE)
-    assert torch.allclose(image[:3], torch.tensor(40 / 255))
-    assert torch.allclose(image[3], torch.tensor(1.0))
-    assert target.item() == 1
+    inputs, targets = Prepared(records, task, Cache(0))[3]
+    image = inputs["image"]
+    assert (image.shape, image.dtype) == ((4, SIDE, SIDE), torch.uint8)
+    assert (image[:3] == 40).all()
+    assert (image[3] == 255).all()
+    assert targets["label"].item() == 1
 
 
 def test_folds_that_share_a_cache_read_each_image_once(
@@ -68,8 +69,8 @@ def test_folds_that_share_a_cache_read_each_image_once(
 ) -> None:
     cache = Cache(10 * BYTES)
     first, second = Prepared(records, task, cache), Prepared(records[::-1], task, cache)
-    before = [first[k][0] for k in range(7)]
-    assert all(torch.equal(second[6 - k][0], before[k]) for k in range(7))
+    before = [first[k].inputs["image"] for k in range(7)]
+    assert all(torch.equal(second[6 - k].inputs["image"], before[k]) for k in range(7))
     assert len(reads) == 7
 
 
@@ -79,7 +80,7 @@ def test_what_has_no_room_is_read_again_and_what_has_is_not(
     data = Prepared(records, task, Cache(2 * BYTES + BYTES // 2))
     for _ in range(2):
         for k in range(4):
-            assert torch.allclose(data[k][0][0], torch.tensor(10 * (k + 1) / 255))
+            assert (data[k].inputs["image"][0] == 10 * (k + 1)).all()
     assert reads == ["0.png", "1.png", "2.png", "3.png", "2.png", "3.png"]
 
 
@@ -98,7 +99,7 @@ def order(data: Prepared, epoch: int, **options: int) -> list[list[int]]:
     """The greys of each training batch of an epoch, as numbers of the records."""
     loader = training_batches(data, 2, seed=5, **options)
     loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-    return [[round(float(image[0, 0, 0]) * 25.5) - 1 for image in images] for images, _ in loader]
+    return [[int(image[0, 0, 0]) // 10 - 1 for image in batch.inputs["image"]] for batch in loader]
 
 
 def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch(task: Classification, records: list[Record]) -> None:
@@ -124,7 +125,7 @@ def test_a_last_batch_that_is_not_full_is_left_out_unless_it_is_the_only_one(
 ) -> None:
     cache = Cache(10 * BYTES)
     sizes = {
-        count: [len(targets) for _, targets in training_batches(Prepared(records[:count], task, cache), 3, 0)]
+        count: [len(b.targets["label"]) for b in training_batches(Prepared(records[:count], task, cache), 3, 0)]
         for count in (2, 3, 4, 7)
     }
     assert sizes == {2: [2], 3: [3], 4: [3], 7: [3, 3]}
@@ -134,10 +135,21 @@ def test_outputs_are_in_the_records_order_and_leave_the_tasks_mode(task: Classif
     data = Prepared(records, task, Cache(10 * BYTES))
     task.train()
     state = {name: value.clone() for name, value in task.state_dict().items()}
-    outputs, targets = outputs_of(task, ordered_batches(data, 3))
+    logits, labels = score_part(task, data, 3).gathered()  # type: ignore[attr-defined]
+    answers = list(answer_part(task, data, 3))
     assert task.training
     assert all(torch.equal(value, state[name]) for name, value in task.state_dict().items())
-    assert targets.tolist() == [0, 1, 0, 1, 0, 1, 0]
+    assert labels.tolist() == [0, 1, 0, 1, 0, 1, 0]
+    assert [record.id for record, _ in answers] == list("0123456")
     task.eval()
-    one_by_one = torch.cat([task(data[k][0][None]).detach() for k in range(7)])
-    assert torch.allclose(outputs, one_by_one, atol=1e-5)
+    one_by_one = torch.cat([task({"image": data[k].inputs["image"][None]})["logits"].detach() for k in range(7)])
+    assert torch.allclose(logits, one_by_one, atol=1e-5)
+    probabilities = task.probabilities(one_by_one)[:, 1].tolist()
+    assert [answer.as_json()["probability"] for _, answer in answers] == pytest.approx(probabilities, abs=1e-5)
+
+
+def test_no_gradient_is_kept_while_a_part_is_answered_and_others_are_afterwards(
+    task: Classification, records: list[Record]
+) -> None:
+    for _ in answer_part(task, Prepared(records, task, Cache(0)), 3):
+        assert not torch.is_inference_mode_enabled(), "whoever takes the answers may compute with gradients"

@@ -12,6 +12,7 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 
 from leanmed.errors import RunError
+from leanmed.tasks.base import Batch
 from leanmed.tasks.classification.training import Classification
 from leanmed.train.loop import (
     BEST,
@@ -96,9 +97,9 @@ def test_a_diverged_training_stops_with_a_remedy(tmp_path: Path) -> None:
     loop = a_loop(tmp_path)
     for parameter in loop.parameters():
         torch.nn.init.constant_(parameter, float("nan"))
-    loop.validation_step((torch.zeros(2, 4, 32, 32), torch.tensor([0, 1])), 0)
+    batch = Batch({"image": torch.zeros(2, 4, 32, 32)}, {"label": torch.tensor([0, 1])})
     with pytest.raises(RunError, match=r"fold 3, epoch 0: .* diverged; .* lower training\.learning_rate"):
-        loop.on_validation_epoch_end()
+        loop.validation_step(batch, 0)
 
 
 def test_history_and_time_spent_travel_with_the_checkpoint(tmp_path: Path) -> None:

@@ -23,11 +23,12 @@ from leanmed import data as reading_data
 from leanmed.data import read_records
 from leanmed.data.splits import make_folds
 from leanmed.errors import DataError, RunError
-from leanmed.evaluation import fold_figures
+from leanmed.evaluation.runs import fold_figures
 from leanmed.files import write_text
 from leanmed.recipe.recipe import dump_recipe
-from leanmed.runs import FOLD, HISTORY, MODEL, PREDICTIONS, RECIPE, RUN, SPLITS, Run, open_run, read_csv
+from leanmed.runs import FOLD, HISTORY, MODEL, PREDICTIONS, RECIPE, RUN, SPLITS, Run, read_csv
 from leanmed.tasks.classification.training import Classification
+from leanmed.tasks.recipes import open_run
 from leanmed.train import train as training
 from leanmed.train.loop import BEST, LAST, Loop
 from leanmed.train.train import Machines, train

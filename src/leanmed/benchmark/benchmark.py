@@ -28,16 +28,16 @@ from PIL import Image
 from leanmed.errors import RunError
 from leanmed.phantoms.eyelids import PHANTOMS, eyelid
 from leanmed.reading.images import find_inputs, read_image
-from leanmed.runs import open_run
 from leanmed.runtime.artifact import read_artifact
 from leanmed.runtime.batch import answers
 from leanmed.runtime.predictor import Predictor, load
+from leanmed.tasks import TASKS
+from leanmed.tasks.recipes import open_run
 
 COUNT = 1000  # images predicted end to end
 STARTS = 5
 NETWORK = frozenset({"Conv", "FusedConv", "QLinearConv", "MatMul", "Gemm", "ConvInteger", "NhwcFusedConv"})
-START_OURS = """import sys, leanmed; loaded = leanmed.load(sys.argv[1])
-(loaded.predict_boxes if loaded.manifest.output == "boxes" else loaded.predict)(sys.argv[2])"""
+START_OURS = "import sys, leanmed; leanmed.load(sys.argv[1]).predict(sys.argv[2])"
 START_PEER = """import sys; from pathlib import Path; from leanmed.benchmark.peer import Peer
 Peer(Path(sys.argv[1]), int(sys.argv[3])).predict(Path(sys.argv[2]))"""
 # Linux counts the parent's memory into a child's ru_maxrss, but starts VmHWM afresh with each program.
@@ -103,8 +103,8 @@ def _fold_of(artifact: Path, run: Path | None) -> int:
         found = open_run(run)
         if (found.facts["data_sha256"], found.recipe.model_dump(mode="json")) != (origin.data_sha256, origin.recipe):
             raise RunError(f"expected --run to be the run that {artifact} was exported from, got {run}; give that one")
-        if found.recipe.task != "classification":
-            raise RunError(f"expected --run to be of a classifier, got one for {found.recipe.task}; leave --run out")
+        if TASKS[found.recipe.task].answer.GRAPHS != {"model": ("probabilities",)}:
+            raise RunError(f"expected --run to be one for labels, got one for {found.recipe.task}; leave --run out")
     return origin.fold
 
 
@@ -175,7 +175,7 @@ def _latency(artifacts: Sequence[Path], run: Path | None, fold: int, file: Path,
     pixels = read_image(file)
     actions: dict[str, Action] = {}
     for path in artifacts:
-        actions[str(path)] = _bound(_answer(load(path, threads=threads)), pixels)
+        actions[str(path)] = _bound(load(path, threads=threads).outputs, pixels)
     if not run:
         return interleaved(actions, repeats)
     import torch
@@ -190,11 +190,6 @@ def _latency(artifacts: Sequence[Path], run: Path | None, fold: int, file: Path,
         actions["PyTorch eager, channels last"] = _bound(last.probabilities, tensor)
         actions["torch.compile"] = _bound(Peer(run, fold, compiled=True).probabilities, tensor)
         return interleaved(actions, repeats)
-
-
-def _answer(predictor: Predictor) -> Callable[[Any], Any]:
-    """Pixels to what the artifact is for."""
-    return predictor.detect if predictor.manifest.output == "boxes" else predictor.probabilities
 
 
 def _bound(function: Callable[[Any], Any], argument: Any) -> Action:
@@ -303,12 +298,11 @@ def _may_reduce(artifact: Path) -> bool:
 
 def _reduced_scale(predictor: Predictor, photograph: Path) -> dict[str, Any]:
     """What decoding a 12-megapixel photograph at a reduced scale saves, and how far it moves the answer."""
-    whole = predictor.probabilities(read_image(photograph))
-    less = predictor.probabilities(predictor.read(photograph))
+    whole, less = (predictor.outputs(pixels)[0] for pixels in (read_image(photograph), predictor.read(photograph)))
     times = interleaved(
         {
-            "reduced": lambda: predictor.probabilities(predictor.read(photograph)),
-            "whole": lambda: predictor.probabilities(read_image(photograph)),
+            "reduced": lambda: predictor.outputs(predictor.read(photograph)),
+            "whole": lambda: predictor.outputs(read_image(photograph)),
         },
         5,
     )

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
-from leanmed.runs import open_run
 from leanmed.tasks.building import load_task
+from leanmed.tasks.recipes import open_run
 
 
 @contextmanager
@@ -42,7 +42,7 @@ class Peer:
 
     def __init__(self, run: Path, fold: int, *, compiled: bool = False) -> None:
         self.task: Any = load_task(open_run(run), fold)
-        self.network: Callable[[torch.Tensor], torch.Tensor] = torch.compile(self.task) if compiled else self.task
+        self.network: Callable[[Any], Any] = torch.compile(self.task) if compiled else self.task
 
     def read(self, path: Path) -> torch.Tensor:
         """A file to (4, h, w) uint8."""
@@ -57,7 +57,7 @@ class Peer:
         tissue = torch.cat([channels[:3] * channels[3:], channels[3:]])
         side = self.task.model.side
         image = transforms.resize(tissue, [side, side], antialias=True)
-        found: torch.Tensor = self.task.probabilities(self.network(image[None]))[0]
+        found: torch.Tensor = self.task.probabilities(self.network({"image": image[None]})["logits"])[0]
         return found.numpy()
 
     def predict(self, path: Path) -> NDArray[np.float32]:

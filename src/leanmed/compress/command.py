@@ -8,27 +8,23 @@ from pathlib import Path
 from typing import cast, get_args
 
 from leanmed.audit.grouping import AUDIT, group_for_artifact
-from leanmed.compress.gate import Gate, Images, Pixels, answers, classification_gate, detection_gate
+from leanmed.compress.gate import Pixels, answers, make_gate
 from leanmed.compress.outcome import Comparison, GateError, Outcome, Target
 from leanmed.compress.parts import Parts, draw, find_parts
 from leanmed.compress.quantize import Options, Quantized, quantize
-from leanmed.compress.report import write_quantization_report
+from leanmed.compress.report import Beside, write_quantization_report
 from leanmed.data import read_pixels, read_records_for
 from leanmed.errors import ArtifactError, DataError
 from leanmed.files import defined
-from leanmed.recipe.recipe import check_recipe
+from leanmed.manifest import Manifest, image_mark
 from leanmed.records import Record
-from leanmed.runtime.artifact import Artifact, Manifest, check_room, image_mark, read_artifact, write_artifact
-
-CALIBRATION = {"classification": 256, "detection": 64}  # slices are large, and each is thousands of places
-GATES: dict[str, Callable[[Sequence[Record], Images, Manifest], Gate]] = {
-    "classification": classification_gate,
-    "detection": detection_gate,
-}
+from leanmed.runtime.artifact import Artifact, check_room, read_artifact, write_artifact
+from leanmed.tasks import TASKS
+from leanmed.tasks.recipes import recipe_of_artifact
 
 
 @dataclass(frozen=True)
-class Photographs:
+class RecordImages:
     """The records' pixels, decoded as `predict` does, and anew each time: all of them may not fit in memory."""
 
     records: Sequence[Record]
@@ -51,6 +47,7 @@ def quantize_artifact(
     calibration: int | None = None,
     dataset: str | None = None,
     command: str = "",
+    beside: Beside | None = None,
     tell: Callable[[str], None] = print,
 ) -> Outcome:
     """Compress the artifact at `source` into `out`, with a report beside it.
@@ -61,9 +58,10 @@ def quantize_artifact(
         data: the data set's folder; which of its images trained the artifact is read from their contents.
         out: takes the artifact; the report goes to its name with `-report` at the end.
         options: the gate and the techniques.
-        calibration: at most so many training images; None: `CALIBRATION`.
+        calibration: at most so many training images; None: as many as the kind of task says.
         dataset: the data set's reader; None: the one of the artifact's recipe.
         command: what the user typed, for the record.
+        beside: others' models to be drawn beside in the report.
         tell: takes one line of progress at a time.
 
     Raises:
@@ -72,26 +70,29 @@ def quantize_artifact(
         GateError: every attempt lost too much; only the report was written.
     """
     target, artifact = _target(to), read_artifact(source)
-    if artifact.manifest.task not in GATES:
-        raise ArtifactError(
-            f"expected an artifact for {', '.join(GATES)}, got one for {artifact.manifest.task}, which nothing here "
-            "can compress yet"
-        )
     check_room(out)
     if out.resolve() == source.resolve():
         raise ArtifactError(f"expected --out to be another folder than the float artifact {source}; it is still needed")
     origin = artifact.manifest.provenance
-    recipe = check_recipe({"name": "unnamed", **origin.recipe}, "the artifact's recipe")
+    recipe = recipe_of_artifact(origin.recipe)
     records = read_records_for(recipe.data, data, dataset)
     known = group_for_artifact(records, recipe.split, out.parent / AUDIT)
     parts = find_parts(origin, known.grouping, known.contents)
-    most = CALIBRATION[artifact.manifest.task] if calibration is None else calibration
+    most = TASKS[artifact.manifest.task].judge.CALIBRATION if calibration is None else calibration
     parts = replace(parts, training=draw(parts.training, 0 if target == "fp16" else most))
     counts = len(parts.training), len(parts.validation), len(parts.test)
     tell("{} training images calibrate, {} others choose, {} new ones test".format(*counts))
     quantized = quantize_parts(artifact, target, parts, options, tell=tell)
     outcome, report = quantized.outcome, out.with_name(f"{out.name}-report")
-    write_quantization_report(report, artifact.manifest.name, [outcome], leak=artifact.manifest.leak, command=command)
+    write_quantization_report(
+        report,
+        artifact.manifest.name,
+        [outcome],
+        TASKS[artifact.manifest.task].judge,
+        leak=artifact.manifest.leak,
+        command=command,
+        beside=beside,
+    )
     tell(f"wrote {report / 'report.html'} and report.json")
     if not outcome.passed:
         raise GateError(outcome)
@@ -123,11 +124,11 @@ def quantize_parts(
     """
     manifest = artifact.manifest
     side = manifest.input.side if manifest.input.reduced else None
-    gate = GATES[manifest.task](parts.validation, Photographs(parts.validation, side), manifest)
-    quantized = quantize(artifact, to, Photographs(parts.training, side), gate, options, tell=tell)
+    gate = make_gate(parts.validation, RecordImages(parts.validation, side), manifest)
+    quantized = quantize(artifact, to, RecordImages(parts.training, side), gate, options, tell=tell)
     outcome = replace(quantized.outcome, warnings=(*parts.notes, *quantized.outcome.warnings))
     if parts.test:
-        test = GATES[manifest.task](parts.test, Photographs(parts.test, side), manifest)
+        test = make_gate(parts.test, RecordImages(parts.test, side), manifest)
         found = (answers(graph, test.images) for graph in (artifact.graph, quantized.graph))
         tested = test.compare(*found)
         outcome = replace(outcome, tested=tested, warnings=(*outcome.warnings, *_beyond(tested, outcome)))

@@ -6,8 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,18 +14,15 @@ from numpy.typing import NDArray
 from leanmed.compress.graph import Array
 from leanmed.compress.outcome import Comparison
 from leanmed.errors import DataError
+from leanmed.manifest import Manifest
 from leanmed.records import Record
-from leanmed.runtime.artifact import Manifest
 from leanmed.runtime.predictor import open_session
-from leanmed.tasks.classification import figures as metrics
-from leanmed.tasks.classification.figures import Scored
-from leanmed.tasks.detection import figures as detection
-from leanmed.tasks.detection.figures import Detected
+from leanmed.tasks import TASKS
+from leanmed.tasks.kind import JudgePart
 
 Pixels = NDArray[np.uint8]  # (h, w, 3 or 4)
 Answer = Sequence[Array]  # what a graph gives for one image
 ROUNDS = 25
-BOXES_DROP = 0.01  # AP50
 
 
 class Images(Protocol):
@@ -53,100 +49,50 @@ class Gate:
     max_drop: float = 0.005
 
 
-def classification_gate(
-    records: Sequence[Record], images: Images, manifest: Manifest, *, resamples: int = 2000
-) -> Gate:
-    """The gate of a classifier, whose answers follow the artifact's own threshold.
+def make_gate(records: Sequence[Record], images: Images, manifest: Manifest, *, resamples: int = 2000) -> Gate:
+    """The gate of an artifact, by the rule of decision and the figures of its kind of task.
 
     Args:
-        records: the true label and the group of each image.
+        records: what is true of each image, and its group.
         images: their pixels.
         manifest: of the float artifact.
         resamples: of the bootstrap.
 
     Raises:
-        DataError: no image, or a label that the artifact does not know.
+        DataError: no image, or a record that such an artifact cannot be judged on.
     """
-    unknown = sorted({str(record.target) for record in records} - set(manifest.labels))
-    if unknown or not records:
-        raise DataError(
-            f"expected images to measure on, with labels among {', '.join(manifest.labels)}, got {len(records)} images"
-            f"{' labelled ' if unknown else ''}{', '.join(unknown)}; check --data"
-        )
-
-    def compare(before: Sequence[Answer], after: Sequence[Answer]) -> Comparison:
-        first, second = (scored(records, answers, manifest) for answers in (before, after))
-        return compare_tables(first, second, manifest.main_score, resamples=resamples)
-
-    return Gate(images, compare)
-
-
-def scored(records: Sequence[Record], answers: Sequence[Answer], manifest: Manifest) -> Scored:
-    """A classifier's answers as the table that metrics take."""
-    probabilities = np.stack([answer[0] for answer in answers]).astype(np.float64)
-    above = probabilities[:, -1] >= (manifest.threshold or 0.0)
-    return Scored(
-        truth=np.array([manifest.labels.index(str(record.target)) for record in records]),
-        probabilities=probabilities / probabilities.sum(axis=1, keepdims=True),
-        predicted=probabilities.argmax(axis=1) if manifest.threshold is None else above.astype(np.int64),
-        group=np.array([record.group for record in records], dtype=np.str_),
-        labels=manifest.labels,
-    )
-
-
-def detection_gate(records: Sequence[Record], images: Images, manifest: Manifest, *, resamples: int = 2000) -> Gate:
-    """The gate of a detector; what it answers are the boxes that reach the artifact's own threshold.
-
-    Args:
-        records: the true boxes and the group of each image.
-        images: their pixels.
-        manifest: of the float artifact.
-        resamples: of the bootstrap.
-
-    Raises:
-        DataError: no image, or a record without boxes.
-    """
+    kind = TASKS[manifest.task]
     if not records:
         raise DataError("expected images to measure on, got none; check --data")
-    truth = [np.array(record.boxes.xyxy, np.float64).reshape(-1, 4) for record in records]
-
-    def table(answers: Sequence[Answer]) -> Detected:
-        return Detected(
-            truth=truth,
-            boxes=[boxes.astype(np.float64) for boxes, _ in answers],
-            scores=[scores.astype(np.float64) for _, scores in answers],
-            threshold=np.full(len(records), manifest.threshold or 0.0),
-            group=np.array([record.group for record in records], dtype=np.str_),
-            labels=manifest.labels,
-        )
+    kind.judge.check("", records, manifest.labels)
 
     def compare(before: Sequence[Answer], after: Sequence[Answer]) -> Comparison:
-        pair = table(before), table(after)
-        return compare_tables(*pair, manifest.main_score, measures=detection, resamples=resamples)
+        first, second = (table_of(records, answers, manifest) for answers in (before, after))
+        return compare_tables(first, second, manifest.main_score, kind.judge, resamples=resamples)
 
-    return Gate(images, compare, max_drop=BOXES_DROP)
+    return Gate(images, compare, max_drop=kind.judge.MAX_DROP)
 
 
-def compare_tables(
-    before: Scored | Detected,
-    after: Scored | Detected,
-    main_score: str,
-    *,
-    measures: ModuleType = metrics,
-    resamples: int = 2000,
-) -> Comparison:
+def table_of(records: Sequence[Record], answers: Sequence[Answer], manifest: Manifest) -> Any:
+    """What a graph gave for each image as the table that the kind's figures take."""
+    kind = TASKS[manifest.task]
+    decided = [kind.answer.decide(answer, manifest) for answer in answers]
+    return kind.judge.table_of(records, decided, manifest.labels)
+
+
+def compare_tables(before: Any, after: Any, main_score: str, judge: JudgePart, *, resamples: int = 2000) -> Comparison:
     """Two tables of the same images as figures and their changes.
 
     Args:
         before, after: what the float graph answered, and the compressed one.
         main_score: the figure that counts.
-        measures: the module with `score` and `paired` for such tables.
+        judge: of the kind of task that such tables are of.
         resamples: of the bootstrap.
 
     Raises:
         DataError: the main score is undefined on these images.
     """
-    change = measures.paired(before, after, resamples=resamples)
+    change = judge.paired(before, after, resamples=resamples)
     if np.isnan(change[main_score].value):
         raise DataError(
             f"expected images on which {main_score} is defined (with both labels, or with boxes), got "
@@ -156,8 +102,8 @@ def compare_tables(
         images=before.group.size,
         groups=before.groups,
         main_score=main_score,
-        before=measures.score(before, resamples=resamples),
-        after=measures.score(after, resamples=resamples),
+        before=judge.score(before, resamples=resamples),
+        after=judge.score(after, resamples=resamples),
         change=change,
     )
 

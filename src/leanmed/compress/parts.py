@@ -9,8 +9,8 @@ import numpy as np
 
 from leanmed.audit.grouping import Grouping, absent, share_nothing
 from leanmed.errors import DataError
+from leanmed.manifest import Provenance, image_mark
 from leanmed.records import Record
-from leanmed.runtime.artifact import Provenance, image_mark
 
 OLD = (
     "This artifact does not say which of its images were its validation part, or none of them is here: one half of the "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from leanmed.compress.outcome import Outcome
 from leanmed.files import write_json, write_text
-from leanmed.papers.published import PAPER
-from leanmed.report.glossary import GLOSSARY
 from leanmed.report.plots import PALETTE, Plot, canvas_of, svg_of
 from leanmed.report.report import NOTICE, interval, number
+from leanmed.tasks.kind import JudgePart
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,19 @@ class Point:
     change: float
 
 
-SHOWN = ("accuracy", "auc", "ap50", "sensitivity")
+Beside = Mapping[str, Callable[[str], Sequence[Point]]]
+"""Name -> from a score to its points, none of a score that these models do not have."""
 
 
 def write_quantization_report(
-    out: Path, title: str, outcomes: Sequence[Outcome], *, leak: str | None = None, command: str = ""
+    out: Path,
+    title: str,
+    outcomes: Sequence[Outcome],
+    judge: JudgePart,
+    *,
+    leak: str | None = None,
+    command: str = "",
+    beside: Beside | None = None,
 ) -> None:
     """Write report.json and report.html into the folder `out`, each whole.
 
@@ -46,17 +53,27 @@ def write_quantization_report(
         out: the folder.
         title: of the page, e.g. the artifact's name.
         outcomes: of one artifact, one for each precision.
+        judge: of its kind of task, which names its figures.
         leak: why the figures are too good, if they are.
         command: what the user typed.
+        beside: others' models to be drawn beside.
     """
-    page = render(title, outcomes, leak, command)
+    page = render(title, outcomes, judge, leak, command, beside)
     write_text(out / "report.html", page)
     content = {"title": title, "notice": NOTICE, "leak": leak, "command": command}
     write_json(out / "report.json", content | {"outcomes": [outcome.as_json() for outcome in outcomes]})
 
 
-def render(title: str, outcomes: Sequence[Outcome], leak: str | None = None, command: str = "") -> str:
+def render(
+    title: str,
+    outcomes: Sequence[Outcome],
+    judge: JudgePart,
+    leak: str | None = None,
+    command: str = "",
+    beside: Beside | None = None,
+) -> str:
     """The page as one HTML text; every value is escaped."""
+    shown = [score for score in judge.SHOWN if all(score in o.measured.change for o in outcomes)]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parents[1] / "report" / "templates"),
         autoescape=True,
@@ -71,8 +88,8 @@ def render(title: str, outcomes: Sequence[Outcome], leak: str | None = None, com
         leak=leak,
         command=command,
         notice=NOTICE,
-        glossary=GLOSSARY,
-        plots=[plot(outcomes, score) for score in SHOWN if all(score in o.measured.change for o in outcomes)],
+        glossary=judge.TERMS,
+        plots=[plot(outcomes, score, judge.TERMS[score].title, beside) for score in shown],
     )
 
 
@@ -90,26 +107,10 @@ def _point(outcome: Outcome, score: str) -> Point:
     return Point(outcome.to, size, speed, outcome.measured.change[score].value)
 
 
-def paper_points(score: str) -> list[Point]:
-    """The anemia paper's, against its own FP32; none of a score that it does not have."""
-    base = PAPER["fp32"]
-    return [
-        Point(
-            name,
-            row["megabytes"] / base["megabytes"],
-            base["milliseconds"] / row["milliseconds"],
-            row[score] - base[score],
-        )
-        for name, row in PAPER.items()
-        if score in row
-    ]
-
-
-def plot(outcomes: Sequence[Outcome], score: str) -> Plot:
-    """What compression cost in score, against file size and against speed: ours, and the anemia paper's if it can."""
-    both = {"here": points(outcomes, score), "the anemia paper": paper_points(score)}
+def plot(outcomes: Sequence[Outcome], score: str, title: str, beside: Beside | None = None) -> Plot:
+    """What compression cost in score, against file size and against speed: ours, and others' that have the score."""
+    both = {"here": points(outcomes, score)} | {name: of(score) for name, of in (beside or {}).items()}
     series = {name: found for name, found in both.items() if found}
-    title = GLOSSARY[score].title
     with canvas_of(8.4, 3.9, 1, 2, sharey=True) as (canvas, axes):
         for (name, found), colour, marker in zip(series.items(), PALETTE, "os", strict=False):
             for ax, values in zip(axes, ([p.size for p in found], [p.speed for p in found]), strict=True):

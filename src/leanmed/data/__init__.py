@@ -95,6 +95,20 @@ def class_labels(dataset: str, records: Sequence[Record], wanted: Sequence[str] 
     return labels
 
 
+def check_labels(records: Sequence[Record], known: Sequence[str]) -> None:
+    """Refuse a label that is not among those known; not every one of them need have an image.
+
+    Raises:
+        DataError: naming the labels.
+    """
+    strangers = {record.label for record in records} - set(known)
+    if strangers:
+        raise DataError(
+            f"expected labels among {', '.join(known)}, got also {tables.some(strangers)}; correct the table, or give "
+            "images of these labels only"
+        )
+
+
 def read_pixels(record: Record, *, side: int | None = None) -> NDArray[np.uint8]:
     """Pixels (h, w, 4) of a record's image, or (h, w, 3) of its slice of a volume with the slices next to it.
 

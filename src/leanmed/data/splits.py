@@ -35,6 +35,11 @@ class Fold:
     validation: Indices
     test: Indices
 
+    @classmethod
+    def of_parts(cls, number: int, parts: Sequence[str]) -> Fold:
+        """The fold in which each record has the part named; other names are in none."""
+        return cls(number, *(np.flatnonzero(np.array(parts) == name) for name in ("train", "validation", "test")))
+
     def parts(self) -> dict[str, Indices]:
         """Part's name -> positions."""
         return {"train": self.train, "validation": self.validation, "test": self.test}

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 
+from leanmed.manifest import Manifest
 from leanmed.report import markdown
-from leanmed.report.glossary import BOXES, GLOSSARY
 from leanmed.report.report import Report
-from leanmed.runtime.artifact import Manifest
+from leanmed.tasks import TASKS
+from leanmed.tasks.kind import JudgePart
 
 OPEN_ITEMS = (
     "Who the patients were, how and when they were enrolled, and who was left out (TRIPOD+AI 5, 6)",
@@ -23,12 +24,6 @@ OPEN_ITEMS = (
     "What a user does with the answer, and what a wrong one costs (TRIPOD+AI 27)",
     "Funding, conflicts of interest, ethics approval, registration (TRIPOD+AI 18)",
 )
-
-
-SUBGROUPS = {
-    "classification": {"auc": "ROC-AUC", "recall": "sensitivity", "specificity": "specificity"},
-    "detection": {"sensitivity": "sensitivity at 1 FP", "froc": "FROC score", "recall": "recall"},
-}
 
 
 def write_card(manifest: Manifest, report: Report, difference: float) -> str:
@@ -41,7 +36,7 @@ def write_card(manifest: Manifest, report: Report, difference: float) -> str:
     """
     sections = {
         "Intended use": manifest.intended_use,
-        "What it does": _boxes(manifest) if manifest.task == "detection" else _what(manifest),
+        "What it does": _judge(manifest).describe(manifest),
         "Data and protocol": _data(manifest, report),
         "How good it is": _figures(manifest, report),
         "Subgroups": _subgroups(manifest, report),
@@ -57,34 +52,8 @@ def write_card(manifest: Manifest, report: Report, difference: float) -> str:
     return leak + title + "\n\n".join(f"## {name}\n\n{text}" for name, text in sections.items()) + "\n"
 
 
-def _what(manifest: Manifest) -> str:
-    labels, side = manifest.labels, manifest.input.side
-    rule = "It answers the likeliest label."
-    if manifest.threshold is not None:
-        rule = (
-            f"It answers `{labels[1]}` when that probability is at least {manifest.threshold:.3f}, a "
-            "threshold chosen on validation images."
-        )
-    return (
-        f"From one photograph (uint8, RGB or RGBA, any size, resized inside to {side} x {side}; what alpha "
-        f"leaves out is ignored) it gives calibrated probabilities of {', '.join(f'`{n}`' for n in labels)} "
-        f"(temperature {manifest.temperature:.3f}). {rule}"
-    )
-
-
-def _boxes(manifest: Manifest) -> str:
-    (label,) = manifest.labels
-    seen = "image (uint8, RGB or RGBA, any size)"
-    if manifest.input.kind == "slice":
-        seen = (
-            "axial slice (uint8, RGB or RGBA, any size, 1 mm per pixel; lung window [-1000, 400] HU over 0 to 255; its "
-            "channels are the slice below, the slice itself and the one above, or the slice three times)"
-        )
-    return (
-        f"From one {seen} it gives boxes of `{label}` with scores, in its own pixels. Boxes scored at least "
-        f"{manifest.threshold:.3f} are answered, a threshold chosen on validation images (temperature "
-        f"{manifest.temperature:.3f})."
-    )
+def _judge(manifest: Manifest) -> JudgePart:
+    return TASKS[manifest.task].judge
 
 
 def _data(manifest: Manifest, report: Report) -> str:
@@ -101,10 +70,9 @@ def _data(manifest: Manifest, report: Report) -> str:
 
 
 def _figures(manifest: Manifest, report: Report) -> str:
-    terms = GLOSSARY | (BOXES if manifest.task == "detection" else {})
     rows = [
         (term.title, markdown.interval(manifest.figures[name], 3), markdown.interval(asdict(report.figures[name]), 3))
-        for name, term in terms.items()
+        for name, term in report.terms.items()
         if name in manifest.figures and name in report.figures
     ]
     table = markdown.table(("", "this model, its own test part", "all folds together"), rows)
@@ -114,7 +82,7 @@ def _figures(manifest: Manifest, report: Report) -> str:
 def _subgroups(manifest: Manifest, report: Report) -> str:
     if not report.subgroups:
         return "The data set names no attribute to form subgroups by."
-    columns = SUBGROUPS[manifest.task]
+    columns = _judge(manifest).CARD_COLUMNS
     rows = [
         (
             f"{row.name}: {row.value}",
@@ -135,7 +103,6 @@ def _limits(manifest: Manifest, report: Report) -> Iterable[str]:
         "measure again."
     )
     yield "It answers for any picture, whatever it shows: it cannot say that an image is of another kind."
-    if manifest.task == "detection":
-        yield "Its figures are per slice: how many false positives a whole scan gets was not measured here."
+    yield from _judge(manifest).limits(manifest)
     if report.table is not None and report.table.groups < 500:
         yield f"{report.table.groups} groups are few: the intervals are wide, and subgroups are wider still."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,25 +19,26 @@ from torch import nn
 from leanmed import __version__
 from leanmed.data import content_hashes, read_pixels
 from leanmed.errors import ExportError
-from leanmed.evaluation import evaluate_run, fold_figures, records_of
+from leanmed.evaluation.runs import evaluate_run, fold_figures, records_of
 from leanmed.export.card import write_card
 from leanmed.files import defined
+from leanmed.manifest import Manifest, Provenance, image_mark
 from leanmed.reading.images import read_image
 from leanmed.records import Record
 from leanmed.runs import SPLITS, Run, read_csv
-from leanmed.runtime.artifact import Artifact, Manifest, Provenance, image_mark, write_artifact
+from leanmed.runtime.artifact import Artifact, write_artifact
 from leanmed.runtime.predictor import open_session
+from leanmed.tasks import TASKS
 from leanmed.tasks.building import load_task
+from leanmed.tasks.kind import Outputs
 
 OPSET = 20
 REDUCTION = 1e-3  # of any output, between a file decoded at a reduced scale and in full
-FAINT = 0.05  # a box's score
 TOLERANCE = 1e-4  # of any output, between graph and model
 SHAPES = ((228, 88), (600, 800), (20, 20), (64, 1000), (4000, 3000))  # (h, w); the last has 12 megapixels
 SAMPLES = 8  # images at their own size, besides one at each of SHAPES
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "timm")
 Pixels = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 
 def export(run: Run, out: Path, *, fold: int | None = None, data: Path | None = None) -> Artifact:
@@ -55,9 +56,10 @@ def export(run: Run, out: Path, *, fold: int | None = None, data: Path | None = 
     """
     records = records_of(run, data)
     chosen = best_fold(run) if fold is None else run.fold(fold).number
+    kind = TASKS[run.recipe.task].answer
     module = load_task(run, chosen).graph().eval()
-    graph = export_graph(module)
-    difference = compare(module, graph, sample_images(records))
+    graph = export_graph(module, kind.GRAPHS["model"])
+    difference = compare(module, graph, sample_images(records), kind.apart)
     figures = fold_figures(run, records, chosen)
     facts = run.fold(chosen).facts["manifest"]
     if facts["input"].get("reduced", True):
@@ -84,11 +86,8 @@ def best_fold(run: Run) -> int:
     return max(range(run.facts["folds"]), key=merit)
 
 
-def export_graph(module: nn.Module) -> bytes:
-    """An ONNX graph of a module from pixels (h, w, 3 or 4) uint8 of any size to its answer.
-
-    The module's `outputs`, if it has any, name the parts of the answer; else it is `probabilities`.
-    """
+def export_graph(module: nn.Module, outputs: Sequence[str]) -> bytes:
+    """An ONNX graph of a module from pixels (h, w, 3 or 4) uint8 of any size to outputs of these names."""
     size = {0: torch.export.Dim("height", min=1), 1: torch.export.Dim("width", min=1)}
     channels = {2: torch.export.Dim("channels", min=3, max=4)}
     with warnings.catch_warnings():
@@ -99,7 +98,7 @@ def export_graph(module: nn.Module) -> bytes:
             dynamo=True,
             dynamic_shapes=({**size, **channels},),
             input_names=["pixels"],
-            output_names=list(getattr(module, "outputs", ("probabilities",))),
+            output_names=list(outputs),
             opset_version=OPSET,
             verbose=False,
         )
@@ -118,8 +117,10 @@ def slim(model: onnx.ModelProto) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def compare(module: nn.Module, graph: bytes, images: Iterable[Pixels]) -> float:
-    """The largest difference of any output between graph and model.
+def compare(
+    module: nn.Module, graph: bytes, images: Iterable[Pixels], apart: Callable[[Outputs, Outputs], float]
+) -> float:
+    """The largest difference between graph and model, as the kind of task measures how far answers lie apart.
 
     Raises:
         ExportError: it is above `TOLERANCE`, or an output is no number.
@@ -137,26 +138,6 @@ def compare(module: nn.Module, graph: bytes, images: Iterable[Pixels]) -> float:
                 "with the backbone's name"
             )
         worst = max(worst, difference)
-    return worst
-
-
-def apart(one: Sequence[Floats], other: Sequence[Floats]) -> float:
-    """The largest difference between two answers, each probabilities (K,) alone, or boxes (n, 4) and scores (n,).
-
-    Boxes are compared with those that lie nearest in the other answer, in place (in units of their size) and score; of
-    boxes scored below `FAINT` nothing is asked, since there are many as faint as they, and which are kept is chance.
-    """
-    if len(one) == 1:
-        return float(np.abs(one[0] - other[0]).max())
-    return max(_unmatched(one, other), _unmatched(other, one))
-
-
-def _unmatched(one: Sequence[Floats], other: Sequence[Floats]) -> float:
-    worst = 0.0
-    for box, score in zip(*one, strict=True):
-        moved = np.abs(other[0] - box).max(axis=1) / max(box[2:] - box[:2])
-        nearest = float(np.maximum(moved, np.abs(other[1] - score)).min(initial=1.0))
-        worst = max(worst, nearest if score >= FAINT else 0.0)
     return worst
 
 

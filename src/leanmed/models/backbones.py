@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from leanmed.errors import RecipeError
 from leanmed.models.inception_v2 import CHANNELS, InceptionV2
 from leanmed.models.weights import load_weights, unfetched
-from leanmed.recipe import recipe as config
+from leanmed.recipe.recipe import Model
 
 TIMM_NAMES = {"mobilenetv1": "mobilenetv1_100", "mobilenetv2": "mobilenetv2_100"}
 IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -34,7 +34,7 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, settings: config.Model, strides: tuple[int, ...], *, pretrained: bool = True) -> None:
+    def __init__(self, settings: Model, strides: tuple[int, ...], *, pretrained: bool = True) -> None:
         super().__init__()
         make = _inception if settings.backbone == "inceptionv2" else _timm
         self.maps, self.channels, known = make(settings, strides, pretrained and settings.weights == "imagenet")
@@ -52,7 +52,7 @@ class Backbone(nn.Module):
 Made = tuple[nn.Module, list[int], dict[str, Any]]  # the maps, their channels, the mean and std of their weights
 
 
-def _inception(settings: config.Model, strides: tuple[int, ...], hub: bool) -> Made:
+def _inception(settings: Model, strides: tuple[int, ...], hub: bool) -> Made:
     if hub:
         raise RecipeError(
             "expected model.weights of inceptionv2 to be none or a file, got imagenet, which no hub has; set it to none"
@@ -60,7 +60,7 @@ def _inception(settings: config.Model, strides: tuple[int, ...], hub: bool) -> M
     return InceptionV2(strides), [CHANNELS[stride] for stride in strides], IMAGENET
 
 
-def _timm(settings: config.Model, strides: tuple[int, ...], hub: bool) -> Made:
+def _timm(settings: Model, strides: tuple[int, ...], hub: bool) -> Made:
     try:
         maps: Any = timm.create_model(
             TIMM_NAMES.get(settings.backbone, settings.backbone),

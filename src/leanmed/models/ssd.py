@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,34 @@ from torch.nn import functional as F
 
 from leanmed.models.anchors import default_boxes
 from leanmed.models.backbones import Backbone
-from leanmed.recipe import recipe as config
-from leanmed.recipe.recipe import STRIDES
+from leanmed.models.pixels import unit, whole
+from leanmed.recipe.recipe import STRIDES, Model
 
 EXTRAS = ((256, 512), (128, 256), (128, 128), (64, 128))  # 1x1, then 3x3 with stride 2, for each added map
 PRIOR = 0.01  # the score every default box starts from: nearly all of them are background
+
+
+class Design(Protocol):
+    """How an SSD is made; the recipe's section `detector` is one, and says what each value means."""
+
+    @property
+    def slices(self) -> int: ...  # noqa: D102
+    @property
+    def zoom(self) -> int: ...  # noqa: D102
+    @property
+    def neck(self) -> str: ...  # noqa: D102
+    @property
+    def width(self) -> int: ...  # noqa: D102
+    @property
+    def depth(self) -> int: ...  # noqa: D102
+    @property
+    def deepest(self) -> int: ...  # noqa: D102
+    @property
+    def levels(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def head(self) -> str: ...  # noqa: D102
+    @property
+    def anchors_per_level(self) -> int: ...  # noqa: D102
 
 
 class SSD(nn.Module):
@@ -37,7 +60,7 @@ class SSD(nn.Module):
 
     sides: Tensor
 
-    def __init__(self, settings: config.Model, detector: config.Detector, *, pretrained: bool = True) -> None:
+    def __init__(self, settings: Model, detector: Design, *, pretrained: bool = True) -> None:
         super().__init__()
         self.side, self.zoom, self.levels = settings.side, detector.zoom, detector.levels
         self.slices = detector.slices
@@ -63,23 +86,27 @@ class SSD(nn.Module):
         return torch.sym_max(torch.sym_max(height, width), self.side)
 
     def frame(self, pixels: Tensor) -> Tensor:
-        """Pixels (h, w, 3 or 4) uint8 to (slices, side, side) in [0, 1]: padded, and shrunk only if larger."""
+        """Pixels (h, w, 3 or 4) uint8 to (slices, side, side) float32, whole numbers from 0 to 255.
+
+        They are padded, and shrunk only if larger.
+        """
         channels = pixels[..., 1:2] if self.slices == 1 else pixels[..., :3]
-        image = channels.permute(2, 0, 1).float() / 255
+        image = channels.permute(2, 0, 1).float()
         height, width = image.shape[1:]
         square = self.square(height, width)
         image = F.pad(image, (0, square - width, 0, square - height))
-        return F.interpolate(image[None], (self.side, self.side), mode="bilinear", antialias=True)[0]
+        return whole(F.interpolate(image[None], (self.side, self.side), mode="bilinear", antialias=True)[0])
 
     def forward(self, images: Tensor) -> Tensor:
-        """(b, slices, s, s) from `frame` to (b, n, 5): four offsets and a logit for each default box."""
+        """(b, slices, s, s), uint8 or in [0, 1], to (b, n, 5): four offsets and a logit for each default box."""
+        images = images if images.is_floating_point() else unit(images)
         if self.zoom > 1:
             images = F.interpolate(images, scale_factor=self.zoom, mode="bilinear")
         maps = self.neck(self.backbone(images.expand(-1, 3, -1, -1)))
         return torch.cat([head(m) for head, m in zip(self.heads, maps, strict=True)], 1).float()
 
 
-def backbone_strides(detector: config.Detector) -> tuple[int, ...]:
+def backbone_strides(detector: Design) -> tuple[int, ...]:
     """Which of the backbone's maps are used."""
     if detector.neck == "none":
         return tuple(stride for stride in detector.levels if stride <= detector.deepest)
@@ -107,7 +134,7 @@ class Added(nn.Module):
 class TopDown(nn.Module):
     """A backbone's maps, each with what the coarser ones know added to it; those with heads, some convolutions on."""
 
-    def __init__(self, channels: Sequence[int], detector: config.Detector) -> None:
+    def __init__(self, channels: Sequence[int], detector: Design) -> None:
         super().__init__()
         width, convolution = detector.width, block(detector.head == "ssdlite")
         self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)

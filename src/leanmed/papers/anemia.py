@@ -7,14 +7,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from leanmed.audit.grouping import AUDIT, group_records
-from leanmed.evaluation import records_of
+from leanmed.evaluation.runs import fold_answers, records_of
 from leanmed.recipe.recipe import Split
 from leanmed.report import markdown
 from leanmed.report.report import NOTICE, Report
 from leanmed.runs import SPLITS, Run, read_csv
+from leanmed.tasks.classification.answer import Prediction
 
 COLUMNS = ("loss", "accuracy", "precision", "recall", "f1", "auc")
 COPIES = (
@@ -56,6 +57,7 @@ def copies_in_training(run: Run, groups: Mapping[str, str]) -> dict[str, float |
     that most of its copies in training carry.
     """
     rows = read_csv(run.path / SPLITS)
+    truth = {row["image"]: row["label"] for row in rows}
     copied: list[bool] = []
     fresh: list[bool] = []
     memory: list[bool] = []
@@ -64,11 +66,11 @@ def copies_in_training(run: Run, groups: Mapping[str, str]) -> dict[str, float |
         for row in rows:
             if row[f"fold_{fold.number}"] in ("train", "validation"):
                 labels[groups[row["image"]]].append(row["label"])
-        for row in fold.part("test"):
-            known = labels.get(groups[row["image"]])
-            (copied if known else fresh).append(row["label"] == row["truth"])
+        for name, answer in fold_answers(run, fold, "test"):
+            known = labels.get(groups[name])
+            (copied if known else fresh).append(cast(Prediction, answer).label == truth[name])
             if known:
-                memory.append(max(sorted(set(known)), key=known.count) == row["truth"])
+                memory.append(max(sorted(set(known)), key=known.count) == truth[name])
     return {
         "share_with_a_copy_in_training": len(copied) / (len(copied) + len(fresh)),
         "accuracy_with_a_copy": mean(copied),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -9,19 +10,22 @@ from typing import Any, cast
 from leanmed.compress.gate import latency
 from leanmed.data import read_pixels
 from leanmed.errors import DataError
-from leanmed.evaluation import evaluate_artifact, records_of, run_answers
+from leanmed.evaluation.artifacts import evaluate_artifact
+from leanmed.evaluation.runs import records_of, run_answers
 from leanmed.figures.bootstrap import Figure
 from leanmed.files import defined
 from leanmed.papers.printed import NODULES
 from leanmed.records import Record
 from leanmed.report import markdown
-from leanmed.report.report import NOTICE, Report, Table, as_json
+from leanmed.report.report import NOTICE, Report, as_json
 from leanmed.runs import Run
 from leanmed.runtime.artifact import MANIFEST
 from leanmed.runtime.predictor import Predictor, load
 from leanmed.tasks.building import load_task
 from leanmed.tasks.detection.figures import Detected, paired, point
 from leanmed.tasks.detection.froc import RATES
+from leanmed.tasks.detection.luna16_rules import Points, match_scans, read_points
+from leanmed.tasks.detection.scan_report import points
 
 HONEST = ("ap50", "froc", "sensitivity", "precision", "recall", "f1")
 TOP = ("top_precision", "top_recall", "top_f1")
@@ -56,7 +60,7 @@ def beside(
     """Table 3 recomputed, the backbones compared on the same images, artifacts measured, and CPMs known from others."""
     first = {arm: next(iter(by_seed.values())) for arm, by_seed in runs.items()}
     records = records_of(next(iter(first.values())), data)
-    tables = {arm: _boxes(run_answers(run, records, run.folds()).table) for arm, run in first.items()}
+    tables = {arm: _boxes(run_answers(run, records, run.folds()).table()) for arm, run in first.items()}
     return {
         "table_3": table_3(NODULES.printed),
         "differences": differences(tables),
@@ -132,7 +136,7 @@ def _measured(predictors: Mapping[str, Predictor], data: Path, example: Record) 
     }
 
 
-def _boxes(table: Table | None) -> Detected:
+def _boxes(table: Any) -> Detected:
     return cast(Detected, table)
 
 
@@ -255,3 +259,27 @@ def _each(arms: Mapping[str, Any], cells: Callable[[Mapping[str, Any]], Sequence
     return [
         [f"{name}, seed {seed}", *cells(values)] for name, arm in arms.items() for seed, values in arm["seeds"].items()
     ]
+
+
+def found_in_scans(answers: Path, scans: Path) -> str:
+    """How many of the nodules planted in scans are among the candidates, by LUNA16's rule.
+
+    Args:
+        answers: a file of `predict_file`, of scans.
+        scans: their folder, in LUNA16's layout.
+    """
+    lines = [json.loads(line) for line in answers.read_text("utf-8").splitlines()]
+    found = {Path(line["input"]).stem: line["candidates"] for line in lines}
+    sure = {uid: [candidate for candidate in of if candidate["answered"]] for uid, of in found.items()}
+    nodules = read_points(scans / "annotations.csv", "diameter_mm")
+    (hits, marks), (sure_hits, sure_marks) = (_hits(candidates, nodules) for candidates in (found, sure))
+    return (
+        f"{hits} of {len(nodules.scan)} planted nodules are among the {marks} candidates in the scans, "
+        f"{sure_hits} among the {sure_marks} that reach the threshold"
+    )
+
+
+def _hits(found: Mapping[str, list[Any]], nodules: Points) -> tuple[int, int]:
+    """How many nodules the candidates of the scans hit, and how many candidates there are."""
+    candidates = points({uid: [(*c["world_mm_xyz"], c["score"]) for c in of] for uid, of in found.items()})
+    return int(match_scans(list(found), candidates, nodules).hit.sum()), len(candidates.scan)

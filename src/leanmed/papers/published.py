@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from leanmed.compress.report import Point
+
 # Tables 5, 6 and 8: means over its folds, file size and latency, in its own setting.
 PAPER: Mapping[str, Mapping[str, float]] = {
     "fp32": {
@@ -23,3 +25,21 @@ PAPER: Mapping[str, Mapping[str, float]] = {
         "megabytes": 17.75, "milliseconds": 49.5,
     },
 }  # fmt: skip
+
+
+def paper_points(score: str) -> list[Point]:
+    """Size, speed and change of each precision against the paper's own FP32; none of a score that it does not have."""
+    base = PAPER["fp32"]
+    return [
+        Point(
+            name,
+            row["megabytes"] / base["megabytes"],
+            base["milliseconds"] / row["milliseconds"],
+            row[score] - base[score],
+        )
+        for name, row in PAPER.items()
+        if score in row
+    ]
+
+
+BESIDE = {"the anemia paper": paper_points}

@@ -20,13 +20,13 @@ from typing import Any, get_args
 import numpy as np
 
 from leanmed.benchmark.benchmark import machine
-from leanmed.compress.command import CALIBRATION, Photographs, quantize_parts
-from leanmed.compress.gate import Answer, answers, scored
+from leanmed.compress.command import RecordImages, quantize_parts
+from leanmed.compress.gate import Answer, answers, table_of
 from leanmed.compress.outcome import Target
 from leanmed.compress.parts import Parts, draw
 from leanmed.compress.quantize import Options
 from leanmed.errors import DataError
-from leanmed.evaluation import records_of
+from leanmed.evaluation.runs import records_of
 from leanmed.export.export import export
 from leanmed.files import defined, write_json, write_text
 from leanmed.papers.checkpoints import paper_bytes
@@ -37,9 +37,11 @@ from leanmed.recipe.recipe import Recipe
 from leanmed.records import Record
 from leanmed.report.markdown import cell, interval, table
 from leanmed.report.report import NOTICE
-from leanmed.runs import FOLD, RUN, SPLITS, Run, open_run, read_csv
+from leanmed.runs import FOLD, RUN, SPLITS, Run, read_csv
 from leanmed.runtime.artifact import MANIFEST, Artifact, read_artifact
 from leanmed.tasks.classification.figures import Scored, paired, point, score
+from leanmed.tasks.classification.judge import CALIBRATION
+from leanmed.tasks.recipes import open_run
 from leanmed.train.train import train
 
 ARMS = ("audited", "paper")
@@ -136,7 +138,7 @@ def _quantize_run(run: Run, data: Path, out: Path, options: Options, tell: Calla
         fold: Fold = {to: _quantized(artifact, to, parts, folder / f"{to}.json", options, tell) for to in TARGETS}
         given = {"fp32": fold[TARGETS[0]]["float_answers"]} | {to: fold[to]["answers"] for to in TARGETS}
         for name, rows in given.items():
-            tables[name].append(scored(parts.test, [[np.array(row)] for row in rows], artifact.manifest))
+            tables[name].append(table_of(parts.test, [[np.array(row)] for row in rows], artifact.manifest))
         folds.append(fold)
     return _summary(folds, tables)
 
@@ -189,7 +191,7 @@ def fold_parts(run: Run, records: Sequence[Record], fold: int) -> Parts:
         [replace(known[row["image"]], group=row["group"]) for row in rows if row[f"fold_{fold}"] == part]
         for part in ("train", "validation", "test")
     )
-    return Parts(draw(training, CALIBRATION["classification"]), validation, test)
+    return Parts(draw(training, CALIBRATION), validation, test)
 
 
 def _exported(run: Run, data: Path, folder: Path, fold: int) -> Artifact:
@@ -209,7 +211,7 @@ def _quantized(
         if found.get("made_of") == made_of:
             return found
     quantized = quantize_parts(artifact, to, parts, options, tell=tell)
-    images = Photographs(parts.test, artifact.manifest.input.side if artifact.manifest.input.reduced else None)
+    images = RecordImages(parts.test, artifact.manifest.input.side if artifact.manifest.input.reduced else None)
     before, after = (answers(graph, images) for graph in (artifact.graph, quantized.graph))
     found = {
         "made_of": made_of,

@@ -8,16 +8,17 @@ from typing import Any, Protocol
 
 from leanmed.benchmark.benchmark import machine
 from leanmed.errors import DataError
-from leanmed.evaluation import evaluate_run
+from leanmed.evaluation.runs import evaluate_run
 from leanmed.files import write_json, write_text
 from leanmed.papers import anemia as reproduce_anemia
 from leanmed.papers import nodules as reproduce_nodules
 from leanmed.papers.anemia import mean
 from leanmed.papers.printed import PAPERS, Arm, Paper
 from leanmed.reading.images import read_image
-from leanmed.recipe.recipe import Recipe, load_recipe
+from leanmed.recipe.recipe import Recipe
 from leanmed.report.report import Report, as_json, write_report
 from leanmed.runs import Run
+from leanmed.tasks.recipes import load_recipe
 from leanmed.train.train import train
 
 KEPT = ("metrics", "fold_mean", "per_fold", "subgroups", "notes")  # of each seed's report

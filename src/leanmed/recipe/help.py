@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from leanmed.recipe.recipe import Backbones, Recipe
+from leanmed.recipe.recipe import Backbones, Kinds, Recipe, Settings
 
 
-def describe_recipe() -> str:
-    """Every key of a recipe with its default, range and meaning, one a line."""
-    lines = [
+def describe_recipe(kinds: Kinds) -> str:
+    """Every key of a recipe with its default, range and meaning, one a line; then what each kind of task ignores."""
+    lines = [f"task = {next(iter(kinds))!r}  [{' | '.join(kinds)}]  the kind of task", *_keys(Recipe)]
+    lines.append(f"backbones = {_meaning(Backbones.model_fields['backbones'])}")
+    for name, settings in kinds.items():
+        lines += ["", f"{name} besides:" if _own(settings) else "", *_keys(settings.RECIPE, set(Recipe.model_fields))]
+        lines.append(f"{name} ignores, and refuses:")
+        lines += [f"{key}  {why}" for key, why in settings.IGNORED.items()]
+    return "\n".join(lines)
+
+
+def _own(settings: Settings) -> bool:
+    return len(settings.RECIPE.model_fields) > len(Recipe.model_fields)
+
+
+def _keys(recipe: type[BaseModel], without: Collection[str] = ()) -> list[str]:
+    return [
         f"{name}.{key} = {_meaning(field)}"
-        for name, section in Recipe.model_fields.items()
-        if isinstance(section.annotation, type) and issubclass(section.annotation, BaseModel)
+        for name, section in recipe.model_fields.items()
+        if name not in without and isinstance(section.annotation, type) and issubclass(section.annotation, BaseModel)
         for key, field in section.annotation.model_fields.items()
     ]
-    return "\n".join([*lines, f"backbones = {_meaning(Backbones.model_fields['backbones'])}"])
 
 
 def _meaning(field: FieldInfo) -> str:

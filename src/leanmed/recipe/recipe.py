@@ -8,11 +8,10 @@ backbones under `backbones`, {backbone: {section: {key: value}}}, is merged in f
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -20,11 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from leanmed.errors import RecipeError
 from leanmed.recipe.strict_yaml import read_yaml
 
+FORMAT = 2
 RECIPES = Path(__file__).parent / "recipes"
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Deviation = Annotated[float, Field(gt=0, le=1)]
 STRIDES = (2, 4, 8, 16, 32)  # of a backbone's maps
-DETECTION_BACKBONES = ("mobilenetv1", "mobilenetv2", "inceptionv2", "resnet50", "resnet101")
 Origin = Literal["corner", "centre"]
 ORIGINS: dict[Origin, float] = {"corner": 0.0, "centre": 0.5}  # of a pixel
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -32,11 +31,13 @@ _Checked = TypeVar("_Checked", bound=BaseModel)
 _Change = tuple[str, Any, str]  # a key's path, its value, and who says so
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Some keys of a recipe: frozen, and unknown keys are refused."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Data(_Section):
+class Data(Section):
     """What is read."""
 
     dataset: str = Field(default="folder", description="a reader's name: folder, cp-anemic, luna16-slices...")
@@ -70,7 +71,7 @@ def origin_of(dataset: str) -> Origin:
     return "centre" if dataset == "luna16-slices" else "corner"
 
 
-class Split(_Section):
+class Split(Section):
     """Who is trained on, who selects, who is tested."""
 
     protocol: Literal["grouped", "holdout", "site", "paper"] = Field(
@@ -94,13 +95,13 @@ class Split(_Section):
     seed: Seed = 0
 
 
-class Model(_Section):
+class Model(Section):
     """What is trained."""
 
     backbone: str = Field(
         default="mobilenetv2_100",
-        description="classification: any timm model's name, or tissue-colours; paper: MobileNetV2. detection: "
-        f"{', '.join(DETECTION_BACKBONES)}, or another of timm's",
+        description="the name of a timm model; paper: MobileNetV2. Labels: tissue-colours, too. Boxes: mobilenetv1, "
+        "mobilenetv2, inceptionv2, resnet50, resnet101, or another convolutional one of timm's",
     )
     backbone_args: dict[str, Any] = Field(
         default_factory=dict, description="passed to timm.create_model, e.g. {pad_type: same}"
@@ -124,66 +125,7 @@ class Model(_Section):
         return self
 
 
-class Detector(_Section):
-    """What is found, by SSD (Liu et al. 2016, arXiv:1512.02325). Read for the task detection only.
-
-    Images keep their scale: they are padded to `model.side`, and only larger ones are shrunk to it.
-    """
-
-    slices: Literal[1, 3] = Field(
-        default=1, description="1: the middle channel alone, which is the slice itself; 3: its neighbours too"
-    )
-    zoom: int = Field(default=1, ge=1, le=4, description="images are enlarged by this inside the network")
-    neck: Literal["none", "fpn"] = Field(
-        default="fpn", description="none: heads on the backbone's own maps, as in SSD; fpn: maps joined top-down"
-    )
-    width: int = Field(default=96, ge=8, le=512, description="channels of the joined maps")
-    depth: int = Field(default=3, ge=1, le=8, description="convolutions between a joined map and its head")
-    deepest: Literal[4, 8, 16, 32] = Field(default=32, description="the backbone is cut after this stride")
-    levels: tuple[int, ...] = Field(
-        default=(4,),
-        min_length=1,
-        description="strides of the maps with heads, in pixels of the enlarged image; without neck, those beyond "
-        "`deepest` are added as in SSD",
-    )
-    head: Literal["ssd", "ssdlite"] = Field(
-        default="ssd", description="3 x 3 convolutions, or separable ones (Sandler et al. 2018, arXiv:1801.04381)"
-    )
-    anchors: Literal["auto"] | tuple[float, ...] = Field(
-        default="auto", description="sides of the square default boxes; auto: from the training boxes' own sizes"
-    )
-    anchors_per_level: int = Field(default=5, ge=1, le=20, description="default boxes per position")
-    matching: float = Field(default=0.5, gt=0, lt=1, description="IoU from which a default box is an object; paper: .5")
-    near: float = Field(
-        default=0.4, ge=0, lt=1, description="IoU from which a default box is no background either; paper: .5"
-    )
-    negatives: float = Field(default=3.0, gt=0, description="hard negatives per positive; paper: 3")
-    negatives_floor: int = Field(
-        default=8, ge=1, description="at least so many per image, so that images without objects teach"
-    )
-    box_weight: float = Field(default=0.5, gt=0, description="of the box term against the class term; paper: 1")
-    crop: int = Field(
-        default=160, ge=32, le=1024, description="pixels; training sees crops of this side, selection whole images"
-    )
-    crops: int = Field(default=1, ge=1, le=64, description="of each image a step, so that an epoch sees it so often")
-    crop_on_object: Fraction = Field(default=0.8, description="share of crops that hold an object, where there is one")
-    nms: float = Field(default=0.3, gt=0, lt=1, description="IoU above which the lower scored of two boxes goes")
-
-    @field_validator("levels")
-    @classmethod
-    def _doubling(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
-        if levels[0] not in STRIDES or any(after != 2 * before for before, after in pairwise(levels)):
-            raise ValueError(f"expected strides, each twice the one before, the first among {list(STRIDES)}")
-        return levels
-
-    @model_validator(mode="after")
-    def _levels_fit(self) -> Detector:
-        if self.neck == "fpn" and self.levels[-1] > self.deepest:
-            raise ValueError(f"expected levels up to `deepest`, {self.deepest}, as neck is fpn")
-        return self
-
-
-class Augment(_Section):
+class Augment(Section):
     """Random changes of the training images. The paper names the kinds, not the strengths: those are ours."""
 
     horizontal_flip: Fraction = Field(default=0.5, description="probability")
@@ -209,7 +151,7 @@ class Augment(_Section):
         return scale
 
 
-class Training(_Section):
+class Training(Section):
     """How it is trained."""
 
     optimizer: Literal["adam", "adamw", "sgd"] = Field(default="adam", description="paper: Adam")
@@ -224,8 +166,10 @@ class Training(_Section):
     batch_size: int = Field(default=32, ge=1, description="images, per device; paper: 32")
     epochs: int = Field(default=150, ge=1, description="at most; paper: 150")
     patience: int = Field(default=10, ge=1, description="epochs without a better score before stopping; paper: 10")
-    select_by: Literal["f1", "auc", "accuracy", "loss", "ap50", "froc", "sensitivity"] = Field(
-        default="f1", description="the validation figure that picks the epoch; paper: F1"
+    select_by: str = Field(
+        default="f1",
+        description="the validation figure that picks the epoch; paper: F1. Of labels: f1, auc, accuracy, loss. Of "
+        "boxes: ap50, froc, sensitivity, f1, loss",
     )
     average: float = Field(
         default=0.0, ge=0, lt=1, description="decay of an exponential moving average of the weights; 0: none"
@@ -238,7 +182,7 @@ class Training(_Section):
     seed: Seed = 0
 
 
-class Evaluation(_Section):
+class Evaluation(Section):
     """What the report shows."""
 
     resamples: int = Field(default=2000, ge=100, le=100_000, description="bootstrap resamples of the intervals")
@@ -250,44 +194,38 @@ class Evaluation(_Section):
     )
 
 
-FIGURES = {
-    "classification": ("f1", "auc", "accuracy", "loss"),
-    "detection": ("ap50", "froc", "sensitivity", "f1", "loss"),
-}
+class Recipe(Section):
+    """Everything that decides what is trained. Each kind of task has one of its own, with what only it needs."""
 
-
-class Recipe(_Section):
-    """Everything that decides what is trained."""
-
+    format: int = Field(default=FORMAT, ge=FORMAT, le=FORMAT, description="of the recipe; older ones are brought to it")
     name: str = Field(pattern=r"^[a-z0-9-]+$")
-    task: Literal["classification", "detection"] = "classification"
+    task: str
     data: Data = Field(default_factory=Data)
     split: Split = Field(default_factory=Split)
     model: Model = Field(default_factory=Model)
-    detector: Detector = Field(default_factory=Detector)
     augment: Augment = Field(default_factory=Augment)
     training: Training = Field(default_factory=Training)
     evaluation: Evaluation = Field(default_factory=Evaluation)
 
-    @model_validator(mode="after")
-    def _selected_by_a_figure_of_the_task(self) -> Recipe:
-        figures, chosen = FIGURES[self.task], self.training.select_by
-        if chosen not in figures:
-            raise ValueError(f"expected training.select_by among {', '.join(figures)} for {self.task}, got {chosen}")
-        return self
 
-    @model_validator(mode="after")
-    def _maps_lie_on_one_another(self) -> Recipe:
-        deepest, zoom = self.detector.deepest, self.detector.zoom
-        for name, side in (("model.side", self.model.side), ("detector.crop", self.detector.crop)):
-            if self.task == "detection" and side * zoom % deepest:
-                raise ValueError(
-                    f"expected {name} times detector.zoom to be a multiple of {deepest}, got {side * zoom}"
-                )
-        return self
+class Settings(Protocol):
+    """What a kind of task says of its recipes."""
+
+    RECIPE: type[Recipe]
+    """The recipe with the kind's own sections."""
+    SCORES: tuple[str, ...]
+    """The validation figures that may pick the epoch."""
+    IGNORED: Mapping[str, str]
+    """Keys that the kind does not use, `section.key`, each with the reason: a value for one is refused."""
+    BACKBONES: tuple[str, ...]
+    """Those that a recipe may have settings for; empty: any."""
 
 
-class Backbones(_Section):
+Kinds = Mapping[str, Settings]
+"""The kinds of task by their names; the first is meant where a recipe names none."""
+
+
+class Backbones(Section):
     """What a file may say of single backbones."""
 
     backbones: dict[str, dict[str, dict[str, Any]]] = Field(
@@ -302,39 +240,125 @@ def shipped_recipes() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name: str, overrides: Sequence[str] = (), *, kinds: Kinds) -> Recipe:
     """Read a shipped recipe by its name, or a YAML file by its path, with `key.path=value` overrides.
 
     Overrides come last: they choose the backbone, and win over what the recipe says of it under `backbones`.
 
     Raises:
-        RecipeError: no such recipe, an unknown key, or a value out of range; the message names the key.
+        RecipeError: no such recipe, an unknown key, a key that the kind of task ignores, or a value out of range; the
+            message names the key.
     """
     shipped = RECIPES / f"{name}.yaml"
     path = shipped if name in shipped_recipes() else Path(name)
     if not path.is_file():
         names = ", ".join(shipped_recipes())
         raise RecipeError(f"expected a recipe's name ({names}) or a YAML file, got {name!r}, which is neither")
+    content = _read_mapping(path)
+    backbones = _backbones(content, str(path), kinds)
+    asked = [_parsed(override) for override in overrides]
+    model = _changed(content, asked).get("model", {})
+    chosen = str(model.get("backbone", Model().backbone)) if isinstance(model, dict) else ""
+    source = " ".join([str(path), *(f"--set {override}" for override in overrides)])
+    return check_recipe(_changed(content, [*backbones.get(chosen, []), *asked]), source, kinds=kinds)
+
+
+def stored_recipe(content: Any, source: str, *, kinds: Kinds) -> Recipe:
+    """A recipe as a run or an artifact keeps it, be it of an older format.
+
+    Raises:
+        RecipeError: it is of a newer format, or of an older one with a setting that is no more.
+    """
+    content = dict(content) if isinstance(content, Mapping) else content
+    if not isinstance(content, dict) or content.get("format") == FORMAT:
+        return check_recipe(content, source, kinds=kinds)
+    found = content.pop("format", 1)
+    if found != 1:
+        raise RecipeError(
+            f"{source}: expected a recipe of format {FORMAT} or older, got {found!r}; install a newer leanmed"
+        )
+    try:
+        return check_recipe(_from_format_1(content, kinds), source, kinds=kinds)
+    except RecipeError as error:
+        raise RecipeError(
+            f"{source} was written by an older leanmed, with a setting that this version does not have ({error}); "
+            "train again, or use the version that wrote it"
+        ) from error
+
+
+def read_stored(path: Path, *, kinds: Kinds) -> Recipe:
+    """The `recipe.yaml` of a run.
+
+    Raises:
+        RecipeError: as `stored_recipe`; or it is no YAML.
+    """
+    return stored_recipe(_read_mapping(path), str(path), kinds=kinds)
+
+
+def _from_format_1(content: dict[str, Any], kinds: Kinds) -> dict[str, Any]:
+    """Format 1 wrote the sections of all kinds into each recipe, and what the chosen one ignores with the rest."""
+    settings = kinds.get(str(content.get("task", next(iter(kinds)))))
+    if settings is None:
+        return content
+    others = {name for kind in kinds.values() for name in kind.RECIPE.model_fields} - set(settings.RECIPE.model_fields)
+    kept: dict[str, Any] = {}
+    for name, section in content.items():
+        if name in others:
+            continue
+        used = isinstance(section, dict)
+        kept[name] = {k: v for k, v in section.items() if f"{name}.{k}" not in settings.IGNORED} if used else section
+    return kept
+
+
+def check_recipe(content: Any, source: str, *, kinds: Kinds) -> Recipe:
+    """Turn a plain value into a checked recipe; `source` is named in the error.
+
+    Raises:
+        RecipeError: an unknown kind of task or key, a key that the kind ignores, or a value out of range.
+    """
+    if not isinstance(content, dict):
+        raise RecipeError(
+            f"{source}: expected keys and values, as `leanmed recipe` lists them, got {reprlib.repr(content)}"
+        )
+    task = content.get("task", next(iter(kinds)))
+    if task not in kinds:
+        raise RecipeError(f"{source}: task: expected one of {', '.join(kinds)}, got {task!r}; name one of these")
+    settings = kinds[task]
+    _refuse_ignored(content, task, settings, kinds, source)
+    recipe = _checked(settings.RECIPE, content | {"task": task}, source)
+    if recipe.training.select_by not in settings.SCORES:
+        raise RecipeError(
+            f"{source}: expected training.select_by among {', '.join(settings.SCORES)} for {task}, got "
+            f"{recipe.training.select_by}; name one of these"
+        )
+    return recipe
+
+
+def _refuse_ignored(content: dict[str, Any], task: str, settings: Settings, kinds: Kinds, source: str) -> None:
+    """A setting without effect would let its author believe that it had one."""
+    for name in content:
+        owners = [kind for kind, other in kinds.items() if name in other.RECIPE.model_fields]
+        if owners and task not in owners:
+            raise RecipeError(
+                f"{source}: {name}: a section of {' and '.join(owners)}, which {task} ignores; leave it out"
+            )
+    for key, why in settings.IGNORED.items():
+        section, _, name = key.partition(".")
+        given = content.get(section)
+        if not isinstance(given, dict) or name not in given:
+            continue
+        default = settings.RECIPE.model_fields[section].annotation.model_fields[name].get_default()  # type: ignore[union-attr]
+        if given[name] != default:
+            raise RecipeError(f"{source}: {key}: {task} ignores it ({why}), got {given[name]!r}; leave it out")
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
     content = read_yaml(path.read_bytes(), str(path))
     if not isinstance(content, dict):
         raise RecipeError(
             f"{path}: expected keys and values, as `leanmed recipe` lists them, got {reprlib.repr(content)}"
         )
-    backbones = _backbones(content, str(path))
-    asked = [_parsed(override) for override in overrides]
-    model = _changed(content, asked).get("model", {})
-    chosen = str(model.get("backbone", Model().backbone)) if isinstance(model, dict) else ""
-    source = " ".join([str(path), *(f"--set {override}" for override in overrides)])
-    return check_recipe(_changed(content, [*backbones.get(chosen, []), *asked]), source)
-
-
-def check_recipe(content: Any, source: str) -> Recipe:
-    """Turn a plain value into a checked recipe; `source` is named in the error.
-
-    Raises:
-        RecipeError: an unknown key or a value out of range.
-    """
-    return _checked(Recipe, content, source)
+    return content
 
 
 def _checked(kind: type[_Checked], content: Any, source: str) -> _Checked:
@@ -376,18 +400,19 @@ def _changed(content: dict[str, Any], changes: Iterable[_Change]) -> dict[str, A
     return content
 
 
-def _backbones(content: dict[str, Any], path: str) -> dict[str, list[_Change]]:
+def _backbones(content: dict[str, Any], path: str, kinds: Kinds) -> dict[str, list[_Change]]:
     """Take `backbones` out of a recipe's content: what it says of each, checked be it chosen or not."""
     found = {}
     given = _checked(Backbones, {"backbones": content.pop("backbones", {})}, path).backbones
+    known = kinds[content["task"]].BACKBONES if content.get("task") in kinds else ()
     if given:
-        check_recipe(content, path)  # so that none of them is blamed for the rest
+        check_recipe(content, path, kinds=kinds)  # so that none of them is blamed for the rest
     for name, sections in given.items():
         source = f"{path}: backbones.{name}"
-        if content.get("task") == "detection" and name not in DETECTION_BACKBONES:
-            raise RecipeError(f"{source}: unknown backbone; expected one of {', '.join(DETECTION_BACKBONES)}")
+        if known and name not in known:
+            raise RecipeError(f"{source}: unknown backbone; expected one of {', '.join(known)}")
         found[name] = [(f"{s}.{key}", value, source) for s, values in sections.items() for key, value in values.items()]
         whole = _changed(content, [("model.backbone", name, source), *found[name]])
-        if check_recipe(whole, source).model.backbone != name:
+        if check_recipe(whole, source, kinds=kinds).model.backbone != name:
             raise RecipeError(f"{source}: expected settings of {name}, got another model.backbone; remove that key")
     return found

@@ -1,10 +1,8 @@
-"""How every figure is called, and what it means."""
+"""How a figure is called and what it means; the kinds of task say it of theirs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
-from leanmed.tasks.detection.froc import RATES
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -17,130 +15,12 @@ class Term:
     lower_is_better: bool = False
 
 
-EVERY_LABEL = "images of every label"
-OBJECTS = "objects to find"
-FOUND = Term(
-    "Sensitivity at 1 FP",
-    "The share of the objects found when the threshold allows one false positive (FP) per image on average. A box "
-    "finds an object if its centre lies within half the object's shorter side of the object's centre: LUNA16's rule in "
-    "two dimensions. Further boxes on the same object count neither way.",
-    OBJECTS,
-)
-GLOSSARY = {
-    "ap50": Term(
-        "AP at IoU 0.5",
-        "Average precision: the area under precision over recall as the threshold falls, as PASCAL VOC defines it. A "
-        "box is right if it overlaps an object with an IoU (intersection over union) of at least 0.5, as the first.",
-        OBJECTS,
-    ),
-    "froc": Term(
-        "FROC score",
-        "The mean of the sensitivities at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives per image. Over whole scans "
-        "that is LUNA16's CPM; over slices it is not comparable with one.",
-        OBJECTS,
-    ),
-    "sensitivity": FOUND,
-    **{f"sensitivity@{r:g}": Term(f"Sensitivity at {r:g} FP", "", OBJECTS) for r in RATES if r != 1},
-    "auc": Term(
-        "ROC-AUC",
-        "The chance that a positive image scores above a negative one, ties counting half. 0.5 is guessing.",
-        EVERY_LABEL,
-    ),
-    "average_precision": Term(
-        "Average precision",
-        "Precision averaged over the gains in recall as the threshold falls. Guessing gives the prevalence.",
-        EVERY_LABEL,
-    ),
-    "accuracy": Term("Accuracy", "The share of images answered rightly. It follows the commonest label."),
-    "recall": Term("Recall (sensitivity)", "Of the positive images, the share answered positive.", "positive images"),
-    "specificity": Term("Specificity", "Of the negative images, the share answered negative.", "negative images"),
-    "precision": Term(
-        "Precision",
-        "Of the images answered positive, the share that is. It falls where positives are rarer than here.",
-        "positive images and answers",
-    ),
-    "f1": Term("F1", "The harmonic mean of precision and recall.", "positive images"),
-    "brier": Term(
-        "Brier score",
-        "The mean squared distance between probability and truth. With more than two labels it goes up to 2.",
-        lower_is_better=True,
-    ),
-    "ece": Term(
-        "ECE",
-        "Expected calibration error: how far probabilities lie from observed shares, over ten bins. "
-        "Chance alone keeps it above 0.",
-        lower_is_better=True,
-    ),
-    "loss": Term(
-        "Log loss",
-        "The mean of −ln of the probability given to the true label. Evenly guessing two labels gives 0.693.",
-        lower_is_better=True,
-    ),
-    "top_precision": Term(
-        "Paper's protocol: precision",
-        "Of images that hold an object, the best box alone, whatever its score: the share of these boxes that is "
-        "right, with an IoU of at least 0.5. It leaves out images without an object, and so most false alarms.",
-        OBJECTS,
-    ),
-    "top_recall": Term("Paper's protocol: recall", "The share of all objects that these boxes find.", OBJECTS),
-    "top_f1": Term("Paper's protocol: F1", "The harmonic mean of the two.", OBJECTS),
-    "agreement": Term("Agreement", "The share of images to which two models give the same answer."),
-}
-
-# What the same names mean of boxes.
-BOXES = {
-    "recall": Term(
-        "Recall", "The share of the objects found by the boxes answered, those from the threshold upwards.", OBJECTS
-    ),
-    "precision": Term(
-        "Precision",
-        "Of the boxes answered, the share that finds an object. It falls where objects are rarer than here.",
-        "objects to find and boxes answered",
-    ),
-    "f1": Term("F1", "The harmonic mean of precision and recall.", OBJECTS),
-    "agreement": Term(
-        "Agreement", "The share of images on which two models answer the same boxes, with an IoU of at least 0.5 each."
-    ),
-}
-
-# Of whole scans.
-SCANS = {
-    "cpm": Term(
-        "CPM",
-        "LUNA16's competition performance metric: the mean of the sensitivities at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false "
-        "positives (FP) per scan. A candidate finds a nodule if it lies within half its diameter of its centre; a "
-        "second hit, and a hit of an excluded finding, count neither way.",
-        "nodules",
-    ),
-    **{f"sensitivity@{r:g}": Term(f"Sensitivity at {r:g} FP", "", "nodules") for r in RATES},
-}
-
-
 @dataclass(frozen=True)
 class Words:
-    """What the report's page calls things, task by task."""
+    """What the report's page calls things."""
 
     things: str
     positives: str
     dash: str
     mistakes: str
     threshold: str
-
-
-OF_LABELS = Words(
-    things="images",
-    positives="Positive",
-    dash="fewer than ten images, or images of one label only",
-    mistakes="Wrong answers, the most confident first, one of each group.",
-    threshold="Logits are divided by the temperature so that probabilities mean what they say; the positive label is "
-    "answered from the threshold upwards.",
-)
-OF_BOXES = Words(
-    things="images",
-    positives="Objects",
-    dash="fewer than ten images or objects",
-    mistakes="The surest false alarms and the largest objects missed, one of each kind and group. True boxes are blue, "
-    "predicted ones orange.",
-    threshold="Logits are divided by the temperature; boxes are answered from the threshold upwards.",
-)
-OF_SCANS = replace(OF_BOXES, things="scans", positives="Nodules", dash="fewer than ten nodules")

@@ -16,7 +16,7 @@ comparisons   title -> name -> {value, low, high, n}: differences on the same im
 notes         what the reader must know: conflicts, failures, what was left out
 curves        [{fold, train_loss, validation_loss, validation_score, score_name, chosen}]
 mistakes      [{id, truth, answered, probability}]; of boxes also `places`
-counts        of boxes only: {answered, top: {tp, fp, fn}}, behind precision and recall and behind `top_...`
+counts        what stands behind the figures, for kinds of task that tell it, or null
 data_hash, seeds, versions, recipe, command
 ```
 """
@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import yaml
@@ -39,22 +39,33 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from leanmed.errors import InputError
-from leanmed.figures.bootstrap import Figure, SubgroupRow
+from leanmed.figures.bootstrap import Figure, Ints, SubgroupRow
 from leanmed.files import defined, encodable, write_json, write_text
 from leanmed.reading.lung_slices import read_slice
 from leanmed.records import Box
 from leanmed.report import plots
-from leanmed.report.glossary import BOXES, EVERY_LABEL, GLOSSARY, OF_BOXES, OF_LABELS, Term, Words
+from leanmed.report.glossary import Term, Words
 from leanmed.report.pictures import close_up, thumbnail
 from leanmed.report.plots import History, Plot
-from leanmed.tasks.classification.figures import Scored, point
-from leanmed.tasks.detection import plots as detection_plots
-from leanmed.tasks.detection.figures import Detected, counts
 
 NOTICE = "Research use only. Not a medical device."
 FEW_GROUPS = 30
 Reader = Callable[[Path], NDArray[np.uint8]]
-Table = Scored | Detected
+
+
+class Table(Protocol):
+    """The test images with truths and answers, as a kind of task keeps them."""
+
+    group: NDArray[np.str_]
+    fold: Ints | None
+    labels: tuple[str, ...]
+
+    @property
+    def groups(self) -> int:
+        """How many groups the images come from."""
+
+    def subset(self, which: Any) -> Table:
+        """The table of some of the images."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +122,13 @@ class Report:
         figures: name -> figure, on all test images.
         main_score: the name of the figure to lead with.
         leak: why the figures are too good, if they are.
-        table: the test images with truths and answers, for the plots.
-        comparisons: title -> what `metrics.paired` gave.
-        plots: further plots of the task's own.
-        terms: further figures' names and meanings.
-        words: what things are called; None: as the table's task calls them.
+        words: what things are called.
+        terms: the figures' names and meanings, in the order in which they are shown.
+        table: the test images with truths and answers.
+        comparisons: title -> what `paired` gave.
+        remarks: what must be said about the table of figures.
+        plots: in order.
+        counts: what stands behind the figures.
     """
 
     title: str
@@ -123,6 +136,8 @@ class Report:
     figures: Mapping[str, Figure]
     main_score: str
     provenance: Provenance
+    words: Words
+    terms: Mapping[str, Term]
     leak: str | None = None
     table: Table | None = None
     folds: Sequence[FoldRow] = ()
@@ -131,17 +146,16 @@ class Report:
     notes: Sequence[str] = ()
     histories: Sequence[History] = ()
     mistakes: Sequence[Mistake] = ()
+    remarks: Sequence[str] = ()
     plots: Sequence[Plot] = ()
-    terms: Mapping[str, Term] = field(default_factory=dict)
-    words: Words | None = None
+    counts: Mapping[str, Mapping[str, int]] | None = None
 
 
 def fold_rows(
-    table: Table,
+    table: Any,
+    measure: Callable[[Any], Mapping[str, float]],
     thresholds: Mapping[int, float] | None = None,
     temperatures: Mapping[int, float] | None = None,
-    *,
-    measure: Callable[[Any], Mapping[str, float]] = point,
 ) -> list[FoldRow]:
     """One row per fold of a table that has folds, with the figures that `measure` gives of it."""
     rows = []
@@ -150,17 +164,6 @@ def fold_rows(
         threshold, temperature = (thresholds or {}).get(fold), (temperatures or {}).get(fold)
         rows.append(FoldRow(fold, part.group.size, part.groups, measure(part), threshold, temperature))
     return rows
-
-
-def worst_mistakes(table: Scored, ids: Sequence[str], images: Sequence[Path], count: int = 12) -> list[Mistake]:
-    """The wrong answers given with the highest probability, the surest first, at most one of a group."""
-    sureness = table.probabilities[np.arange(table.truth.size), table.predicted]
-    wrong = np.flatnonzero(table.truth != table.predicted)
-    seen: dict[str, Mistake] = {}
-    for i in wrong[np.argsort(-sureness[wrong], kind="stable")]:
-        truth, answered = table.labels[table.truth[i]], table.labels[table.predicted[i]]
-        seen.setdefault(table.group[i], Mistake(ids[i], images[i], truth, answered, float(sureness[i])))
-    return list(seen.values())[:count]
 
 
 def write_report(out: Path, content: Report, *, read: Reader | None = None) -> None:
@@ -195,7 +198,7 @@ def as_json(content: Report) -> dict[str, Any]:
         "curves": content.histories,
         # Where a file lies says something about a person's machine; its id suffices.
         "mistakes": [{k: v for k, v in vars(m).items() if k != "image" and v is not None} for m in content.mistakes],
-        "counts": counts(table) if isinstance(table, Detected) else None,
+        "counts": content.counts,
         **vars(content.provenance),
     }
     return {key: defined(value) for key, value in values.items()}
@@ -232,7 +235,7 @@ def render(content: Report, read: Reader | None = None) -> str:
         subgroups=[(name, list(rows)) for name, rows in groupby(content.subgroups, attrgetter("name"))],
         forest=_forest(content),
         thumbnails=[_picture(mistake, read) for mistake in content.mistakes] if read else [],
-        words=content.words or (OF_BOXES if isinstance(content.table, Detected) else OF_LABELS),
+        words=content.words,
         recipe=yaml.safe_dump(defined(content.provenance.recipe), sort_keys=False, allow_unicode=True),
     )
     return encodable(page)
@@ -257,24 +260,24 @@ def _base64(text: str) -> str:
 
 
 def _terms(content: Report) -> dict[str, Term]:
-    """A term for every figure on the page: those of its own first, then the glossary's."""
+    """A term for every figure on the page: those that nobody named first, then the others in their order."""
     rows: list[FoldRow | SubgroupRow] = [*content.folds, *content.subgroups]
     tables = [content.figures, *content.comparisons.values(), *(row.figures for row in rows)]
     names = dict.fromkeys(name for table in tables for name in table)
-    common = GLOSSARY | (BOXES if isinstance(content.table, Detected) else {})
-    known = dict(content.terms) | {name: term for name, term in common.items() if name not in content.terms}
+    known = content.terms
     return {n: Term(n, "") for n in names if n not in known} | {n: known[n] for n in known if n in names}
 
 
 def _remarks(content: Report) -> list[str]:
     """What must be said about the table of figures: its baseline, its dashes, how far its intervals go."""
-    remarks = [] if content.table is None else _baseline(content.table)
-    many = content.table is not None and len(content.table.labels) > 2
+    remarks, table = list(content.remarks), content.table
+    if table is not None and table.groups < FEW_GROUPS:
+        remarks.append(f"With as few as {table.groups} groups, bootstrap intervals tend to be too narrow.")
     lacking: dict[str, list[str]] = {}
     for name, term in _terms(content).items():
-        values = [table[name] for table in _values(content) if name in table]
+        values = [values[name] for values in _values(content) if name in values]
         if any(map(math.isnan, values)):
-            lacking.setdefault(EVERY_LABEL if many else term.needs, []).append(term.title)
+            lacking.setdefault(term.needs, []).append(term.title)
     remarks += [f"Undefined (–) without {needs}: {', '.join(titles)}." for needs, titles in lacking.items()]
     if any(math.isnan(f.low) and not math.isnan(f.value) for f in content.figures.values()):
         remarks.append("A figure without an interval came out the same in every resample, or in too few.")
@@ -286,47 +289,9 @@ def _values(content: Report) -> list[Mapping[str, float]]:
     return [{name: f.value for name, f in content.figures.items()}, *(row.figures for row in content.folds)]
 
 
-def _baseline(table: Table) -> list[str]:
-    remarks = _objects(table) if isinstance(table, Detected) else _labels(table)
-    if table.groups < FEW_GROUPS:
-        remarks.append(f"With as few as {table.groups} groups, bootstrap intervals tend to be too narrow.")
-    return remarks
-
-
-def _labels(table: Scored) -> list[str]:
-    counts = np.bincount(table.truth, minlength=len(table.labels))
-    each = ", ".join(f"{n} {label}" for n, label in zip(counts, table.labels, strict=True))
-    most, share = table.labels[counts.argmax()], number(counts.max() / table.truth.size)
-    remarks = [
-        f"{table.truth.size} images in {table.groups} groups: {each}. "
-        f"Always answering {most} would have an accuracy of {share}."
-    ]
-    if len(table.labels) > 2:
-        remarks.append("All but accuracy, Brier score, ECE and log loss are means over labels, one against the rest.")
-    return remarks
-
-
-def _objects(table: Detected) -> list[str]:
-    empty = sum(not len(truth) for truth in table.truth)
-    found, best = counts(table).values()
-    return [
-        f"{table.group.size} images in {table.groups} groups hold {table.objects} objects; {empty} images hold none.",
-        f"Boxes answered: {found['tp']} objects found, {found['fp']} false positives, {found['fn']} objects missed.",
-        f"Paper's protocol: {best['tp']} boxes right, {best['fp']} wrong, {best['fn']} objects missed.",
-    ]
-
-
 def _plots(content: Report) -> list[Plot]:
-    """The plots that the content allows, the task's own first."""
-    drawn = list(content.plots)
-    thresholds = [row.threshold for row in content.folds if row.threshold is not None]
-    if isinstance(table := content.table, Detected):
-        drawn += detection_plots.plots_of(table)
-    elif table is not None:
-        if np.unique(table.truth).size > 1:
-            drawn += [plots.roc(table), plots.precision_recall(table)]
-        drawn += [plots.confusion(table), plots.distribution(table, thresholds), plots.reliability(table)]
-    return drawn + ([plots.training(content.histories)] if content.histories else [])
+    """Those of the kind of task, then the training's."""
+    return [*content.plots, *([plots.training(content.histories)] if content.histories else [])]
 
 
 def _forest(content: Report) -> Plot | None:

@@ -1,1 +1,1 @@
-"""Everything a clinic needs to predict: numpy, ONNX Runtime, Pillow and pydicom, never torch."""
+"""Prediction: artifacts, answers for one image, for many files, and the lines they are kept in. No torch."""

@@ -1,10 +1,12 @@
 """Many predictions into one file: in order, at steady memory, in shards, resumable, failures listed.
 
-Of whole scans, each worker holds one at a time.
+A file of answers is JSON lines, or a table where its name ends in `.csv`. Of whole scans, each worker holds one at a
+time.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -14,17 +16,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from leanmed import __version__
 from leanmed.errors import LeanmedError, RunError
-from leanmed.files import sha256_bytes, write_json
+from leanmed.files import encodable, sha256_bytes, whole_file, write_json
 from leanmed.reading.volume import is_scan
+from leanmed.runtime.lines import as_text, line_of, read_lines
 from leanmed.runtime.predictor import Predictor
-from leanmed.tasks.detection.candidates import montage
+from leanmed.tasks.kind import Answer, ScanAnswer
 
-WINDOW = 4  # images in flight per worker: enough to keep all busy, few enough for steady memory
-MOST = 50  # candidates of a scan that are written
+IN_FLIGHT = 4  # images per worker: enough to keep all busy, few enough for steady memory
+ABOUT = ("artifact", "version", "seconds", "error")  # the last columns of a table
 
 
 @dataclass(frozen=True)
@@ -73,13 +80,14 @@ def predict_file(
     shard: Shard | None = None,
     resume: bool = False,
     workers: int = 1,
+    draw: Path | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Outcome:
-    """Predict many files into one JSON Lines file, one line per input in the order given.
+    """Predict many files into one file of answers, one line or row per input in the order given.
 
-    A line is what `answer` gives. Lines go to `OUT.part`, which takes its name when all inputs are through,
-    and then `OUT.done` appears beside it. The pictures of scans' candidates go to the folder `STEM-montages` beside
-    OUT, whichever the shard.
+    A line is what `answer` gives. Lines go to `OUT.part`, which takes its name when all inputs are through (or becomes
+    the table, where OUT ends in `.csv`), and then `OUT.done` appears beside it. The pictures of what is found in scans
+    go to the folder `STEM-montages` beside OUT, whichever the shard.
 
     Args:
         inputs: all inputs of all shards.
@@ -87,24 +95,72 @@ def predict_file(
         shard: which part of the inputs; None: all.
         resume: go on after the last whole line of a stopped run; a finished one is checked and kept.
         workers: images at a time.
+        draw: a folder that takes each image with its answer on it, as a PNG; None: none but the pictures of scans.
         progress: takes the number of inputs that are through.
 
     Raises:
         RunError: the output is there already, is damaged, or belongs to another artifact or other inputs.
     """
-    shard, montages = shard or Shard(), out.with_name(f"{out.stem}-montages")
+    shard = shard or Shard()
+    pictures = Pictures(draw or out.with_name(f"{out.stem}-montages"), images=draw is not None)
     mine, out = shard.of(inputs), shard.path(out)
     part, marker = (out.with_name(out.name + end) for end in (".part", ".done"))
     if not resume and any(path.exists() for path in (out, part, marker)):
         raise RunError(f"expected a new {out}, got one with content; add --resume, or choose another --out")
-    if not out.exists():
-        marker.unlink(missing_ok=True)
-        _answer_all(predictor, mine, part, montages, workers, progress)
+    counts = _finished(out, marker, predictor) if out.suffix == ".csv" and out.exists() else None
+    if counts is None:
+        if not out.exists():
+            marker.unlink(missing_ok=True)
+            _answer_all(predictor, mine, part, pictures, workers, progress)
+        lines = _all_lines(part if part.exists() else out, mine, predictor)
+        if part.exists():
+            _named(part, out)
+        counts = {"inputs": lines.count, "failed": [list(pair) for pair in lines.failed]}
+    about = {"artifact": predictor.artifact.sha256, "threshold": predictor.manifest.threshold}
+    write_json(marker, {**about, "shard": [shard.index, shard.count], **counts})
+    failed = tuple((name, reason) for name, reason in counts["failed"])
+    return Outcome(out, counts["inputs"] - len(failed), failed)
+
+
+def predict_lines(
+    predictor: Predictor, inputs: Sequence[Path], stream: TextIO, *, workers: int = 1, pictures: Pictures | None = None
+) -> Outcome:
+    """Predict many files into a stream of JSON lines, such as standard output."""
+    failed = []
+    for line in answers(predictor, inputs, workers, pictures):
+        if "error" in line:
+            failed.append((line["input"], line["error"]))
+        stream.write(encodable(as_text(line)))
+        stream.flush()
+    return Outcome(Path("-"), len(inputs) - len(failed), tuple(failed))
+
+
+def _named(part: Path, out: Path) -> None:
+    """The lines take their name, or become a table of that name."""
+    if out.suffix != ".csv":
         part.replace(out)
-    lines = _all_lines(out, mine, predictor)
-    counts = {"inputs": lines.count, "failed": len(lines.failed), "shard": [shard.index, shard.count]}
-    write_json(marker, {"artifact": predictor.artifact.sha256, **counts})
-    return Outcome(out, lines.count - len(lines.failed), lines.failed)
+        return
+    cells = [name for line in read_lines(part) for name in line.get("cells", {})]
+    columns = ["input", *dict.fromkeys(cells), *ABOUT]
+    with whole_file(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
+        table.writeheader()
+        table.writerows(
+            {k: encodable(str(v)) for k, v in (line | line.get("cells", {})).items()} for line in read_lines(part)
+        )
+    part.unlink()
+
+
+def _finished(out: Path, marker: Path, predictor: Predictor) -> dict[str, Any] | None:
+    """What the marker of a finished table says, once it is sure that this artifact answered."""
+    if not marker.is_file():
+        raise RunError(
+            f"expected {marker.name} beside {out}, got none, so that nobody knows whether it is whole; remove it"
+        )
+    said: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
+    if (said["artifact"], said.get("threshold")) != (predictor.artifact.sha256, predictor.manifest.threshold):
+        raise RunError(f"{out} was answered by another artifact; remove it, or choose another --out")
+    return {"inputs": said["inputs"], "failed": said["failed"]}
 
 
 def _all_lines(out: Path, inputs: Sequence[Path], predictor: Predictor) -> _Lines:
@@ -118,7 +174,7 @@ def _answer_all(
     predictor: Predictor,
     inputs: Sequence[Path],
     part: Path,
-    montages: Path,
+    pictures: Pictures,
     workers: int,
     progress: Callable[[int], None],
 ) -> None:
@@ -130,89 +186,100 @@ def _answer_all(
         done = lines.count
         with part.open("r+b") as file:
             file.truncate(lines.size)
+    as_table = part.name.endswith(".csv.part")
     # Names of files need not be UTF-8: what cannot be encoded is written as JSON's own escape.
     with part.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-        for number, line in enumerate(answers(predictor, inputs[done:], workers, montages), start=done + 1):
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        answered = answers(predictor, inputs[done:], workers, pictures, cells=as_table)
+        for number, line in enumerate(answered, start=done + 1):
+            file.write(as_text(line))
             file.flush()
             progress(number)
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """Where answers are drawn.
+
+    Args:
+        folder: takes PNGs.
+        images: draw over each image too, not over scans alone.
+    """
+
+    folder: Path
+    images: bool = False
+
+    def save(self, source: Path, picture: Image.Image) -> str:
+        """Write a picture under a name that no other input has; that name, relative to the folder's parent."""
+        path = self.folder / _picture_name(source)
+        with whole_file(path) as temporary:
+            picture.save(temporary, "PNG")
+        return f"{self.folder.name}/{path.name}"
+
+
 def answers(
-    predictor: Predictor, inputs: Iterable[Path], workers: int, montages: Path | None = None
+    predictor: Predictor, inputs: Iterable[Path], workers: int, pictures: Pictures | None = None, *, cells: bool = False
 ) -> Iterator[dict[str, Any]]:
     """One plain answer per input, in order, `workers` at a time, with a bounded number in flight."""
     waiting: deque[Future[dict[str, Any]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for path in inputs:
-            waiting.append(pool.submit(answer, predictor, path, montages))
-            if len(waiting) >= WINDOW * workers:
+            waiting.append(pool.submit(answer, predictor, path, pictures, cells=cells))
+            if len(waiting) >= IN_FLIGHT * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def answer(predictor: Predictor, path: Path, montages: Path | None = None) -> dict[str, Any]:
+def answer(
+    predictor: Predictor, path: Path, pictures: Pictures | None = None, *, cells: bool = False
+) -> dict[str, Any]:
     """The line for one input, an answer or the reason why there is none.
 
-    Its keys are `input`; `label`, `probability` and `probabilities`, or from an artifact for boxes `boxes` and
-    `scores`, or of a scan `candidates`, `threshold`, `montage` and `slices`; `artifact`, `version` and `seconds`. Or
-    else they are `input` and `error`.
+    Its keys are `input`; those of the answer's `as_json` (for a label `label`, `probability`, `probabilities`; for
+    boxes `boxes`, `scores`, `faint`; for a scan `candidates`, `slices`; and `threshold` for all); `picture`, where one
+    was drawn; `artifact`, `version` and `seconds`. Or else they are `input` and `error`.
 
     Args:
-        montages: the folder for the pictures of scans' candidates; None: `montage` is null.
+        pictures: where to draw; None: nowhere.
+        cells: add `cells`, what a table shows.
     """
     started = time.perf_counter()
     try:
-        found = _found(predictor, path, montages)
+        found, drawn = _found(predictor, path, pictures)
     except LeanmedError as error:
         return {"input": str(path), "error": str(error)}
-    return {
-        "input": str(path),
-        **found,
-        "artifact": predictor.artifact.sha256,
-        "version": __version__,
-        "seconds": round(time.perf_counter() - started, 6),
-    }
+    about = {"picture": drawn} if pictures and (pictures.images or is_scan(path)) else {}
+    about |= {"artifact": predictor.artifact.sha256, "version": __version__}
+    line = line_of(str(path), found, **about, seconds=round(time.perf_counter() - started, 6))
+    return line | ({"cells": found.cells()} if cells else {})
 
 
-def _found(predictor: Predictor, path: Path, montages: Path | None) -> dict[str, Any]:
-    if predictor.manifest.output == "probabilities":
-        return _probabilities(predictor, path)
+def _found(predictor: Predictor, path: Path, pictures: Pictures | None) -> tuple[Answer | ScanAnswer, str | None]:
+    """The answer, and the name of its picture, if one was drawn."""
     if predictor.takes_scans and is_scan(path):
-        return _candidates(predictor, path, montages)
-    return _boxes(predictor, path)
+        scan = predictor.predict_scan(path)
+        return scan, pictures.save(path, scan.picture()) if pictures else None
+    frame = predictor.frame(path)
+    found = predictor.decide(frame)
+    drawn = None
+    if pictures and pictures.images:
+        drawn = pictures.save(path, Image.fromarray(found.draw(_shown(frame.pixels))))
+    return (found.placed(frame.points) if frame.points else found), drawn
 
 
-def _probabilities(predictor: Predictor, path: Path) -> dict[str, Any]:
-    found = predictor.predict(path)
-    return {"label": found.label, "probability": found.probability, "probabilities": dict(found.probabilities)}
-
-
-def _boxes(predictor: Predictor, path: Path) -> dict[str, Any]:
-    found = predictor.predict_boxes(path)
-    return {"boxes": [list(box) for box in found.boxes], "scores": list(found.scores)}
-
-
-def _candidates(predictor: Predictor, path: Path, montages: Path | None) -> dict[str, Any]:
-    """The best candidates of a scan, the threshold, and the slices searched; `montage` is relative to the answers."""
-    scan, threshold = predictor.open_scan(path), predictor.manifest.threshold or 0.0
-    found = predictor.find_candidates(scan, count=MOST)
-    picture = montages and montages / _picture_name(path)
-    if picture:
-        montage(picture, scan, found, threshold=threshold)
-    return {
-        "candidates": [candidate.as_json() | {"answered": candidate.score >= threshold} for candidate in found],
-        "threshold": threshold,
-        "montage": picture and f"{picture.parent.name}/{picture.name}",
-        "slices": len(scan.searched),
-    }
+def _shown(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Pixels as a picture: intensities from their least to their greatest, in grey."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    low, high = float(pixels.min()), float(pixels.max())
+    grey = ((pixels[..., :1] - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)
+    return np.repeat(grey, 3, axis=2)
 
 
 def _picture_name(path: Path) -> str:
     """A file name of plain letters that no other input has: one of the same name elsewhere has another hash."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", path.name).strip("._-")[:60]
-    return f"{plain or 'scan'}-{sha256_bytes(os.fsencode(path))[:16]}.png"
+    return f"{plain or 'image'}-{sha256_bytes(os.fsencode(path))[:16]}.png"
 
 
 @dataclass(frozen=True)
@@ -240,6 +307,8 @@ class _Lines:
                     raise RunError(f"{path} answers other inputs; remove it, or choose another --out")
                 if line.get("artifact", predictor.artifact.sha256) != predictor.artifact.sha256:
                     raise RunError(f"{path} was answered by another artifact; remove it, or choose another --out")
+                if line.get("threshold", predictor.manifest.threshold) != predictor.manifest.threshold:
+                    raise RunError(f"{path} was answered with another threshold; remove it, or choose another --out")
                 if "error" in line:
                     failed.append((line["input"], line["error"]))
                 count, size = count + 1, size + len(content)

@@ -5,25 +5,28 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from PIL import Image
 
-from leanmed.errors import ArtifactError, DataError, UnsupportedInput
-from leanmed.reading.images import DEFAULT_LIMITS, Limits, as_pixels, read_image
-from leanmed.reading.lung_slices import Scan, prepare, window
-from leanmed.reading.volume import dicom_modality, open_slice, open_volume
-from leanmed.records import Detections, Prediction
-from leanmed.runtime.artifact import Artifact, Manifest, read_artifact
-from leanmed.tasks.detection.candidates import Candidate, find_candidates
+from leanmed.errors import ArtifactError
+from leanmed.manifest import Manifest
+from leanmed.reading.images import DEFAULT_LIMITS, Limits, read_image
+from leanmed.reading.lung_slices import Scan, prepare, read_slice
+from leanmed.reading.volume import is_scan, open_volume
+from leanmed.records import Record
+from leanmed.runtime.artifact import Artifact, read_artifact
+from leanmed.runtime.sources import Frame, Source, open_frame
+from leanmed.tasks import TASKS
+from leanmed.tasks.kind import Answer, AnswerPart, Outputs, ScanAnswer
 
-PICTURES = ("SC", "OT", "XC")  # modalities in DICOM that say nothing against a slice shown as pixels
-FAR = 1e5  # pixels; no slice reaches so far
-Source = str | Path | bytes | NDArray[Any] | Image.Image
-OUTPUTS = {"probabilities": ["probabilities"], "boxes": ["boxes", "scores"]}  # a manifest's output, the graph's names
+if TYPE_CHECKING:
+    from leanmed.tasks.answers import Candidate, Detections
+
+MODEL = "model"  # the graph from an image to its answer
+MOST = 50  # candidates of a scan
 
 
 class Predictor:
@@ -34,32 +37,47 @@ class Predictor:
         threads: threads inside one prediction. For many images, one thread each and several images at once is
             faster.
         limits: caps on what is read.
+        threshold: decide by this one instead of the artifact's own.
 
     Raises:
-        ArtifactError: ONNX Runtime cannot open the graph, or it takes or gives something else than
-            `leanmed.json` says.
+        ArtifactError: ONNX Runtime cannot open a graph, it takes or gives something else than `leanmed.json` says, or
+            the threshold is none for such an artifact.
     """
 
-    def __init__(self, artifact: Artifact, *, threads: int = 1, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        threads: int = 1,
+        limits: Limits = DEFAULT_LIMITS,
+        threshold: float | None = None,
+    ) -> None:
         self.artifact = artifact
+        self._manifest = artifact.manifest if threshold is None else _decided_at(artifact.manifest, threshold)
         self.limits = replace(limits, min_side=max(limits.min_side, self.manifest.input.min_side))
-        try:
-            self._session = open_session(artifact.graph, threads)
-        except ArtifactError as error:
-            if self.manifest.precision != "int4":
-                raise
-            raise ArtifactError(f"{error}, or make the artifact with leanmed quantize --to int4 --unpack") from error
-        self._check_graph()
+        missing = set(self.kind.GRAPHS) - set(artifact.graphs)
+        if missing:
+            raise ArtifactError(
+                f"expected an artifact with the graphs {', '.join(self.kind.GRAPHS)}, got {sorted(artifact.graphs)}; "
+                "take one that has them"
+            )
+        self._sessions = {name: self._open(artifact.graphs[name], threads) for name in self.kind.GRAPHS}
+        self._check_graphs()
 
     @property
     def manifest(self) -> Manifest:
-        """What `leanmed.json` says."""
-        return self.artifact.manifest
+        """What `leanmed.json` says, but for a threshold that was given instead."""
+        return self._manifest
+
+    @property
+    def kind(self) -> AnswerPart:
+        """How answers of the artifact's kind of task are decided."""
+        return TASKS[self.manifest.task].answer
 
     @property
     def takes_scans(self) -> bool:
-        """Whether it finds boxes in slices of CT, so that whole scans can be searched."""
-        return self.manifest.output == "boxes" and self.manifest.input.kind == "slice"
+        """Whether it looks at slices of CT, so that whole scans can be searched."""
+        return self.manifest.input.kind == "slice"
 
     def read(self, source: str | Path | bytes) -> NDArray[np.uint8]:
         """A file to pixels (h, w, 4), at a reduced scale where the graph would shrink it anyway."""
@@ -68,83 +86,61 @@ class Predictor:
             path, limits=self.limits, side=self.manifest.input.side if self.manifest.input.reduced else None
         )
 
-    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Pixels (h, w, 3 or 4) to probabilities (K,), in the order of the labels.
+    def outputs(self, pixels: NDArray[Any], graph: str = MODEL) -> Outputs:
+        """What one graph gives for pixels (h, w, c), in the order of its outputs.
 
         Raises:
-            ArtifactError: the graph fails, or is one for boxes.
+            ArtifactError: the graph fails on them.
         """
-        return self._run("probabilities", pixels)[0]
+        try:
+            return cast(Outputs, self._sessions[graph].run(list(self.kind.GRAPHS[graph]), {"pixels": pixels}))
+        except Exception as error:  # ONNX Runtime's errors share no base class
+            raise ArtifactError(
+                f"expected the graph to take pixels of shape {pixels.shape}, got: {_line(error)}; export it again"
+            ) from error
 
-    def detect(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Pixels (h, w, 3 or 4) to boxes (n, 4), xyxy in their frame, and scores (n,), best first, faint ones too.
-
-        Raises:
-            ArtifactError: the graph fails, or is one for probabilities.
-        """
-        boxes, scores = self._run("boxes", pixels)
-        return boxes, scores
-
-    def decide(self, probabilities: NDArray[np.floating[Any]]) -> Prediction:
-        """Probabilities (K,) to the answer, by the threshold the artifact carries.
-
-        Raises:
-            DataError: they are no probabilities.
-        """
-        labels, threshold = self.manifest.labels, self.manifest.threshold
-        best = int(np.argmax(probabilities)) if threshold is None else int(probabilities[1] >= threshold)
-        return Prediction(labels[best], dict(zip(labels, map(float, probabilities), strict=True)))
-
-    def answered(self, boxes: NDArray[np.floating[Any]], scores: NDArray[np.floating[Any]]) -> Detections:
-        """Those of boxes (n, 4) whose scores (n,) reach the threshold the artifact carries.
-
-        Raises:
-            DataError: boxes without size, or scores that are none.
-        """
-        sure = scores >= (self.manifest.threshold or 0.0)
-        return Detections(tuple(boxes[sure].tolist()), tuple(scores[sure].tolist()))
-
-    def predict(self, image: Source) -> Prediction:
-        """Answer for one image.
+    def predict(self, image: Source) -> Any:
+        """Answer for one image, or for a whole scan of CT where the artifact looks at slices of CT.
 
         Args:
-            image: a path, the bytes of a file, an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), or a
-                Pillow image.
+            image: a path, the bytes of a file, an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), or a Pillow image.
+                An artifact for slices of CT also takes a slice in Hounsfield units (an array of floats or signed
+                integers, 1 mm per pixel), a CT slice in DICOM, whose boxes are then in pixels of the slice as it is
+                stored, and whole scans, as `open_scan` does.
+
+        Returns:
+            The answer of the artifact's kind of task: `leanmed.Prediction` (a label), `leanmed.Detections` (boxes), or
+            of a scan `leanmed.Candidates`. Each has `as_json()`, and those of one image `draw(pixels)`.
 
         Raises:
             InputError: it cannot be read as an image.
-            ArtifactError, DataError: the graph fails on it, or gives no probabilities.
+            ArtifactError, DataError: the graph fails on it, or gives no sound answer.
         """
-        return self.decide(self.probabilities(self._pixels(image)))
+        if self.takes_scans and isinstance(image, str | Path) and is_scan(Path(image)):
+            return self.predict_scan(image)
+        return self.answer(self.frame(image))
 
-    def predict_boxes(self, image: Source) -> Detections:
-        """What an artifact for boxes finds in one image; otherwise as `predict`.
+    def predict_record(self, record: Record) -> Answer:
+        """Answer for a record's image, or for its slice of a volume."""
+        if record.frame is None:
+            return self.answer(self.frame(record.image))
+        return self.answer(Frame(read_slice(record.image, record.frame)))
 
-        One for slices of CT takes a slice in Hounsfield units, too: an array (h, w), (h, w, 1) or (h, w, 3) of floats
-        or signed integers, 1 mm per pixel, which is windowed. A CT slice in DICOM is made ready as those of scans are;
-        its boxes are in pixels of the slice as it is stored.
+    def frame(self, image: Source) -> Frame:
+        """An image as the graph takes it; see `predict`."""
+        return open_frame(image, self.manifest.input, self.limits)
 
-        Raises:
-            InputError: as `predict`; NaN or infinity; no Hounsfield units; a CT slice without lungs, in which nothing
-            would be found; DICOM of another modality.
-        """
-        if self.takes_scans and isinstance(image, str | Path | bytes):
-            source = Path(image) if isinstance(image, str) else image
-            modality = dicom_modality(source)
-            if modality == "CT":
-                return self.answered(*self._detect_stored(prepare(open_slice(source, self.limits))))
-            if modality is not None and modality not in PICTURES:
-                name = source if isinstance(source, Path) else "image data"
-                raise UnsupportedInput(
-                    f"{name}: expected CT, or a picture of it (modality {', '.join(PICTURES)}), got DICOM of modality "
-                    f"{modality or 'unknown'}; give CT"
-                )
-        if self.takes_scans and isinstance(image, np.ndarray) and image.dtype.kind in "if":
-            image = _windowed(image)
-        return self.answered(*self.detect(self._pixels(image)))
+    def answer(self, frame: Frame) -> Answer:
+        """Answer for an image that is read already, with places in the image as it is stored."""
+        found = self.decide(frame)
+        return found.placed(frame.points) if frame.points else found
+
+    def decide(self, frame: Frame) -> Answer:
+        """As `answer`, but with places in the frame's own pixels, to be drawn over them."""
+        return self.kind.decide(self.outputs(frame.pixels), self.manifest)
 
     def open_scan(self, path: str | Path) -> Scan:
-        """Read a whole scan: `.mhd`, NIfTI, or the folder of one DICOM series.
+        """Read a whole scan: a volume in one file, or the folder of one DICOM series.
 
         Raises:
             InputError: it cannot be read, or is no chest CT.
@@ -152,99 +148,91 @@ class Predictor:
         """
         return prepare(open_volume(Path(path), self.limits))
 
-    def find_candidates(self, scan: str | Path | Scan, *, count: int | None = None) -> list[Candidate]:
-        """Search a whole scan: its candidates, best first, those below the artifact's threshold too.
+    def predict_scan(self, scan: str | Path | Scan, *, count: int | None = MOST) -> ScanAnswer:
+        """Search a whole scan.
 
         Args:
             scan: a path, as `open_scan` takes it, or what that gives.
-            count: so many of the best; None: all.
+            count: so many of the best candidates; None: all.
 
         Raises:
-            ArtifactError: the graph fails, or is none for boxes in slices of CT.
-            DataError: it gives boxes that are not finite, or scores outside [0, 1].
+            ArtifactError: the graph fails, or is none for slices of CT.
+            DataError: it gives no sound answer.
             InputError, MissingExtraError: as `open_scan`.
         """
         if not self.takes_scans:
             raise ArtifactError(
-                f"expected an artifact that gives boxes in slices of CT, got one that gives {self.manifest.output} "
-                f"of a {self.manifest.input.kind}; take another artifact"
+                f"expected an artifact for slices of CT, got one for a {self.manifest.input.kind}; take another "
+                "artifact"
             )
         scan = scan if isinstance(scan, Scan) else self.open_scan(scan)
-        return find_candidates(scan, self._detect_placed, neighbours=self._neighbours, count=count)
+        return self.kind.search(scan, self.outputs, self.manifest, count)
 
-    @property
-    def _neighbours(self) -> bool:
-        return self.manifest.input.slices != 1
+    def predict_boxes(self, image: Source) -> Detections:
+        """An older name of `predict` for artifacts that give boxes; it goes with the next version."""
+        self._must_give("boxes")
+        return cast("Detections", self.answer(self.frame(image)))
 
-    def _detect_placed(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """As `detect`, for a slice whose place is known: sound boxes, counted from the corner of the first pixel."""
-        boxes, scores = self.detect(pixels)
-        sound = np.abs(boxes).max(initial=0) < FAR and (boxes[:, :2] < boxes[:, 2:]).all()  # neither holds for NaN
-        if not (sound and ((scores >= 0) & (scores <= 1)).all()):
-            raise DataError(
-                "expected boxes with a size near the slice and scores in [0, 1], got others; the model is unsound: "
-                "export it again"
-            )
-        return boxes + np.float32(0.5 if self.manifest.input.origin == "centre" else 0.0), scores
+    def find_candidates(self, scan: str | Path | Scan, *, count: int | None = None) -> list[Candidate]:
+        """An older name of `predict_scan`, whose `found` it gives as a list; it goes with the next version."""
+        return list(cast(Any, self.predict_scan(scan, count=count)).found)
 
-    def _detect_stored(self, single: Scan) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """As `detect`, for a scan of one slice: boxes (n, 4) in pixels of the slice as it is stored."""
-        (piece,) = single.slices(neighbours=self._neighbours)
-        boxes, scores = self._detect_placed(piece.pixels)
-        return piece.stored(boxes.reshape(-1, 2, 2)).reshape(-1, 4), scores
+    def _must_give(self, output: str) -> None:
+        gives = [name for outputs in self.kind.GRAPHS.values() for name in outputs]
+        if output not in gives:
+            raise ArtifactError(f"expected an artifact that gives {output}, got one that gives {', '.join(gives)}")
 
-    def _pixels(self, image: Source) -> NDArray[np.uint8]:
-        return self.read(image) if isinstance(image, str | Path | bytes) else as_pixels(image, limits=self.limits)
-
-    def _run(self, output: str, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        if output != self.manifest.output:
-            raise ArtifactError(
-                f"expected an artifact that gives {output}, got one that gives {self.manifest.output}; "
-                f"call {'predict_boxes' if output == 'probabilities' else 'predict'} instead"
-            )
+    def _open(self, graph: bytes, threads: int) -> onnxruntime.InferenceSession:
         try:
-            return self._session.run(OUTPUTS[output], {"pixels": pixels})  # type: ignore[no-any-return]
-        except Exception as error:  # ONNX Runtime's errors share no base class
-            raise ArtifactError(
-                f"expected the graph to take pixels of shape {pixels.shape}, got: {_line(error)}; export it again"
-            ) from error
+            return open_session(graph, threads)
+        except ArtifactError as error:
+            if self.manifest.precision != "int4":
+                raise
+            raise ArtifactError(f"{error}, or make the artifact with leanmed quantize --to int4 --unpack") from error
 
-    def _check_graph(self) -> None:
-        takes = [(entry.name, entry.type, len(entry.shape)) for entry in self._session.get_inputs()]
-        gives = [(entry.name, entry.shape) for entry in self._session.get_outputs()]
-        boxes = self.manifest.output == "boxes"
-        labels = len(self.manifest.labels)
-        fits = [len(shape) for _, shape in gives] == [2, 1] if boxes else [shape for _, shape in gives] == [[labels]]
-        names = [name for name, _ in gives]
-        if takes != [("pixels", "tensor(uint8)", 3)] or names != OUTPUTS[self.manifest.output] or not fits:
-            wanted = "boxes and scores" if boxes else f"{labels} probabilities"
+    def _check_graphs(self) -> None:
+        for name, session in self._sessions.items():
+            outputs = [entry.name for entry in session.get_outputs()]
+            if outputs != list(self.kind.GRAPHS[name]):
+                raise ArtifactError(
+                    f"expected the graph {name} to give {', '.join(self.kind.GRAPHS[name])}, got {', '.join(outputs)}; "
+                    "export it again"
+                )
+        session, manifest = self._sessions[MODEL], self.manifest
+        takes = [(entry.name, entry.type, len(entry.shape)) for entry in session.get_inputs()]
+        gives = {entry.name: entry.shape for entry in session.get_outputs()}
+        wanted = [("pixels", f"tensor({_onnx_type(manifest.input.dtype)})", 3)]
+        if takes != wanted or not self.kind.fits(gives, manifest.labels):
             raise ArtifactError(
-                f"expected a graph from uint8 pixels (h, w, c) to {wanted}, got one from "
-                f"{takes} to {dict(gives)}; export it again"
+                f"expected a graph from {manifest.input.dtype} pixels (h, w, c) to "
+                f"{' and '.join(self.kind.GRAPHS[MODEL])} of {', '.join(manifest.labels)}, got one from {takes} to "
+                f"{gives}; export it again"
             )
 
 
-def _windowed(hu: NDArray[Any]) -> NDArray[np.uint8]:
-    if hu.ndim == 3 and hu.shape[2] == 4:
-        raise UnsupportedInput(
-            f"image in memory: expected Hounsfield units, height x width x 1 or 3, got {hu.dtype} of shape {hu.shape}; "
-            "leave alpha out, or convert pixels to uint8"
-        )
-    if hu.size and hu.min() >= 0:
-        raise UnsupportedInput(
-            f"image in memory: expected Hounsfield units, of which those of air are below 0, got {hu.min():g} to "
-            f"{hu.max():g}; give HU, or pixels as uint8"
-        )
-    return window(hu)
+def _onnx_type(dtype: str) -> str:
+    return "float" if dtype == "float32" else dtype
 
 
-def load(path: str | Path, *, threads: int = 1, limits: Limits = DEFAULT_LIMITS) -> Predictor:
-    """Read, check and open an artifact folder.
+def _decided_at(manifest: Manifest, threshold: float) -> Manifest:
+    try:
+        TASKS[manifest.task].answer.check(manifest.labels, threshold)
+    except ValueError as error:
+        raise ArtifactError(f"this artifact takes no threshold: {error}; leave it out") from error
+    if not 0 <= threshold <= 1:
+        raise ArtifactError(f"expected a threshold from 0 to 1, got {threshold:g}; correct it")
+    return manifest.model_copy(update={"threshold": threshold})
+
+
+def load(
+    path: str | Path, *, threads: int = 1, limits: Limits = DEFAULT_LIMITS, threshold: float | None = None
+) -> Predictor:
+    """Read, check and open an artifact folder; the arguments are those of `Predictor`.
 
     Raises:
         ArtifactError: no artifact, damaged, edited, or of a kind this ONNX Runtime cannot open.
     """
-    return Predictor(read_artifact(Path(path)), threads=threads, limits=limits)
+    return Predictor(read_artifact(Path(path)), threads=threads, limits=limits, threshold=threshold)
 
 
 def open_session(graph: bytes, threads: int = 1) -> onnxruntime.InferenceSession:

@@ -4,16 +4,36 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leanmed.records import Record
+from leanmed.tasks.kind import Answer
 
-Batch = tuple[Tensor, Tensor]  # prepared inputs (b, ...), targets (b, ...)
+Named = dict[str, Tensor]
+"""Tensors by name, each with the batch as its first axis; of a single image, without that axis."""
 Size = tuple[int, int]  # height and width of an image as it was read, in pixels
+
+
+class Batch(NamedTuple):
+    """Some images with their targets, each by name: room for prompts, distances and a teacher's outputs."""
+
+    inputs: Named
+    targets: Named
+
+
+class Scorer(ABC):
+    """Gathers what the figures of a whole part need, batch by batch, and no outputs that are large."""
+
+    @abstractmethod
+    def add(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
+        """Take the outputs of `forward` and the targets of one batch."""
+
+    @abstractmethod
+    def figures(self) -> dict[str, float]:
+        """The figures of all that was added, as the report has them, and `loss`."""
 
 
 class Task(nn.Module, ABC):
@@ -26,36 +46,43 @@ class Task(nn.Module, ABC):
     """The figure by which versions of one model are compared, higher being better."""
 
     def begin(self, data: Iterable[Batch]) -> list[str]:
-        """Take from the training part what must be known before training; lines to tell whoever watches."""
+        """Take from the training part, image by image, what must be known before; lines to tell whoever watches."""
         return []
 
     @abstractmethod
-    def prepare(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Decoded pixels (h, w, 4) of any size to the network's input, by the code that is exported."""
+    def prepare(self, pixels: NDArray[Any]) -> Named:
+        """Decoded pixels (h, w, c) of any size to the network's inputs, by the code that is exported.
+
+        They are cached as they are, so their type is the image's own (uint8, int16), not a float where it need not be.
+        """
 
     @abstractmethod
-    def encode(self, record: Record, size: Size | None = None) -> Tensor:
+    def encode(self, record: Record, size: Size | None = None) -> Named:
         """A record's target as the loss wants it, in the frame of what `prepare` makes of an image of that size."""
 
     @abstractmethod
     def augment(self, batch: Batch, seed: int) -> Batch:
-        """Random changes, input and target together; the same seed makes the same changes."""
+        """Random changes, inputs and targets together; the same seed makes the same changes."""
+
+    @abstractmethod
+    def forward(self, inputs: Mapping[str, Tensor]) -> Named:
+        """Inputs as `prepare` or `augment` gives them, batched, to uncalibrated outputs."""
 
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """The scalar that training lowers."""
 
     @abstractmethod
-    def score(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        """Figures over a whole part, from the outputs of `forward` and what `encode` made."""
+    def scorer(self) -> Scorer:
+        """A new, empty scorer, which sees the task as it is calibrated when the figures are asked for."""
 
     @abstractmethod
-    def calibrate(self, outputs: Tensor, targets: Tensor, threshold: str) -> None:
-        """Fix temperature and decision threshold on validation data."""
+    def calibrate(self, seen: Scorer, threshold: str) -> None:
+        """Fix temperature and decision threshold on validation data, which one of the task's own scorers has seen."""
 
     @abstractmethod
-    def answers(self, outputs: Tensor, sizes: Sequence[Size] | None = None) -> Sequence[Mapping[str, Any]]:
-        """Calibrated, decided answers as plain values, one per image, for the table of predictions.
+    def answers(self, outputs: Mapping[str, Tensor], sizes: Sequence[Size] | None = None) -> Sequence[Answer]:
+        """Calibrated, decided answers, one per image, as an artifact gives them.
 
         Args:
             outputs: of `forward`.
@@ -66,7 +93,7 @@ class Task(nn.Module, ABC):
     def graph(self) -> nn.Module:
         """The module that becomes the artifact's graph: an image's pixels in, answers in its frame out.
 
-        If its answer is no probabilities, its attribute `outputs` names the parts.
+        It gives a tensor, or a tuple of them, in the order in which the kind's `answer.GRAPHS` names them.
         """
 
     @abstractmethod

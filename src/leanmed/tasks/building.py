@@ -1,16 +1,28 @@
-"""The kinds of question leanmed asks of an image. A new one is one module and one line of `TASKS`."""
+"""The only place where tasks are made: for training, from a run, and for export alike."""
 
 from __future__ import annotations
 
 from safetensors.torch import load_file
 
+from leanmed.recipe.recipe import Recipe
 from leanmed.runs import MODEL, Run
-from leanmed.tasks.base import Batch as Batch
-from leanmed.tasks.base import Task as Task
-from leanmed.tasks.classification.training import Classification
-from leanmed.tasks.detection.training import Detection
+from leanmed.tasks import TASKS
+from leanmed.tasks.base import Task
 
-TASKS: dict[str, type[Classification] | type[Detection]] = {"classification": Classification, "detection": Detection}
+
+def build_task(recipe: Recipe, labels: tuple[str, ...], *, pretrained: bool = True) -> Task:
+    """The task that a recipe describes, with every technique that the recipe names applied.
+
+    Args:
+        recipe: which kind, which model, which techniques.
+        labels: what answers are made of, in the order of the outputs.
+        pretrained: load the weights that the recipe names; false when trained ones are loaded afterwards.
+
+    Raises:
+        RecipeError: an unknown backbone, or weights that are not there or do not fit it.
+    """
+    make = TASKS[recipe.task].training.TASK
+    return make(recipe, labels, pretrained=pretrained)
 
 
 def load_task(run: Run, fold: int) -> Task:
@@ -20,6 +32,6 @@ def load_task(run: Run, fold: int) -> Task:
         RunError: the fold is not finished.
     """
     run.fold(fold)
-    task = TASKS[run.recipe.task](run.recipe, run.labels, pretrained=False)
+    task = build_task(run.recipe, run.labels, pretrained=False)
     task.load_state_dict(load_file(run.folder(fold) / MODEL))
     return task.eval()

@@ -1,37 +1,152 @@
-"""What evaluation must know of each task: a module for each, with the functions of `Judge`."""
+"""What every part of leanmed may ask of a kind of task, whichever it is.
+
+A kind is a folder with four modules. Each gives the names that one of the protocols below lists, and is imported when
+it is first asked for: who predicts needs no torch, and who trains no plots.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
-from leanmed.figures.bootstrap import Figure, SubgroupRow
+import numpy as np
+from numpy.typing import NDArray
+
+from leanmed.manifest import Manifest
+from leanmed.recipe.recipe import Settings
 from leanmed.records import Attribute, Record
-from leanmed.report.report import Mistake
-from leanmed.runtime.predictor import Predictor
-from leanmed.tasks.classification import judge as classification
-from leanmed.tasks.detection import judge as detection
 
-Rows = Sequence[tuple[int, Mapping[str, str]]]  # fold, row of predictions.csv
+if TYPE_CHECKING:  # only the judge and the training need the packages behind these
+    from leanmed.figures.bootstrap import Figure, SubgroupRow
+    from leanmed.report.glossary import Term, Words
+    from leanmed.report.plots import Plot
+    from leanmed.report.report import Mistake, Report
+    from leanmed.tasks.base import Task
+
+Outputs = Sequence[NDArray[Any]]
+"""What one graph gives for one image, in the order of its outputs."""
+Pixels = NDArray[np.uint8]
+"""(h, w, 3 or 4)."""
+Points = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""Points (n, 2), x and y in pixels of what a graph saw -> in pixels of the image as it is stored."""
 
 
-class Judge(Protocol):
-    """From the answers to one task's images to figures; a `table` is the task's own: `Scored` or `Detected`."""
+class Answer(Protocol):
+    """What a model says of one image: a frozen value, checked when it is made."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values: the part of a line that `answer_of` reads back."""
+
+    def cells(self) -> dict[str, str | float]:
+        """What a spreadsheet shows: one cell a column."""
+
+    def draw(self, pixels: Pixels) -> Pixels:
+        """The image (h, w, 3 or 4) with the answer on it, or in a line of text below it: (h', w', 3)."""
+
+    def placed(self, points: Points) -> Self:
+        """The same answer with its places in another frame; an answer without places is itself."""
+
+
+class ScanAnswer(Protocol):
+    """What a model says of a whole scan."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+
+    def cells(self) -> dict[str, str | float]:
+        """As of `Answer`."""
+
+    def picture(self) -> Any:
+        """A Pillow image of what was found."""
+
+
+class AnswerPart(Protocol):
+    """`answer.py`: numpy and Pillow alone."""
+
+    GRAPHS: Mapping[str, tuple[str, ...]]
+    """An artifact's graphs, each with the names of its outputs in order."""
+
+    def check(self, labels: tuple[str, ...], threshold: float | None) -> None:
+        """Refuse labels and a threshold that do not go with the kind, with a ValueError."""
+
+    def fits(self, shapes: Mapping[str, Sequence[Any]], labels: tuple[str, ...]) -> bool:
+        """Whether outputs of these names have these shapes, in which None or a name stands for any length."""
+
+    def decide(self, outputs: Outputs, manifest: Manifest) -> Answer:
+        """The one rule from a graph's outputs to an answer. Raises DataError when they are unsound."""
+
+    def answer_of(self, line: Mapping[str, Any]) -> Answer:
+        """Read back what `as_json` gave. Raises DataError when it is none."""
+
+    def is_answer(self, line: Mapping[str, Any]) -> bool:
+        """Whether a line of a file of answers is one of this kind."""
+
+    def answer_of_row(self, row: Mapping[str, str], labels: tuple[str, ...], threshold: float | None) -> Answer:
+        """Read a row of `predictions.csv`, which runs kept before format 2."""
+
+    def labels_of(self, answers: Sequence[Any]) -> tuple[str, ...]:
+        """The labels that answers from elsewhere are made of."""
+
+    def apart(self, one: Outputs, other: Outputs) -> float:
+        """How far two outputs for one image lie apart, 0 being alike."""
+
+    def search(self, scan: Any, run: Callable[[Pixels], Outputs], manifest: Manifest, count: int | None) -> ScanAnswer:
+        """A whole scan's answer from its slices'. Raises ArtifactError when the kind has none."""
+
+
+class JudgedScans(Protocol):
+    """What whole scans showed."""
+
+    @property
+    def report(self) -> Report:
+        """Figures and all that goes with them."""
+
+    def write(self, out: Path) -> Path:
+        """Write what the report does not hold into a folder; the file's path."""
+
+
+class JudgePart(Protocol):
+    """`judge.py`: from records and answers to figures; a `table` is the kind's own value."""
+
+    MAIN_SCORE: str
+    """The figure to lead with."""
+    MAX_DROP: float
+    """The most the main score may fall when a model is compressed, unless the user says otherwise."""
+    CALIBRATION: int
+    """How many training images set the ranges of a compressed model, unless the user says otherwise."""
+    TERMS: Mapping[str, Term]
+    """What the kind's figures are called, in the order in which they are shown."""
+    SHOWN: tuple[str, ...]
+    """The figures that a report of a compression plots."""
+    CARD_COLUMNS: Mapping[str, str]
+    """Of the card's table of subgroups: figure -> heading."""
+    WORDS: Words
+    """What the report calls things."""
 
     def check(self, dataset: str, records: Sequence[Record], labels: tuple[str, ...]) -> None:
-        """Refuse records that an artifact with these labels cannot be judged on, with a DataError."""
+        """Refuse records that a model with these labels cannot be judged on, with a DataError."""
 
-    def answer(self, predictor: Predictor, record: Record) -> dict[str, str]:
-        """An artifact's answer as a row of predictions.csv; raises LeanmedError when it has none."""
+    def table_of(
+        self,
+        records: Sequence[Record],
+        answers: Sequence[Any],
+        labels: tuple[str, ...],
+        folds: Sequence[int] | None = None,
+    ) -> Any:
+        """Records and the answers to them, in the same order, as the value that the figures take."""
 
-    def table_of(self, rows: Rows, labels: tuple[str, ...], thresholds: Mapping[int, float]) -> Any:
-        """The rows as the value that the metrics take; `thresholds` holds those of the folds that have one."""
-
-    def score(self, table: Any, *, resamples: int) -> dict[str, Figure]:
+    def score(self, table: Any, *, resamples: int = ...) -> dict[str, Figure]:
         """Every figure with its interval."""
 
     def point(self, table: Any) -> dict[str, float]:
         """The figures of one fold, without intervals."""
+
+    def paired(self, a: Any, b: Any, *, resamples: int = ...) -> dict[str, Figure]:
+        """How b differs from a on the same images, and `agreement`."""
 
     def subgroups(
         self,
@@ -41,10 +156,80 @@ class Judge(Protocol):
         edges: Mapping[str, Sequence[float]],
         resamples: int,
     ) -> list[SubgroupRow]:
-        """Figures for each value of each attribute, and of what the task knows itself."""
+        """Figures for each value of each attribute, and of what the kind knows itself."""
+
+    def terms(self, table: Any) -> Mapping[str, Term]:
+        """`TERMS` as they hold for one table."""
 
     def mistakes(self, table: Any, records: Sequence[Record]) -> list[Mistake]:
         """What to look at first."""
 
+    def remarks(self, table: Any) -> list[str]:
+        """What must be said about the table of figures: counts, and what an answer without a model would reach."""
 
-JUDGES: dict[str, Judge] = {"classification": classification, "detection": detection}
+    def plots(self, table: Any, thresholds: Sequence[float]) -> list[Plot]:
+        """Those that the table allows."""
+
+    def counts(self, table: Any) -> dict[str, dict[str, int]] | None:
+        """What stands behind the figures, for report.json; None when the figures say it all."""
+
+    def judge_scans(
+        self,
+        manifest: Manifest,
+        name: str,
+        root: Path,
+        answer: Callable[[Path], Any],
+        *,
+        command: str = ...,
+        progress: Callable[[int], None] = ...,
+    ) -> JudgedScans:
+        """An artifact on the whole scans below a folder. Raises ArtifactError when the kind answers for none."""
+
+    def describe(self, manifest: Manifest) -> str:
+        """The card's sentences on what the artifact does."""
+
+    def limits(self, manifest: Manifest) -> list[str]:
+        """The card's sentences on what its figures do not say."""
+
+
+class TrainingPart(Protocol):
+    """`training.py`: torch."""
+
+    TASK: type[Task]
+
+    def labels_of(self, dataset: str, records: Sequence[Record], wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+        """The labels in the order of the outputs. Raises DataError when the records do not have them."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of task.
+
+    Args:
+        package: where its modules stand.
+    """
+
+    package: str
+
+    @cached_property
+    def answer(self) -> AnswerPart:
+        """Decision, JSON, drawing: numpy and Pillow."""
+        return cast(AnswerPart, self._part("answer"))
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Its part of the recipe."""
+        return cast(Settings, self._part("settings"))
+
+    @cached_property
+    def judge(self) -> JudgePart:
+        """Figures: the extra `report`."""
+        return cast(JudgePart, self._part("judge"))
+
+    @cached_property
+    def training(self) -> TrainingPart:
+        """The task to be trained: torch."""
+        return cast(TrainingPart, self._part("training"))
+
+    def _part(self, name: str) -> Any:
+        return import_module(f"{self.package}.{name}")

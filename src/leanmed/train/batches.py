@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from leanmed.data import read_pixels
 from leanmed.errors import DataError, InputError
 from leanmed.records import Record
-from leanmed.tasks.base import Batch, Size, Task
+from leanmed.tasks.base import Batch, Named, Scorer, Size, Task
+from leanmed.tasks.kind import Answer
 
-Sized = tuple[Tensor, Size]  # a prepared input, and the size of the image it was made of
+Sized = tuple[Named, Size]  # prepared inputs, and the size of the image they were made of
 
 
 class Cache:
@@ -30,8 +30,9 @@ class Cache:
         if key in self._kept:
             return self._kept[key]
         prepared = prepare()
-        if prepared[0].nbytes <= self.room:
-            self.room -= prepared[0].nbytes
+        needed = sum(tensor.nbytes for tensor in prepared[0].values())
+        if needed <= self.room:
+            self.room -= needed
             self._kept[key] = prepared
         return prepared
 
@@ -50,28 +51,27 @@ class Prepared(Dataset[Batch]):
         self.prepare, self.encode = task.prepare, task.encode
         about = task.manifest()["input"]
         self.side = about["side"] if about.get("reduced", True) else None
+        self._sizes: dict[int, Size] = {}
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Batch:
         record = self.records[index]
-        image, size = self._sized(record)
-        return image, self.encode(record, size)
+        inputs, size = self.cache.get(record, lambda: self._prepared(record))
+        self._sizes[index] = size
+        return Batch(inputs, self.encode(record, size))
 
     def __iter__(self) -> Iterator[Batch]:
         return (self[index] for index in range(len(self)))
 
-    def sizes(self) -> list[Size]:
-        """Height and width of each image, in the records' order."""
-        return [self._sized(record)[1] for record in self.records]
+    def size(self, index: int) -> Size:
+        """Height and width of an image that was read before."""
+        return self._sizes[index]
 
-    def _sized(self, record: Record) -> Sized:
-        def prepare() -> Sized:
-            pixels = read_pixels(record, side=self.side)
-            return self.prepare(pixels), (pixels.shape[0], pixels.shape[1])
-
-        return self.cache.get(record, prepare)
+    def _prepared(self, record: Record) -> Sized:
+        pixels = read_pixels(record, side=self.side)
+        return self.prepare(pixels), (pixels.shape[0], pixels.shape[1])
 
 
 def check_readable(records: Sequence[Record]) -> None:
@@ -106,11 +106,29 @@ def ordered_batches(data: Prepared, batch_size: int) -> DataLoader[Batch]:
 
 
 @torch.inference_mode()
-def outputs_of(task: Task, batches: DataLoader[Batch]) -> tuple[Tensor, Tensor]:
-    """Outputs of the task's forward and targets over all batches, on the CPU."""
-    device = next(task.parameters()).device
-    was_training = task.training
+def score_part(task: Task, data: Prepared, batch_size: int) -> Scorer:
+    """One of the task's scorers that has seen a whole part, on the device that the task is on."""
+    seen = task.scorer()
+    for batch, outputs in _outputs(task, data, batch_size):
+        seen.add(outputs, batch.targets)
+    return seen
+
+
+def answer_part(task: Task, data: Prepared, batch_size: int) -> Iterator[tuple[Record, Answer]]:
+    """Each record of a part with the answer to it, in their order, on the device that the task is on."""
+    start = 0
+    for batch, outputs in _outputs(task, data, batch_size):
+        count = len(next(iter(batch.inputs.values())))
+        sizes = [data.size(index) for index in range(start, start + count)]
+        yield from zip(data.records[start : start + count], task.answers(outputs, sizes), strict=True)
+        start += count
+
+
+def _outputs(task: Task, data: Prepared, batch_size: int) -> Iterator[tuple[Batch, Named]]:
+    device, was_training = next(task.parameters()).device, task.training
     task.eval()
-    pairs = [(task(images.to(device)).cpu(), targets) for images, targets in batches]
+    for batch in ordered_batches(data, batch_size):
+        with torch.inference_mode():
+            outputs = task({name: tensor.to(device) for name, tensor in batch.inputs.items()})
+        yield batch, outputs
     task.train(was_training)
-    return torch.cat([p[0] for p in pairs]), torch.cat([p[1] for p in pairs])

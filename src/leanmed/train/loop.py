@@ -26,7 +26,6 @@ from leanmed.recipe.recipe import Training
 from leanmed.runs import HISTORY, write_csv
 from leanmed.tasks.base import Batch, Task
 
-SHOWN = ("val_loss", "val_f1", "val_auc", "val_ap50", "val_sensitivity")
 LAST, BEST = "last.ckpt", "best.ckpt"
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -57,7 +56,7 @@ class Loop(lightning.LightningModule):
         self.history: list[dict[str, float]] = []
         self.started = time.monotonic()
         self._scores: dict[str, float] = {}
-        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._seen = task.scorer()
         self._losses: list[Tensor] = []
 
     def on_train_epoch_start(self) -> None:
@@ -72,26 +71,25 @@ class Loop(lightning.LightningModule):
         self._losses.append(loss.detach())
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget what an interrupted epoch saw."""
+        self._seen = self.task.scorer()
+
     def validation_step(self, batch: Batch, step: int) -> None:
-        """Keep outputs; figures are of the whole part, never means over batches."""
-        images, targets = batch
-        self._seen.append((self.task(images).float().cpu(), targets.cpu()))
-
-    def on_validation_epoch_end(self) -> None:
-        """Score by the code that the report uses.
-
-        Raises:
-            RunError: the training has diverged.
-        """
-        outputs, targets = (torch.cat(column) for column in zip(*self._seen, strict=True))
-        self._seen = []
-        if not outputs.isfinite().all():
+        """Gather what the figures need; they are of the whole part, never means over batches."""
+        outputs = self.task(batch.inputs)
+        if not all(tensor.isfinite().all() for tensor in outputs.values()):
             raise RunError(
                 f"fold {self.fold}, epoch {self.current_epoch}: expected finite outputs, got others, so the "
                 "training has diverged; train again with a lower training.learning_rate"
             )
+        self._seen.add(outputs, batch.targets)
+
+    def on_validation_epoch_end(self) -> None:
+        """Score by the code that the report uses."""
+        seen, self._seen = self._seen, self.task.scorer()
         # The first process decides for all, so that none stops or saves without the others.
-        figures = self.trainer.strategy.broadcast(self.task.score(outputs, targets))
+        figures = self.trainer.strategy.broadcast(seen.figures())
         self._scores = {f"val_{name}": value for name, value in figures.items()}
         self.log_dict(self._scores)
 
@@ -103,7 +101,8 @@ class Loop(lightning.LightningModule):
         self.history.append({"epoch": self.current_epoch, "train_loss": float(loss), **scores})
         if self.trainer.is_global_zero:
             write_csv(self.folder / HISTORY, self.history)
-        shown = "  ".join(f"{k} {scores[k]:.4f}" for k in SHOWN if k in scores)
+        names = dict.fromkeys(("val_loss", f"val_{self.settings.select_by}", f"val_{self.task.main_score}"))
+        shown = "  ".join(f"{k} {scores[k]:.4f}" for k in names if k in scores)
         self.tell(f"fold {self.fold}  epoch {self.current_epoch}  train_loss {float(loss):.4f}  {shown}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

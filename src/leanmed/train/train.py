@@ -11,40 +11,44 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.accelerators import AcceleratorRegistry
 from safetensors.torch import save
-from torch import Tensor
 
 from leanmed import __version__
 from leanmed.audit.grouping import AUDIT, Grouping, group_records
-from leanmed.data import class_labels, content_hashes, data_hash, read_records
+from leanmed.data import content_hashes, data_hash, read_records
 from leanmed.data.splits import LEAK, Fold, make_folds
 from leanmed.errors import RunError
 from leanmed.files import whole_file, write_json, write_text
 from leanmed.recipe.recipe import Recipe, dump_recipe
 from leanmed.records import Record
-from leanmed.runs import FOLD, MODEL, PREDICTIONS, RECIPE, RUN, SPLITS, Run, open_run, read_csv, write_csv
+from leanmed.runs import FOLD, HISTORY, MODEL, RECIPE, RUN, SPLITS, Run, read_csv, write_csv
+from leanmed.runtime.lines import line_of, write_lines
+from leanmed.tasks import TASKS
 from leanmed.tasks.base import Task
-from leanmed.tasks.building import TASKS
+from leanmed.tasks.building import build_task
+from leanmed.tasks.recipes import open_run
 from leanmed.train.batches import (
     Cache,
     Prepared,
+    answer_part,
     check_readable,
     ordered_batches,
-    outputs_of,
+    score_part,
     training_batches,
 )
 from leanmed.train.loop import BEST, LAST, Loop, hushed, make_trainer, seed_of
+from leanmed.train.ranks import first_alone, is_first
 
-OBJECTS = ("object",)  # what boxes hold, when the recipe does not say
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "scikit-learn")
 
 
@@ -53,7 +57,8 @@ class Machines:
     """Where to train, passed through to Lightning. Several machines must share the data and the run folder.
 
     Raises:
-        RunError: as many processes are needed as there are devices, and others were started.
+        RunError: as many processes are needed as there are devices, and others were started; or this machine has no
+            such accelerator.
     """
 
     accelerator: str = "auto"
@@ -62,12 +67,22 @@ class Machines:
     strategy: str = "auto"
 
     def __post_init__(self) -> None:
+        self._check_accelerator()
         processes = int(os.environ.get("WORLD_SIZE", "1"))  # as torchrun says
         if processes != self.nodes * self.devices:
             raise RunError(
                 f"expected one process for each of {self.nodes} x {self.devices} devices, got {processes}; "
                 "set --nodes and --devices to what is there, and start with: "
                 f"torchrun --nnodes {self.nodes} --nproc-per-node {self.devices} -m leanmed train ..."
+            )
+
+    def _check_accelerator(self) -> None:
+        known = [name for name in AcceleratorRegistry if AcceleratorRegistry[name]["accelerator"].is_available()]
+        known += ["gpu"] * bool({"cuda", "mps"} & set(known))
+        if self.accelerator not in ("auto", *known):
+            raise RunError(
+                f"expected --accelerator as auto or one that this machine has ({', '.join(sorted(known))}), got "
+                f"{self.accelerator!r}; leave it out, and the best one is taken"
             )
 
     def options(self) -> dict[str, Any]:
@@ -103,25 +118,14 @@ def train(
         DataError: the data set is unsound, or an image cannot be read.
         RunError: `out` holds another run, its recipe, data or split have changed, or a training has diverged.
     """
-    machines, is_first = machines or Machines(), os.environ.get("RANK", "0") == "0"
-    tell = tell if is_first else (lambda line: None)
-    if is_first:
-        _check_room(out, resume)
-    records = read_records(recipe.data.dataset, data)
-    data_sha256 = data_hash(records, content_hashes(records))
-    with TemporaryDirectory() as scratch:  # only the first process keeps what it finds
-        cache = out.parent / AUDIT if is_first else Path(scratch)
-        grouping = group_records(records, recipe.split, cache, data_sha256=data_sha256, tell=tell)
-    records = grouping.records
-    labels = labels_of(recipe, records)
-    folds = make_folds(records, recipe.split)
-    facts = _facts(recipe, data, grouping, labels, len(folds), data_sha256)
-    if is_first:
-        _open(out, recipe, facts, records, folds)
-        tell(f"{len(folds)} fold(s) -> {out}; {_labels_line(labels)}")
-        if facts["leak"]:
-            tell(facts["leak"])
-    run, inputs = Run(out, recipe, facts), Cache(recipe.data.cache_bytes)
+    machines = machines or Machines()
+    tell = tell if is_first() else (lambda line: None)
+    with first_alone() as first:  # who comes first audits and writes the split; the others read it
+        if first:
+            _start(recipe, data, out, resume, tell)
+    run = open_run(out)
+    records, folds = _split_of(run, data)
+    inputs = Cache(recipe.data.cache_bytes)
     for fold in folds:
         if not run.done(fold.number):
             _train_fold(run, fold, records, inputs, machines, tell)
@@ -130,11 +134,29 @@ def train(
     return run
 
 
-def labels_of(recipe: Recipe, records: Sequence[Record]) -> tuple[str, ...]:
-    """Class labels as `class_labels` finds them; for detection, the name of what the boxes hold."""
-    if recipe.task == "detection":
-        return recipe.data.labels or OBJECTS
-    return class_labels(recipe.data.dataset, records, recipe.data.labels)
+def _start(recipe: Recipe, data: Path, out: Path, resume: bool, tell: Callable[[str], None]) -> None:
+    """Everything before the first fold: check what can be checked, audit, split, and open the run folder."""
+    _check_room(out, resume)
+    records = read_records(recipe.data.dataset, data)
+    data_sha256 = data_hash(records, content_hashes(records))
+    grouping = group_records(records, recipe.split, out.parent / AUDIT, data_sha256=data_sha256, tell=tell)
+    records = grouping.records
+    labels = TASKS[recipe.task].training.labels_of(recipe.data.dataset, records, recipe.data.labels)
+    folds = make_folds(records, recipe.split)
+    facts = _facts(recipe, data, grouping, labels, len(folds), data_sha256)
+    if not _begun(out):
+        build_task(recipe, labels)  # a backbone or weights that are not there are told of before a folder is made
+    _open(out, recipe, facts, records, folds)
+    tell(f"{len(folds)} fold(s) -> {out}; {_labels_line(labels)}")
+    if facts["leak"]:
+        tell(facts["leak"])
+
+
+def _split_of(run: Run, data: Path) -> tuple[list[Record], list[Fold]]:
+    """The records of a run with the groups it keeps whole, and its folds, as `splits.csv` has them."""
+    rows, known = read_csv(run.path / SPLITS), {r.id: r for r in read_records(run.recipe.data.dataset, data)}
+    records = [replace(known[row["image"]], group=row["group"]) for row in rows]
+    return records, [Fold.of_parts(k, [row[f"fold_{k}"] for row in rows]) for k in range(run.facts["folds"])]
 
 
 def _labels_line(labels: tuple[str, ...]) -> str:
@@ -162,10 +184,15 @@ def _facts(
     }
 
 
+def _begun(out: Path) -> bool:
+    """Whether a run has an epoch behind it, which a new start would lose."""
+    return any(out.glob(f"fold-*/{HISTORY}"))
+
+
 def _check_room(out: Path, resume: bool) -> None:
-    """Refuse a folder that cannot become the run's, before any work is done."""
+    """Refuse a folder that cannot become the run's, before any work is done. One without an epoch can."""
     if (out / RUN).is_file():
-        if not resume:
+        if not resume and _begun(out):
             raise RunError(f"{out} holds a run already; add --resume to go on with it, or choose another --out")
     elif out.exists() and (not out.is_dir() or any(map(_is_strange, out.iterdir()))):
         raise RunError(f"expected --out {out} to be new or empty, but it holds something that is no run")
@@ -180,10 +207,11 @@ def _open(
 ) -> None:
     """Start a new run folder, or check that the old one is of the same recipe, data and split."""
     rows = _split_rows(records, folds)
-    if (out / RUN).is_file():
+    if (out / RUN).is_file() and _begun(out):
         _check_same(open_run(out), recipe, facts, rows)
         return
     check_readable(records)
+    (out / RUN).unlink(missing_ok=True)  # it is what makes a folder a run's, and is written last
     write_csv(out / SPLITS, rows)
     write_text(out / RECIPE, dump_recipe(recipe))
     write_json(out / RUN, facts)
@@ -199,8 +227,9 @@ def _split_rows(records: Sequence[Record], folds: Sequence[Fold]) -> list[dict[s
 
 def _check_same(before: Run, recipe: Recipe, facts: dict[str, Any], rows: list[dict[str, str]]) -> None:
     """A fold of another split could train on what another fold was tested on."""
+    differ = differences(before.recipe, recipe)
     same = {
-        "recipe": before.recipe == recipe,
+        f"recipe ({', '.join(differ)})": not differ,
         "data set": before.facts["data_sha256"] == facts["data_sha256"],
         "number of processes": before.facts.get("processes", 1) == facts["processes"],
         "split": read_csv(before.path / SPLITS) == rows,
@@ -212,9 +241,47 @@ def _check_same(before: Run, recipe: Recipe, facts: dict[str, Any], rows: list[d
             )
 
 
+def resumed_recipe(out: Path, asked: Recipe, settings: Sequence[str]) -> Recipe:
+    """The recipe of the run to go on with, which need not be told again; what is told must be the same.
+
+    Args:
+        out: the run folder; if it holds no run yet, `asked` is the recipe.
+        asked: as the command line gives it now.
+        settings: the `--set` values given now, KEY=VALUE.
+
+    Raises:
+        RunError: another recipe's name, or a value unlike the run's; the message names the key.
+    """
+    if not (out / RUN).is_file():
+        return asked
+    before = open_run(out).recipe
+    keys = {"name", *(setting.partition("=")[0] for setting in settings)}
+    old, new = _flat(before.model_dump(mode="json")), _flat(asked.model_dump(mode="json"))
+    differ = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in sorted(keys) if old.get(key) != new.get(key)]
+    if differ:
+        raise RunError(
+            f"{out} was started with other settings than those given now ({', '.join(differ)}); leave them out to go "
+            "on with the run's own, or choose another --out"
+        )
+    return before
+
+
+def differences(before: Recipe, now: Recipe) -> list[str]:
+    """Where two recipes differ: `section.key: before -> now`."""
+    old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
+    return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
+
+
+def _flat(content: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        flat |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
 def _is_strange(path: Path) -> bool:
     """Whether a file is none of those that a run killed in its first second leaves behind."""
-    return path.name not in (SPLITS, RECIPE) and path.suffix != ".part"
+    return path.name not in (SPLITS, RECIPE) and path.suffix != ".part" and not path.match("fold-*")
 
 
 def _train_fold(
@@ -229,7 +296,7 @@ def _train_fold(
     folder, settings = run.folder(fold.number), run.recipe.training
     seed, last = seed_of(settings.seed, fold.number), folder / LAST
     lightning.seed_everything(seed % 2**32, verbose=False)
-    task = TASKS[run.recipe.task](run.recipe, run.labels)
+    task = build_task(run.recipe, run.labels)
     task.to(memory_format=torch.channels_last)  # on a CPU convolutions run half as long again without it
     parts = {n: Prepared([records[i] for i in where], task, inputs) for n, where in fold.parts().items()}
     for line in task.begin(parts["train"]):
@@ -238,49 +305,55 @@ def _train_fold(
     with hushed():
         trainer = make_trainer(folder, settings, **machines.options())
         rank, world = trainer.global_rank, trainer.world_size
-        trainer.fit(
-            loop,
-            training_batches(parts["train"], settings.batch_size, seed, rank, world),
-            ordered_batches(parts["validation"], settings.batch_size),
-            ckpt_path=last if last.is_file() else None,
-            weights_only=True,
-        )
+        with _one_image_told():
+            trainer.fit(
+                loop,
+                training_batches(parts["train"], settings.batch_size, seed, rank, world),
+                ordered_batches(parts["validation"], settings.batch_size),
+                ckpt_path=last if last.is_file() else None,
+                weights_only=True,
+            )
     if trainer.is_global_zero:
-        _finish_fold(run, fold, task, loop, parts)
+        _finish_fold(run, fold, task.to(trainer.strategy.root_device), loop, parts)
     trainer.strategy.barrier()
+
+
+@contextmanager
+def _one_image_told() -> Iterator[None]:
+    """Batch normalisation has no variance to learn from one value a channel, and says so in its own words."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise RunError(
+            "expected at least two images a batch, since this network's batch normalisation cannot learn from one; set "
+            "training.batch_size to 2 or more"
+        ) from error
 
 
 def _finish_fold(run: Run, fold: Fold, task: Task, loop: Loop, parts: dict[str, Prepared]) -> None:
     folder, batch_size = run.folder(fold.number), run.recipe.training.batch_size
     best = torch.load(folder / BEST, map_location="cpu", weights_only=True)
     loop.load_state_dict(best["state_dict"])
-    task.cpu().eval()
-    outputs, targets = outputs_of(task, ordered_batches(parts["validation"], batch_size))
-    task.calibrate(outputs, targets, run.recipe.training.threshold)
-    tested, _ = outputs_of(task, ordered_batches(parts["test"], batch_size))
-    rows = [
-        *_rows(task, parts["validation"], "validation", outputs),
-        *_rows(task, parts["test"], "test", tested),
-    ]
+    task.eval()
+    validated = score_part(task, parts["validation"], batch_size)
+    task.calibrate(validated, run.recipe.training.threshold)
+    for part in ("validation", "test"):
+        answered = answer_part(task, parts[part], batch_size)
+        write_lines(run.answers(fold.number, part), (line_of(record.id, answer) for record, answer in answered))
+    weights = {name: tensor.cpu().contiguous() for name, tensor in task.state_dict().items()}
     with whole_file(folder / MODEL) as temporary:
-        temporary.write_bytes(save({k: v.contiguous() for k, v in task.state_dict().items()}))
-    write_csv(folder / PREDICTIONS, rows)
+        temporary.write_bytes(save(weights))
     facts = {
         "fold": fold.number,
         "images": {name: len(where) for name, where in fold.parts().items()},
         "epochs": len(loop.history),
         "best_epoch": best["epoch"],
-        "validation": {k: None if math.isnan(v) else v for k, v in task.score(outputs, targets).items()},
+        "validation": {k: None if math.isnan(v) else v for k, v in validated.figures().items()},
         "manifest": task.manifest(),
         "seconds": round(time.monotonic() - loop.started, 1),
     }
     write_json(folder / FOLD, facts)
     for leftover in (folder / BEST, folder / LAST, *folder.glob(".*.part")):
         leftover.unlink(missing_ok=True)
-
-
-def _rows(task: Task, part: Prepared, name: str, outputs: Tensor) -> list[dict[str, Any]]:
-    return [
-        {"image": record.id, "group": record.group, "part": name, "truth": record.truth, **answer}
-        for record, answer in zip(part.records, task.answers(outputs, part.sizes()), strict=True)
-    ]

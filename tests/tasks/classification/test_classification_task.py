@@ -8,10 +8,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from contracts.task_contract import TaskContract
-from leanmed.recipe.recipe import check_recipe
 from leanmed.records import Record
 from leanmed.tasks.base import Batch
-from leanmed.tasks.classification.training import Classification
+from leanmed.tasks.classification.training import Classification, Logits
+from leanmed.tasks.recipes import check_recipe
 
 
 def classification(*labels: str, smoothing: float = 0.0) -> Classification:
@@ -28,7 +28,14 @@ def learnable(classes: int) -> Batch:
     targets = torch.arange(8) % classes
     noise = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     colour = 0.2 * noise + 0.8 * targets.view(-1, 1, 1, 1) / (classes - 1)
-    return torch.cat([colour, torch.ones(8, 1, 32, 32)], 1), targets
+    return Batch({"image": torch.cat([colour, torch.ones(8, 1, 32, 32)], 1)}, {"label": targets})
+
+
+def seen(task: Classification, logits: Tensor, labels: Tensor) -> Logits:
+    """A scorer that has seen them."""
+    scorer = task.scorer()
+    scorer.add({"logits": logits}, {"label": labels})
+    return scorer
 
 
 class TestTwoLabels(TaskContract):
@@ -62,8 +69,8 @@ def three() -> Classification:
 
 
 def test_two_labels_share_one_logit_and_three_have_one_each(two: Classification, three: Classification) -> None:
-    assert two(learnable(2)[0]).shape == (8,)
-    assert three(learnable(3)[0]).shape == (8, 3)
+    assert two(learnable(2).inputs)["logits"].shape == (8,)
+    assert three(learnable(3).inputs)["logits"].shape == (8, 3)
 
 
 def test_two_labels_have_a_sigmoid_divided_by_the_temperature(two: Classification) -> None:
@@ -84,35 +91,37 @@ def test_the_loss_is_cross_entropy_of_the_smoothed_label(
 ) -> None:
     """A logit of -ln 3 is a probability of 1/4; with smoothing .2 the loss is -.9 ln(1/4) - .1 ln(3/4)."""
     task = classification("no", "yes", smoothing=smoothing)
-    monkeypatch.setattr(task, "forward", lambda images: torch.tensor([-math.log(3)]))
-    assert task.loss((torch.zeros(1), torch.tensor([1]))).item() == pytest.approx(wanted)
+    monkeypatch.setattr(task, "forward", lambda inputs: {"logits": torch.tensor([-math.log(3)])})
+    assert task.loss(Batch({}, {"label": torch.tensor([1])})).item() == pytest.approx(wanted)
 
 
 def test_probabilities_sum_to_one_even_for_extreme_outputs(two: Classification, three: Classification) -> None:
     extreme = torch.tensor([-1e4, -30.0, 0.0, 30.0, 1e4])
     for task, outputs in ((two, extreme), (three, extreme[:, None] * torch.eye(3)[0])):
-        rows = [list(answer.values())[1:] for answer in task.answers(outputs)]
+        rows = [list(answer.probabilities.values()) for answer in task.answers({"logits": outputs})]
         assert [sum(row) for row in rows] == pytest.approx([1.0] * 5, abs=1e-6)
         assert all(0 <= p <= 1 for row in rows for p in row)
 
 
 def test_the_second_label_is_answered_at_the_threshold_and_above(two: Classification) -> None:
     two.threshold.fill_(0.75)
-    answers = two.answers(torch.tensor([0.0, math.log(3) + 1e-4]))
-    assert [answer["label"] for answer in answers] == ["no", "yes"]
-    assert list(answers[0]) == ["label", "p_no", "p_yes"]
+    answers = two.answers({"logits": torch.tensor([0.0, math.log(3) + 1e-4])})
+    assert [answer.label for answer in answers] == ["no", "yes"]
+    assert list(answers[0].probabilities) == ["no", "yes"]
+    assert answers[0].threshold == 0.75
 
 
 def test_of_three_labels_the_likeliest_is_answered(three: Classification) -> None:
-    answers = three.answers(torch.tensor([[0.0, 2.0, 1.0], [3.0, 2.0, 1.0]]))
-    assert [answer["label"] for answer in answers] == ["b", "a"]
+    answers = three.answers({"logits": torch.tensor([[0.0, 2.0, 1.0], [3.0, 2.0, 1.0]])})
+    assert [answer.label for answer in answers] == ["b", "a"]
+    assert answers[0].threshold is None
 
 
 def test_calibration_sets_the_threshold_between_the_labels_and_keeps_it_for_the_manifest(
     two: Classification,
 ) -> None:
     logits, targets = torch.tensor([-3.0, -2.0, -1.5, 2.0, -0.5, 1.0]), torch.tensor([0, 0, 0, 0, 1, 1])
-    two.calibrate(logits, targets, "sensitivity:0.99")
+    two.calibrate(seen(two, logits, targets), "sensitivity:0.99")
     between = two.probabilities(torch.tensor([-1.5, -0.5]))[:, 1].tolist()
     assert between[0] < two.threshold.item() < between[1]
     assert two.manifest()["threshold"] == two.threshold.item()
@@ -121,14 +130,14 @@ def test_calibration_sets_the_threshold_between_the_labels_and_keeps_it_for_the_
 
 def test_three_labels_have_a_temperature_but_no_threshold(three: Classification) -> None:
     outputs = torch.tensor([[9.0, 0, 0], [0, 9, 0], [0, 0, 9], [9, 0, 0]])
-    three.calibrate(outputs, torch.tensor([0, 1, 2, 1]), "f1")  # one in four is wrong
+    three.calibrate(seen(three, outputs, torch.tensor([0, 1, 2, 1])), "f1")  # one in four is wrong
     assert three.manifest()["threshold"] is None
     assert three.temperature.item() == pytest.approx(9 / math.log(6), rel=1e-3)  # where p = 3/4
 
 
 def test_a_label_is_encoded_by_its_position(three: Classification) -> None:
     record = Record("1", image=None, target="b", group="g")  # type: ignore[arg-type]
-    assert three.encode(record).item() == 1
+    assert three.encode(record)["label"].item() == 1
 
 
 def test_outputs_kept_on_the_cpu_are_scored_by_a_task_on_another_device() -> None:

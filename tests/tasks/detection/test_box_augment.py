@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from leanmed.recipe.recipe import Recipe, check_recipe
+from leanmed.recipe.recipe import Recipe
 from leanmed.tasks.detection.augment import Crops, augment_boxes, draw_crops
+from leanmed.tasks.recipes import check_recipe
 
 SIDE, CROP = 48, 32
 STILL = {"horizontal_flip": 0, "vertical_flip": 0, "scale": [1, 1]}

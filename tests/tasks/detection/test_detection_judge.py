@@ -10,13 +10,14 @@ import pytest
 import leanmed
 from detection_fixtures import ALARM, NODULE, constant_graph, planted_run, write_slices
 from leanmed.errors import DataError
-from leanmed.evaluation import evaluate_artifact, evaluate_run, fold_figures
+from leanmed.evaluation.artifacts import evaluate_artifact
+from leanmed.evaluation.runs import evaluate_run, fold_figures
 from leanmed.export.card import write_card
+from leanmed.manifest import Input, Manifest, Provenance
 from leanmed.phantoms.scans import write_luna16
 from leanmed.reading.images import read_image
 from leanmed.report.report import Report, write_report
 from leanmed.runs import Run
-from leanmed.runtime.artifact import Input, Manifest, Provenance
 from leanmed.tasks.detection.figures import Detected
 from leanmed.tasks.detection.judge import mistakes, subgroups, table_of
 

@@ -1,22 +1,21 @@
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from contracts.task_contract import TaskContract
 from leanmed.errors import DataError, RecipeError
 from leanmed.models.anchors import encode_boxes
-from leanmed.recipe.recipe import Recipe, check_recipe
+from leanmed.recipe.recipe import Recipe
 from leanmed.records import Boxes, Record
-from leanmed.tasks.base import Batch
-from leanmed.tasks.detection.training import KEPT, MOST_TRUE, NONE, Detection
+from leanmed.tasks.base import Batch, Named
+from leanmed.tasks.detection.answer import Detections
+from leanmed.tasks.detection.training import KEPT, MOST_TRUE, NONE, Detection, Found
+from leanmed.tasks.recipes import check_recipe
 
 SIDE = 64
 
@@ -53,8 +52,8 @@ def learnable(task: Detection) -> Batch:
         boxes = [(x, y, x + s, y + s) for s, (x, y) in zip((5, 18), rng.integers(0, 40, (2, 2)).tolist(), strict=True)]
         for x1, y1, x2, y2 in boxes:
             image[:, y1:y2, x1:x2] = 1
-        targets.append(task.encode(record(*boxes)))
-    return images, torch.stack(targets)
+        targets.append(task.encode(record(*boxes))["boxes"])
+    return Batch({"image": images}, {"boxes": torch.stack(targets)})
 
 
 class Boxed(TaskContract):
@@ -62,16 +61,13 @@ class Boxed(TaskContract):
     def batch(self, task: Detection) -> Batch:
         return learnable(task)
 
-    def far_too_sure(self, outputs: torch.Tensor) -> torch.Tensor:
+    def far_too_sure(self, outputs: Named) -> Named:
         """Some boxes are right and some are wrong, and all are said to be right."""
-        sure = outputs.clone()
-        sure[..., 4] = torch.where(outputs[..., 4] > NONE, 10 + outputs[..., 4] / 100, NONE)
-        sure[:, 0, :4] = learnable(detection())[1][:, 1]
-        return sure
-
-    def numbers(self, answer: Mapping[str, Any]) -> list[NDArray[np.float32]]:
-        found = np.array(json.loads(answer["boxes"]), np.float32).reshape(-1, 5)
-        return [found[:, :4], found[:, 4]]
+        boxes = outputs["boxes"]
+        sure = boxes.clone()
+        sure[..., 4] = torch.where(boxes[..., 4] > NONE, 10 + boxes[..., 4] / 100, NONE)
+        sure[:, 0, :4] = learnable(detection()).targets["boxes"][:, 1]
+        return {"boxes": sure}
 
 
 class TestTopDown(Boxed):
@@ -95,18 +91,34 @@ def row(*values: float) -> list[float]:
     return list(values)
 
 
-def outputs(*rows: list[float]) -> torch.Tensor:
+def outputs(*rows: list[float]) -> Named:
     filled = torch.full((1, KEPT, 5), NONE)
     filled[0, : len(rows)] = torch.tensor(rows).view(-1, 5)
-    return filled
+    return {"boxes": filled}
+
+
+def targets(task: Detection, *boxes: tuple[float, float, float, float]) -> Named:
+    return {"boxes": task.encode(record(*boxes))["boxes"][None]}
+
+
+def seen(task: Detection, found: Named, true: Named) -> Found:
+    """A scorer that has seen them."""
+    scorer = task.scorer()
+    scorer.add(found, true)
+    return scorer
+
+
+def part(task: Detection, *boxes: tuple[float, float, float, float]) -> list[Batch]:
+    """A training part of one image."""
+    return [Batch({}, task.encode(record(*boxes)))]
 
 
 def test_boxes_are_taught_in_the_frame_of_the_square_and_only_larger_images_shrink(task: Detection) -> None:
     boxes = record((10, 20, 30, 60))
-    assert task.encode(boxes, (50, SIDE))[0].tolist() == [10, 20, 30, 60]
-    assert task.encode(boxes, (2 * SIDE, 100))[0].tolist() == [5, 10, 15, 30]
-    assert task.encode(boxes, (50, 50))[1:].isnan().all()
-    assert task.encode(record()).isnan().all()
+    assert task.encode(boxes, (50, SIDE))["boxes"][0].tolist() == [10, 20, 30, 60]
+    assert task.encode(boxes, (2 * SIDE, 100))["boxes"][0].tolist() == [5, 10, 15, 30]
+    assert task.encode(boxes, (50, 50))["boxes"][1:].isnan().all()
+    assert task.encode(record())["boxes"].isnan().all()
 
 
 def test_more_boxes_than_an_image_may_have_are_refused(task: Detection) -> None:
@@ -116,16 +128,15 @@ def test_more_boxes_than_an_image_may_have_are_refused(task: Detection) -> None:
 
 def test_answers_are_in_the_images_own_frame_cut_off_at_its_edge_best_first(task: Detection) -> None:
     found = outputs(row(5, 10, 15, 30, 0.0), row(-3, 8, 5, 90, -1.0), row(50, 0, 60, 10, -2.0))
-    answer = json.loads(task.answers(found, [(2 * SIDE, 90)])[0]["boxes"])
+    (answer,) = task.answers(found, [(2 * SIDE, 90)])
     third = 1 / (1 + np.exp(2))
-    assert answer[0] == [10, 20, 30, 60, 0.5]
-    assert answer[1][:4] == [0, 16, 10, 128]
-    assert len(answer) == 2, "the third lies to the right of the image's 90 pixels"
-    assert json.loads(task.answers(found)[0]["boxes"])[2][4] == pytest.approx(third, abs=1e-6)
+    assert (answer.boxes, answer.scores, answer.threshold) == (((10, 20, 30, 60),), (0.5,), 0.5)
+    assert answer.faint_boxes == ((0, 16, 10, 128),), "the third lies to the right of the image's 90 pixels"
+    assert task.answers(found)[0].faint_scores[1] == pytest.approx(third, abs=1e-6)
 
 
 def test_an_image_without_boxes_has_an_empty_answer(task: Detection) -> None:
-    assert task.answers(outputs(), [(9, 9)]) == [{"boxes": "[]"}]
+    assert task.answers(outputs(), [(9, 9)]) == [Detections((), (), 0.5)]
 
 
 def test_of_boxes_over_one_another_the_best_is_kept(task: Detection) -> None:
@@ -140,9 +151,8 @@ def test_of_boxes_over_one_another_the_best_is_kept(task: Detection) -> None:
 
 def test_the_loss_told_is_the_log_loss_of_the_boxes(task: Detection) -> None:
     """A hit at a logit of 0 and a miss at -log 3: -(ln .5 + ln .75) / 2."""
-    targets = task.encode(record((0, 0, 10, 10)))[None]
     found = outputs(row(1, 0, 11, 10, 0.0), row(30, 30, 40, 40, -np.log(3)))
-    figures = task.score(found, targets)
+    figures = seen(task, found, targets(task, (0, 0, 10, 10))).figures()
     assert figures["loss"] == pytest.approx(-(np.log(0.5) + np.log(0.75)) / 2, abs=1e-6)
     assert figures["ap50"] == 1.0
 
@@ -151,29 +161,28 @@ def test_the_threshold_knows_of_objects_that_no_box_finds(task: Detection) -> No
     """Two of six objects are found; nine tenths of them never are, whatever the threshold."""
     truth = [(10.0 * k, 0.0, 10.0 * k + 5, 5.0) for k in range(6)]
     right, wrong = [row(0, 0, 5, 5, 2.2), row(10, 0, 15, 5, -0.8)], row(0, 40, 5, 45, 0.1)
-    task.calibrate(outputs(*right, wrong), task.encode(record(*truth))[None], "sensitivity:0.9")
+    task.calibrate(seen(task, outputs(*right, wrong), targets(task, *truth)), "sensitivity:0.9")
     assert task.threshold.item() == 0.0
-    task.calibrate(outputs(*right, wrong), task.encode(record(*truth[:2]))[None], "sensitivity:0.5")
+    task.calibrate(seen(task, outputs(*right, wrong), targets(task, *truth[:2])), "sensitivity:0.5")
     assert task.scores(torch.tensor(0.1)) < task.threshold < task.scores(torch.tensor(2.2))
 
 
 def test_calibration_without_a_hit_leaves_all_as_it_was(task: Detection) -> None:
-    task.calibrate(outputs(row(0, 0, 5, 5, 1.0)), task.encode(record())[None], "f1")
+    task.calibrate(seen(task, outputs(row(0, 0, 5, 5, 1.0)), targets(task)), "f1")
     assert (task.temperature.item(), task.threshold.item()) == (1.0, 0.5)
 
 
 def test_default_boxes_are_chosen_from_the_training_boxes_and_their_share_is_told() -> None:
     task = detection(levels=[4], anchors_per_level=3)
-    data = [(torch.zeros(1), task.encode(record((22 - s, 22 - s, 22 + s, 22 + s)))) for s in (2, 4, 8)]
-    (line,) = task.begin(data)
+    (line,) = task.begin([batch for s in (2, 4, 8) for batch in part(task, (22 - s, 22 - s, 22 + s, 22 + s))])
     assert task.model.sides.tolist() == pytest.approx([4.04, 8, 15.8], rel=0.02)
     assert line.startswith("default boxes of 4.1, 8.0, 15.8 pixels match 100.0% of 3 boxes")
-    (line,) = task.begin([(torch.zeros(1), task.encode(record((0, 0, 60, 2))))])
+    (line,) = task.begin(part(task, (0, 0, 60, 2)))
     assert "match 0.0% of 1 boxes; WARNING" in line
 
 
 def test_default_boxes_can_be_given(task: Detection) -> None:
-    data = [(torch.zeros(1), task.encode(record((0, 0, 4, 4))))]
+    data = part(task, (0, 0, 4, 4))
     given = detection(anchors=[3.0, 4.0, 5.0, 6.0])
     given.begin(data)
     assert given.model.sides.tolist() == [3, 4, 5, 6]
@@ -183,4 +192,4 @@ def test_default_boxes_can_be_given(task: Detection) -> None:
 
 def test_a_training_part_without_boxes_is_refused(task: Detection) -> None:
     with pytest.raises(DataError, match="expected a box in the training part"):
-        task.begin([(torch.zeros(1), task.encode(record()))])
+        task.begin(part(task))

@@ -16,10 +16,11 @@ from leanmed.data import read_records
 from leanmed.errors import ArtifactError
 from leanmed.export import export as export_module
 from leanmed.export.export import apart, export
-from leanmed.recipe.recipe import Recipe, load_recipe
+from leanmed.recipe.recipe import Recipe
 from leanmed.runs import Run, read_csv
 from leanmed.runtime.batch import predict_file
 from leanmed.tasks.building import load_task
+from leanmed.tasks.recipes import load_recipe
 from leanmed.train.loop import Loop
 from leanmed.train.train import train
 

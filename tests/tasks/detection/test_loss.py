@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from leanmed.models.anchors import default_boxes, encode_boxes
-from leanmed.recipe.recipe import Detector
 from leanmed.tasks.detection.loss import hardest, multibox
+from leanmed.tasks.detection.settings import Detector
 
 DEFAULTS = default_boxes(32, [8], torch.tensor([8.0]))  # sixteen, side by side
 NOTHING = torch.full((2, 4), torch.nan)

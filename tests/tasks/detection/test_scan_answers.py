@@ -20,12 +20,12 @@ from PIL import Image
 import leanmed
 from leanmed.cli import main
 from leanmed.errors import ArtifactError, UnsupportedInput
+from leanmed.manifest import Input
 from leanmed.phantoms.chest import Chest, made_chest
 from leanmed.phantoms.scans import drawn, made_grid, write_mhd, write_series
 from leanmed.reading.images import find_inputs
 from leanmed.reading.lung_slices import prepare, window
 from leanmed.reading.volume import open_slice
-from leanmed.runtime.artifact import Input
 from leanmed.runtime.batch import MOST, Shard, answers, predict_file
 from leanmed.tasks.detection.candidates import Candidate, Mark, montage
 
@@ -359,7 +359,7 @@ def test_no_name_leads_out_of_the_folder_of_montages(name, monkeypatch, tmp_path
 
 def stub(search: Callable[[Path], list[Candidate]]) -> Any:
     """What answers scans as a detector does; its scans are their paths."""
-    about = SimpleNamespace(output="boxes", threshold=0.5)
+    about = SimpleNamespace(threshold=0.5)
 
     def open_scan(path: Path) -> Any:
         return SimpleNamespace(path=path, searched=[])

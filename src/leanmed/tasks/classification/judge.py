@@ -1,49 +1,133 @@
-"""Judging labels."""
+"""Judging labels: from records and answers to figures, plots, mistakes and words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from leanmed.data import class_labels
+from leanmed.data import check_labels
+from leanmed.errors import ArtifactError, DataError
+from leanmed.manifest import Manifest
 from leanmed.records import Record
-from leanmed.report.report import Mistake, worst_mistakes
-from leanmed.runtime.predictor import Predictor
-from leanmed.tasks.classification.figures import Scored, point, score, subgroups
+from leanmed.report.glossary import Term
+from leanmed.report.report import Mistake, number
+from leanmed.tasks.classification.answer import Prediction
+from leanmed.tasks.classification.figures import Scored, paired, point, score, subgroups
+from leanmed.tasks.classification.plots import plots_of as plots
+from leanmed.tasks.classification.words import EVERY_LABEL, TERMS, WORDS
 
-__all__ = ["answer", "check", "mistakes", "point", "score", "subgroups", "table_of"]
+__all__ = ["TERMS", "WORDS", "paired", "plots", "point", "score", "subgroups"]
+
+MAIN_SCORE = "auc"
+MAX_DROP = 0.005
+CALIBRATION = 256
+SHOWN = ("accuracy", "auc")
+CARD_COLUMNS = {"auc": "ROC-AUC", "recall": "sensitivity", "specificity": "specificity"}
 
 
 def check(dataset: str, records: Sequence[Record], labels: tuple[str, ...]) -> None:
-    """Refuse labels the artifact does not know."""
-    class_labels(dataset, records, labels)
-
-
-def answer(predictor: Predictor, record: Record) -> dict[str, str]:
-    """The row of one image."""
-    found = predictor.predict(record.image)
-    columns = {f"p_{name}": repr(p) for name, p in found.probabilities.items()}
-    return {"truth": record.label, "label": found.label, "group": record.group, **columns}
+    """Refuse labels the model does not know; that one of its labels has no image here is told, not refused."""
+    check_labels(records, labels)
 
 
 def table_of(
-    rows: Sequence[tuple[int, Mapping[str, str]]],
+    records: Sequence[Record],
+    answers: Sequence[Prediction],
     labels: tuple[str, ...],
-    thresholds: Mapping[int, float] | None = None,  # the labels answered stand in the rows
+    folds: Sequence[int] | None = None,
 ) -> Scored:
-    """(fold, row of predictions.csv) pairs as the value that metrics take."""
-    probabilities = np.array([[float(row[f"p_{label}"]) for label in labels] for _, row in rows])
+    """Records and the answers to them as the value that the figures take.
+
+    Raises:
+        DataError: an answer without a probability for each label, or a truth that is none of them.
+    """
+    for record, answer in zip(records, answers, strict=True):
+        if set(answer.probabilities) != set(labels) or record.label not in labels:
+            raise DataError(
+                f"record {record.id}: expected a label among {', '.join(labels)} and a probability for each, got "
+                f"{record.label!r} and probabilities of {', '.join(answer.probabilities)}; correct the answers"
+            )
+    probabilities = np.array([[answer.probabilities[label] for label in labels] for answer in answers])
     return Scored(
-        truth=np.array([labels.index(row["truth"]) for _, row in rows]),
+        truth=np.array([labels.index(record.label) for record in records]),
         probabilities=probabilities / probabilities.sum(axis=1, keepdims=True),
-        predicted=np.array([labels.index(row["label"]) for _, row in rows]),
-        group=np.array([row["group"] for _, row in rows]),
+        predicted=np.array([labels.index(answer.label) for answer in answers]),
+        group=np.array([record.group for record in records], dtype=np.str_),
         labels=labels,
-        fold=np.array([fold for fold, _ in rows]),
+        fold=None if folds is None else np.array(folds),
     )
 
 
+def terms(table: Scored) -> Mapping[str, Term]:
+    """With more than two labels, figures are means over all of them, and need images of each."""
+    if len(table.labels) == 2:
+        return TERMS
+    return {name: replace(term, needs=EVERY_LABEL) for name, term in TERMS.items()}
+
+
 def mistakes(table: Scored, records: Sequence[Record]) -> list[Mistake]:
-    """The surest wrong answers."""
-    return worst_mistakes(table, [r.id for r in records], [r.image for r in records])
+    """The wrong answers given with the highest probability, the surest first, at most one of a group."""
+    sureness = table.probabilities[np.arange(table.truth.size), table.predicted]
+    wrong = np.flatnonzero(table.truth != table.predicted)
+    seen: dict[str, Mistake] = {}
+    for i in wrong[np.argsort(-sureness[wrong], kind="stable")]:
+        truth, answered = table.labels[table.truth[i]], table.labels[table.predicted[i]]
+        record = records[i]
+        mistake = Mistake(record.id, record.image, truth, answered, float(sureness[i]), frame=record.frame)
+        seen.setdefault(table.group[i], mistake)
+    return list(seen.values())[:12]
+
+
+def remarks(table: Scored) -> list[str]:
+    """How many images each label has, and what always answering the commonest would reach."""
+    counts = np.bincount(table.truth, minlength=len(table.labels))
+    each = ", ".join(f"{n} {label}" for n, label in zip(counts, table.labels, strict=True))
+    most, share = table.labels[counts.argmax()], number(counts.max() / table.truth.size)
+    said = [
+        f"{table.truth.size} images in {table.groups} groups: {each}. "
+        f"Always answering {most} would have an accuracy of {share}."
+    ]
+    if len(table.labels) > 2:
+        said.append("All but accuracy, Brier score, ECE and log loss are means over labels, one against the rest.")
+    return said
+
+
+def counts(table: Scored) -> None:
+    """The plots and remarks say them all."""
+
+
+def describe(manifest: Manifest) -> str:
+    """What the card says the artifact does."""
+    labels, side = manifest.labels, manifest.input.side
+    rule = "It answers the likeliest label."
+    if manifest.threshold is not None:
+        rule = (
+            f"It answers `{labels[1]}` when that probability is at least {manifest.threshold:.3f}, a "
+            "threshold chosen on validation images."
+        )
+    return (
+        f"From one photograph (uint8, RGB or RGBA, any size, resized inside to {side} x {side}; what alpha "
+        f"leaves out is ignored) it gives calibrated probabilities of {', '.join(f'`{n}`' for n in labels)} "
+        f"(temperature {manifest.temperature:.3f}). {rule}"
+    )
+
+
+def judge_scans(manifest: Manifest, name: str, root: Path, answer: Any, **more: Any) -> Any:
+    """A label is given to one image.
+
+    Raises:
+        ArtifactError: always.
+    """
+    raise ArtifactError(
+        "expected an artifact that finds things in whole scans, got one that gives labels "
+        f"({', '.join(manifest.labels)}); leave --scans out"
+    )
+
+
+def limits(manifest: Manifest) -> list[str]:
+    """Nothing but what holds for all kinds of task."""
+    return []

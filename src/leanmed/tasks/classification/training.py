@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,17 +11,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from leanmed.data import class_labels
 from leanmed.figures.calibration import choose_threshold, fit_temperature
 from leanmed.models.classifier import Classifier
-from leanmed.recipe import recipe as config
+from leanmed.models.pixels import unit
+from leanmed.recipe.recipe import Recipe
 from leanmed.records import Record
 from leanmed.tasks.augment import augment
-from leanmed.tasks.base import Batch, Size, Task
-from leanmed.tasks.classification import figures as metrics
+from leanmed.tasks.base import Batch, Named, Scorer, Size, Task
+from leanmed.tasks.classification.answer import Prediction
+from leanmed.tasks.classification.figures import Scored, point
 
 
 class Classification(Task):
     """Photographs to calibrated class probabilities.
+
+    A batch's inputs are `image`, (b, 4, side, side) uint8 as it is prepared and float32 in [0, 1] as it is augmented;
+    its targets are `label`, (b,). The output is `logits`, (b,) for two labels and (b, K) for more.
 
     Args:
         recipe: model, augmentation and label smoothing are read from it.
@@ -32,7 +38,7 @@ class Classification(Task):
     temperature: Tensor
     threshold: Tensor
 
-    def __init__(self, recipe: config.Recipe, labels: tuple[str, ...], *, pretrained: bool = True) -> None:
+    def __init__(self, recipe: Recipe, labels: tuple[str, ...], *, pretrained: bool = True) -> None:
         super().__init__()
         self.labels = labels
         self.binary = len(labels) == 2
@@ -42,71 +48,71 @@ class Classification(Task):
         self.register_buffer("temperature", torch.tensor(1.0))
         self.register_buffer("threshold", torch.tensor(0.5))
 
-    def prepare(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """(h, w, 4) uint8 to (4, side, side) float32."""
+    def prepare(self, pixels: NDArray[Any]) -> Named:
+        """(h, w, 4) uint8 to (4, side, side) uint8."""
         with torch.inference_mode():
-            return self.model.resize(torch.from_numpy(np.ascontiguousarray(pixels)))
+            return {"image": self.model.resize(torch.from_numpy(np.ascontiguousarray(pixels))).to(torch.uint8)}
 
-    def encode(self, record: Record, size: Size | None = None) -> Tensor:
+    def encode(self, record: Record, size: Size | None = None) -> Named:
         """The label's position."""
-        return torch.tensor(self.labels.index(record.label))
+        return {"label": torch.tensor(self.labels.index(record.label))}
 
     def augment(self, batch: Batch, seed: int) -> Batch:
         """Flip, turn, shift, zoom; the label stays."""
-        images, targets = batch
-        return augment(images, self.settings.augment, seed), targets
+        images = unit(batch.inputs["image"])
+        return Batch({"image": augment(images, self.settings.augment, seed)}, batch.targets)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(b, 4, side, side) to uncalibrated logits: (b,) for two labels, (b, K) for more."""
-        logits: Tensor = self.model(images)
-        return logits[:, 0] if self.binary else logits
+    def forward(self, inputs: Mapping[str, Tensor]) -> Named:
+        """See the class."""
+        logits: Tensor = self.model(inputs["image"])
+        return {"logits": logits[:, 0] if self.binary else logits}
 
     def loss(self, batch: Batch) -> Tensor:
         """Binary cross-entropy on one logit, or cross-entropy on K; labels smoothed as the recipe says."""
-        images, targets = batch
+        logits, labels = self(batch.inputs)["logits"], batch.targets["label"]
         smoothing = self.settings.training.label_smoothing
         if not self.binary:
-            return F.cross_entropy(self(images), targets, label_smoothing=smoothing)
-        soft = targets.float() * (1 - smoothing) + smoothing / 2
-        return F.binary_cross_entropy_with_logits(self(images), soft)
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        soft = labels.float() * (1 - smoothing) + smoothing / 2
+        return F.binary_cross_entropy_with_logits(logits, soft)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits (b,) or (b, K) to probabilities (b, K), calibrated: Guo et al. 2017, arXiv:1706.04599."""
-        scaled = logits / self.temperature.to(logits.device)  # the loop collects logits on the CPU
+        scaled = logits / self.temperature.to(logits.device)  # scorers gather logits on the CPU
         if not self.binary:
             return scaled.softmax(-1)
         positive = scaled.sigmoid()
         return torch.stack([1 - positive, positive], -1)
 
-    def table(self, outputs: Tensor, targets: Tensor) -> metrics.Scored:
-        """Outputs and targets as the value that metrics take; each image is its own group."""
-        probabilities = self.probabilities(outputs).double().numpy()
-        predicted = (probabilities[:, 1] >= self.threshold.item()) if self.binary else probabilities.argmax(1)
-        return metrics.Scored(
-            truth=targets.numpy(),
-            probabilities=probabilities,
-            predicted=predicted.astype(np.int64),
-            group=np.arange(len(targets)).astype(str),
-            labels=self.labels,
-        )
+    def decided(self, probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Probabilities (n, K) to the labels answered (n,)."""
+        if not self.binary:
+            likeliest: NDArray[np.int64] = np.argmax(probabilities, axis=1)
+            return likeliest
+        # In the graph's own precision: a probability that is the threshold there must be it here.
+        sure: NDArray[np.bool_] = probabilities[:, 1].astype(np.float32) >= np.float32(self.threshold.item())
+        return sure.astype(np.int64)
 
-    def score(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        """The same figures as in the report."""
-        return metrics.point(self.table(outputs, targets))
+    def scorer(self) -> Logits:
+        """Keeps logits and labels, a few bytes an image."""
+        return Logits(self)
 
-    def calibrate(self, outputs: Tensor, targets: Tensor, threshold: str) -> None:
+    def calibrate(self, seen: Scorer, threshold: str) -> None:
         """Fit the temperature, then choose the threshold on the calibrated probabilities."""
-        self.temperature.fill_(fit_temperature(outputs.double().numpy(), targets.numpy()))
+        assert isinstance(seen, Logits)  # noqa: S101 (the task's own)
+        logits, labels = seen.gathered()
+        self.temperature.fill_(fit_temperature(logits.double().numpy(), labels.numpy()))
         if self.binary:
-            positive = self.probabilities(outputs)[:, 1].double().numpy()
-            self.threshold.fill_(choose_threshold(targets.numpy(), positive, threshold))
+            positive = self.probabilities(logits)[:, 1].double().numpy()
+            self.threshold.fill_(choose_threshold(labels.numpy(), positive, threshold))
 
-    def answers(self, outputs: Tensor, sizes: Sequence[Size] | None = None) -> list[dict[str, Any]]:
-        """`label` and one `p_<label>` per label."""
-        table = self.table(outputs, torch.zeros(len(outputs), dtype=torch.int64))
+    def answers(self, outputs: Mapping[str, Tensor], sizes: Sequence[Size] | None = None) -> list[Prediction]:
+        """One label each, with its probabilities."""
+        probabilities = self.probabilities(outputs["logits"].float().cpu()).double().numpy()
+        threshold = self.threshold.item() if self.binary else None
         return [
-            {"label": self.labels[k]} | {f"p_{name}": float(p) for name, p in zip(self.labels, row, strict=True)}
-            for k, row in zip(table.predicted, table.probabilities, strict=True)
+            Prediction(self.labels[k], dict(zip(self.labels, row.tolist(), strict=True)), threshold)
+            for k, row in zip(self.decided(probabilities), probabilities, strict=True)
         ]
 
     def graph(self) -> nn.Module:
@@ -125,10 +131,53 @@ class Classification(Task):
         }
 
 
+class Logits(Scorer):
+    """The logits and labels of a part."""
+
+    def __init__(self, task: Classification) -> None:
+        self.task = task
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
+        """See `Scorer`."""
+        self._seen.append((outputs["logits"].float().cpu(), targets["label"].cpu()))
+
+    def gathered(self) -> tuple[Tensor, Tensor]:
+        """Logits (n,) or (n, K), and labels (n,)."""
+        logits, labels = zip(*self._seen, strict=True)
+        return torch.cat(logits), torch.cat(labels)
+
+    def table(self) -> Scored:
+        """All of them as the value that the figures take; each image is its own group."""
+        logits, labels = self.gathered()
+        probabilities = self.task.probabilities(logits).double().numpy()
+        return Scored(
+            truth=labels.numpy(),
+            probabilities=probabilities,
+            predicted=self.task.decided(probabilities),
+            group=np.arange(len(labels)).astype(str),
+            labels=self.task.labels,
+        )
+
+    def figures(self) -> dict[str, float]:
+        """The same as in the report."""
+        return point(self.table())
+
+
 class _PixelsToProbabilities(nn.Module):
     def __init__(self, task: Classification) -> None:
         super().__init__()
         self.task = task
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.task.probabilities(self.task(self.task.model.resize(pixels)[None]))[0]
+        model = self.task.model
+        image = unit(model.resize(pixels))
+        return self.task.probabilities(self.task({"image": image[None]})["logits"])[0]
+
+
+TASK = Classification
+
+
+def labels_of(dataset: str, records: Sequence[Record], wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+    """As `class_labels` finds them."""
+    return class_labels(dataset, records, wanted)

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from leanmed.recipe.recipe import ORIGINS, Recipe
+from leanmed.recipe.recipe import ORIGINS
 from leanmed.tasks.augment import draw_gains, move
+from leanmed.tasks.detection.settings import DetectionRecipe as Recipe
 
 TURNS = torch.tensor([[[1.0, 0], [0, 1]], [[0, -1], [1, 0]], [[-1, 0], [0, -1]], [[0, 1], [-1, 0]]])
 

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from leanmed.files import whole_file
 from leanmed.reading.ct import Floats, Triple
 from leanmed.reading.lung_slices import Pixels, Scan, Slice
+from leanmed.tasks.drawing import FAINT, MARKED, NOTICE
 
 Detect = Callable[[Pixels], tuple[NDArray[Any], NDArray[Any]]]
 """Pixels (h, w, 3) of a slice -> boxes (n, 4), xyxy in these pixels, and their scores (n,)."""
 
 OVERLAP = 0.5  # share of the smaller of two boxes that the larger covers, for them to show one thing
 REACH = 2.5  # mm along z that a thing may be missed in between two slices that show it
-NOTICE = "Research use only, not a medical device"
 FIELD, ZOOM, CAPTION = 64, 3, 16  # a tile of the montage: mm shown, screen pixels per mm, pixels of text
-MARKED, FAINT = (255, 200, 0), (150, 150, 150)  # boxes from the threshold on, and below it
 
 
 @dataclass(frozen=True)
@@ -75,6 +73,38 @@ class Candidate:
                 for m in self.marks
             ],
         }
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """What a detector says of a whole scan.
+
+    Args:
+        found: the highest score first, those below the threshold too.
+        threshold: the least score that is answered.
+        scan: where they were found.
+    """
+
+    found: tuple[Candidate, ...]
+    threshold: float
+    scan: Scan
+
+    def as_json(self) -> dict[str, Any]:
+        """`candidates`, each with whether it is answered, the threshold, and how many slices were searched."""
+        return {
+            "candidates": [c.as_json() | {"answered": c.score >= self.threshold} for c in self.found],
+            "threshold": self.threshold,
+            "slices": len(self.scan.searched),
+        }
+
+    def cells(self) -> dict[str, str | float]:
+        """How many are answered, and these as JSON."""
+        sure = [c.as_json() for c in self.found if c.score >= self.threshold]
+        return {"count": len(sure), "candidates": json.dumps(sure)}
+
+    def picture(self) -> Image.Image:
+        """The best of them, each in its slice."""
+        return montage(self.scan, self.found, threshold=self.threshold)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,12 +205,11 @@ def _triple(values: Floats) -> Triple:
 
 
 def montage(
-    path: Path, scan: Scan, candidates: Sequence[Candidate], *, count: int = 12, threshold: float | None = None
-) -> None:
-    """Write a PNG of the best candidates: each in the slice of its best mark, with its box, score and slice.
+    scan: Scan, candidates: Sequence[Candidate], *, count: int = 12, threshold: float | None = None
+) -> Image.Image:
+    """A picture of the best candidates: each in the slice of its best mark, with its box, score and slice.
 
     Args:
-        path: the PNG, which is written whole or not at all.
         scan: where they were found.
         candidates: the highest score first.
         count: how many are shown at most.
@@ -197,8 +226,7 @@ def montage(
     for index, tile in enumerate(tiles):
         picture.paste(tile, (index % columns * side, index // columns * (side + CAPTION)))
     ImageDraw.Draw(picture).text((3, picture.height - CAPTION + 2), text, fill="white")
-    with whole_file(path) as temporary:
-        picture.save(temporary, "PNG")
+    return picture
 
 
 def _tile(scan: Scan, candidate: Candidate, threshold: float | None) -> Image.Image:

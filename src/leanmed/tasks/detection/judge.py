@@ -1,30 +1,32 @@
-"""Judging boxes."""
+"""Judging boxes: from records and answers to figures, plots, mistakes and words."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 
 import numpy as np
 
 from leanmed.figures.bootstrap import SMALL_CELL, Figure, Floats, SubgroupRow, cells
-from leanmed.reading.lung_slices import read_slice
+from leanmed.manifest import Manifest
 from leanmed.records import Attribute, Box, Record
+from leanmed.report.glossary import Term
+from leanmed.report.plots import Plot
 from leanmed.report.report import Mistake, Places
-from leanmed.runtime.predictor import Predictor
-from leanmed.tasks.detection.figures import (
-    BAND,
-    Detected,
-    by_diameter,
-    centre_hits,
-    point,
-    score,
-)
+from leanmed.tasks.detection.answer import Detections
+from leanmed.tasks.detection.figures import BAND, Detected, by_diameter, centre_hits, counts, paired, point, score
 from leanmed.tasks.detection.froc import DIAMETER_EDGES
+from leanmed.tasks.detection.plots import plots_of
+from leanmed.tasks.detection.scan_report import judge_scans
+from leanmed.tasks.detection.words import TERMS, WORDS
 
-__all__ = ["answer", "check", "mistakes", "point", "score", "subgroups", "table_of"]
+__all__ = ["TERMS", "WORDS", "counts", "judge_scans", "paired", "point", "score"]
 
+MAIN_SCORE = "ap50"
+MAX_DROP = 0.01  # AP50
+CALIBRATION = 64  # slices are large, and each is thousands of places
+SHOWN = ("ap50", "sensitivity")
+CARD_COLUMNS = {"sensitivity": "sensitivity at 1 FP", "froc": "FROC score", "recall": "recall"}
 MISTAKES = 6  # of each kind
 NOTHING = "nothing there"
 
@@ -35,36 +37,73 @@ def check(dataset: str, records: Sequence[Record], labels: tuple[str, ...]) -> N
         _ = record.boxes
 
 
-def answer(predictor: Predictor, record: Record) -> dict[str, str]:
-    """The row of one image: every box the graph gives, also those below the threshold."""
-    pixels = predictor.read(record.image) if record.frame is None else read_slice(record.image, record.frame)
-    boxes, scores = predictor.detect(pixels)
-    found = [[*map(float, box), float(s)] for box, s in zip(boxes, scores, strict=True)]
-    return {"truth": record.truth, "boxes": json.dumps(found), "group": record.group}
-
-
 def table_of(
-    rows: Sequence[tuple[int, Mapping[str, str]]], labels: tuple[str, ...], thresholds: Mapping[int, float]
+    records: Sequence[Record],
+    answers: Sequence[Detections],
+    labels: tuple[str, ...],
+    folds: Sequence[int] | None = None,
 ) -> Detected:
-    """(fold, row of predictions.csv) pairs as the value that the figures of boxes take."""
-    truth = [_columns(row["truth"]) for _, row in rows]
-    boxes = [_columns(row["boxes"]) for _, row in rows]
-    known = any(np.isfinite(t[:, 4]).any() for t in truth)
+    """Records and the answers to them as the value that the figures take: every box, also below the threshold."""
+    truth = [record.boxes for record in records]
+    known = any(boxes.diameters for boxes in truth)
     return Detected(
-        truth=[t[:, :4] for t in truth],
-        boxes=[b[:, :4] for b in boxes],
-        scores=[b[:, 4] for b in boxes],
-        threshold=np.array([thresholds[fold] for fold, _ in rows]),
-        group=np.array([row["group"] for _, row in rows]),
-        diameters=[t[:, 4] for t in truth] if known else (),
+        truth=[_corners(boxes.xyxy) for boxes in truth],
+        boxes=[_corners(answer.all_boxes) for answer in answers],
+        scores=[np.array(answer.all_scores, np.float64) for answer in answers],
+        threshold=np.array([answer.threshold for answer in answers]),
+        group=np.array([record.group for record in records], dtype=np.str_),
+        diameters=[np.array(b.diameters or (np.nan,) * len(b.xyxy), np.float64) for b in truth] if known else (),
         labels=labels,
-        fold=np.array([fold for fold, _ in rows]),
+        fold=None if folds is None else np.array(folds),
     )
 
 
-def _columns(text: str) -> Floats:
-    """JSON of boxes with a fifth value, a number or null, as (boxes, 5)."""
-    return np.array(json.loads(text), dtype=np.float64).reshape(-1, 5)
+def _corners(boxes: Sequence[Box]) -> Floats:
+    return np.array(boxes, np.float64).reshape(-1, 4)
+
+
+def terms(table: Detected) -> Mapping[str, Term]:
+    """The same for every table."""
+    return TERMS
+
+
+def remarks(table: Detected) -> list[str]:
+    """How many objects there are, and the counts behind the rates."""
+    empty = sum(not len(truth) for truth in table.truth)
+    found, best = counts(table).values()
+    return [
+        f"{table.group.size} images in {table.groups} groups hold {table.objects} objects; {empty} images hold none.",
+        f"Boxes answered: {found['tp']} objects found, {found['fp']} false positives, {found['fn']} objects missed.",
+        f"Paper's protocol: {best['tp']} boxes right, {best['fp']} wrong, {best['fn']} objects missed.",
+    ]
+
+
+def plots(table: Detected, thresholds: Sequence[float]) -> list[Plot]:
+    """Those that the table allows."""
+    return plots_of(table)
+
+
+def describe(manifest: Manifest) -> str:
+    """What the card says the artifact does."""
+    (label,) = manifest.labels
+    seen = "image (uint8, RGB or RGBA, any size)"
+    if manifest.input.kind == "slice":
+        seen = (
+            "axial slice (uint8, RGB or RGBA, any size, 1 mm per pixel; lung window [-1000, 400] HU over 0 to 255; its "
+            "channels are the slice below, the slice itself and the one above, or the slice three times)"
+        )
+    return (
+        f"From one {seen} it gives boxes of `{label}` with scores, in its own pixels. Boxes scored at least "
+        f"{manifest.threshold:.3f} are answered, a threshold chosen on validation images (temperature "
+        f"{manifest.temperature:.3f})."
+    )
+
+
+def limits(manifest: Manifest) -> list[str]:
+    """A figure per image is none per scan."""
+    if manifest.input.kind != "slice":
+        return []
+    return ["Its figures are per slice: how many false positives a whole scan gets was not measured here."]
 
 
 def subgroups(

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from leanmed.models.anchors import BACKGROUND, encode_boxes, match
-from leanmed.recipe.recipe import Detector
+from leanmed.tasks.detection.settings import Detector
 
 
 def multibox(outputs: Tensor, boxes: Tensor, defaults: Tensor, settings: Detector) -> Tensor:

@@ -13,19 +13,18 @@ from leanmed import __version__
 from leanmed.audit.grouping import absent
 from leanmed.data import content_hash
 from leanmed.data.luna16 import Finding, Scans, check_places, read_scans
-from leanmed.errors import ArtifactError, DataError, InputError
+from leanmed.errors import DataError, InputError
 from leanmed.files import defined, sha256_json
-from leanmed.report.glossary import OF_SCANS, SCANS
-from leanmed.report.report import Provenance, Report, write_report
-from leanmed.runs import RUN, write_csv
-from leanmed.runtime.artifact import image_mark
-from leanmed.runtime.predictor import Predictor, load
-from leanmed.tasks.detection.candidates import Candidate
+from leanmed.manifest import Manifest, image_mark
+from leanmed.report.report import Provenance, Report
+from leanmed.runs import write_csv
+from leanmed.tasks.detection.candidates import Candidate, Candidates
 from leanmed.tasks.detection.luna16_rules import NO_POINTS, Points, by_diameter, cpm, match_scans
 from leanmed.tasks.detection.plots import froc_of
+from leanmed.tasks.detection.words import OF_SCANS, SCANS
 
 CANDIDATES = "candidates.csv"
-Answer = TypeVar("Answer")
+Found = TypeVar("Found")
 Place = tuple[float, float, float, float]  # x, y, z in world mm, and a score or a diameter
 
 
@@ -39,43 +38,45 @@ class ScanResult:
     report: Report
     candidates: Mapping[str, Sequence[Candidate]]
 
-
-def judge_artifact(
-    folder: Path, root: Path, out: Path, *, command: str = "", progress: Callable[[int], None] = lambda done: None
-) -> Report:
-    """What `leanmed evaluate --scans` does: evaluate, then write the report and `candidates.csv`.
-
-    Raises:
-        ArtifactError: it is none, or a run.
-        DataError: as `evaluate_scans`.
-    """
-    if (folder / RUN).is_file():
-        raise ArtifactError(f"expected an artifact, got the run {folder}; make one with leanmed export")
-    result = evaluate_scans(load(folder), root, command=command, progress=progress)
-    write_candidates(out / CANDIDATES, result.candidates)
-    write_report(out, result.report)
-    return result.report
+    def write(self, out: Path) -> Path:
+        """`candidates.csv` in a folder; its path."""
+        write_candidates(out / CANDIDATES, self.candidates)
+        return out / CANDIDATES
 
 
-def evaluate_scans(
-    predictor: Predictor, root: Path, *, command: str = "", progress: Callable[[int], None] = lambda done: None
+def judge_scans(
+    manifest: Manifest,
+    name: str,
+    root: Path,
+    answer: Callable[[Path], Candidates],
+    *,
+    command: str = "",
+    progress: Callable[[int], None] = lambda done: None,
 ) -> ScanResult:
-    """Candidates of every scan below LUNA16's folder that is new to the artifact, and how good they are.
+    """Candidates of every scan below LUNA16's folder that is new to an artifact, and how good they are.
 
     Left out are the scans that the artifact was made from, and others of their patients.
+
+    Args:
+        manifest: of the artifact.
+        name: of the artifact, for the title.
+        root: LUNA16's folder.
+        answer: from a scan's path to its candidates, all of them.
+        command: what the user typed, for the record.
+        progress: takes the number of scans that are through.
 
     Raises:
         DataError: the annotations are unsound, or no scan is left.
     """
     scans = read_scans(root)
-    found, notes, marks = _search(predictor, scans, progress)
+    found, notes, marks = _search(manifest, answer, scans, progress)
     if not found:
         raise DataError(f"{root}: expected scans new to this artifact that can be read, got none; give others")
     places = points({uid: [(*c.world, c.score) for c in of] for uid, of in found.items()})
     judged = (list(found), places, _places(scans.nodules), _places(scans.excluded))
-    manifest, matched, series = predictor.manifest, match_scans(*judged), np.array(list(found))
+    matched, series = match_scans(*judged), np.array(list(found))
     report = Report(
-        title=f"{manifest.name}: artifact {predictor.artifact.sha256[:12]} ({manifest.precision}) on whole scans",
+        title=f"{name} on whole scans",
         protocol=PROTOCOL,
         leak=manifest.leak and f"{manifest.leak} This artifact was made under it.",
         figures=cpm(*judged),
@@ -97,16 +98,16 @@ def evaluate_scans(
 
 
 def _search(
-    predictor: Predictor, scans: Scans, progress: Callable[[int], None]
-) -> tuple[dict[str, list[Candidate]], list[str], dict[str, str]]:
+    manifest: Manifest, answer: Callable[[Path], Candidates], scans: Scans, progress: Callable[[int], None]
+) -> tuple[dict[str, Sequence[Candidate]], list[str], dict[str, str]]:
     """Candidates by series, what to say of scans left out, and the mark of each scan that can be read."""
-    found: dict[str, list[Candidate]] = {}
+    found: dict[str, Sequence[Candidate]] = {}
     notes: list[str] = []
-    seen = predictor.manifest.provenance.seen_images
+    seen = manifest.provenance.seen_images
 
-    def answered(uid: str, answer: Callable[[Path], Answer]) -> Answer | None:
+    def answered(uid: str, of: Callable[[Path], Found]) -> Found | None:
         try:
-            return answer(scans.files[uid])
+            return of(scans.files[uid])
         except (InputError, DataError) as error:
             notes.append(f"Not answered: {uid}: {error}")
             return None
@@ -118,8 +119,8 @@ def _search(
     for number, uid in enumerate(marks, start=1):
         if scans.groups[uid] in known:
             notes.append(f"{uid}, or another scan of its patient, was used to make the artifact; left out.")
-        elif (candidates := answered(uid, predictor.find_candidates)) is not None:
-            found[uid] = candidates
+        elif (candidates := answered(uid, answer)) is not None:
+            found[uid] = candidates.found
         progress(number)
     return found, notes, marks
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,15 +14,20 @@ from torchvision.ops import nms
 
 from leanmed.errors import DataError, RecipeError
 from leanmed.figures.calibration import choose_threshold, fit_temperature
+from leanmed.manifest import Manifest
 from leanmed.models.anchors import choose_sides, coverage, decode_boxes
+from leanmed.models.pixels import unit
 from leanmed.models.ssd import SSD
-from leanmed.recipe import recipe as config
+from leanmed.recipe.recipe import Recipe
 from leanmed.records import Record
-from leanmed.tasks.base import Batch, Size, Task
-from leanmed.tasks.detection import figures as detection
+from leanmed.tasks.base import Batch, Named, Scorer, Size, Task
+from leanmed.tasks.detection import answer, figures
+from leanmed.tasks.detection.answer import Detections
 from leanmed.tasks.detection.augment import augment_boxes
 from leanmed.tasks.detection.loss import multibox
+from leanmed.tasks.detection.settings import DetectionRecipe
 
+OBJECTS = ("object",)  # what boxes hold, when the recipe does not say
 MOST_TRUE = 100  # boxes of one image to learn from
 CANDIDATES, KEPT = 300, 50  # the best default boxes before suppression, and the boxes after it
 LEAST = 1e-15  # of a score and of what it lacks to one: keeps logarithms finite
@@ -34,8 +38,9 @@ FEW = 0.8  # of the training boxes matched by a default box, below which somebod
 class Detection(Task):
     """Images to boxes around objects of one kind.
 
-    A batch's images are (b, c, side, side) and its targets (b, `MOST_TRUE`, 4) boxes in the frame of that square, the
-    rest being NaN.
+    A batch's inputs are `image`, (b, c, side, side) uint8 as it is prepared and float32 in [0, 1] as it is augmented;
+    its targets are `boxes`, (b, `MOST_TRUE`, 4) xyxy in the frame of that square, the rest being NaN. The output is
+    `boxes`, (b, `KEPT`, 5): the best boxes xyxy in the frame of the square, and their logits.
 
     Args:
         recipe: model, detector and augmentation are read from it.
@@ -46,18 +51,18 @@ class Detection(Task):
     temperature: Tensor
     threshold: Tensor
 
-    def __init__(self, recipe: config.Recipe, labels: tuple[str, ...], *, pretrained: bool = True) -> None:
+    def __init__(self, recipe: Recipe, labels: tuple[str, ...], *, pretrained: bool = True) -> None:
         super().__init__()
         self.labels = labels
         self.main_score = "ap50"
-        self.settings = recipe
-        self.model = SSD(recipe.model, recipe.detector, pretrained=pretrained)
+        self.settings = cast(DetectionRecipe, recipe)
+        self.model = SSD(recipe.model, self.settings.detector, pretrained=pretrained)
         self.register_buffer("temperature", torch.tensor(1.0))
         self.register_buffer("threshold", torch.tensor(0.5))
 
     def begin(self, data: Iterable[Batch]) -> list[str]:
         """Choose the default boxes' sizes from the training boxes, and tell how many of them they match."""
-        boxes = torch.cat([image[there(image)] for _, image in data])
+        boxes = torch.cat([own[there(own)] for own in (batch.targets["boxes"] for batch in data)])
         if not len(boxes):
             raise DataError("expected a box in the training part, got none; add images with boxes")
         wanted, sides = self.settings.detector.anchors, self.model.sides
@@ -74,19 +79,19 @@ class Detection(Task):
             line += f"; WARNING: below {FEW:.0%}: choose finer detector.levels, another detector.anchors or more zoom"
         return [line]
 
-    def prepare(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """(h, w, 4) uint8 to (c, side, side) float32."""
+    def prepare(self, pixels: NDArray[Any]) -> Named:
+        """(h, w, 4) uint8 to (c, side, side) uint8."""
         with torch.inference_mode():
-            return self.model.frame(torch.from_numpy(np.ascontiguousarray(pixels)))
+            return {"image": self.model.frame(torch.from_numpy(np.ascontiguousarray(pixels))).to(torch.uint8)}
 
-    def encode(self, record: Record, size: Size | None = None) -> Tensor:
-        """(`MOST_TRUE`, 4): the boxes in the frame of the square."""
+    def encode(self, record: Record, size: Size | None = None) -> Named:
+        """The boxes in the frame of the square."""
         boxes = record.boxes.xyxy
         if len(boxes) > MOST_TRUE:
             raise DataError(f"record {record.id}: expected at most {MOST_TRUE} boxes, got {len(boxes)}; tile the image")
         target = torch.full((MOST_TRUE, 4), torch.nan)
         target[: len(boxes)] = torch.tensor(boxes).view(-1, 4) / (self.scale(size) if size else 1.0)
-        return target
+        return {"boxes": target}
 
     def scale(self, size: Size) -> Any:
         """Pixels of an image (height, width) for one of the square: 1 unless it is larger than the square."""
@@ -94,12 +99,14 @@ class Detection(Task):
 
     def augment(self, batch: Batch, seed: int) -> Batch:
         """Crop, turn, flip, zoom, with the boxes."""
-        return augment_boxes(*batch, self.settings, seed)
+        images, boxes = augment_boxes(unit(batch.inputs["image"]), batch.targets["boxes"], self.settings, seed)
+        return Batch({"image": images}, {"boxes": boxes})
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(b, c, s, s) to (b, `KEPT`, 5): the best boxes xyxy in the frame of the square, and their logits."""
+    def forward(self, inputs: Mapping[str, Tensor]) -> Named:
+        """See the class."""
+        images = inputs["image"]
         rows = [self.suppress(outputs, images.shape[-1]) for outputs in self.model(images)]
-        return torch.stack([F.pad(row, (0, 0, 0, KEPT - len(row)), value=NONE) for row in rows])
+        return {"boxes": torch.stack([F.pad(row, (0, 0, 0, KEPT - len(row)), value=NONE) for row in rows])}
 
     def suppress(self, outputs: Tensor, side: int) -> Tensor:
         """The network's outputs (n, 5) to at most `KEPT` boxes and logits (k, 5), best first, none much over another.
@@ -115,59 +122,42 @@ class Detection(Task):
 
     def loss(self, batch: Batch) -> Tensor:
         """SSD's loss over all default boxes: see `multibox`."""
-        images, targets = batch
+        images = batch.inputs["image"]
         defaults = self.model.default_boxes(images.shape[-1])
-        return multibox(self.model(images), targets, defaults, self.settings.detector)
+        return multibox(self.model(images), batch.targets["boxes"], defaults, self.settings.detector)
 
     def scores(self, logits: Tensor) -> Tensor:
         """Logits to the probability that a box is right: a sigmoid, calibrated."""
         return (logits / self.temperature.to(logits.device)).sigmoid()
 
-    def table(self, outputs: Tensor, targets: Tensor) -> detection.Detected:
-        """Outputs and targets as the value that the figures take; each image is its own group."""
-        real = [rows[rows[:, 4] > NONE] for rows in outputs]
-        count = len(outputs)
-        return detection.Detected(
-            truth=[image[there(image)].double().numpy() for image in targets],
-            boxes=[rows[:, :4].double().numpy() for rows in real],
-            scores=[self.scores(rows[:, 4]).double().numpy() for rows in real],
-            threshold=np.full(count, self.threshold.item()),
-            group=np.arange(count).astype(str),
-            labels=self.labels,
-        )
+    def scorer(self) -> Found:
+        """Keeps at most `KEPT` boxes an image."""
+        return Found(self)
 
-    def marks(self, outputs: Tensor, targets: Tensor) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Logits (m,) of the boxes that count, and whether each finds an object (0 or 1), by the rule of LUNA16."""
-        marks = detection.match_centres(self.table(outputs, targets))
-        scores = marks.score.clip(LEAST, 1 - LEAST)
-        logits = np.log(scores) - np.log1p(-scores)
-        return logits, marks.hit.astype(np.int64)
-
-    def score(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        """The same figures as in the report; the loss is the log loss of the boxes' scores."""
-        logits, hit = (torch.from_numpy(column) for column in self.marks(outputs, targets))
-        loss = F.binary_cross_entropy_with_logits(logits, hit.double()).item() if len(hit) else 0.0
-        return {"loss": loss, **detection.point(self.table(outputs, targets))}
-
-    def calibrate(self, outputs: Tensor, targets: Tensor, threshold: str) -> None:
+    def calibrate(self, seen: Scorer, threshold: str) -> None:
         """Fit the temperature to whether boxes find an object, then choose the threshold; not without any that does."""
-        logits, hit = self.marks(outputs, targets)
+        assert isinstance(seen, Found)  # noqa: S101 (the task's own)
+        logits, hit = seen.marks()
         if not 0 < hit.sum() < len(hit):
             return
         self.temperature.mul_(fit_temperature(logits, hit))
-        logits, hit = self.marks(outputs, targets)
-        missed = np.zeros(int(there(targets).sum()) - hit.sum())  # objects without a box have no score
+        logits, hit = seen.marks()
+        missed = np.zeros(seen.objects() - hit.sum())  # objects without a box have no score
         truth, scores = np.append(hit, missed + 1), np.append(1 / (1 + np.exp(-logits)), missed)
         self.threshold.fill_(choose_threshold(truth.astype(np.int64), scores, threshold))
 
-    def answers(self, outputs: Tensor, sizes: Sequence[Size] | None = None) -> list[dict[str, Any]]:
-        """`boxes`: JSON [[x1, y1, x2, y2, score], ...], best first."""
-        rows, square = [], (self.model.side, self.model.side)
-        for own, size in zip(outputs, sizes or [square] * len(outputs), strict=True):
+    def answers(self, outputs: Mapping[str, Tensor], sizes: Sequence[Size] | None = None) -> list[Detections]:
+        """The boxes of each image, as the artifact decides them."""
+        rows, square, about = outputs["boxes"].float().cpu(), (self.model.side, self.model.side), self._about()
+        found = []
+        for own, size in zip(rows, sizes or [square] * len(rows), strict=True):
             boxes, scores = self.in_image(own, size)
-            found = torch.cat([boxes.double().round(decimals=2), scores.double().round(decimals=6)[:, None]], 1)
-            rows.append({"boxes": json.dumps(found.tolist())})
-        return rows
+            found.append(answer.decide([boxes.numpy(), scores.numpy()], about))
+        return found
+
+    def _about(self) -> Manifest:
+        """As much of a manifest as a decision needs."""
+        return Manifest.model_construct(threshold=self.threshold.item(), labels=self.labels)
 
     def in_image(self, rows: Tensor, size: Size) -> tuple[Tensor, Tensor]:
         """Rows (k, 5) of one image to boxes (n, 4) in its own frame, cut off at its edge, and scores (n,)."""
@@ -194,26 +184,73 @@ class Detection(Task):
                 "origin": self.settings.data.box_origin,
                 "reduced": False,  # boxes are in the pixels of the image as it is
             },
-            "output": "boxes",
             "threshold": self.threshold.item(),
             "temperature": self.temperature.item(),
             "main_score": self.main_score,
         }
 
 
-class _PixelsToBoxes(nn.Module):
-    outputs = ("boxes", "scores")
+class Found(Scorer):
+    """The boxes of a part, and the true ones."""
 
+    def __init__(self, task: Detection) -> None:
+        self.task = task
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
+        """See `Scorer`."""
+        self._seen.append((outputs["boxes"].float().cpu(), targets["boxes"].cpu()))
+
+    def objects(self) -> int:
+        """How many true boxes there are."""
+        return sum(int(there(truth).sum()) for _, truth in self._seen)
+
+    def table(self) -> figures.Detected:
+        """All of them as the value that the figures take; each image is its own group."""
+        pairs = [pair for outputs, targets in self._seen for pair in zip(outputs, targets, strict=True)]
+        real = [rows[rows[:, 4] > NONE] for rows, _ in pairs]
+        return figures.Detected(
+            truth=[truth[there(truth)].double().numpy() for _, truth in pairs],
+            boxes=[rows[:, :4].double().numpy() for rows in real],
+            scores=[self.task.scores(rows[:, 4]).double().numpy() for rows in real],
+            threshold=np.full(len(pairs), self.task.threshold.item()),
+            group=np.arange(len(pairs)).astype(str),
+            labels=self.task.labels,
+        )
+
+    def marks(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Logits (m,) of the boxes that count, and whether each finds an object (0 or 1), by the rule of LUNA16."""
+        marks = figures.match_centres(self.table())
+        scores = marks.score.clip(LEAST, 1 - LEAST)
+        logits = np.log(scores) - np.log1p(-scores)
+        return logits, marks.hit.astype(np.int64)
+
+    def figures(self) -> dict[str, float]:
+        """The same as in the report; the loss is the log loss of the boxes' scores."""
+        logits, hit = (torch.from_numpy(column) for column in self.marks())
+        loss = F.binary_cross_entropy_with_logits(logits, hit.double()).item() if len(hit) else 0.0
+        return {"loss": loss, **figures.point(self.table())}
+
+
+class _PixelsToBoxes(nn.Module):
     def __init__(self, task: Detection) -> None:
         super().__init__()
         self.task = task
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         task = self.task
-        outputs = task.model(task.model.frame(pixels)[None])[0]
+        outputs = task.model(unit(task.model.frame(pixels))[None])[0]
         return task.in_image(task.suppress(outputs, task.model.side), (pixels.shape[0], pixels.shape[1]))
 
 
 def there(boxes: Tensor) -> Tensor:
     """(..., m, 4) to (..., m): whether a row is a box and not filling."""
     return boxes.isfinite().all(-1)
+
+
+TASK = Detection
+
+
+def labels_of(dataset: str, records: Sequence[Record], wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The name of what the boxes hold."""
+    return wanted or OBJECTS

@@ -1,0 +1,125 @@
+"""The report of an artifact, on images or on whole scans that are new to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from leanmed import __version__
+from leanmed.audit.grouping import Known, absent, group_for_artifact, share_nothing
+from leanmed.data import read_records_for
+from leanmed.errors import DataError, InputError, LeanmedError
+from leanmed.evaluation.answered import PROTOCOLS, Answered, missing_notes, report_of
+from leanmed.manifest import Provenance as Origin
+from leanmed.manifest import image_mark
+from leanmed.records import Record
+from leanmed.report.report import Provenance, Report, write_report
+from leanmed.runtime.predictor import Predictor
+from leanmed.tasks import TASKS
+from leanmed.tasks.kind import Answer
+from leanmed.tasks.recipes import recipe_of_artifact
+
+
+def evaluate_artifact(
+    predictor: Predictor,
+    data: Path,
+    *,
+    dataset: str | None = None,
+    cache: Path | None = None,
+    command: str = "",
+    progress: Callable[[int], None] = lambda done: None,
+) -> Report:
+    """The report of an artifact on a data set, but for the groups of which it was trained or selected on an image.
+
+    Groups are made as for training: the data set's own, joined with an audit's unless the recipe says otherwise.
+
+    Args:
+        predictor: the loaded artifact.
+        data: the data set's folder.
+        dataset: its reader's name; None: the one of the artifact's recipe.
+        cache: a folder for the audit's groups; None: they are not kept.
+        command: what the user typed, for the record.
+        progress: takes the number of images that are through.
+
+    Raises:
+        DataError: labels the artifact does not know, no image that can be read, or every image was used to make it.
+    """
+    manifest, origin = predictor.manifest, predictor.manifest.provenance
+    recipe = recipe_of_artifact(origin.recipe)
+    records = read_records_for(recipe.data, data, dataset)
+    TASKS[manifest.task].judge.check(dataset or recipe.data.dataset, records, manifest.labels)
+    known = group_for_artifact(records, recipe.split, cache)
+    unseen = _unseen(known, origin)
+    answered, failed = _answer_all(predictor, unseen, progress)
+    report = report_of(
+        answered,
+        recipe.evaluation,
+        title=f"{manifest.name}: artifact {predictor.artifact.sha256[:12]} ({manifest.precision})",
+        protocol=PROTOCOLS["artifact"],
+        main_score=manifest.main_score,
+        provenance=Provenance(known.sha256, [origin.seed], {"leanmed": __version__}, origin.recipe, command),
+        thresholds={} if manifest.threshold is None else {0: manifest.threshold},
+    )
+    images = len(known.grouping.records)
+    notes = [
+        *known.grouping.notes(),
+        *missing_notes(failed, images=images, left_out=images - len(unseen)),
+        *absent(origin.seen_images, list(map(image_mark, known.contents.values()))),
+    ]
+    return replace(report, leak=manifest.leak and f"{manifest.leak} This artifact was made under it.", notes=notes)
+
+
+def evaluate_scans(
+    predictor: Predictor,
+    root: Path,
+    out: Path,
+    *,
+    command: str = "",
+    progress: Callable[[int], None] = lambda done: None,
+) -> tuple[Report, Path]:
+    """An artifact on the whole scans below a folder: write the report, and say where else something was written.
+
+    Raises:
+        ArtifactError: it answers for no scans.
+        DataError: no scan that can be read and is new to it.
+    """
+    manifest = predictor.manifest
+    judged = TASKS[manifest.task].judge.judge_scans(
+        manifest,
+        f"{manifest.name}: artifact {predictor.artifact.sha256[:12]} ({manifest.precision})",
+        root,
+        lambda path: predictor.predict_scan(path, count=None),
+        command=command,
+        progress=progress,
+    )
+    written = judged.write(out)
+    write_report(out, judged.report)
+    return judged.report, written
+
+
+def _unseen(known: Known, origin: Origin) -> list[Record]:
+    seen = set(origin.seen_images)
+    unseen = share_nothing(known.grouping, lambda record: image_mark(known.contents[record.id]) in seen)
+    if not unseen:
+        raise DataError("expected images new to this artifact, got only those it was made from; give others")
+    return unseen
+
+
+def _answer_all(
+    predictor: Predictor, records: Sequence[Record], progress: Callable[[int], None]
+) -> tuple[Answered, list[tuple[str, str]]]:
+    answers: list[Answer] = []
+    answered: list[Record] = []
+    failed: list[tuple[str, str]] = []
+    for number, record in enumerate(records, start=1):
+        try:
+            answers.append(predictor.predict_record(record))
+            answered.append(record)
+        except LeanmedError as error:
+            failed.append((record.id, str(error)))
+        progress(number)
+    if not answers:
+        raise InputError(f"expected images that can be read, got none among {len(records)}; the first: {failed[0][1]}")
+    manifest = predictor.manifest
+    return Answered(answered, answers, manifest.labels, manifest.task), failed

@@ -1,0 +1,118 @@
+"""The report of a file of answers, whoever gave them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from leanmed import __version__
+from leanmed.audit.grouping import group_for_artifact
+from leanmed.data import read_records_for
+from leanmed.errors import DataError
+from leanmed.evaluation.answered import PROTOCOLS, Answered, missing_notes, report_of
+from leanmed.recipe.recipe import Data, Evaluation, Split
+from leanmed.records import Record
+from leanmed.report.report import Provenance, Report
+from leanmed.runtime.lines import kind_of, read_lines
+from leanmed.tasks import TASKS
+from leanmed.tasks.kind import Answer
+
+
+def evaluate_answers(
+    file: Path,
+    data: Path,
+    *,
+    dataset: str = "folder",
+    labels: tuple[str, ...] | None = None,
+    groups: str = "audit",
+    cache: Path | None = None,
+    command: str = "",
+) -> Report:
+    """The report of a file of answers, whoever gave them: JSON lines as `predict` writes them.
+
+    Nobody can tell from it what the model behind it was trained on; the report says so.
+
+    Args:
+        file: the answers.
+        data: the folder of the data set that they answer.
+        dataset: its reader's name.
+        labels: in order, the positive one last; None: as the answers name them.
+        groups: what is kept whole by the bootstrap; as `split.groups` of a recipe.
+        cache: a folder for the audit's groups; None: they are not kept.
+        command: what the user typed, for the record.
+
+    Raises:
+        DataError: no answers, of several kinds or models, or none to an image of the data set.
+    """
+    lines = list(read_lines(file))
+    task = _one_task(file, lines)
+    kind = TASKS[task]
+    read = [(line["input"], kind.answer.answer_of(line)) for line in lines if "error" not in line]
+    known_labels = labels or kind.answer.labels_of([answer for _, answer in read])
+    records = read_records_for(Data(dataset=dataset), data, dataset)
+    kind.judge.check(dataset, records, known_labels)
+    known = group_for_artifact(records, Split(groups=groups, conflicts="keep"), cache)
+    found, strangers = _matched(known.grouping.records, read, data)
+    if not found:
+        raise DataError(
+            f"{file}: expected answers to images below {data}, got none; the first is to {read[0][0]!r}; give the "
+            "folder that holds these images"
+        )
+    answered = Answered([r for r, _ in found], [a for _, a in found], known_labels, task)
+    thresholds = {line["threshold"] for line in lines if line.get("threshold") is not None}
+    report = report_of(
+        answered,
+        Evaluation(),
+        title=f"answers of {file.name}",
+        protocol=PROTOCOLS["answers"],
+        main_score=kind.judge.MAIN_SCORE,
+        provenance=Provenance(known.sha256, [], {"leanmed": __version__}, {}, command),
+        thresholds=dict(enumerate(sorted(thresholds))),
+    )
+    failed = [(line["input"], line["error"]) for line in lines if "error" in line]
+    missing = len(known.grouping.records) - len(found)
+    notes = [
+        *known.grouping.notes(),
+        *[f"{missing} of {len(known.grouping.records)} images have no answer and are not judged."] * bool(missing),
+        *[f"{strangers} answers are to inputs that are not in the data set; left out."] * bool(strangers),
+        *missing_notes(failed),
+    ]
+    return replace(report, notes=notes)
+
+
+def _one_task(file: Path, lines: Sequence[Mapping[str, Any]]) -> str:
+    tasks = {kind_of(line) for line in lines if "error" not in line}
+    if len(tasks) != 1 or None in tasks:
+        raise DataError(
+            f"{file}: expected answers of one kind, as `leanmed predict` writes them to JSON lines, got "
+            f"{', '.join(sorted(map(str, tasks))) or 'none'}; give a file of one model's answers"
+        )
+    (task,) = tasks
+    return str(task)
+
+
+def _matched(
+    records: Sequence[Record], answers: Sequence[tuple[str, Answer]], data: Path
+) -> tuple[list[tuple[Record, Answer]], int]:
+    """Records with the answers to them, and how many answers are to something else.
+
+    An input is a record's id, or the path of its file, whatever stands before the id in it.
+    """
+    by_id = {record.id: record for record in records}
+    by_path = {record.image.resolve(): record for record in records if record.frame is None}
+    found: dict[str, tuple[Record, Answer]] = {}
+    strangers = 0
+    for name, answer in answers:
+        parts = Path(name).parts
+        tails = ("/".join(parts[i:]) for i in range(len(parts)))
+        record = by_id.get(name) or by_path.get(Path(name).resolve())
+        record = record or next((by_id[tail] for tail in tails if tail in by_id), None)
+        if record is None:
+            strangers += 1
+        elif record.id in found:
+            raise DataError(f"expected one answer for each image, got two to {record.id}; remove one")
+        else:
+            found[record.id] = (record, answer)
+    return list(found.values()), strangers

@@ -1,0 +1,126 @@
+"""The report of a run, whose folds each answer what they never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from leanmed.data import content_hashes, data_hash, read_records
+from leanmed.errors import DataError, RunError
+from leanmed.evaluation.answered import PROTOCOLS, Answered, report_of
+from leanmed.figures.bootstrap import Figure
+from leanmed.recipe.recipe import Recipe
+from leanmed.records import Record
+from leanmed.report.plots import History
+from leanmed.report.report import Provenance, Report, fold_rows
+from leanmed.runs import PREDICTIONS, SPLITS, FoldResult, Run, read_csv
+from leanmed.runtime.lines import read_lines
+from leanmed.tasks import TASKS
+from leanmed.tasks.kind import Answer
+
+
+def run_answers(run: Run, records: Sequence[Record], folds: Sequence[FoldResult], part: str = "test") -> Answered:
+    """The answers that a run keeps to one part, all folds together; groups are those that its split kept whole."""
+    groups = {row["image"]: row["group"] for row in read_csv(run.path / SPLITS)}
+    known = {record.id: replace(record, group=groups.get(record.id, record.group)) for record in records}
+    rows = [(fold.number, *pair) for fold in folds for pair in fold_answers(run, fold, part)]
+    return Answered(
+        records=[known[name] for _, name, _ in rows],
+        answers=[answer for _, _, answer in rows],
+        labels=run.labels,
+        task=run.recipe.task,
+        folds=[number for number, _, _ in rows],
+    )
+
+
+def fold_answers(run: Run, fold: FoldResult, part: str) -> list[tuple[str, Answer]]:
+    """Each image of a fold's part with the answer to it.
+
+    Raises:
+        RunError: the file is damaged, or not there.
+    """
+    kind, file = TASKS[run.recipe.task].answer, run.answers(fold.number, part)
+    try:
+        if file.is_file():
+            return [(line["input"], kind.answer_of(line)) for line in read_lines(file)]
+        rows = [row for row in read_csv(run.folder(fold.number) / PREDICTIONS) if row["part"] == part]
+        threshold = fold.facts["manifest"]["threshold"]
+        return [(row["image"], kind.answer_of_row(row, run.labels, threshold)) for row in rows]
+    except (OSError, ValueError, KeyError, DataError) as error:
+        raise RunError(
+            f"{run.folder(fold.number)} is damaged ({error}); remove it, then: leanmed train ... --resume"
+        ) from error
+
+
+def _thresholds(folds: Sequence[FoldResult]) -> dict[int, float]:
+    found = {fold.number: fold.facts["manifest"]["threshold"] for fold in folds}
+    return {number: threshold for number, threshold in found.items() if threshold is not None}
+
+
+def records_of(run: Run, data: Path | None) -> list[Record]:
+    """The records a run was trained on, read again.
+
+    Raises:
+        RunError: they have changed since.
+    """
+    root = data or Path(run.facts["data"])
+    records = read_records(run.recipe.data.dataset, root)
+    if data_hash(records, content_hashes(records)) != run.facts["data_sha256"]:
+        raise RunError(
+            f"expected at {root} the images and labels that {run.path} was trained on, got others; give the "
+            "same ones with --data, or evaluate the exported artifact on the new ones"
+        )
+    return records
+
+
+def evaluate_run(run: Run, *, data: Path | None = None, command: str = "") -> Report:
+    """The report of a finished run.
+
+    Raises:
+        RunError: a fold is unfinished, or the data have changed.
+    """
+    folds = run.folds()
+    answered = run_answers(run, records_of(run, data), folds)
+    temperatures = {fold.number: fold.facts["manifest"]["temperature"] for fold in folds}
+    provenance = Provenance(
+        data_hash=run.facts["data_sha256"],
+        seeds=[run.recipe.split.seed, run.recipe.training.seed],
+        versions={"leanmed": run.facts["leanmed"], **run.facts["packages"]},
+        recipe=run.recipe.model_dump(mode="json"),
+        command=command,
+    )
+    report = report_of(
+        answered,
+        run.recipe.evaluation,
+        title=f"{run.recipe.name}: {run.recipe.model.backbone}",
+        protocol=PROTOCOLS[run.facts["protocol"]].format(folds=len(folds)),
+        main_score=folds[0].facts["manifest"]["main_score"],
+        provenance=provenance,
+        thresholds=_thresholds(folds),
+    )
+    rows = fold_rows(report.table, answered.judge.point, _thresholds(folds), temperatures)
+    histories = [_history(fold, run.recipe) for fold in folds]
+    return replace(report, leak=run.facts["leak"], folds=rows, notes=run.facts["grouping"], histories=histories)
+
+
+def fold_figures(run: Run, records: Sequence[Record], fold: int) -> dict[str, Figure]:
+    """The figures of one fold's model on its own test part."""
+    answered = run_answers(run, records, [run.fold(fold)])
+    return answered.judge.score(answered.table(), resamples=run.recipe.evaluation.resamples)
+
+
+def _history(fold: FoldResult, recipe: Recipe) -> History:
+    name = recipe.training.select_by
+
+    def column(key: str) -> list[float]:
+        return [float(row[key]) for row in fold.history]
+
+    return History(
+        fold=fold.number,
+        train_loss=column("train_loss"),
+        validation_loss=column("val_loss"),
+        validation_score=column(f"val_{name}"),
+        score_name=name,
+        chosen=fold.facts["best_epoch"],
+    )

@@ -1,0 +1,125 @@
+"""`leanmed.json`: what an artifact says of itself.
+
+Manifests carry a format number. Those of an older format are brought to this one when they are read; those of a newer
+one are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+FORMAT = 2
+MAX_GRAPH_BYTES = 2**31
+INTENDED_USE = "Research use only. Not a medical device: never the sole ground of a decision about a patient."
+
+Precision = Literal["fp32", "fp16", "int8", "int4"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Graph(_Frozen):
+    """One ONNX file of the artifact."""
+
+    file: str = Field(pattern=r"^[A-Za-z0-9_-]+\.onnx$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: int = Field(gt=0, le=MAX_GRAPH_BYTES)
+
+
+class Input(_Frozen):
+    """What the graph takes: pixels (h, w, c) of any size, of one of three types.
+
+    A `photograph` is uint8, RGB or RGBA, alpha the tissue mask. A `slice` is one of a CT scan, uint8, 1 mm per pixel,
+    [-1000, 400] HU mapped to 0..255, its channels being the slices below, itself and above. `intensities` are int16 or
+    float32 values as they are stored, in `unit`.
+    """
+
+    kind: Literal["photograph", "slice", "intensities"] = "photograph"
+    dtype: Literal["uint8", "int16", "float32"] = "uint8"
+    unit: str = Field(default="", max_length=32, description="of the values, such as HU; empty: grey levels or none")
+    side: int = Field(gt=0, description="pixels; the side of the square the graph resizes to, or pads to")
+    slices: Literal[1, 3] | None = Field(
+        default=None, description="of a slice: 1: only the middle channel is looked at; 3: all are"
+    )
+    origin: Literal["corner", "centre"] = Field(
+        default="corner", description="where in a pixel its whole-numbered coordinates lie, of answers with places"
+    )
+    reduced: bool = Field(
+        default=True, description="large files may be decoded at a reduced scale: it was measured to keep the answer"
+    )
+    min_side: int = Field(default=8, gt=0, description="pixels; smaller images are refused")
+
+    @model_validator(mode="after")
+    def _type_fits_kind(self) -> Input:
+        if (self.kind == "intensities") == (self.dtype == "uint8"):
+            raise ValueError(f"expected int16 or float32 for intensities, else uint8, got {self.dtype} for {self.kind}")
+        return self
+
+
+def image_mark(content: str) -> str:
+    """What an artifact keeps of an image it was made from: the first 16 digits of the SHA-256 of its file."""
+    return content[:16]
+
+
+class Provenance(_Frozen):
+    """Where the artifact comes from: to make it again, and never to score it on what it learned from."""
+
+    leanmed: str = Field(description="version of leanmed that wrote it")
+    recipe: dict[str, Any] = Field(default_factory=dict, description="the resolved recipe")
+    data_sha256: str = Field(description="hash of the whole data set: contents, labels and groups")
+    seed: int
+    protocol: str
+    fold: int
+    seen_images: tuple[str, ...] = Field(default=(), description="`image_mark` of each image used to train or select")
+    selected_images: tuple[str, ...] = Field(
+        default=(), description="those of seen_images that nothing was trained on: they chose epoch and threshold"
+    )
+    parents: tuple[str, ...] = Field(default=(), description="hashes of the artifacts this one was made from")
+    packages: dict[str, str] = Field(default_factory=dict)
+
+
+class Manifest(_Frozen):
+    """`leanmed.json`.
+
+    `figures` are the measured ones: name -> {value, low, high, n}, low and high being a 95 % interval.
+    `quantization` tells how a compressed artifact was made, and is empty for the float one.
+    """
+
+    format: int = Field(default=FORMAT, ge=FORMAT, le=FORMAT)
+    name: str
+    task: str = Field(description="the kind of task, which says what the graphs give and how it is decided")
+    labels: tuple[str, ...] = Field(min_length=1, description="what answers are made of, in the order of the outputs")
+    input: Input
+    threshold: float | None = Field(ge=0, le=1, description="the least probability or score that is answered")
+    temperature: float = Field(gt=0, description="logits were divided by this; it is inside the graph")
+    precision: Precision = "fp32"
+    main_score: str = Field(description="the figure by which versions of this artifact are compared")
+    graphs: dict[str, Graph] = Field(max_length=4)
+    card_sha256: str = Field(default="", description="of CARD.md")
+    figures: dict[str, dict[str, float | int | None]] = Field(default_factory=dict)
+    leak: str | None = Field(default=None, description="why the figures are too good, if they are")
+    provenance: Provenance
+    quantization: dict[str, Any] = Field(default_factory=dict)
+    intended_use: str = INTENDED_USE
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Manifest:
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"expected different labels, got {list(self.labels)}")
+        return self
+
+
+def migrated(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a manifest of an older format in this one; of this one, a copy.
+
+    Format 1 had `output`, which the kind of task says already.
+    """
+    found = dict(content)
+    if found.get("format", FORMAT) == 1:
+        found.pop("output", None)
+        found["format"] = FORMAT
+    return found

@@ -1,0 +1,13 @@
+"""What a recipe says of a classifier: nothing but what all recipes say."""
+
+from __future__ import annotations
+
+from leanmed.recipe.recipe import Recipe
+
+RECIPE = Recipe
+SCORES = ("f1", "auc", "accuracy", "loss")
+IGNORED = {
+    "data.kind": "its images are taken as photographs",
+    "data.origin": "labels have no place in the image",
+}
+BACKBONES: tuple[str, ...] = ()

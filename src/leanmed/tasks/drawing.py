@@ -1,0 +1,43 @@
+"""Answers drawn over images: what the kinds of task share. numpy and Pillow alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+NOTICE = "Research use only, not a medical device"
+MARKED, FAINT = (255, 200, 0), (150, 150, 150)  # what is answered, and what lies below the threshold
+GREY = (128, 128, 128, 255)
+SMALLEST = 11  # pixels, height of letters
+LETTERS = 40  # that an image is wide, as a rule
+
+
+def on_grey(pixels: NDArray[np.uint8]) -> Image.Image:
+    """The picture (h, w, 3 or 4) on neutral grey, which shows where alpha leaves something out."""
+    picture = Image.fromarray(pixels).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, GREY), picture).convert("RGB")
+
+
+def font_for(width: int) -> Any:
+    """Letters that fit an image of a width in pixels."""
+    return ImageFont.load_default(max(SMALLEST, width // LETTERS))
+
+
+def with_caption(picture: Image.Image, *lines: str) -> NDArray[np.uint8]:
+    """The picture with lines of text below it, and the notice: (h', w', 3).
+
+    Lines that are wider than the picture widen it, so that no word is cut off.
+    """
+    font = font_for(picture.width)
+    text = [*lines, NOTICE]
+    height = round(1.4 * font.size)
+    width = max(picture.width, *(round(font.getlength(line)) + 8 for line in text))
+    shown = Image.new("RGB", (width, picture.height + height * len(text) + 4))
+    shown.paste(picture, (0, 0))
+    pen = ImageDraw.Draw(shown)
+    for number, line in enumerate(text):
+        pen.text((4, picture.height + 2 + number * height), line, fill="white", font=font)
+    return np.asarray(shown)
