@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from leanmed.compress.outcome import Outcome
 from leanmed.files import write_json, write_text
 from leanmed.papers.published import PAPER
 from leanmed.report.glossary import GLOSSARY
+from leanmed.report.pages import NOTICE, render_page
 from leanmed.report.plots import PALETTE, Plot, canvas_of, svg_of
-from leanmed.report.report import NOTICE, interval, number
 
 
 @dataclass(frozen=True)
@@ -57,27 +54,15 @@ def write_quantization_report(
 
 def render(title: str, outcomes: Sequence[Outcome], leak: str | None = None, command: str = "") -> str:
     """The page as one HTML text; every value is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parents[1] / "report" / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "interval": interval, "base64": _base64}
-    return environment.get_template("quantization.html").render(
+    return render_page(
+        "quantization.html",
         title=title,
         outcomes=outcomes,
         leak=leak,
         command=command,
-        notice=NOTICE,
         glossary=GLOSSARY,
         plots=[plot(outcomes, score) for score in SHOWN if all(score in o.measured.change for o in outcomes)],
     )
-
-
-def _base64(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
 
 
 def points(outcomes: Sequence[Outcome], score: str) -> list[Point]:

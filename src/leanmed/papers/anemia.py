@@ -13,7 +13,8 @@ from leanmed.audit.grouping import AUDIT, group_records
 from leanmed.evaluation import records_of
 from leanmed.recipe.recipe import Split
 from leanmed.report import markdown
-from leanmed.report.report import NOTICE, Report
+from leanmed.report.pages import NOTICE
+from leanmed.report.report import Report
 from leanmed.runs import SPLITS, Run, read_csv
 
 COLUMNS = ("loss", "accuracy", "precision", "recall", "f1", "auc")

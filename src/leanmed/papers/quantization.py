@@ -36,7 +36,7 @@ from leanmed.papers.reproduce import recipe_of
 from leanmed.recipe.recipe import Recipe
 from leanmed.records import Record
 from leanmed.report.markdown import cell, interval, table
-from leanmed.report.report import NOTICE
+from leanmed.report.pages import NOTICE
 from leanmed.runs import FOLD, RUN, SPLITS, Run, open_run, read_csv
 from leanmed.runtime.artifact import MANIFEST, Artifact, read_artifact
 from leanmed.tasks.classification.figures import Scored, paired, point, score
