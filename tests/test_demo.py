@@ -89,7 +89,7 @@ def test_a_planted_nodule_is_found_within_half_its_diameter(tmp_path: Path) -> N
 def test_the_demo_replaces_nothing_but_a_demo(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
 
-    with refused(DataError, "holds something"):
+    with refused(DataError, "to be new or empty, but it"):
         run_demo(tmp_path, overwrite=True, tell=lambda line: None)
     (tmp_path / "phantoms").mkdir()
     (tmp_path / MARK).write_text("{}")

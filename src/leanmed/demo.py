@@ -12,7 +12,7 @@ from typing import Any
 from leanmed.errors import DataError
 from leanmed.evaluation import evaluate_run
 from leanmed.export.export import export
-from leanmed.files import whole_folder, write_json
+from leanmed.files import check_free, whole_folder, write_json
 from leanmed.phantoms.chest import write_slices
 from leanmed.phantoms.eyelids import PHANTOMS
 from leanmed.phantoms.scans import write_luna16
@@ -148,5 +148,5 @@ def _make_room(out: Path, overwrite: bool) -> None:
         if others:
             raise DataError(f"expected nothing but a demo in {out}, got also {', '.join(others)}; move that elsewhere")
         shutil.rmtree(out)
-    elif out.exists() and (not out.is_dir() or any(p.suffix != ".part" for p in out.iterdir())):
-        raise DataError(f"expected {out} to be new or empty, but it holds something; choose another --out")
+    else:
+        check_free(out)

@@ -212,7 +212,7 @@ def test_resume_refuses_another_split_of_the_same_data(unbroken: Run, data: Path
 def test_a_folder_that_holds_something_else_is_refused_and_left_alone(data: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("all of it")
     for resume in (False, True):
-        with pytest.raises(RunError, match="holds something that is no run"):
+        with pytest.raises(RunError, match="to be new or empty, but it"):
             train(tiny_recipe(), data, tmp_path, resume=resume, tell=silent)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

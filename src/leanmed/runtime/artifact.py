@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic_core import PydanticCustomError
 
 from leanmed.errors import ArtifactError
-from leanmed.files import sha256_bytes, sha256_json, whole_folder, write_json, write_text
+from leanmed.files import check_free, sha256_bytes, sha256_json, whole_folder, write_json, write_text
 
 FORMAT = 1
 MANIFEST = "leanmed.json"
@@ -190,8 +190,8 @@ def check_room(out: Path) -> None:
     Raises:
         ArtifactError: `out` exists and is no artifact.
     """
-    if out.exists() and not (out / MANIFEST).is_file() and (out.is_file() or any(out.iterdir())):
-        raise ArtifactError(f"expected {out} to be new, empty or an artifact, got something else; choose another --out")
+    if not (out / MANIFEST).is_file():
+        check_free(out, wanted="new, empty or an artifact", error=ArtifactError)
 
 
 def read_artifact(path: Path) -> Artifact:

@@ -28,7 +28,7 @@ from leanmed.audit.grouping import AUDIT, Grouping, group_records
 from leanmed.data import class_labels, content_hashes, data_hash, read_records
 from leanmed.data.splits import LEAK, Fold, make_folds
 from leanmed.errors import RunError
-from leanmed.files import whole_file, write_json, write_text
+from leanmed.files import check_free, is_leftover, whole_file, write_json, write_text
 from leanmed.recipe.recipe import Recipe, dump_recipe
 from leanmed.records import Record
 from leanmed.runs import FOLD, MODEL, PREDICTIONS, RECIPE, RUN, SPLITS, Run, open_run, read_csv, write_csv
@@ -167,8 +167,8 @@ def _check_room(out: Path, resume: bool) -> None:
     if (out / RUN).is_file():
         if not resume:
             raise RunError(f"{out} holds a run already; add --resume to go on with it, or choose another --out")
-    elif out.exists() and (not out.is_dir() or any(map(_is_strange, out.iterdir()))):
-        raise RunError(f"expected --out {out} to be new or empty, but it holds something that is no run")
+    else:
+        check_free(out, passed_over=_is_harmless, error=RunError)
 
 
 def _open(
@@ -212,9 +212,9 @@ def _check_same(before: Run, recipe: Recipe, facts: dict[str, Any], rows: list[d
             )
 
 
-def _is_strange(path: Path) -> bool:
-    """Whether a file is none of those that a run killed in its first second leaves behind."""
-    return path.name not in (SPLITS, RECIPE) and path.suffix != ".part"
+def _is_harmless(path: Path) -> bool:
+    """Whether a file is one of those that a run killed in its first second leaves behind."""
+    return path.name in (SPLITS, RECIPE) or is_leftover(path)
 
 
 def _train_fold(
