@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from leanmed.audit import METHOD, audit
+from leanmed.audit import GROUPS_VERSION, audit
 from leanmed.audit.groups import joined
 from leanmed.data import content_hashes, data_hash
 from leanmed.data.tables import content_group, read_rows
@@ -77,7 +77,7 @@ def group_records(
         relation, source = {r.id: r.group for r in records}, AS_NAMED
     else:
         given = split.groups != "audit"
-        path = Path(split.groups) if given else cache / f"groups-{data_sha256[:16]}-{METHOD}.csv"
+        path = Path(split.groups) if given else cache / f"groups-{data_sha256[:16]}-{GROUPS_VERSION}.csv"
         if not given and not path.is_file():
             tell("auditing for copies, so that none stands on both sides of a split")
             _audit(records, cache, path)

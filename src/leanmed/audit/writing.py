@@ -42,7 +42,7 @@ from leanmed.report.pages import NOTICE, render_page
 SHOWN_GROUPS, SHOWN_IMAGES, SHOWN_ROWS = 12, 8, 100  # on the page; the other files hold everything
 THUMBNAIL = 200  # pixels, long side
 GREY = (128, 128, 128, 255)
-METHOD = ("MIN_MATCHES", "MANY_MATCHES", "SCORE_OF_FEW", "SCORE_OF_MANY", "SCORE_OF_CHAIN", "MIN_OVERLAP")
+THRESHOLDS = ("MIN_MATCHES", "MANY_MATCHES", "SCORE_OF_FEW", "SCORE_OF_MANY", "SCORE_OF_CHAIN", "MIN_OVERLAP")
 
 
 def write_findings(
@@ -96,7 +96,7 @@ def as_json(found: Findings, conflicts: Sequence[Conflict], records: Sequence[Re
         "outliers": [{**vars(o), "image": encodable(o.image)} for o in found.outliers],
         "classes": dict(sorted(Counter(r.target for r in records).items())),
         "sites": dict(sorted(Counter(r.site or "unknown" for r in records).items())),
-        "method": {name.lower(): getattr(verify, name) for name in METHOD},
+        "method": {name.lower(): getattr(verify, name) for name in THRESHOLDS},
     }
 
 

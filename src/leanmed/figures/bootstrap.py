@@ -64,7 +64,7 @@ def resample_groups(
         yield counts[:, member].astype(np.float64)
 
 
-def draw(
+def resample(
     measures: Sequence[Measure], group: NDArray[np.str_], resamples: int, seed: int, *, columns: int | None = None
 ) -> dict[str, Floats]:
     """Metric -> (len(measures), resamples), the same resamples for all measures."""

@@ -23,7 +23,7 @@ from leanmed.benchmark.benchmark import machine
 from leanmed.compress.command import CALIBRATION, Photographs, quantize_parts
 from leanmed.compress.gate import Answer, answers, scored
 from leanmed.compress.outcome import Target
-from leanmed.compress.parts import Parts, draw
+from leanmed.compress.parts import Parts, sample_records
 from leanmed.compress.quantize import Options
 from leanmed.errors import DataError
 from leanmed.evaluation import records_of
@@ -189,7 +189,7 @@ def fold_parts(run: Run, records: Sequence[Record], fold: int) -> Parts:
         [replace(known[row["image"]], group=row["group"]) for row in rows if row[f"fold_{fold}"] == part]
         for part in ("train", "validation", "test")
     )
-    return Parts(draw(training, CALIBRATION["classification"]), validation, test)
+    return Parts(sample_records(training, CALIBRATION["classification"]), validation, test)
 
 
 def _exported(run: Run, data: Path, folder: Path, fold: int) -> Artifact:

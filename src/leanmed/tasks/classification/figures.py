@@ -26,23 +26,11 @@ from leanmed.figures.bootstrap import (
     bootstrap_interval,
     cells,
     divide,
-    draw,
     percentiles,
+    resample,
     resample_groups,
 )
 
-METRICS = (
-    "loss",
-    "accuracy",
-    "precision",
-    "recall",
-    "specificity",
-    "f1",
-    "auc",
-    "average_precision",
-    "brier",
-    "ece",
-)
 SUBGROUP_METRICS = ("recall", "specificity", "auc", "accuracy", "f1")
 ECE_BINS = 10
 
@@ -117,7 +105,7 @@ def score(table: Scored, *, resamples: int = 2000, seed: int = 0) -> dict[str, F
     probability; with more than two labels, of the answered one's (Guo et al. 2017).
     """
     values, n = point(table), table.truth.size
-    draws = draw([_measure(table)], table.group, resamples, seed)
+    draws = resample([_measure(table)], table.group, resamples, seed)
     evidence = _evidence(table)
     return {
         name: Figure(value, *bootstrap_interval(name, value, draws[name][0], evidence.get(name)), n)
@@ -138,7 +126,7 @@ def paired(a: Scored, b: Scored, *, resamples: int = 2000, seed: int = 0) -> dic
     if not same:
         raise DataError("expected two tables of the same images in the same order with the same labels, got others")
     n, first, second = a.truth.size, point(a), point(b)
-    draws = draw([_measure(a), _measure(b)], a.group, resamples, seed)
+    draws = resample([_measure(a), _measure(b)], a.group, resamples, seed)
     figures = {}
     for name, (of_a, of_b) in draws.items():
         low, high = percentiles(of_b - of_a)

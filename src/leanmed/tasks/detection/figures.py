@@ -26,7 +26,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leanmed.errors import DataError
-from leanmed.figures.bootstrap import SMALL_CELL, Figure, Floats, Ints, Measure, SubgroupRow, divide, draw, percentiles
+from leanmed.figures.bootstrap import (
+    SMALL_CELL,
+    Figure,
+    Floats,
+    Ints,
+    Measure,
+    SubgroupRow,
+    divide,
+    percentiles,
+    resample,
+)
 from leanmed.tasks.detection.froc import (
     DIAMETER_EDGES,
     RATES,
@@ -244,7 +254,7 @@ def paired(a: Detected, b: Detected, *, resamples: int = 2000, seed: int = 0) ->
     ones = np.ones((1, n))
     first, second = measures[0](ones), measures[1](ones)
     changes = {}
-    for name, (of_a, of_b) in draw(measures, a.group, resamples, seed, columns=columns).items():
+    for name, (of_a, of_b) in resample(measures, a.group, resamples, seed, columns=columns).items():
         changes[name] = Figure(float(second[name][0] - first[name][0]), *percentiles(of_b - of_a), n)
     return changes | {"agreement": _agreement(a, b, resamples, seed)}
 
