@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from leanmed.cores import available_cores
 from leanmed.errors import DataError
 from leanmed.evaluation import evaluate_run
 from leanmed.export.export import export
@@ -105,7 +106,7 @@ def run_demo(out: Path, kind: Kind = EYELIDS, *, overwrite: bool = False, tell: 
     tell("5  predicting without torch")
     predictor = load(out / "artifact")
     inputs = list(find_inputs([str(out / kind.inputs)], scans=predictor.takes_scans))
-    predict_file(predictor, inputs, out / kind.answers, workers=2)
+    predict_file(predictor, inputs, out / kind.answers, workers=available_cores())
     figure = report.figures[report.main_score]
     name = GLOSSARY[report.main_score].title
     tell(f"{name} {figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f}) on made data")

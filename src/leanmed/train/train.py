@@ -25,6 +25,7 @@ from torch import Tensor
 
 from leanmed import __version__
 from leanmed.audit.grouping import AUDIT, Grouping, group_records
+from leanmed.cores import available_cores
 from leanmed.data import class_labels, content_hashes, data_hash, read_records
 from leanmed.data.splits import LEAK, Fold, make_folds
 from leanmed.errors import RunError
@@ -157,7 +158,7 @@ def _facts(
         "leanmed": __version__,
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "packages": {name: version(name) for name in PACKAGES},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "machine": f"{platform.machine()}, {available_cores()} cores, {platform.system()}",
         "python": platform.python_version(),
     }
 
