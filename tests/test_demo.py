@@ -38,7 +38,7 @@ def test_the_demo_leaves_what_the_readme_promises(tmp_path: Path, refused: Refus
         assert (out / name).is_file(), name
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert len(lines) == 60
-    assert all(0 <= line["probability"] <= 1 for line in lines)
+    assert all(line["probability"] == line["probabilities"]["anemic"] for line in lines)
     assert all(Path(line["input"]).is_file() for line in lines)
     with refused(DataError, "--overwrite"):
         run_demo(out, tell=lambda line: None)
