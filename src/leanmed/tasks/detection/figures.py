@@ -303,7 +303,7 @@ def by_diameter(
     """Sensitivity at one false positive per image, `froc` and recall of the objects of each band of diameters.
 
     A row counts the images that hold such an object, and as positives the objects. With fewer than 10 objects it
-    has no figures.
+    has no figures, and with fewer than 10 groups that hold one no intervals.
 
     Args:
         edges: mm; a band holds its lower edge.
@@ -315,7 +315,7 @@ def by_diameter(
         band = marks.only(which)
         images = np.unique(band.home)
         groups = np.unique(table.group[images]).size
-        found = _found(band, table, groups, resamples, seed)
+        found = {m: f.of_groups(groups) for m, f in _found(band, table, groups, resamples, seed).items()}
         rows.append(SubgroupRow("diameter", name, images.size, groups, band.home.size, found))
     return rows
 
