@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from leanmed.benchmark.benchmark import machine
+from leanmed.cores import available_cores
 from leanmed.files import write_json
 from leanmed.reading.images import find_inputs
 from leanmed.runtime.batch import predict_file
@@ -42,7 +43,7 @@ def main() -> None:
             load(given.artifact),
             files,
             Path(folder) / "answers.jsonl",
-            workers=psutil.cpu_count(),
+            workers=available_cores(),
             progress=watch,
         )
     seconds = time.perf_counter() - started

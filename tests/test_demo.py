@@ -38,7 +38,7 @@ def test_the_demo_leaves_what_the_readme_promises(tmp_path: Path, refused: Refus
         assert (out / name).is_file(), name
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert len(lines) == 60
-    assert all(0 <= line["probability"] <= 1 for line in lines)
+    assert all(line["probability"] == line["probabilities"]["anemic"] for line in lines)
     assert all(Path(line["input"]).is_file() for line in lines)
     with refused(DataError, "--overwrite"):
         run_demo(out, tell=lambda line: None)
@@ -89,7 +89,7 @@ def test_a_planted_nodule_is_found_within_half_its_diameter(tmp_path: Path) -> N
 def test_the_demo_replaces_nothing_but_a_demo(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
 
-    with refused(DataError, "holds something"):
+    with refused(DataError, "to be new or empty, but it"):
         run_demo(tmp_path, overwrite=True, tell=lambda line: None)
     (tmp_path / "phantoms").mkdir()
     (tmp_path / MARK).write_text("{}")

@@ -10,8 +10,9 @@ from threading import Barrier
 
 import pytest
 
-from leanmed.errors import DataError
+from leanmed.errors import DataError, RunError
 from leanmed.files import (
+    check_free,
     sha256_bytes,
     sha256_file,
     sha256_json,
@@ -86,14 +87,24 @@ def test_a_folder_appears_whole(tmp_path):
 
 def test_a_folder_that_holds_something_is_not_touched(tmp_path, refused):
     write_text(tmp_path / "out" / "a", "mine")
-    with refused(DataError, "out to be new or empty", "holds something", "choose another --out"):
+    with refused(DataError, "out to be new or empty", "it holds a; choose another --out"):
         interrupt(whole_folder(tmp_path / "out"))
     assert contents(tmp_path / "out") == {"a": "mine"}
 
 
+def test_what_a_killed_process_left_behind_does_not_fill_a_folder(tmp_path, refused):
+    write_text(tmp_path / "out" / ".a.txt.77-1.part", "half")
+    check_free(tmp_path / "out")
+    write_text(tmp_path / "out" / "download.part", "somebody's")
+    with refused(RunError, "out to be new or an album, but it holds download.part"):
+        check_free(tmp_path / "out", wanted="new or an album", error=RunError)
+    check_free(tmp_path / "out", passed_over=lambda entry: entry.suffix == ".part")
+    check_free(tmp_path / "new")
+
+
 def test_a_file_is_not_replaced_by_a_folder(tmp_path, refused):
     write_text(tmp_path / "out", "mine")
-    with refused(DataError, "out to be new or empty"):
+    with refused(DataError, "out to be new or empty, but it is a file"):
         interrupt(whole_folder(tmp_path / "out", replace=True))
     assert contents(tmp_path) == {"out": "mine"}
 

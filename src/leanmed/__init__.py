@@ -7,8 +7,9 @@ predictor = leanmed.load("artifact")
 print(predictor.predict("eyelid.jpg").probability)
 ```
 
-Importing this package never imports torch, and names are loaded when they are first used. What can go wrong
-stands in `leanmed.errors`. Research use only: not a medical device.
+Importing this package never imports torch, and names are loaded when they are first used. It sets three variables of
+the environment that torch reads later, unless they are set already (see `leanmed.cores.set_thread_defaults`). What can
+go wrong stands in `leanmed.errors`. Research use only: not a medical device.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from leanmed import errors
+from leanmed.cores import set_thread_defaults
 
 __version__ = "0.1.0"
+
+set_thread_defaults()  # here, because this runs before any module of leanmed that imports torch
 
 if TYPE_CHECKING:
     from leanmed.reading.images import Limits as Limits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +24,7 @@ from leanmed.console import (
     stages,
     typed,
 )
+from leanmed.cores import available_cores
 from leanmed.errors import DataError, LeanmedError
 
 app = typer.Typer(
@@ -300,7 +300,7 @@ def predict(
     limits = Limits(max_pixels=max_megapixels * 10**6, max_bytes=max_megabytes * 2**20)
     predictor = leanmed.load(artifact, limits=limits, threshold=threshold)
     files, part = list(find_inputs(inputs, scans=predictor.takes_scans)), Shard.parse(shard)
-    workers = workers or os.cpu_count() or 1
+    workers = workers or available_cores()
     if str(out) == "-":
         if resume:
             raise DataError(

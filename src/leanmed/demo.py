@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from leanmed.cores import available_cores
 from leanmed.errors import DataError
 from leanmed.evaluation.runs import evaluate_run
 from leanmed.export.export import export
-from leanmed.files import whole_folder, write_json
+from leanmed.files import check_free, whole_folder, write_json
 from leanmed.papers.nodules import found_in_scans
 from leanmed.phantoms.chest import write_slices
 from leanmed.phantoms.eyelids import PHANTOMS
@@ -101,7 +102,7 @@ def run_demo(out: Path, demo: Demo = EYELIDS, *, overwrite: bool = False, tell: 
     tell("5  predicting without torch")
     predictor = load(out / "artifact")
     inputs = list(find_inputs([str(out / demo.inputs)], scans=predictor.takes_scans))
-    predict_file(predictor, inputs, out / demo.answers, workers=2)
+    predict_file(predictor, inputs, out / demo.answers, workers=available_cores())
     figure = report.figures[report.main_score]
     name = report.terms[report.main_score].title
     tell(f"{name} {figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f}) on made data")
@@ -120,5 +121,5 @@ def _make_room(out: Path, overwrite: bool) -> None:
         if others:
             raise DataError(f"expected nothing but a demo in {out}, got also {', '.join(others)}; move that elsewhere")
         shutil.rmtree(out)
-    elif out.exists() and (not out.is_dir() or any(p.suffix != ".part" for p in out.iterdir())):
-        raise DataError(f"expected {out} to be new or empty, but it holds something; choose another --out")
+    else:
+        check_free(out)

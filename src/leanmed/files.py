@@ -8,13 +8,13 @@ import math
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
-from leanmed.errors import DataError
+from leanmed.errors import DataError, LeanmedError
 
 
 @contextmanager
@@ -37,8 +37,7 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         DataError: `path` is a file, or a folder that holds something while `replace` is false.
     """
     path = path.resolve()  # what a link points to is replaced, and not the link
-    if path.exists() and (not path.is_dir() or (not replace and any(path.iterdir()))):
-        raise DataError(f"expected {path} to be new or empty, but it holds something; choose another --out")
+    check_free(path, passed_over=(lambda entry: True) if replace else None)
     temporary, old = _beside(path), path.with_name(f".{path.name}.{os.getpid()}.old")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -51,6 +50,36 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_free(
+    out: Path,
+    *,
+    passed_over: Callable[[Path], bool] | None = None,
+    wanted: str = "new or empty",
+    error: type[LeanmedError] = DataError,
+) -> None:
+    """Refuse a folder to write to that holds somebody's files, before any work is done.
+
+    Args:
+        out: the folder. It need not exist, and may be empty.
+        passed_over: whether a file or folder in it does no harm; None: if a process that was killed left it behind.
+        wanted: what it may be, for the message.
+        error: what to raise.
+
+    Raises:
+        LeanmedError: of the class `error`: it is a file, or holds something.
+    """
+    passed_over = passed_over or is_leftover
+    held = [] if not out.is_dir() else sorted(entry.name for entry in out.iterdir() if not passed_over(entry))
+    if held or (out.exists() and not out.is_dir()):
+        found = f"it holds {encodable(held[0])}" if held else "it is a file"
+        raise error(f"expected --out {out} to be {wanted}, but {found}; choose another --out")
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is an unfinished one of `whole_file` or `whole_folder`, whose process was killed."""
+    return path.name.startswith(".") and path.suffix == ".part"
 
 
 def _beside(path: Path) -> Path:

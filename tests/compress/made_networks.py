@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from leanmed.compress.calibrate import Sample, network_inputs
+from leanmed.compress.activation_ranges import Sample, network_inputs
 from leanmed.compress.graph import parse, simplify
 from leanmed.compress.network import Network, find_network
 from leanmed.compress.rounding import Rounded, round_layer

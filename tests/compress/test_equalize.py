@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from made_networks import answer, found_network, made_images, made_network, samples
 
-from leanmed.compress.calibrate import channel_ranges, network_inputs
+from leanmed.compress.activation_ranges import channel_ranges, network_inputs
 from leanmed.compress.equalize import equalize, find_pairs
 from leanmed.compress.graph import parse, simplify
 from leanmed.compress.network import find_network

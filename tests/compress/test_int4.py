@@ -8,7 +8,7 @@ import pytest
 from made_networks import answer, found_network, made_images, rounded_layers, samples
 from onnx import TensorProto
 
-from leanmed.compress.calibrate import ranges
+from leanmed.compress.activation_ranges import tensor_ranges
 from leanmed.compress.graph import initializers
 from leanmed.compress.int4 import pack
 from leanmed.compress.qdq import insert
@@ -19,7 +19,7 @@ WEIGHTS = ("net.wide.weight", "net.back.weight", "net.head.weight", "net.linear.
 @pytest.fixture(scope="module")
 def eight_bits() -> onnx.ModelProto:
     network = found_network()
-    return insert(network, rounded_layers(network, 4), ranges(network, samples()))
+    return insert(network, rounded_layers(network, 4), tensor_ranges(network, samples()))
 
 
 def test_packed_weights_take_half_a_byte_each(eight_bits: onnx.ModelProto) -> None:

@@ -11,7 +11,7 @@ import pytest
 from made_networks import made_images, made_network
 from onnx import TensorProto, helper, numpy_helper
 
-from leanmed.compress.calibrate import network_inputs, tensors
+from leanmed.compress.activation_ranges import network_inputs, tensor_values
 from leanmed.compress.graph import initializers, parse, refuse_quantized, share_constants, simplify
 from leanmed.compress.network import Layer, find_network, multiplications
 from leanmed.errors import ArtifactError
@@ -50,7 +50,7 @@ def test_simplifying_changes_no_answer_and_drops_stale_shapes() -> None:
 def test_the_core_gives_the_graphs_own_logit() -> None:
     network = find_network(simplify(parse(made_network())))
     images = made_images(3)
-    logits = [f["logit"].item() for f in tensors(network.core, ["logit"], network_inputs(network, images))]
+    logits = [f["logit"].item() for f in tensor_values(network.core, ["logit"], network_inputs(network, images))]
     session = open_session(made_network())
     answers = [session.run(None, {"pixels": image})[0][1] for image in images]
     assert 1 / (1 + np.exp(-np.array(logits))) == pytest.approx(answers, abs=1e-6)

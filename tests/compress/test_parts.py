@@ -10,7 +10,7 @@ import pytest
 from made_artifacts import LABELS, made_manifest, made_records
 
 from leanmed.audit.grouping import Grouping
-from leanmed.compress.parts import draw, find_parts
+from leanmed.compress.parts import find_parts, sample_records
 from leanmed.errors import DataError
 from leanmed.manifest import Provenance
 from leanmed.records import Record
@@ -72,6 +72,6 @@ def test_without_images_to_choose_with_nothing_is_done(refused: Callable[..., An
 
 @pytest.mark.parametrize(("count", "drawn"), [(5, 5), (12, 12), (100, 12), (0, 0)])
 def test_draws_are_without_repetition_and_the_same_each_time(count: int, drawn: int) -> None:
-    found: list[Record] = draw(RECORDS, count)
+    found: list[Record] = sample_records(RECORDS, count)
     assert len(set(ids(found))) == drawn
-    assert found == draw(RECORDS, count)
+    assert found == sample_records(RECORDS, count)

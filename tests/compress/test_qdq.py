@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from made_networks import answer, found_network, made_images, made_network, rounded_layers, samples
 
-from leanmed.compress.calibrate import network_inputs, ranges
+from leanmed.compress.activation_ranges import network_inputs, tensor_ranges
 from leanmed.compress.graph import initializers, parse, simplify
 from leanmed.compress.int4 import pack
 from leanmed.compress.network import HEAVY, find_network
@@ -21,7 +21,7 @@ ALL = tuple(layer.name for layer in found_network().layers)
 
 def made(*names: str, bits: int = 8) -> onnx.ModelProto:
     network = found_network()
-    return insert(network, rounded_layers(network, bits, names=names), ranges(network, samples()))
+    return insert(network, rounded_layers(network, bits, names=names), tensor_ranges(network, samples()))
 
 
 def operators(model: onnx.ModelProto) -> list[str]:
@@ -54,7 +54,7 @@ def test_integers_answer_as_the_float_network_does() -> None:
 def test_layers_side_by_side_are_put_together_again(branches: int) -> None:
     network = find_network(simplify(parse(made_network(seed=1, branches=branches))))
     inputs = tuple(network_inputs(network, made_images(24, seed=7)))
-    model = insert(network, rounded_layers(network, 8), ranges(network, inputs))
+    model = insert(network, rounded_layers(network, 8), tensor_ranges(network, inputs))
     images = made_images(12, seed=9)
     assert np.abs(answer(model, images) - answer(network.model, images)).max() < 0.08
 

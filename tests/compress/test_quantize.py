@@ -14,8 +14,10 @@ from made_networks import answer, made_images, made_network
 from onnx import TensorProto
 
 from leanmed.compress import fp16
+from leanmed.compress.outcome import Comparison
 from leanmed.compress.quantize import Options, Quantized, quantize
 from leanmed.errors import ArtifactError, DataError
+from leanmed.figures.bootstrap import Figure
 
 ARTIFACT = made_artifact()
 IMAGES = made_images(24, seed=7)
@@ -87,10 +89,37 @@ def test_fine_tuning_comes_last_and_quiets_the_answers() -> None:
     assert tuned.noise < first.noise
 
 
+def judged(drop: float, agreement: float) -> Comparison:
+    """Figures that are known without doubt: their intervals have no width."""
+    before, after, change, same = (Figure(x, x, x, 40) for x in (0.9, 0.9 - drop, -drop, agreement))
+    return Comparison(40, 40, "auc", {"auc": before}, {"auc": after}, {"auc": change, "agreement": same})
+
+
+@pytest.mark.parametrize(
+    ("drop", "agreement", "passed"),
+    [(0.004, 0.96, True), (0.006, 0.96, False), (0.004, 0.94, False), (-0.1, 0.96, True)],
+    ids=["both within", "drop", "agreement", "a gain"],
+)
+def test_an_attempt_passes_within_both_limits(drop: float, agreement: float, passed: bool) -> None:
+    """The gate's limit is 0.005 of AUC, and the default one 0.95 of the images."""
+    gate = replace(made_gate(ARTIFACT), compare=lambda before, after: judged(drop, agreement))
+    assert quantize(ARTIFACT, "fp16", IMAGES, gate).outcome.passed is passed
+
+
 def test_of_the_attempts_that_pass_the_least_noisy_is_taken() -> None:
     outcome = compress("int4").outcome
     assert outcome.passed
     assert outcome.final.noise == min(attempt.noise for attempt in outcome.attempts)
+
+
+def test_a_quieter_attempt_that_fails_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leanmed.compress.quantize.QUIET", 0.0)  # the first attempt is quiet enough to end the search
+    drops = iter([0.0, 0.1, 0.1, 0.1])
+    gate = replace(made_gate(ARTIFACT), compare=lambda before, after: judged(next(drops), 1.0))
+    outcome = quantize(ARTIFACT, "int4", IMAGES, gate).outcome
+    assert [attempt.passed for attempt in outcome.attempts] == [True, False, False, False]
+    assert min(attempt.noise for attempt in outcome.attempts[1:]) < outcome.attempts[0].noise
+    assert outcome.final is outcome.attempts[0]
 
 
 def test_layers_tell_their_bits_and_why_they_have_more() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leanmed.compress.calibrate import Moments
+from leanmed.compress.activation_ranges import Moments
 from leanmed.compress.network import Layer
 from leanmed.compress.rounding import gptq_codes, nearest, round_layer
 

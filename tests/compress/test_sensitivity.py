@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_networks import found_network, rounded_layers, samples
 
-from leanmed.compress.calibrate import ranges, tensors
+from leanmed.compress.activation_ranges import tensor_ranges, tensor_values
 from leanmed.compress.sensitivity import of_activations, of_weights, promote, spare_head
 
 
@@ -16,7 +16,7 @@ def test_the_noise_of_a_layers_weights_is_the_answers_error_over_its_variance() 
     layer = next(layer for layer in network.layers if layer.name == "back")
     changed = network.replace({layer.weight: rounded["back"].weight(layer)})
     exact, rough = (
-        np.array([v["logit"].item() for v in tensors(n.core, ["logit"], samples())]) for n in (network, changed)
+        np.array([v["logit"].item() for v in tensor_values(n.core, ["logit"], samples())]) for n in (network, changed)
     )
     assert found == {"back": pytest.approx(np.mean((rough - exact) ** 2) / exact.var(), rel=1e-4)}
 
@@ -28,7 +28,7 @@ def test_four_bits_make_more_noise_than_eight() -> None:
 
 
 def test_a_wider_range_makes_more_noise() -> None:
-    network, limits = found_network(), ranges(found_network(), samples())
+    network, limits = found_network(), tensor_ranges(found_network(), samples())
     wide = {name: (8 * low, 8 * high) for name, (low, high) in limits.items()}
     narrow_noise, wide_noise = (of_activations(network, ["sum"], r, samples())["sum"] for r in (limits, wide))
     assert wide_noise > 10 * narrow_noise > 0
@@ -45,7 +45,7 @@ def test_the_layers_with_most_noise_for_a_byte_keep_eight_bits() -> None:
 
 def test_only_as_much_of_the_head_is_spared_as_the_share_allows() -> None:
     network = found_network()
-    rounded, limits = rounded_layers(network, 8), ranges(network, samples())
+    rounded, limits = rounded_layers(network, 8), tensor_ranges(network, samples())
     assert spare_head(network, rounded, limits, samples(), share=0.01) == {}
     spared = spare_head(network, rounded, limits, samples(), share=0.3)
     assert list(spared) == [layer.name for layer in network.layers][: len(spared)]

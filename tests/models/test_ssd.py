@@ -66,7 +66,7 @@ def test_a_backbone_ends_with_the_deepest_map_asked_for(name: str) -> None:
 
 
 def test_a_backbone_that_has_no_such_maps_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"timm cannot make feature maps of model.backbone 'resnet9'"):
+    with pytest.raises(RecipeError, match=r"timm cannot make model.backbone 'resnet9'"):
         Backbone(Model(backbone="resnet9", weights="none"), (4, 8))
     with pytest.raises(RecipeError, match="no hub has"):
         Backbone(Model(backbone="inceptionv2", weights="imagenet"), (4, 8))

@@ -6,19 +6,26 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 from made_artifacts import made_manifest
 from made_networks import made_network
+from sklearn.metrics import roc_auc_score
 
-from leanmed.compress.quantize import Options
+from leanmed.compress.command import quantize_parts
+from leanmed.compress.outcome import Target
+from leanmed.compress.parts import Parts
+from leanmed.compress.quantize import Options, Quantized
 from leanmed.errors import DataError
 from leanmed.evaluation.runs import records_of
+from leanmed.papers import quantization
 from leanmed.papers.quantization import fold_parts, reproduce_quantization
 from leanmed.runs import Run
-from leanmed.runtime.artifact import write_artifact
+from leanmed.runtime.artifact import Artifact, write_artifact
 
 LENIENT = Options(max_drop=1.0, min_agreement=0.0)
 
@@ -43,16 +50,43 @@ def reproduced(finished_run: Run, made_eyelids: Path, tmp_path_factory: pytest.T
     return out
 
 
-def test_every_fold_is_scored_on_its_own_test_part(reproduced: Path) -> None:
+def test_every_fold_is_scored_on_its_own_test_part(reproduced: Path, finished_run: Run, made_eyelids: Path) -> None:
     (run,) = json.loads((reproduced / "quantization.json").read_text())["runs"].values()
     assert run["images"] == 60
     assert set(run["precisions"]) == {"fp32", "fp16", "int8", "int4"}
     for name, found in run["precisions"].items():
         assert found["pooled"]["accuracy"]["n"] == 60
-        assert 0 <= found["mean"]["auc"] <= 1
-        assert (found["change"]["agreement"]["value"] == 1.0) or name != "fp32"
-    assert run["precisions"]["int4"]["passed"] == [True, True]
+        assert found["mean"]["auc"] == pytest.approx(mean_auc(finished_run, made_eyelids, reproduced, name))
+    assert run["precisions"]["fp32"]["change"]["agreement"]["value"] == 1.0
     assert len(run["layers_of_fold_0"]["int8"]) == 8
+
+
+def mean_auc(run: Run, data: Path, out: Path, precision: str) -> float:
+    """The mean over folds of scikit-learn's AUC of the answers that were kept."""
+    file, key = ("fp16", "float_answers") if precision == "fp32" else (precision, "answers")
+    folds = []
+    for fold in range(run.facts["folds"]):
+        kept = json.loads((out / "quantized" / "audited-0" / f"fold-{fold}" / f"{file}.json").read_text())[key]
+        truth = [record.target == "anemic" for record in fold_parts(run, records_of(run, data), fold).test]
+        folds.append(roc_auc_score(truth, [anemic for _, anemic in kept]))
+    return fmean(folds)
+
+
+def test_the_folds_that_pass_are_counted(
+    finished_run: Run, made_eyelids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fold 0 may lose all, and fold 1 would have to gain more than there is."""
+    limits = iter([1.0] * 3 + [-1.0] * 3)
+
+    def limited(artifact: Artifact, to: Target, parts: Parts, options: Options, **more: Any) -> Quantized:
+        return quantize_parts(artifact, to, parts, replace(options, max_drop=next(limits)), **more)
+
+    monkeypatch.setattr(quantization, "quantize_parts", limited)
+    once, out = replace(LENIENT, ladder=()), made_folder(finished_run, tmp_path)
+    text = reproduce_quantization("anemia", made_eyelids, out, once, arms=["audited"], tell=silent)
+    (run,) = json.loads((out / "quantization.json").read_text())["runs"].values()
+    assert [run["precisions"][name]["passed"] for name in ("fp16", "int8", "int4")] == [[True, False]] * 3
+    assert text.count("| 1 of 2 |") == 3
 
 
 def test_the_tables_stand_beside_the_papers(reproduced: Path) -> None:

@@ -179,6 +179,6 @@ def test_writing_over_anything_else_is_refused(name, tmp_path, tiny_artifact, re
     (tmp_path / "photographs").mkdir()
     (tmp_path / "photographs" / "a.png").write_text("precious")
     old = read_artifact(tiny_artifact)
-    with refused(ArtifactError, "to be new, empty or an artifact, got something else; choose another --out"):
+    with refused(ArtifactError, "to be new, empty or an artifact, but it ", "; choose another --out"):
         write_artifact(tmp_path / name, old.manifest, old.graphs, old.card)
     assert (tmp_path / "photographs" / "a.png").read_text() == "precious"

@@ -12,10 +12,10 @@ from leanmed.audit.engine import audit
 from leanmed.audit.findings import Findings, Outlier, Pair
 from leanmed.audit.split import Leaked, split_check
 
-METHOD = 1  # raise it when the same images come to have other groups
+GROUPS_VERSION = 1  # raise it when the same images come to have other groups
 
 __all__ = [
-    "METHOD",
+    "GROUPS_VERSION",
     "Conflict",
     "Findings",
     "Leaked",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from leanmed.audit.conflicts import LABEL
@@ -10,6 +9,7 @@ from leanmed.audit.engine import audit, silent
 from leanmed.audit.reading import Progress
 from leanmed.audit.split import split_check
 from leanmed.audit.writing import write_findings
+from leanmed.cores import available_cores
 from leanmed.data import read_records
 from leanmed.data.tables import read_side
 from leanmed.files import write_json
@@ -69,4 +69,4 @@ def audit_split(
 
 
 def _count(workers: int) -> int:
-    return workers or os.cpu_count() or 1
+    return workers or available_cores()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from leanmed.audit import METHOD, audit
+from leanmed.audit import GROUPS_VERSION, audit
 from leanmed.audit.groups import joined
+from leanmed.cores import available_cores
 from leanmed.data import content_hashes, data_hash
 from leanmed.data.tables import content_group, read_rows
 from leanmed.errors import DataError
@@ -77,7 +77,7 @@ def group_records(
         relation, source = {r.id: r.group for r in records}, AS_NAMED
     else:
         given = split.groups != "audit"
-        path = Path(split.groups) if given else cache / f"groups-{data_sha256[:16]}-{METHOD}.csv"
+        path = Path(split.groups) if given else cache / f"groups-{data_sha256[:16]}-{GROUPS_VERSION}.csv"
         if not given and not path.is_file():
             tell("auditing for copies, so that none stands on both sides of a split")
             _audit(records, cache, path)
@@ -144,7 +144,7 @@ def absent(seen: Collection[str], contents: Collection[str]) -> list[str]:
 
 
 def _audit(records: Sequence[Record], cache: Path, path: Path) -> None:
-    found = audit([(r.id, r.image) for r in records], cache=cache, workers=os.cpu_count() or 1)
+    found = audit([(r.id, r.image) for r in records], cache=cache, workers=available_cores())
     # What cannot be read is grouped with nothing; training names it soon.
     rows = [{"image": r.id, "group": found.groups.get(r.id, r.id)} for r in records]
     write_csv(path, rows)

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from leanmed.audit import verify
@@ -35,15 +34,15 @@ from leanmed.audit.describe import TISSUE
 from leanmed.audit.engine import ALL_PAIRS
 from leanmed.audit.findings import Findings, Pair
 from leanmed.errors import InputError
-from leanmed.files import whole_file, write_json, write_text
+from leanmed.files import encodable, whole_file, write_json, write_text
 from leanmed.reading.images import read_image
 from leanmed.records import Record
+from leanmed.report.pages import NOTICE, render_page
 
-NOTICE = "Research use only. Not a medical device."
 SHOWN_GROUPS, SHOWN_IMAGES, SHOWN_ROWS = 12, 8, 100  # on the page; the other files hold everything
 THUMBNAIL = 200  # pixels, long side
 GREY = (128, 128, 128, 255)
-METHOD = ("MIN_MATCHES", "MANY_MATCHES", "SCORE_OF_FEW", "SCORE_OF_MANY", "SCORE_OF_CHAIN", "MIN_OVERLAP")
+THRESHOLDS = ("MIN_MATCHES", "MANY_MATCHES", "SCORE_OF_FEW", "SCORE_OF_MANY", "SCORE_OF_CHAIN", "MIN_OVERLAP")
 
 
 def write_findings(
@@ -88,25 +87,22 @@ def as_json(found: Findings, conflicts: Sequence[Conflict], records: Sequence[Re
         "copies": sum(len(members) for members in copies.values()),
         "pairs": len(found.pairs),
         "complete": all(len(members) <= ALL_PAIRS for members in copies.values()),
-        "largest": [{"group": _text(g), "images": [_text(i) for i in members]} for g, members in copies.items()],
+        "largest": [
+            {"group": encodable(g), "images": [encodable(i) for i in members]} for g, members in copies.items()
+        ],
         "conflicts": [_conflict(conflict) for conflict in conflicts],
-        "unreadable": {_text(image): _text(reason) for image, reason in found.unreadable.items()},
-        "near_empty": [_text(image) for image in found.near_empty],
-        "outliers": [{**vars(o), "image": _text(o.image)} for o in found.outliers],
+        "unreadable": {encodable(image): encodable(reason) for image, reason in found.unreadable.items()},
+        "near_empty": [encodable(image) for image in found.near_empty],
+        "outliers": [{**vars(o), "image": encodable(o.image)} for o in found.outliers],
         "classes": dict(sorted(Counter(r.target for r in records).items())),
         "sites": dict(sorted(Counter(r.site or "unknown" for r in records).items())),
-        "method": {name.lower(): getattr(verify, name) for name in METHOD},
+        "method": {name.lower(): getattr(verify, name) for name in THRESHOLDS},
     }
 
 
 def _conflict(conflict: Conflict) -> dict[str, Any]:
-    values = {str(value): [_text(i) for i in images] for value, images in conflict.values.items()}
-    return {**vars(conflict), "group": _text(conflict.group), "values": values, "spread": conflict.spread}
-
-
-def _text(text: str) -> str:
-    """Bytes of a file name that are no UTF-8, shown escaped."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    values = {str(value): [encodable(i) for i in images] for value, images in conflict.values.items()}
+    return {**vars(conflict), "group": encodable(conflict.group), "values": values, "spread": conflict.spread}
 
 
 def render(
@@ -117,21 +113,14 @@ def render(
     values: Mapping[str, Any],
 ) -> str:
     """The page as one HTML text that needs nothing but itself."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parents[1] / "report" / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("audit.html").render(
-        values,
+    return render_page(
+        "audit.html",
+        **values,
         torn=sum(conflict.field == LABEL for conflict in conflicts),
         shown=_shown_groups(found, images, {r.id: r for r in records}),
         rows=SHOWN_ROWS,
         all_pairs=ALL_PAIRS,
     )
-    return _text(page)
 
 
 def _shown_groups(found: Findings, images: Mapping[str, Path], records: Mapping[str, Record]) -> list[dict[str, Any]]:

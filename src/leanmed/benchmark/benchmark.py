@@ -25,6 +25,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
+from leanmed.cores import available_cores
 from leanmed.errors import RunError
 from leanmed.phantoms.eyelids import PHANTOMS, eyelid
 from leanmed.reading.images import find_inputs, read_image
@@ -113,7 +114,7 @@ def machine() -> dict[str, Any]:
     names = ("onnxruntime", "numpy", "Pillow", "torch", "torchvision", "timm")
     return {
         "processor": _processor(),
-        "cores": os.cpu_count(),
+        "cores": available_cores(),
         "system": platform.system(),
         "python": platform.python_version(),
         "packages": {name: found for name in names if (found := _version(name))},
@@ -235,7 +236,7 @@ def _start(command: Sequence[str]) -> tuple[float, float]:
 
 def _throughput(artifacts: Sequence[Path], run: Path | None, fold: int, files: Sequence[Path]) -> dict[str, Any]:
     """Files to answers on all cores: ours one image per core at a time, PyTorch one image on all cores."""
-    cores = os.cpu_count() or 1
+    cores = available_cores()
     chunks = [files[i : i + 100] for i in range(0, len(files), 100)]
     runners = {str(path): _answering(load(path), cores) for path in artifacts}
     if run:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from leanmed.compress import int4, sensitivity
-from leanmed.compress.calibrate import Moments, Range, Sample, moments, ranges
+from leanmed.compress.activation_ranges import Moments, Range, Sample, input_moments, tensor_ranges
 from leanmed.compress.equalize import equalize
 from leanmed.compress.graph import Array
 from leanmed.compress.network import Layer, Network
@@ -83,10 +83,10 @@ class Builder:
         return equalize(self.network, self.samples) if equalized else self.network
 
     def _ranges(self, equalized: bool, percentile: bool) -> dict[str, Range]:
-        return ranges(self._network(equalized), self.samples, "percentile" if percentile else "minmax")
+        return tensor_ranges(self._network(equalized), self.samples, "percentile" if percentile else "minmax")
 
     def _moments(self, equalized: bool) -> dict[str, Moments]:
-        return moments(self._network(equalized), self.samples)
+        return input_moments(self._network(equalized), self.samples)
 
     def _eight_bits(self, equalized: bool) -> dict[str, str]:
         """The layers that keep 8 bits because 4 cost too much, and why."""

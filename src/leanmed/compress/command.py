@@ -10,7 +10,7 @@ from typing import cast, get_args
 from leanmed.audit.grouping import AUDIT, group_for_artifact
 from leanmed.compress.gate import Pixels, answers, make_gate
 from leanmed.compress.outcome import Comparison, GateError, Outcome, Target
-from leanmed.compress.parts import Parts, draw, find_parts
+from leanmed.compress.parts import Parts, find_parts, sample_records
 from leanmed.compress.quantize import Options, Quantized, quantize
 from leanmed.compress.report import Beside, write_quantization_report
 from leanmed.data import read_pixels, read_records_for
@@ -79,7 +79,7 @@ def quantize_artifact(
     known = group_for_artifact(records, recipe.split, out.parent / AUDIT)
     parts = find_parts(origin, known.grouping, known.contents)
     most = TASKS[artifact.manifest.task].judge.CALIBRATION if calibration is None else calibration
-    parts = replace(parts, training=draw(parts.training, 0 if target == "fp16" else most))
+    parts = replace(parts, training=sample_records(parts.training, 0 if target == "fp16" else most))
     counts = len(parts.training), len(parts.validation), len(parts.test)
     tell("{} training images calibrate, {} others choose, {} new ones test".format(*counts))
     quantized = quantize_parts(artifact, target, parts, options, tell=tell)

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from leanmed.compress.calibrate import Sample, channel_ranges
+from leanmed.compress.activation_ranges import Sample, channel_ranges
 from leanmed.compress.graph import Array
 from leanmed.compress.network import Layer, Network
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leanmed.compress.calibrate import Range, Sample
+from leanmed.compress.activation_ranges import Range, Sample
 from leanmed.compress.graph import Array, attributes, initializers
 from leanmed.compress.network import Layer, Network
 from leanmed.compress.qdq import LEVELS, rounded_tensors, step

@@ -1,4 +1,4 @@
-"""ONNX graphs: read, simplify, slim, and what else several techniques need of them."""
+"""ONNX graphs: read, simplify, and what else several techniques need of them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from leanmed.errors import ArtifactError
+from leanmed.export.graph import slim
 
 QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"})
 Array = NDArray[Any]
@@ -111,24 +112,6 @@ def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     inferred = onnx.shape_inference.infer_shapes(model).graph
     known = {info.name: info.type.tensor_type for info in (*inferred.input, *inferred.value_info, *inferred.output)}
     return {name: tuple(d.dim_value for d in kind.shape.dim) for name, kind in known.items() if kind.HasField("shape")}
-
-
-def slim(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop what no runtime needs: notes, shapes it infers, unused or repeated constants, unused operator sets."""
-    graph = model.graph
-    del graph.value_info[:], model.metadata_props[:]
-    for entry in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
-        entry.doc_string = ""
-        del entry.metadata_props[:]
-    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
-    constants = [constant for constant in graph.initializer if constant.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(constants)
-    domains = {node.domain for node in graph.node} | {""}
-    kept = [opset for opset in model.opset_import if opset.domain in domains]
-    del model.opset_import[:]
-    model.opset_import.extend(kept)
-    return model
 
 
 def share_constants(model: onnx.ModelProto) -> onnx.ModelProto:

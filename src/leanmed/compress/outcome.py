@@ -40,13 +40,6 @@ class LayerRow:
     why: str = ""
 
     @property
-    def scheme(self) -> str:
-        """How weights and input are rounded."""
-        if self.weight_bits > 8:
-            return "float"
-        return f"weights signed, per channel; input unsigned, per tensor, step {self.step:.3g}"
-
-    @property
     def step(self) -> float:
         """The step of its input."""
         return math.nan if self.low is None or self.high is None else (self.high - self.low) / 255

@@ -74,7 +74,7 @@ def _halves(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
     return [r for r in records if r.group in chosen], [r for r in records if r.group not in chosen]
 
 
-def draw(records: Sequence[Record], count: int) -> list[Record]:
+def sample_records(records: Sequence[Record], count: int) -> list[Record]:
     """At most `count` of the records, at random, in their order."""
     order = np.random.default_rng(0).permutation(len(records))[:count]
     return [records[i] for i in sorted(order)]

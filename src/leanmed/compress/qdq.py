@@ -16,7 +16,7 @@ from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from leanmed.compress.calibrate import Range
+from leanmed.compress.activation_ranges import Range
 from leanmed.compress.graph import initializers, rename, set_initializers, shapes, share_constants
 from leanmed.compress.network import HEAVY, Layer, Network
 from leanmed.compress.rounding import Rounded

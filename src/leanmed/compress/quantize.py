@@ -27,8 +27,8 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from leanmed.compress.activation_ranges import Sample, network_inputs
 from leanmed.compress.builder import Builder, Built, Technique
-from leanmed.compress.calibrate import Sample, network_inputs
 from leanmed.compress.fp16 import store_half
 from leanmed.compress.gate import Answer, Gate, Images, answers, latency
 from leanmed.compress.graph import parse, refuse_quantized, simplify

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from leanmed.compress.outcome import Outcome
 from leanmed.files import write_json, write_text
+from leanmed.report.pages import NOTICE, render_page
 from leanmed.report.plots import PALETTE, Plot, canvas_of, svg_of
-from leanmed.report.report import NOTICE, interval, number
 from leanmed.tasks.kind import JudgePart
 
 
@@ -74,27 +71,15 @@ def render(
 ) -> str:
     """The page as one HTML text; every value is escaped."""
     shown = [score for score in judge.SHOWN if all(score in o.measured.change for o in outcomes)]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parents[1] / "report" / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "interval": interval, "base64": _base64}
-    return environment.get_template("quantization.html").render(
+    return render_page(
+        "quantization.html",
         title=title,
         outcomes=outcomes,
         leak=leak,
         command=command,
-        notice=NOTICE,
         glossary=judge.TERMS,
         plots=[plot(outcomes, score, judge.TERMS[score].title, beside) for score in shown],
     )
-
-
-def _base64(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
 
 
 def points(outcomes: Sequence[Outcome], score: str) -> list[Point]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from leanmed.compress.calibrate import Moments
+from leanmed.compress.activation_ranges import Moments
 from leanmed.compress.graph import Array
 from leanmed.compress.network import Layer
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from leanmed.compress.calibrate import Range, Sample, tensors
+from leanmed.compress.activation_ranges import Range, Sample, tensor_values
 from leanmed.compress.graph import Array, rename, set_initializers, shapes
 from leanmed.compress.network import Layer, Network, multiplications
 from leanmed.compress.qdq import LEVELS, rounded_tensors, step
@@ -45,7 +45,7 @@ def noise(network: Network, core: onnx.ModelProto, samples: Sequence[Sample]) ->
 
 
 def _answers(core: onnx.ModelProto, outputs: Sequence[str], samples: Sequence[Sample]) -> Array:
-    return np.stack([np.concatenate([f[o].ravel() for o in outputs]) for f in tensors(core, outputs, samples)])
+    return np.stack([np.concatenate([f[o].ravel() for o in outputs]) for f in tensor_values(core, outputs, samples)])
 
 
 def _noise(network: Network, core: onnx.ModelProto, samples: Sequence[Sample], reference: Array) -> float:

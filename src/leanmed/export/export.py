@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -21,6 +20,7 @@ from leanmed.data import content_hashes, read_pixels
 from leanmed.errors import ExportError
 from leanmed.evaluation.runs import evaluate_run, fold_figures, records_of
 from leanmed.export.card import write_card
+from leanmed.export.graph import slim
 from leanmed.files import defined
 from leanmed.manifest import Manifest, Provenance, image_mark
 from leanmed.reading.images import read_image
@@ -104,17 +104,7 @@ def export_graph(module: nn.Module, outputs: Sequence[str]) -> bytes:
         )
     if program is None:
         raise ExportError("torch.onnx.export returned no program; update torch and onnxscript")
-    return slim(program.model_proto)
-
-
-def slim(model: onnx.ModelProto) -> bytes:
-    """Serialise a graph without the exporter's notes: 3 % of a small network, and its builder's paths."""
-    graph = model.graph
-    del graph.value_info[:]  # intermediate shapes; any runtime infers them again
-    for entry in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
-        entry.doc_string = ""
-        del entry.metadata_props[:]
-    return bytes(model.SerializeToString())
+    return bytes(slim(program.model_proto).SerializeToString())
 
 
 def compare(

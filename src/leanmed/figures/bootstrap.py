@@ -7,7 +7,7 @@ groups with replacement, so that the images of one patient come and go together.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -18,7 +18,8 @@ Ints = NDArray[np.int64]
 Measure = Callable[[Floats], dict[str, Floats]]
 """Weights (b, n), how often each of n images is in each of b resamples, to name -> (b,)."""
 
-SMALL_CELL = 10
+SMALL_CELL = 10  # images, or objects: fewer have no figures
+SMALL_GROUPS = 10  # groups: of fewer, resamples say next to nothing of how much another draw of patients would differ
 MISSING = "not recorded"
 _TAIL = 0.025
 _CHUNK = 2**19  # weights held at a time, 4 MB an array, of which about ten are alive
@@ -32,6 +33,10 @@ class Figure:
     low: float
     high: float
     n: int
+
+    def of_groups(self, groups: int) -> Figure:
+        """The figure without its interval, if fewer than `SMALL_GROUPS` groups stand behind it."""
+        return self if groups >= SMALL_GROUPS else replace(self, low=np.nan, high=np.nan)
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ def resample_groups(
         yield counts[:, member].astype(np.float64)
 
 
-def draw(
+def resample(
     measures: Sequence[Measure], group: NDArray[np.str_], resamples: int, seed: int, *, columns: int | None = None
 ) -> dict[str, Floats]:
     """Metric -> (len(measures), resamples), the same resamples for all measures."""

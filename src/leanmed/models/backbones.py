@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
 
 from leanmed.errors import RecipeError
 from leanmed.models.inception_v2 import CHANNELS, InceptionV2
-from leanmed.models.weights import load_weights, unfetched
+from leanmed.models.timm_backbone import make_backbone
+from leanmed.models.weights import load_weights
 from leanmed.recipe.recipe import Model
 
-TIMM_NAMES = {"mobilenetv1": "mobilenetv1_100", "mobilenetv2": "mobilenetv2_100"}
 IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
@@ -61,21 +60,8 @@ def _inception(settings: Model, strides: tuple[int, ...], hub: bool) -> Made:
 
 
 def _timm(settings: Model, strides: tuple[int, ...], hub: bool) -> Made:
-    try:
-        maps: Any = timm.create_model(
-            TIMM_NAMES.get(settings.backbone, settings.backbone),
-            pretrained=hub,
-            features_only=True,
-            out_indices=tuple(stride.bit_length() - 2 for stride in strides),  # 0 is stride 2
-            **settings.backbone_args,
-        )
-    except (RuntimeError, TypeError, IndexError, AssertionError) as error:
-        raise RecipeError(
-            f"timm cannot make feature maps of model.backbone {settings.backbone!r} with {settings.backbone_args}: "
-            f"{error}; choose mobilenetv1, mobilenetv2, inceptionv2, resnet50, resnet101 or another convolutional one"
-        ) from error
-    except OSError as error:
-        raise unfetched(settings.backbone, error) from error
+    levels = tuple(stride.bit_length() - 2 for stride in strides)  # 0 is stride 2
+    maps = make_backbone(settings, imagenet=hub, features_only=True, out_indices=levels)
     if maps.feature_info.reduction() != list(strides):
         raise RecipeError(
             f"expected model.backbone {settings.backbone} to have maps of strides {list(strides)}, got "

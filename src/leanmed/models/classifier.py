@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,7 +15,8 @@ from torch.nn import functional as F
 from leanmed.errors import RecipeError
 from leanmed.models.colours import TissueColours
 from leanmed.models.pixels import unit, whole
-from leanmed.models.weights import load_weights, unfetched
+from leanmed.models.timm_backbone import make_backbone
+from leanmed.models.weights import load_weights
 from leanmed.recipe.recipe import Model
 
 COLOURS = "tissue-colours"
@@ -88,22 +88,8 @@ def fill_background(images: Tensor) -> Tensor:
 def _backbone(settings: Model, outputs: int, pretrained: bool) -> Any:
     if settings.backbone == COLOURS:
         return TissueColours(outputs, dropout=settings.dropout)
-    hub = pretrained and settings.weights == "imagenet"
-    try:
-        model: Any = timm.create_model(
-            settings.backbone,
-            pretrained=hub,
-            num_classes=outputs,
-            drop_rate=settings.dropout,
-            **settings.backbone_args,
-        )
-    except (RuntimeError, TypeError) as error:
-        raise RecipeError(
-            f"timm cannot make model.backbone {settings.backbone!r} with {settings.backbone_args}: {error}; "
-            "`python -c 'import timm; print(timm.list_models())'` lists the names"
-        ) from error
-    except OSError as error:
-        raise unfetched(settings.backbone, error) from error
+    imagenet = pretrained and settings.weights == "imagenet"
+    model = make_backbone(settings, imagenet=imagenet, num_classes=outputs, drop_rate=settings.dropout)
     if pretrained:
         _check_side(model, settings)
     if pretrained and settings.weights not in ("imagenet", "none"):

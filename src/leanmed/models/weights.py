@@ -37,14 +37,6 @@ def load_weights(model: nn.Module, path: Path, backbone: str, *, optional: tuple
     model.load_state_dict(fits, strict=False)
 
 
-def unfetched(backbone: str, error: OSError) -> RecipeError:
-    """What to raise when the hub does not answer."""
-    return RecipeError(
-        f"the ImageNet weights of {backbone} could not be fetched ({type(error).__name__}); "
-        "connect to the network, or set model.weights to a .safetensors or .pth file, or to none"
-    )
-
-
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         found = (

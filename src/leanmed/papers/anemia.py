@@ -13,7 +13,8 @@ from leanmed.audit.grouping import AUDIT, group_records
 from leanmed.evaluation.runs import fold_answers, records_of
 from leanmed.recipe.recipe import Split
 from leanmed.report import markdown
-from leanmed.report.report import NOTICE, Report
+from leanmed.report.pages import NOTICE
+from leanmed.report.report import Report
 from leanmed.runs import SPLITS, Run, read_csv
 from leanmed.tasks.classification.answer import Prediction
 

@@ -17,7 +17,8 @@ from leanmed.files import defined
 from leanmed.papers.printed import NODULES
 from leanmed.records import Record
 from leanmed.report import markdown
-from leanmed.report.report import NOTICE, Report, as_json
+from leanmed.report.pages import NOTICE
+from leanmed.report.report import Report, as_json
 from leanmed.runs import Run
 from leanmed.runtime.artifact import MANIFEST
 from leanmed.runtime.predictor import Predictor, load

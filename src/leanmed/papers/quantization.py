@@ -23,7 +23,7 @@ from leanmed.benchmark.benchmark import machine
 from leanmed.compress.command import RecordImages, quantize_parts
 from leanmed.compress.gate import Answer, answers, table_of
 from leanmed.compress.outcome import Target
-from leanmed.compress.parts import Parts, draw
+from leanmed.compress.parts import Parts, sample_records
 from leanmed.compress.quantize import Options
 from leanmed.errors import DataError
 from leanmed.evaluation.runs import records_of
@@ -36,7 +36,7 @@ from leanmed.papers.reproduce import recipe_of
 from leanmed.recipe.recipe import Recipe
 from leanmed.records import Record
 from leanmed.report.markdown import cell, interval, table
-from leanmed.report.report import NOTICE
+from leanmed.report.pages import NOTICE
 from leanmed.runs import FOLD, RUN, SPLITS, Run, read_csv
 from leanmed.runtime.artifact import MANIFEST, Artifact, read_artifact
 from leanmed.tasks.classification.figures import Scored, paired, point, score
@@ -191,7 +191,7 @@ def fold_parts(run: Run, records: Sequence[Record], fold: int) -> Parts:
         [replace(known[row["image"]], group=row["group"]) for row in rows if row[f"fold_{fold}"] == part]
         for part in ("train", "validation", "test")
     )
-    return Parts(draw(training, CALIBRATION), validation, test)
+    return Parts(sample_records(training, CALIBRATION), validation, test)
 
 
 def _exported(run: Run, data: Path, folder: Path, fold: int) -> Artifact:

@@ -23,7 +23,6 @@ data_hash, seeds, versions, recipe, command
 
 from __future__ import annotations
 
-import base64
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -35,20 +34,19 @@ from typing import Any, Protocol
 
 import numpy as np
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from leanmed.errors import InputError
 from leanmed.figures.bootstrap import Figure, Ints, SubgroupRow
-from leanmed.files import defined, encodable, write_json, write_text
+from leanmed.files import defined, write_json, write_text
 from leanmed.reading.lung_slices import read_slice
 from leanmed.records import Box
 from leanmed.report import plots
 from leanmed.report.glossary import Term, Words
+from leanmed.report.pages import NOTICE, render_page
 from leanmed.report.pictures import close_up, thumbnail
 from leanmed.report.plots import History, Plot
 
-NOTICE = "Research use only. Not a medical device."
 FEW_GROUPS = 30
 Reader = Callable[[Path], NDArray[np.uint8]]
 
@@ -217,17 +215,9 @@ def fold_mean(folds: Sequence[FoldRow]) -> dict[str, dict[str, float]]:
 
 def render(content: Report, read: Reader | None = None) -> str:
     """The page as one HTML text. Every value is escaped: file names and labels are not to be trusted."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "interval": interval, "base64": _base64}
-    page = environment.get_template("report.html").render(
+    return render_page(
+        "report.html",
         report=content,
-        notice=NOTICE,
         terms=_terms(content),
         means=fold_mean(content.folds),
         remarks=_remarks(content),
@@ -238,25 +228,6 @@ def render(content: Report, read: Reader | None = None) -> str:
         words=content.words,
         recipe=yaml.safe_dump(defined(content.provenance.recipe), sort_keys=False, allow_unicode=True),
     )
-    return encodable(page)
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A number with so many decimals, or a dash for an undefined one."""
-    if value is None or math.isnan(value):
-        return "–"
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # + 0.0 turns -0.0 into 0.0
-
-
-def interval(figure: Figure, digits: int = 3, between: str = " to ") -> str:
-    """The interval as `0.770 to 0.850`, or a dash."""
-    if math.isnan(figure.low):
-        return "–"
-    return number(figure.low, digits) + between + number(figure.high, digits)
-
-
-def _base64(text: str) -> str:
-    return base64.b64encode(encodable(text).encode()).decode()
 
 
 def _terms(content: Report) -> dict[str, Term]:

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from leanmed.errors import ArtifactError
-from leanmed.files import sha256_bytes, sha256_json, whole_folder, write_json, write_text
+from leanmed.files import check_free, sha256_bytes, sha256_json, whole_folder, write_json, write_text
 from leanmed.manifest import FORMAT, Graph, Manifest, migrated
 from leanmed.tasks import TASKS
 
@@ -75,8 +75,8 @@ def check_room(out: Path) -> None:
     Raises:
         ArtifactError: `out` exists and is no artifact.
     """
-    if out.exists() and not (out / MANIFEST).is_file() and (out.is_file() or any(out.iterdir())):
-        raise ArtifactError(f"expected {out} to be new, empty or an artifact, got something else; choose another --out")
+    if not (out / MANIFEST).is_file():
+        check_free(out, wanted="new, empty or an artifact", error=ArtifactError)
 
 
 def read_artifact(path: Path) -> Artifact:

@@ -25,10 +25,11 @@ from safetensors.torch import save
 
 from leanmed import __version__
 from leanmed.audit.grouping import AUDIT, Grouping, group_records
+from leanmed.cores import available_cores
 from leanmed.data import content_hashes, data_hash, read_records
 from leanmed.data.splits import LEAK, Fold, make_folds
 from leanmed.errors import RunError
-from leanmed.files import whole_file, write_json, write_text
+from leanmed.files import check_free, whole_file, write_json, write_text
 from leanmed.recipe.recipe import Recipe, dump_recipe
 from leanmed.records import Record
 from leanmed.runs import FOLD, HISTORY, MODEL, RECIPE, RUN, SPLITS, Run, read_csv, write_csv
@@ -179,7 +180,7 @@ def _facts(
         "leanmed": __version__,
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "packages": {name: version(name) for name in PACKAGES},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "machine": f"{platform.machine()}, {available_cores()} cores, {platform.system()}",
         "python": platform.python_version(),
     }
 
@@ -194,8 +195,8 @@ def _check_room(out: Path, resume: bool) -> None:
     if (out / RUN).is_file():
         if not resume and _begun(out):
             raise RunError(f"{out} holds a run already; add --resume to go on with it, or choose another --out")
-    elif out.exists() and (not out.is_dir() or any(map(_is_strange, out.iterdir()))):
-        raise RunError(f"expected --out {out} to be new or empty, but it holds something that is no run")
+    else:
+        check_free(out, passed_over=_is_harmless, error=RunError)
 
 
 def _open(
@@ -279,9 +280,9 @@ def _flat(content: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _is_strange(path: Path) -> bool:
-    """Whether a file is none of those that a run killed in its first second leaves behind."""
-    return path.name not in (SPLITS, RECIPE) and path.suffix != ".part" and not path.match("fold-*")
+def _is_harmless(path: Path) -> bool:
+    """Whether a file is one of those that a run killed in its first second leaves behind."""
+    return path.name in (SPLITS, RECIPE) or is_leftover(path) or path.match("fold-*")
 
 
 def _train_fold(

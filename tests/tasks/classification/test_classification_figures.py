@@ -296,6 +296,33 @@ def test_a_cell_of_one_label_keeps_only_the_figure_that_label_has():
     assert {m for m, f in none.figures.items() if np.isfinite(f.value)} == {"specificity"}
 
 
+def with_an_interval(row):
+    return {m for m, f in row.figures.items() if np.isfinite([f.value, f.low, f.high]).all()}
+
+
+def test_a_subgroup_of_two_groups_has_figures_and_no_intervals():
+    """Thirty images of two patients, and thirty of ten patients with both labels each."""
+    group = [f"a{i % 2}" for i in range(30)] + [f"b{i % 10}" for i in range(30)]
+    table = replace(made(60), group=np.array(group), truth=np.tile([0, 1, 1, 0, 0, 1, 0, 1, 1, 0, 1, 1], 5))
+    site = ["a"] * 30 + ["b"] * 30
+    two, ten = subgroups(table, {"site": site}, resamples=50)
+    assert (two.groups, ten.groups) == (2, 10)
+    assert all(np.isfinite(f.value) for f in two.figures.values())
+    assert with_an_interval(two) == set()
+    assert with_an_interval(ten) == set(ten.figures)
+
+
+def test_an_interval_asks_for_ten_groups_of_the_images_that_the_figure_is_about():
+    """Twelve patients, of whom two are positive, or two negative."""
+    truth = np.repeat([1, 1] + [0] * 10, 2)
+    score = np.tile([0.2, 0.2, 0.7, 0.7], 6)
+    group = [f"g{i // 2}" for i in range(24)]
+    (row,) = subgroups(binary(truth, score, group=group), {"site": ["a"] * 24}, resamples=50)
+    assert with_an_interval(row) == {"specificity", "accuracy"}
+    (row,) = subgroups(binary(1 - truth, score, group=group), {"site": ["a"] * 24}, resamples=50)
+    assert with_an_interval(row) == {"recall", "accuracy", "f1"}
+
+
 def test_an_attribute_of_another_length_is_refused():
     with pytest.raises(DataError, match="age: expected 40 values"):
         subgroups(made(40), {"age": [1.0, 2.0]})

@@ -161,6 +161,19 @@ def test_diameter_bands_hold_their_lower_edge_and_share_the_false_positives() ->
         assert mean == pytest.approx(overall[name])
 
 
+@pytest.mark.parametrize(("groups", "shown"), [(9, False), (10, True)])
+def test_a_band_of_few_groups_has_figures_and_no_intervals(groups: int, shown: bool) -> None:
+    """Nodules of 10 mm in twenty images, half of them found; what lies in other groups does not count."""
+    nodule = boxes((0, 0, 10, 10))
+    found, missed = (nodule, nodule, [0.9]), (nodule, NO_BOX, [])
+    images = [*[found, found, missed, missed] * 5, *[(NO_BOX, NO_BOX, [])] * 10]
+    group = np.array([f"g{i * groups // 20}" for i in range(20)] + [f"empty{i}" for i in range(10)])
+    made = table(*images, diameters=[np.full(len(truth), 10.0) for truth, *_ in images], group=group)
+    (row,) = [row for row in by_diameter(made, edges=(8.0,), resamples=50) if row.positives]
+    assert (row.groups, row.figures["recall"].value) == (groups, 0.5)
+    assert np.isfinite(row.figures["recall"].low) == shown
+
+
 def test_a_small_band_has_no_figures_and_unknown_diameters_no_band() -> None:
     made = scattered(2)
     assert by_diameter(replace(made, diameters=())) == []

@@ -119,6 +119,18 @@ def test_small_cells_of_an_attribute_have_no_figures(report: Report) -> None:
     assert np.isnan(rows[1].figures["froc"].value)
 
 
+@pytest.mark.parametrize(("groups", "shown"), [(9, False), (10, True)])
+def test_a_cell_with_objects_in_few_groups_has_figures_and_no_intervals(groups: int, shown: bool) -> None:
+    nodule, none = np.array([[0.0, 0, 10, 10]]), np.empty((0, 4))
+    truth, boxes = [nodule] * 20 + [none] * 10, [nodule, nodule, none, none] * 5 + [none] * 10
+    scores = [np.full(len(b), 0.9) for b in boxes]
+    group = np.array([f"g{i * groups // 20}" for i in range(20)] + [f"empty{i}" for i in range(10)])
+    table = Detected(truth, boxes, scores, np.full(30, 0.5), group)
+    (row,) = subgroups(table, {"site": ["A"] * 30}, edges={}, resamples=50)
+    assert (row.groups, row.figures["recall"].value) == (groups + 10, 0.5)
+    assert np.isfinite(row.figures["recall"].low) == shown
+
+
 def test_the_page_shows_curves_bands_and_the_places_of_mistakes(report: Report, tmp_path: Path) -> None:
     write_report(tmp_path, report, read=read_image)
     page = (tmp_path / "report.html").read_text()

@@ -26,23 +26,11 @@ from leanmed.figures.bootstrap import (
     bootstrap_interval,
     cells,
     divide,
-    draw,
     percentiles,
+    resample,
     resample_groups,
 )
 
-METRICS = (
-    "loss",
-    "accuracy",
-    "precision",
-    "recall",
-    "specificity",
-    "f1",
-    "auc",
-    "average_precision",
-    "brier",
-    "ece",
-)
 SUBGROUP_METRICS = ("recall", "specificity", "auc", "accuracy", "f1")
 ECE_BINS = 10
 
@@ -117,7 +105,7 @@ def score(table: Scored, *, resamples: int = 2000, seed: int = 0) -> dict[str, F
     probability; with more than two labels, of the answered one's (Guo et al. 2017).
     """
     values, n = point(table), table.truth.size
-    draws = draw([_measure(table)], table.group, resamples, seed)
+    draws = resample([_measure(table)], table.group, resamples, seed)
     evidence = _evidence(table)
     return {
         name: Figure(value, *bootstrap_interval(name, value, draws[name][0], evidence.get(name)), n)
@@ -138,7 +126,7 @@ def paired(a: Scored, b: Scored, *, resamples: int = 2000, seed: int = 0) -> dic
     if not same:
         raise DataError("expected two tables of the same images in the same order with the same labels, got others")
     n, first, second = a.truth.size, point(a), point(b)
-    draws = draw([_measure(a), _measure(b)], a.group, resamples, seed)
+    draws = resample([_measure(a), _measure(b)], a.group, resamples, seed)
     figures = {}
     for name, (of_a, of_b) in draws.items():
         low, high = percentiles(of_b - of_a)
@@ -265,7 +253,9 @@ def subgroups(
         edges: name -> inner band edges (a band holds its lower edge); else the quartiles.
 
     A cell of fewer than 10 images has no figures. One of a single true label has recall or specificity only:
-    the rest would say the same again under a better name.
+    the rest would say the same again under a better name. A figure has no interval if fewer than 10 groups stand
+    behind it: those of the positive images for recall and F1, of the negative ones for specificity, the fewer of both
+    for AUC.
 
     Raises:
         DataError: an attribute without one value per image.
@@ -287,4 +277,15 @@ def _subgroup(name: str, value: str, cell: Scored, resamples: int, seed: int) ->
         kept = tuple(m for m in kept if m in ("recall", "specificity"))
     figures = score(cell, resamples=resamples, seed=seed) if kept else {}
     positives = int(cell.truth.sum()) if len(cell.labels) == 2 else None
-    return SubgroupRow(name, value, n, cell.groups, positives, undefined | {m: figures[m] for m in kept})
+    behind = _groups_behind(cell)
+    found = {m: figures[m].of_groups(behind.get(m, cell.groups)) for m in kept}
+    return SubgroupRow(name, value, n, cell.groups, positives, undefined | found)
+
+
+def _groups_behind(cell: Scored) -> dict[str, int]:
+    """How many groups a figure is about, where that is not all of them."""
+    if len(cell.labels) > 2:
+        fewest = min(np.unique(cell.group[cell.truth == label]).size for label in range(len(cell.labels)))
+        return dict.fromkeys(("recall", "specificity", "auc", "f1"), fewest)
+    negative, positive = (np.unique(cell.group[cell.truth == label]).size for label in (0, 1))
+    return {"recall": positive, "f1": positive, "specificity": negative, "auc": min(negative, positive)}

@@ -14,7 +14,8 @@ from leanmed.errors import ArtifactError, DataError
 from leanmed.manifest import Manifest
 from leanmed.records import Record
 from leanmed.report.glossary import Term
-from leanmed.report.report import Mistake, number
+from leanmed.report.pages import number
+from leanmed.report.report import Mistake
 from leanmed.tasks.classification.answer import Prediction
 from leanmed.tasks.classification.figures import Scored, paired, point, score, subgroups
 from leanmed.tasks.classification.plots import plots_of as plots

@@ -26,7 +26,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leanmed.errors import DataError
-from leanmed.figures.bootstrap import SMALL_CELL, Figure, Floats, Ints, Measure, SubgroupRow, divide, draw, percentiles
+from leanmed.figures.bootstrap import (
+    SMALL_CELL,
+    Figure,
+    Floats,
+    Ints,
+    Measure,
+    SubgroupRow,
+    divide,
+    percentiles,
+    resample,
+)
 from leanmed.tasks.detection.froc import (
     DIAMETER_EDGES,
     RATES,
@@ -244,7 +254,7 @@ def paired(a: Detected, b: Detected, *, resamples: int = 2000, seed: int = 0) ->
     ones = np.ones((1, n))
     first, second = measures[0](ones), measures[1](ones)
     changes = {}
-    for name, (of_a, of_b) in draw(measures, a.group, resamples, seed, columns=columns).items():
+    for name, (of_a, of_b) in resample(measures, a.group, resamples, seed, columns=columns).items():
         changes[name] = Figure(float(second[name][0] - first[name][0]), *percentiles(of_b - of_a), n)
     return changes | {"agreement": _agreement(a, b, resamples, seed)}
 
@@ -293,7 +303,7 @@ def by_diameter(
     """Sensitivity at one false positive per image, `froc` and recall of the objects of each band of diameters.
 
     A row counts the images that hold such an object, and as positives the objects. With fewer than 10 objects it
-    has no figures.
+    has no figures, and with fewer than 10 groups that hold one no intervals.
 
     Args:
         edges: mm; a band holds its lower edge.
@@ -305,7 +315,7 @@ def by_diameter(
         band = marks.only(which)
         images = np.unique(band.home)
         groups = np.unique(table.group[images]).size
-        found = _found(band, table, groups, resamples, seed)
+        found = {m: f.of_groups(groups) for m, f in _found(band, table, groups, resamples, seed).items()}
         rows.append(SubgroupRow("diameter", name, images.size, groups, band.home.size, found))
     return rows
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 
-from leanmed.figures.bootstrap import Figure, Floats, Ints, Measure, bootstrap_interval, divide, draw
+from leanmed.figures.bootstrap import Figure, Floats, Ints, Measure, bootstrap_interval, divide, resample
 
 DIAMETER_EDGES = (6.0, 8.0, 15.0)  # mm; the first two are those of the Fleischner Society's advice
 RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -186,7 +186,7 @@ def figures(
         seed: of the bootstrap.
     """
     values = {name: float(value[0]) for name, value in measure(np.ones((1, group.size))).items()}
-    drawn = draw([measure], group, resamples, seed, columns=columns)
+    drawn = resample([measure], group, resamples, seed, columns=columns)
     return {
         name: Figure(
             value,

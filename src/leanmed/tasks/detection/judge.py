@@ -124,8 +124,9 @@ def subgroups(
 def _cell(name: str, value: str, cell: Detected, resamples: int) -> SubgroupRow:
     n = cell.group.size
     found = score(cell, resamples=resamples) if min(n, cell.objects) >= SMALL_CELL else {}
-    undefined = Figure(np.nan, np.nan, np.nan, n)
-    return SubgroupRow(name, value, n, cell.groups, cell.objects, {m: found.get(m, undefined) for m in BAND})
+    undefined, behind = Figure(np.nan, np.nan, np.nan, n), np.unique(cell.group[[len(t) > 0 for t in cell.truth]]).size
+    shown = {m: found.get(m, undefined).of_groups(behind) for m in BAND}
+    return SubgroupRow(name, value, n, cell.groups, cell.objects, shown)
 
 
 def mistakes(table: Detected, records: Sequence[Record]) -> list[Mistake]:

@@ -162,7 +162,8 @@ def by_diameter(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> list[SubgroupRow]:
-    """`BAND` of the nodules of each band of diameters; with fewer than 10 nodules a row has no figures.
+    """`BAND` of the nodules of each band of diameters; with fewer than 10 nodules a row has no figures, and
+    with nodules in fewer than 10 scans no intervals.
 
     A row counts the scans that hold such a nodule, and as positives the nodules.
 
@@ -181,7 +182,7 @@ def by_diameter(
         found = dict.fromkeys(BAND, Figure(np.nan, np.nan, np.nan, len(scans)))
         if band.home.size >= SMALL_CELL:
             measured = _figures(band, scans, resamples, seed)
-            found = {figure: measured[figure] for figure in BAND}
+            found = {figure: measured[figure].of_groups(count) for figure in BAND}
         rows.append(SubgroupRow("diameter", name, count, count, band.home.size, found))
     return rows
 

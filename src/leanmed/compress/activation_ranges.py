@@ -48,7 +48,7 @@ def network_inputs(network: Network, images: Iterable[NDArray[np.uint8]]) -> lis
     return [dict(zip(network.inputs, session.run(None, {pixels: image}), strict=True)) for image in images]
 
 
-def tensors(core: onnx.ModelProto, names: Sequence[str], samples: Iterable[Sample]) -> Iterator[dict[str, Array]]:
+def tensor_values(core: onnx.ModelProto, names: Sequence[str], samples: Iterable[Sample]) -> Iterator[dict[str, Array]]:
     """Run the network and yield the named tensors for each sample."""
     given = {entry.name for entry in core.graph.input}
     wanted = [name for name in dict.fromkeys(names) if name not in given]
@@ -61,7 +61,7 @@ def tensors(core: onnx.ModelProto, names: Sequence[str], samples: Iterable[Sampl
         yield dict(zip(wanted, found, strict=True)) | {name: sample[name] for name in names if name in given}
 
 
-def activations(network: Network) -> list[str]:
+def activation_names(network: Network) -> list[str]:
     """The float tensors that flow through the network, its inputs first."""
     inferred = onnx.shape_inference.infer_shapes(network.core).graph
     is_float = {i.name for i in inferred.value_info if i.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
@@ -70,18 +70,18 @@ def activations(network: Network) -> list[str]:
     return list(dict.fromkeys([*network.inputs, *made, *ends]))
 
 
-def ranges(network: Network, samples: Sequence[Sample], method: Method = "minmax") -> dict[str, Range]:
+def tensor_ranges(network: Network, samples: Sequence[Sample], method: Method = "minmax") -> dict[str, Range]:
     """The range of every activation, always holding 0.
 
     minmax: the extremes seen. percentile: what 99.99 % of the values lie in, so that one outlier does not make the
     steps of all others coarse (read off a histogram of 4096 bins).
     """
-    names = activations(network)
+    names = activation_names(network)
     extremes = _extremes(network, names, samples)
     if method == "minmax":
         return extremes
     counts = {name: np.zeros(BINS) for name in names}
-    for found in tensors(network.core, names, samples):
+    for found in tensor_values(network.core, names, samples):
         for name, value in found.items():
             counts[name] += np.histogram(value, BINS, range=_wide(extremes[name]))[0]
     return {name: _percentile(counts[name], _wide(extremes[name])) for name in names}
@@ -89,7 +89,7 @@ def ranges(network: Network, samples: Sequence[Sample], method: Method = "minmax
 
 def _extremes(network: Network, names: Sequence[str], samples: Sequence[Sample]) -> dict[str, Range]:
     found = dict.fromkeys(names, (0.0, 0.0))
-    for values in tensors(network.core, names, samples):
+    for values in tensor_values(network.core, names, samples):
         for name, value in values.items():
             low, high = found[name]
             found[name] = (min(low, float(value.min())), max(high, float(value.max())))
@@ -112,7 +112,7 @@ def _percentile(counts: NDArray[np.float64], limits: Range) -> Range:
 def channel_ranges(network: Network, names: Sequence[str], samples: Sequence[Sample]) -> dict[str, Array]:
     """Name -> (2, C), the least and greatest value of each channel of tensors (1, C, ...)."""
     found: dict[str, Array] = {}
-    for values in tensors(network.core, names, samples):
+    for values in tensor_values(network.core, names, samples):
         for name, value in values.items():
             flat = value.reshape(value.shape[1], -1)
             seen = np.stack([flat.min(axis=1), flat.max(axis=1)])
@@ -121,13 +121,13 @@ def channel_ranges(network: Network, names: Sequence[str], samples: Sequence[Sam
     return found
 
 
-def moments(network: Network, samples: Sequence[Sample]) -> dict[str, Moments]:
+def input_moments(network: Network, samples: Sequence[Sample]) -> dict[str, Moments]:
     """Layer name -> moments of its input, for layers of at most `MAX_INPUTS` inputs an output, in several passes."""
     rng = np.random.default_rng(0)
     found: dict[str, Moments] = {}
     for some in _batches([layer for layer in network.layers if _inputs(layer) <= MAX_INPUTS]):
         sums = {layer.name: _Sum(layer) for layer in some}
-        for values in tensors(network.core, [layer.input for layer in some], samples):
+        for values in tensor_values(network.core, [layer.input for layer in some], samples):
             for layer in some:
                 sums[layer.name].add(layer.patches(values[layer.input], rng, POSITIONS))
         found |= {name: total.moments() for name, total in sums.items()}
