@@ -255,7 +255,9 @@ def predict(
 
     limits = Limits(max_pixels=max_megapixels * 10**6, max_bytes=max_megabytes * 2**20)
     predictor = leanmed.load(artifact, limits=limits)
-    files, part = list(find_inputs(inputs, scans=predictor.takes_scans)), Shard.parse(shard)
+    files, part = find_inputs(inputs, scans=predictor.takes_scans), Shard.parse(shard)
+    for note in files.notes:
+        typer.echo(note, err=True)
     workers = workers or os.cpu_count() or 1
     with progress_bar("images", len(part.of(files))) as step:
         found = predict_file(predictor, files, out, shard=part, resume=resume, workers=workers, progress=step)

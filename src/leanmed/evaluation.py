@@ -22,9 +22,9 @@ from leanmed.runtime.predictor import Predictor
 from leanmed.tasks.kind import JUDGES
 
 PROTOCOLS = {
-    "grouped": "{folds}-fold cross-validation, groups kept whole; each image is tested once, by a model that "
+    "grouped": "{folds}-fold cross-validation, {whole} kept whole; each image is tested once, by a model that "
     "saw no image of its group",
-    "holdout": "One held-out test part, groups kept whole",
+    "holdout": "One held-out test part, {whole} kept whole",
     "site": "Leave one site out: each site is tested by a model that saw no image of it, nor of its groups",
     "paper": "{folds}-fold cross-validation by image, as published",
     "artifact": "One artifact on images that share no group with one it was trained or selected on",
@@ -81,7 +81,7 @@ def evaluate_run(run: Run, *, data: Path | None = None, command: str = "") -> Re
     temperatures = {fold.number: fold.facts["manifest"]["temperature"] for fold in folds}
     return Report(
         title=f"{run.recipe.name}: {run.recipe.model.backbone}",
-        protocol=PROTOCOLS[run.facts["protocol"]].format(folds=len(folds)),
+        protocol=PROTOCOLS[run.facts["protocol"]].format(folds=len(folds), whole=_whole(run)),
         leak=run.facts["leak"],
         figures=judge.score(answers.table, resamples=settings.resamples),
         main_score=folds[0].facts["manifest"]["main_score"],
@@ -99,6 +99,11 @@ def evaluate_run(run: Run, *, data: Path | None = None, command: str = "") -> Re
             command=command,
         ),
     )
+
+
+def _whole(run: Run) -> str:
+    """What a split kept whole: nobody may read that patients were, where none are known."""
+    return "groups" if run.facts.get("patients_known", True) else "copies of an image (patients are not known)"
 
 
 def fold_figures(run: Run, records: Sequence[Record], fold: int) -> dict[str, Figure]:
@@ -148,6 +153,7 @@ def evaluate_artifact(
         table=answers.table,
         subgroups=subgroup_rows(answers, recipe.evaluation),
         notes=[
+            *records.notes,
             *known.grouping.notes(),
             *_notes(len(known.grouping.records), len(unseen), failed),
             *absent(origin.seen_images, list(map(image_mark, known.contents.values()))),

@@ -107,15 +107,17 @@ def train(
     tell = tell if is_first else (lambda line: None)
     if is_first:
         _check_room(out, resume)
-    records = read_records(recipe.data.dataset, data)
-    data_sha256 = data_hash(records, content_hashes(records))
+    found = read_records(recipe.data.dataset, data)
+    for note in found.notes:
+        tell(note)
+    data_sha256 = data_hash(found, content_hashes(found))
     with TemporaryDirectory() as scratch:  # only the first process keeps what it finds
         cache = out.parent / AUDIT if is_first else Path(scratch)
-        grouping = group_records(records, recipe.split, cache, data_sha256=data_sha256, tell=tell)
+        grouping = group_records(found, recipe.split, cache, data_sha256=data_sha256, tell=tell)
     records = grouping.records
     labels = labels_of(recipe, records)
     folds = make_folds(records, recipe.split)
-    facts = _facts(recipe, data, grouping, labels, len(folds), data_sha256)
+    facts = _facts(recipe, data, grouping, labels, len(folds), data_sha256, found.notes)
     if is_first:
         _open(out, recipe, facts, records, folds)
         tell(f"{len(folds)} fold(s) -> {out}; {_labels_line(labels)}")
@@ -143,7 +145,13 @@ def _labels_line(labels: tuple[str, ...]) -> str:
 
 
 def _facts(
-    recipe: Recipe, data: Path, grouping: Grouping, labels: tuple[str, ...], folds: int, data_sha256: str
+    recipe: Recipe,
+    data: Path,
+    grouping: Grouping,
+    labels: tuple[str, ...],
+    folds: int,
+    data_sha256: str,
+    notes: Sequence[str],
 ) -> dict[str, Any]:
     return {
         "leak": LEAK if recipe.split.protocol == "paper" else None,
@@ -151,7 +159,8 @@ def _facts(
         "labels": labels,
         "folds": folds,
         "images": len(grouping.records),
-        "grouping": grouping.notes(),
+        "grouping": [*notes, *grouping.notes()],
+        "patients_known": grouping.patients_known,
         "data": str(data.resolve()),
         "data_sha256": data_sha256,
         "leanmed": __version__,

@@ -17,7 +17,7 @@ __all__ = ["answer", "check", "mistakes", "point", "score", "subgroups", "table_
 
 def check(dataset: str, records: Sequence[Record], labels: tuple[str, ...]) -> None:
     """Refuse labels the artifact does not know."""
-    class_labels(dataset, records, labels)
+    class_labels(dataset, records, labels, all_present=False)
 
 
 def answer(predictor: Predictor, record: Record) -> dict[str, str]:

@@ -81,7 +81,7 @@ def evaluate_scans(
         figures=cpm(*judged),
         main_score="cpm",
         subgroups=by_diameter(*judged),
-        notes=notes,
+        notes=[*scans.notes, *notes],
         plots=[froc_of(matched, series, per="scan", what="candidates")] if matched.home.size else [],
         terms=SCANS,
         words=OF_SCANS,
