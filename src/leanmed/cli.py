@@ -299,7 +299,9 @@ def predict(
 
     limits = Limits(max_pixels=max_megapixels * 10**6, max_bytes=max_megabytes * 2**20)
     predictor = leanmed.load(artifact, limits=limits, threshold=threshold)
-    files, part = list(find_inputs(inputs, scans=predictor.takes_scans)), Shard.parse(shard)
+    files, part = find_inputs(inputs, scans=predictor.takes_scans), Shard.parse(shard)
+    for note in files.notes:
+        typer.echo(note, err=True)
     workers = workers or available_cores()
     if str(out) == "-":
         if resume:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -159,3 +159,11 @@ class Record(Value):
                 "leave missing values out"
             )
         return number
+
+
+class Records(list[Record]):
+    """The records of a data set, and `notes`: what its reader found worth saying of it, a sentence each."""
+
+    def __init__(self, records: Iterable[Record], notes: Iterable[str] = ()) -> None:
+        super().__init__(records)
+        self.notes = tuple(notes)

@@ -126,12 +126,14 @@ def test_what_is_no_voc_is_refused_by_file(voc, refused, text):
 def test_images_and_annotations_must_match(voc, yolo, refused):
     root = voc(a=[], b=[])
     (root / "Annotations/a.xml").rename(root / "Annotations/c.xml")
-    with refused(DataError, "images without: a;", "annotations without image: c"):
+    with refused(DataError, "images without: JPEGImages/a.png;", "annotations without image: Annotations/c.xml"):
         read_records("voc", root)
     (yolo(a="", c="") / "images/deep/c.png").unlink()
-    with refused(DataError, "annotations without image: deep/c"):
+    with refused(DataError, "annotations without image: labels/deep/c.txt"):
         read_records("yolo", root)
     with refused(DataError, "expected images with boxes there, found none", "give the folder"):
+        read_records("yolo", root / "Annotations")
+    with refused(DataError, "at least one box, got 2 images without any", "labels/NAME.txt", "beside each image"):
         read_records("yolo", root / "JPEGImages")
 
 
@@ -154,12 +156,12 @@ def test_a_coco_table_that_does_not_hold_together_is_refused(coco, refused, chan
 
 
 def test_boxes_of_several_kinds_are_refused(voc, yolo, coco, refused):
-    with refused(DataError, "one kind", "a, nodule"):
+    with refused(DataError, "one kind", "a (1), nodule (1)"):
         root = voc(a=[(1, 2, 11, 12), (1, 2, 3, 4)])
         path = root / "Annotations/a.xml"
         path.write_text(path.read_text().replace("nodule", "a", 1))
         read_records("voc", root)
-    with refused(DataError, "one kind", "0, 1"):
+    with refused(DataError, "one kind", "0 (1), 1 (1)"):
         read_records("yolo", yolo(a="0 .5 .5 .1 .1\n1 .5 .5 .1 .1"))
     with refused(DataError, "one kind"):
         each = ({"image_id": 7, "category_id": kind, "bbox": [1, 1, 2, 2]} for kind in (1, 2))
@@ -167,7 +169,7 @@ def test_boxes_of_several_kinds_are_refused(voc, yolo, coco, refused):
 
 
 def test_a_table_of_groups_may_stand_beside_any_of_them(voc, refused):
-    root = voc(a=[], b=[])
+    root = voc(a=[(1, 2, 11, 12)], b=[])
     assert len({record.group for record in read_records("voc", root)}) == 1  # the same pixels
     table = root / "groups.csv"
     table.write_text("image,group\nJPEGImages/a.png,p1\nJPEGImages/b.png,p2\n")
@@ -200,11 +202,11 @@ def test_boxes_are_those_of_the_image_turned_upright(yolo):
 def test_two_images_of_one_name_are_refused(voc, yolo, refused):
     root = voc(a=[(1, 2, 11, 12)])
     picture(root / "JPEGImages/a.jpg")
-    with refused(DataError, "two files for a"):
+    with refused(DataError, "two files for JPEGImages/a"):
         read_records("voc", root)
     root = yolo(b="")
     picture(root / "images/deep/b.jpg")
-    with refused(DataError, "two files for deep/b"):
+    with refused(DataError, "two files for images/deep/b"):
         read_records("yolo", root)
 
 

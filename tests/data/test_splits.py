@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from leanmed.data.splits import LEAK, Fold, check_groups, make_folds
 from leanmed.errors import DataError, LeakError
 from leanmed.recipe.recipe import Split
-from leanmed.records import Record
+from leanmed.records import Boxes, Record
 
 WHOLE = ("grouped", "holdout", "site")
 
@@ -133,8 +134,16 @@ def test_sites_are_needed_under_site(refused):
 @pytest.mark.parametrize(
     ("groups", "changes", "expected"),
     [
-        (12, {}, "at least 5 groups of label ill for split.folds = 5, got 4; lower it, or add data"),
-        (21, {}, "at least 7 groups of label ill for split.validation = 0.15, got 5; bring it nearer to 0.5"),
+        (
+            12,
+            {},
+            "at least 5 groups of label ill for split.folds = 5, got 4; set split.folds = 4 and split.validation = 0.3",
+        ),
+        (
+            21,
+            {},
+            "at least 7 groups of label ill for split.validation = 0.15, got 5; set split.validation = 0.19",
+        ),
         (
             30,
             {"protocol": "holdout", "test": 0.05},
@@ -154,12 +163,73 @@ def test_a_site_with_all_of_a_label_is_refused(refused):
         make_folds(records, Split(protocol="site"))
 
 
-def test_a_part_without_a_label_is_refused(refused):
+def test_uneven_groups_are_drawn_again_until_every_part_has_every_label():
     rng = np.random.default_rng(1)  # eight groups of both labels, very uneven
     rows = [(label, g) for g in range(8) for label in ("healthy", "ill") for _ in range(rng.choice([0, 1, 20]))]
     records = [record(number, label, f"p{g}") for number, (label, g) in enumerate(rows)]
-    with refused(DataError, "expected every label in its validation part, got none of healthy", "split.seed"):
-        make_folds(records, Split(folds=2, validation=0.45))
+    for fold in make_folds(records, Split(folds=2, validation=0.45)):
+        for part in fold.parts().values():
+            assert {records[i].target for i in part} == {"healthy", "ill"}
+
+
+def test_groups_that_no_draw_divides_are_refused(refused):
+    # p0 alone holds ill images beside p1 and p2 of one image each; "healthy" comes with p0 too, and with nobody else.
+    rows = [("ill", 0)] * 9 + [("healthy", 0)] * 9 + [("ill", 1), ("ill", 2), ("healthy", 1)]
+    records = [record(number, label, f"p{g}") for number, (label, g) in enumerate(rows)]
+    with refused(DataError, "at least 3 groups of label healthy", "got 2", "add data"):
+        make_folds(records, Split(folds=3))
+
+
+@pytest.mark.parametrize("rare", [3, 4, 5, 7])
+@pytest.mark.parametrize("changes", [{"folds": 2}, {"folds": 5}, {"protocol": "holdout"}])
+def test_the_settings_that_a_refusal_advises_are_accepted(rare, changes):
+    records = [record(i, "ill" if i < rare else "healthy", f"p{i}") for i in range(40)]
+    for _ in range(2):  # one piece of advice, if any, must do
+        try:
+            assert make_folds(records, Split(**changes))
+            return
+        except DataError as error:
+            changes = changes | {
+                k: float(v) for k, v in re.findall(r"split\.(\w+) = ([\d.]+)(?= and|, or)", str(error))
+            }
+            changes |= {"folds": int(changes["folds"])} if "folds" in changes else {}
+    pytest.fail(f"{changes} are refused too")
+
+
+def test_two_groups_of_a_label_are_too_few_whatever_the_settings(refused):
+    records = [record(i, "ill" if i < 2 else "healthy", f"p{i}") for i in range(40)]
+    with refused(DataError, "got 2; no setting makes do with so few", "add data"):
+        make_folds(records, Split(folds=3))
+    with refused(DataError, "got 1; no setting makes do with so few"):
+        make_folds(records[1:], Split(folds=2))
+
+
+def boxed(number: int, boxes: int, group: str) -> Record:
+    return Record(str(number), Path(f"{number}.png"), Boxes(((0, 0, 5, 5),) * boxes), group)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(("with_boxes", "without"), [(8, 32), (8, 3), (9, 0), (25, 25)])
+def test_every_part_of_a_small_set_for_detection_has_objects(with_boxes, without, seed):
+    records = [boxed(i, int(i < with_boxes), f"p{i}") for i in range(with_boxes + without)]
+    for fold in make_folds(records, Split(folds=3, validation=0.2, seed=seed)):
+        for part in fold.parts().values():
+            assert any(records[i].boxes.xyxy for i in part)
+
+
+def test_a_large_group_without_objects_is_no_part_by_itself():
+    records = [boxed(i, 0, "p0") for i in range(30)] + [boxed(30 + i, 1, f"p{1 + i}") for i in range(6)]
+    for fold in make_folds(records, Split(folds=2, validation=0.45)):
+        for part in fold.parts().values():
+            assert any(records[i].boxes.xyxy for i in part)
+
+
+def test_too_few_groups_with_objects_are_refused_with_the_setting_to_change(refused):
+    records = [boxed(i, int(i < 4), f"p{i}") for i in range(40)]
+    words = "at least 5 groups with objects for split.folds = 5, got 4; set split.folds = 4 and split.validation = 0.3"
+    with refused(DataError, words):
+        make_folds(records, Split())
+    assert make_folds(records, Split(folds=4, validation=0.3))
 
 
 def test_folds_made_elsewhere_are_refused_when_they_tear_a_group(refused):

@@ -105,11 +105,12 @@ def test_an_infinite_value_is_refused(tabled, refused):
 
 WRONG = {
     "no column `label`": (
-        ["image,class", *ROWS],
-        "missing: label, twice: none, got: class, image; correct the",
+        ["image,labled,group,site,age,sex", *ROWS],
+        "missing: label, got: age, group, image, labled, sex, ...",
+        "(did you mean labled for label?); correct the first line",
     ),
     "semicolons": (["image;label"], "with commas between them; missing: image, label", "got: image;label"),
-    "a column twice": (["image,label,label", *ROWS], "each once", "twice: label"),
+    "a column twice": (["image,label,label", *ROWS], "each column once", "twice: label"),
     "nothing at all": ([], "missing: image, label", "got: none"),
     "no rows": ([HEAD], "expected a row for each image, got none below the first line"),
     "too few fields": ([HEAD, *ROWS, "c.png,x"], "line 4: expected 6 fields, as in the first line, got 2"),
@@ -129,7 +130,7 @@ WRONG = {
     "no image file": (
         [HEAD, *ROWS, "labels.csv,x,,,,"],
         "rows without an image: labels.csv",
-        "images end in .dcm",
+        "images end in .bmp, .dcm",
     ),
     "an image twice": (
         [HEAD, *ROWS, ROWS[0]],

@@ -66,8 +66,8 @@ def test_unusual_names_and_links_are_followed(photo, tmp_path, name):
     [
         (b"", "empty"),
         (b"dear doctor, the picture follows", "begins with b'dear doc'"),
-        (bytes(1000), "expected JPEG, PNG, TIFF or DICOM"),
-        (np.random.default_rng(0).bytes(1000), "expected JPEG, PNG, TIFF or DICOM"),
+        (bytes(1000), "expected JPEG, PNG, TIFF, BMP, WebP or DICOM"),
+        (np.random.default_rng(0).bytes(1000), "expected JPEG, PNG, TIFF, BMP, WebP or DICOM"),
         (b"\xff\xd8\xff", "copy or export it again"),
     ],
 )
@@ -247,7 +247,7 @@ def test_a_name_with_brackets_is_a_file_before_it_is_a_glob(tree):
     assert found(tree, "x[1].png") == ["x[1].png"]
 
 
-@pytest.mark.parametrize("pattern", ["none", "*.bmp"])
+@pytest.mark.parametrize("pattern", ["none", "*.gif"])
 def test_a_folder_or_glob_without_files_is_an_error_at_once(tree, pattern):
     with pytest.raises(InputError, match="found none"):
         find_inputs([str(tree / "b.png"), str(tree / pattern)])

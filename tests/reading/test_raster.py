@@ -226,10 +226,27 @@ def test_several_frames_or_pages_are_refused(form):
         read_image(encoded(COLOURS, form, save_all=True, append_images=[second]))
 
 
-@pytest.mark.parametrize("form", ["GIF", "BMP", "WEBP"])
-def test_other_formats_are_refused_by_name(form):
-    with pytest.raises(UnsupportedInput, match=f"(?i)got {form}; save it as JPEG or PNG"):
-        read_image(encoded(COLOURS[..., :3], form))
+def test_other_formats_are_refused_by_name():
+    with pytest.raises(UnsupportedInput, match="got GIF; save it as JPEG or PNG"):
+        read_image(encoded(COLOURS[..., :3], "GIF"))
+
+
+def test_bmp_and_webp_are_read_as_they_are():
+    for form, options in (("BMP", {}), ("WEBP", {"lossless": True})):
+        np.testing.assert_array_equal(read_image(encoded(COLOURS[..., :3], form, **options))[..., :3], COLOURS[..., :3])
+
+
+@pytest.mark.parametrize("form", ["BMP", "WEBP"])
+def test_a_truncated_bmp_or_webp_is_unreadable(form):
+    data = encoded(COLOURS[..., :3], form)
+    with pytest.raises(UnreadableInput):
+        read_image(data[: len(data) * 2 // 3])
+
+
+def test_a_webp_of_several_frames_is_refused():
+    second = Image.fromarray(255 - COLOURS)
+    with pytest.raises(UnsupportedInput, match="several"):
+        read_image(encoded(COLOURS, "WEBP", save_all=True, append_images=[second]))
 
 
 def test_a_telephones_heic_is_refused_by_name():

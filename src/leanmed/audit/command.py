@@ -41,6 +41,7 @@ def audit_folder(
         f"{len(conflicts)} conflicts between copies, {len(torn)} of them between labels",
         f"{len(found.unreadable)} unreadable, {len(found.near_empty)} near-empty, {len(found.outliers)} outliers",
         *(f"  unreadable: {name}: {reason}" for name, reason in found.unreadable.items()),
+        *records.notes,
         f"wrote {out / 'report.html'}, report.json, groups.csv and pairs.csv",
     ]
     return lines, not torn
@@ -62,6 +63,7 @@ def audit_split(
         f"{len(leaked)} of {len(sides[1])} test images leak: {copied} have a copy in training, "
         f"{len(leaked) - copied} only a sibling of their group"
     ]
+    lines += dict.fromkeys(note for side in sides for note in side.notes)
     lines += [f"  {leak.image}: {', '.join((*leak.copies, *leak.siblings)[:3])}" for leak in leaked[:SHOWN]]
     if out:
         write_json(out / "split.json", {"test_images": len(sides[1]), "leaked": [vars(leak) for leak in leaked]})

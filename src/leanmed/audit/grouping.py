@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from leanmed.audit import GROUPS_VERSION, audit
+from leanmed.audit.conflicts import UNKNOWN_GROUP
 from leanmed.audit.groups import joined
 from leanmed.cores import available_cores
 from leanmed.data import content_hashes, data_hash
@@ -33,6 +34,7 @@ class Grouping:
         dropped: whether those were left out of `records`.
         source: where the groups come from, in words.
         left_out: those that were left out, with their groups.
+        patients_known: whether the data set names any group, or copies alone are kept together.
     """
 
     records: list[Record]
@@ -40,6 +42,7 @@ class Grouping:
     dropped: bool
     source: str
     left_out: tuple[Record, ...] = ()
+    patients_known: bool = True
 
     def notes(self) -> list[str]:
         """What a report must say of it."""
@@ -90,7 +93,8 @@ def group_records(
     drop = split.conflicts == "drop" and bool(torn)
     kept = [r for r in regrouped if not (drop and r.id in torn)]
     left_out = tuple(r for r in regrouped if drop and r.id in torn)
-    found = Grouping(kept, tuple(sorted(torn)), drop, source, left_out)
+    known = not all(record.group.startswith(UNKNOWN_GROUP) for record in records)
+    found = Grouping(kept, tuple(sorted(torn)), drop, source, left_out, known)
     for line in found.notes():
         tell(line)
     return found

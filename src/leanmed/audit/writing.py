@@ -10,7 +10,7 @@ conflicts                        [{group, field, values: {value: [image]}, sprea
 unreadable                       {image: reason}
 near_empty                       [image]
 outliers                         [{image, measure, value, median}]
-classes, sites                   {name: images}
+classes, sites                   {name: images}; of images with boxes, the classes are `with boxes`, `without boxes`
 method                           the thresholds by which a pair was accepted
 ```
 """
@@ -94,10 +94,17 @@ def as_json(found: Findings, conflicts: Sequence[Conflict], records: Sequence[Re
         "unreadable": {encodable(image): encodable(reason) for image, reason in found.unreadable.items()},
         "near_empty": [encodable(image) for image in found.near_empty],
         "outliers": [{**vars(o), "image": encodable(o.image)} for o in found.outliers],
-        "classes": dict(sorted(Counter(r.target for r in records).items())),
+        "classes": dict(sorted(Counter(map(_kind, records)).items())),
         "sites": dict(sorted(Counter(r.site or "unknown" for r in records).items())),
         "method": {name.lower(): getattr(verify, name) for name in THRESHOLDS},
     }
+
+
+def _kind(record: Record) -> str:
+    """The class of an image, or whether it has boxes."""
+    if isinstance(record.target, str):
+        return record.target
+    return "with boxes" if record.target.xyxy else "without boxes"
 
 
 def _conflict(conflict: Conflict) -> dict[str, Any]:

@@ -9,24 +9,26 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leanmed.data import anemia, luna16, tables
+from leanmed.data import anemia, class_folders, luna16, tables
 from leanmed.data import box_formats as boxes
 from leanmed.data import luna16_slices as nodules
+from leanmed.data.telling import some
 from leanmed.errors import DataError
 from leanmed.files import sha256_file, sha256_json
 from leanmed.reading.images import read_image
 from leanmed.reading.lung_slices import read_slice
 from leanmed.reading.volume import is_volume, open_volume
 from leanmed.recipe.recipe import ORIGINS, Data, origin_of
-from leanmed.records import Boxes, Record
+from leanmed.records import Boxes, Record, Records
 
-DATASETS: dict[str, Callable[[Path], list[Record]]] = {
+DATASETS: dict[str, Callable[[Path], Records]] = {
     "cp-anemic": anemia.read,
-    "folder": tables.read,
+    "folder": class_folders.read,
     "images": tables.read_images,
     "luna16-slices": nodules.read_slices,
     "luna16": luna16.read,
@@ -35,14 +37,20 @@ DATASETS: dict[str, Callable[[Path], list[Record]]] = {
     "yolo": boxes.read_yolo,
     "coco": boxes.read_coco,
 }
+PLACES = boxes.PLACES | {
+    "luna16": "annotations.csv, which must name the series that are there",
+    "luna16-centres": "annotations.csv, of which few lie in the middle slices",
+    "luna16-slices": nodules.MANIFEST,
+}
 LABELS: dict[str, tuple[str, ...]] = {"cp-anemic": anemia.LABELS}
 
 
-def read_records(dataset: str, root: Path) -> list[Record]:
-    """Read a data set by its name.
+def read_records(dataset: str, root: Path) -> Records:
+    """Read a data set by its name; what its reader has to say of it stands in `notes`.
 
     Raises:
-        DataError: an unknown name, a missing folder, an image listed twice, or what the reader refuses.
+        DataError: an unknown name, a missing folder, an image listed twice, no box in any of the images
+            of a set for detection, or what the reader refuses.
     """
     if dataset not in DATASETS:
         raise DataError(f"expected a data set's name ({', '.join(DATASETS)}), got {dataset!r}; name one of these")
@@ -51,13 +59,17 @@ def read_records(dataset: str, root: Path) -> list[Record]:
     records = DATASETS[dataset](root)
     twice = [name for name, count in Counter(r.id for r in records).items() if count > 1]
     if twice:
+        raise DataError(f"{root}: expected each image once, got more than once: {some(twice)}; correct the table")
+    if records and not any(isinstance(r.target, str) or r.target.xyxy for r in records):
         raise DataError(
-            f"{root}: expected each image once, got more than once: {tables.some(twice)}; correct the table"
+            f"{root}: expected at least one box, got {len(records)} images without any; the reader {dataset} looks for "
+            f"boxes in {PLACES[dataset]}; put them there, or check that they are not empty"
+            f"{''.join(f'. {note}' for note in records.notes)}"
         )
     return records
 
 
-def read_records_for(recipe: Data, root: Path, dataset: str | None = None) -> list[Record]:
+def read_records_for(recipe: Data, root: Path, dataset: str | None = None) -> Records:
     """Records for a model that learnt by a recipe: boxes are told as those that it learnt from.
 
     Args:
@@ -68,45 +80,45 @@ def read_records_for(recipe: Data, root: Path, dataset: str | None = None) -> li
     Raises:
         DataError: as `read_records`.
     """
-    if dataset in (None, recipe.dataset):
+    if dataset is None or dataset == recipe.dataset:
         return read_records(recipe.dataset, root)
     by = ORIGINS[origin_of(dataset)] - ORIGINS[recipe.box_origin]
-    return [
+    found = read_records(dataset, root)
+    moved = (
         replace(record, target=record.target.moved(by)) if by and isinstance(record.target, Boxes) else record
-        for record in read_records(dataset, root)
-    ]
+        for record in found
+    )
+    return Records(moved, found.notes)
 
 
-def class_labels(dataset: str, records: Sequence[Record], wanted: Sequence[str] | None = None) -> tuple[str, ...]:
+def class_labels(
+    dataset: str, records: Sequence[Record], wanted: Sequence[str] | None = None, *, all_present: bool = True
+) -> tuple[str, ...]:
     """The labels in the order of the model's outputs: as wanted, else as the data set has them, else sorted.
+
+    Args:
+        dataset: its name.
+        records: its images.
+        wanted: labels in order.
+        all_present: whether each wanted label needs an image, as in training; a set to judge a model on may lack some.
 
     Raises:
         DataError: a record whose label is not in the list, or a listed label that no record has.
     """
     found = {record.label for record in records}
-    labels = tuple(wanted or LABELS.get(dataset) or sorted(found))
-    strangers, unused = found - set(labels), set(labels) - found
+    labels = tuple(normalize("NFC", label) for label in wanted or LABELS.get(dataset) or sorted(found))
+    strangers, unused = found - set(labels), (set(labels) - found if all_present else set())
     if strangers or unused or len(set(labels)) < max(2, len(labels)):
+        remedy = (
+            "correct the table or set data.labels"
+            if all_present
+            else "the model answers no others: rename those labels, or leave their images out"
+        )
         raise DataError(
             f"expected labels {list(labels)}, each once and at least two; not in the list: "
-            f"{tables.some(strangers)}; without an image: {tables.some(unused)}; correct the table or set "
-            "data.labels"
+            f"{some(strangers)}; without an image: {some(unused)}; {remedy}"
         )
     return labels
-
-
-def check_labels(records: Sequence[Record], known: Sequence[str]) -> None:
-    """Refuse a label that is not among those known; not every one of them need have an image.
-
-    Raises:
-        DataError: naming the labels.
-    """
-    strangers = {record.label for record in records} - set(known)
-    if strangers:
-        raise DataError(
-            f"expected labels among {', '.join(known)}, got also {tables.some(strangers)}; correct the table, or give "
-            "images of these labels only"
-        )
 
 
 def read_pixels(record: Record, *, side: int | None = None) -> NDArray[np.uint8]:

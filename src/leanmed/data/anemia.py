@@ -15,9 +15,11 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from leanmed.data.tables import by_name, content_group, images_below, match_images, name_below, read_rows, some
+from leanmed.data.columns import NO_PATIENTS
+from leanmed.data.tables import by_name, content_group, images_below, match_images, name_below, read_rows
+from leanmed.data.telling import each, some
 from leanmed.errors import DataError
-from leanmed.records import Record
+from leanmed.records import Record, Records
 
 LABELS = ("non-anemic", "anemic")
 ANEMIC_BELOW = 11.0  # g/dL
@@ -29,19 +31,21 @@ COLUMNS = (
 )
 
 
-def read(root: Path) -> list[Record]:
+def read(root: Path) -> Records:
     """Read CP-AnemiC as it is distributed: `Anemic/`, `Non-anemic/` and the data collection sheet.
 
+    Rows whose image is not there are counted.
+
     Raises:
-        DataError: a folder, the sheet, a column or a value is missing; a row without image, an image without
-            row, an image in both folders; a value that is no number; a label that its haemoglobin or its
-            folder contradicts.
+        DataError: a folder, the sheet, a column or a value is missing; no image, one without row, one in both
+            folders; a value that is no number; a label that its haemoglobin or its folder contradicts.
     """
     images = _images(root)
     rows = read_rows(root / TABLE, needed=COLUMNS)
-    match_images({row["IMAGE_ID"] for row in rows}, set(images), root)
-    rows.sort(key=lambda row: row["IMAGE_ID"])
-    return [_record(root, images[row["IMAGE_ID"]], row) for row in rows]
+    notes = match_images({row["IMAGE_ID"] for row in rows}, set(images), root, partial=True)
+    rows = sorted((row for row in rows if row["IMAGE_ID"] in images), key=lambda row: row["IMAGE_ID"])
+    records = each(rows, lambda row: _record(root, images[row["IMAGE_ID"]], row))
+    return Records(records, [*notes, NO_PATIENTS])
 
 
 def _images(root: Path) -> dict[str, Path]:

@@ -5,34 +5,88 @@ voc    DIR/JPEGImages/001.png   DIR/Annotations/001.xml
 yolo   DIR/images/001.png       DIR/labels/001.txt          class, centre and size as shares of the image
 coco   DIR/.../001.png          DIR/annotations.json        file names below DIR
 ```
+Annotations of VOC and YOLO may as well lie beside their images, or in `train/images` and `train/labels`: an image's are
+those of its name at its path, but for folders such as `images` and `labels`. Those of COCO may be in
+`annotations/instances_*.json` or `_annotations.coco.json`.
+
 An image without boxes is an image in which nothing is to be found: in YOLO its text may be missing, in VOC it has a
 file without objects. Beside each may stand `groups.csv`, with columns image (below DIR) and group (the patient, say);
 without it, images with the same content form a group. Corners are taken as edges, as most programs write them;
 PASCAL's own files count pixels from 1, and so lie half a pixel lower right.
+
+What is marked as a crowd (`iscrowd`), to be ignored (`ignore`) or difficult (`difficult`) is neither an object nor
+background. Records cannot say so, and images that hold such are left out, with a note. What is `truncated` or
+`occluded` is an object.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
 from xml.etree import ElementTree
 
-from leanmed.data.tables import by_name, content_group, images_below, name_below, read_rows, read_text, some
+from leanmed.data.class_folders import ORIGINAL_SPLIT, OWN_SPLITS, is_split
+from leanmed.data.tables import GROUPS, by_name, content_group, name_below, read_groups, read_text
+from leanmed.data.telling import each, some
 from leanmed.errors import DataError, InputError
+from leanmed.reading.folders import list_folder
 from leanmed.reading.images import image_size
-from leanmed.records import Box, Boxes, Record
+from leanmed.records import Box, Boxes, Record, Records
 
-GROUPS = "groups.csv"
 COCO = "annotations.json"
-CLASSES = "classes.txt"  # names of classes, which some programs leave among YOLO's texts
+COCO_ELSEWHERE = ("annotations/instances*.json", "**/instances*.json", "**/_annotations.coco.json", "**/*coco*.json")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+PLACES = {
+    "voc": "Annotations/NAME.xml for JPEGImages/NAME.png, or beside each image",
+    "yolo": "labels/NAME.txt for images/NAME.png, or beside each image",
+    "coco": f"{COCO}, annotations/instances_*.json or _annotations.coco.json",
+}
+
+_FOLDERS = frozenset(  # that say what lies in them, not which image it is
+    {
+        "images",
+        "image",
+        "imgs",
+        "img",
+        "jpegimages",
+        "labels",
+        "label",
+        "annotations",
+        "annotation",
+        "xmls",
+        "xml",
+        "txt",
+    }
+    | {"obj_train_data", "obj_valid_data", "obj_test_data", "bboxes"}
+)
+# Texts that programs leave among YOLO's, and which are no annotations.
+_NO_LABELS = re.compile(
+    r"(classes|_darknet|train|val|valid|test|predefined_classes|readme.*|obj|notes)\.(txt|labels)", re.I
+)
+_YES = frozenset({"1", "true", "yes"})
 
 
-Found = dict[Path, list[Box]]
+@dataclass
+class Found:
+    """What annotations say of an image.
+
+    Args:
+        boxes: its objects.
+        diameters: of each in mm, or none.
+        undecided: how many boxes are neither object nor background.
+    """
+
+    boxes: list[Box] = field(default_factory=list)
+    diameters: list[float] = field(default_factory=list)
+    undecided: int = 0
 
 
-def read_voc(root: Path) -> list[Record]:
+def read_voc(root: Path) -> Records:
     """Read PASCAL VOC: an XML for each image, with an `object` for each box.
 
     An object may tell its diameter in mm as `diameter_mm`, if all objects of its image do.
@@ -41,71 +95,68 @@ def read_voc(root: Path) -> list[Record]:
         DataError: an image without XML or the reverse, an XML that is none, objects of several names, a box outside
             its image or without size.
     """
-    images = by_name(root, images_below(root / "JPEGImages"), lambda path: path.stem)
-    files = {path.stem: path for path in (root / "Annotations").glob("*.xml")}
-    _match(images, files, root)
-    trees = {image: _voc_tree(files[stem]) for stem, image in images.items()}
-    for image, tree in trees.items():
-        _check_voc_size(image, tree)
+    images, others, notes = _list(root, "jpegimages")  # and not, say, in SegmentationClass
+    files = [path for path in others if path.suffix.lower() == ".xml"]
+    pairs = _pairs(root, images, files, "voc")
+    unannotated = [name_below(root, image) for image in images if image not in pairs]
+    _match(root, images, unannotated, [name_below(root, path) for path in set(files) - set(pairs.values())], "voc")
+    trees = dict(zip(pairs, each(pairs.values(), _voc_tree), strict=True))
+    each(trees.items(), lambda item: _check_size(item[0], *_voc_size(*item)))
     objects = {image: tree.findall("object") for image, tree in trees.items()}
     _check_one_kind(root, [item.findtext("name", "").strip() for items in objects.values() for item in items])
-    found = {image: [_voc_box(image, item) for item in items] for image, items in objects.items()}
-    diameters = {
-        image: [_number(text, image) for item in items if (text := item.findtext("diameter_mm"))]
-        for image, items in objects.items()
-    }
-    return _records(root, found, diameters)
+    found = dict(each(objects.items(), lambda item: (item[0], _voc_found(*item))))
+    return _records(root, found, notes(set(files)))
 
 
-def read_yolo(root: Path) -> list[Record]:
+def read_yolo(root: Path) -> Records:
     """Read YOLO: a text for each image, with a line `class x y width height` for each box.
 
     Raises:
         DataError: no images, a text without image, a line that is no box, several classes, a box outside its image or
             without size.
     """
-    images = _named(root / "images", images_below(root / "images"))
-    files = _named(root / "labels", (p for p in (root / "labels").rglob("*.txt") if p.name != CLASSES))
-    _match(images, dict.fromkeys(images) | files, root)
-    lines = {images[name]: _yolo_lines(path) for name, path in files.items()}
-    _check_one_kind(root, [line[0] for image in lines for line in lines[image]])
-    return _records(root, {image: _yolo_boxes(image, lines.get(image, [])) for image in images.values()})
+    images, others, notes = _list(root, "images")
+    files = [path for path in others if path.suffix.lower() == ".txt" and not _NO_LABELS.fullmatch(path.name)]
+    pairs = _pairs(root, images, files, "yolo")
+    # A text outside of `labels` that is of no image may say anything; it is counted among what is passed over.
+    orphans = [path for path in set(files) - set(pairs.values()) if _has_folder(root, path, "labels")]
+    _match(root, images, [], [name_below(root, path) for path in orphans], "yolo")
+    lines = dict(zip(pairs, each(pairs.values(), _yolo_lines), strict=True))
+    names = _yolo_names(root)
+    _check_one_kind(root, [names.get(line[0], line[0]) for image in lines for line in lines[image]])
+    found = dict(each(images, lambda image: (image, Found(_yolo_boxes(image, lines.get(image, []))))))
+    return _records(root, found, notes({*pairs.values(), *_yolo_sidecars(others)}))
 
 
-def read_coco(root: Path) -> list[Record]:
-    """Read COCO: `annotations.json` with `images` and `annotations`, whose `bbox` is left, top, width, height.
+def read_coco(root: Path) -> Records:
+    """Read COCO: a JSON with `images` and `annotations`, whose `bbox` is left, top, width, height.
 
     Raises:
-        DataError: no such file or no such lists in it, an image that is not there, an annotation of an unknown image,
-            several categories, a box outside its image or without size.
+        DataError: no such file or no such lists in it, an image that is not there or has another size than it says, an
+            annotation of an unknown image, several categories, a box outside its image or without size.
     """
-    table = root / COCO
-    try:
-        content = json.loads(read_text(table))
-        images = {item["id"]: root / _below(item["file_name"]) for item in content["images"]}
-        found: Found = {image: [] for image in images.values()}
-        if not images or len(found) < len(content["images"]):
-            raise ValueError(f"{len(content['images'])} images, {len(found)} of them different in id and file_name")
-        for item in content["annotations"]:
-            x, y, width, height = map(float, item["bbox"])
-            found[images[item["image_id"]]].append((x, y, x + width, y + height))
-        _check_one_kind(root, [str(item["category_id"]) for item in content["annotations"]])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{table}: expected images with id and file_name, and annotations with image_id, category_id and bbox, "
-            f"got {type(error).__name__}: {error}; correct the file"
-        ) from error
-    missing = [name_below(root, image) for image in found if not image.is_file()]
-    if missing:
-        raise DataError(f"{table}: expected every image it lists below {root}, but missing: {some(missing)}")
-    return _records(root, found)
+    tables = _coco_tables(root)
+    images, _, notes = _list(root)
+    found: dict[Path, Found] = {}
+    kinds: list[str] = []
+    for table in tables:
+        listed, names = _coco_table(root, table, images)
+        if twice := [name_below(root, image) for image in listed if image in found]:
+            raise DataError(f"{table}: expected images that no other table lists, got {some(twice)}; remove one")
+        found |= listed
+        kinds += names
+    _check_one_kind(root, kinds)
+    unlisted = len(set(images) - set(found))
+    where = ", ".join(name_below(root, table) for table in tables)
+    said = f"{unlisted} images are not listed in {where}; they are left out."
+    return _records(root, found, [*notes(set(tables)), *[said] * bool(unlisted)])
 
 
 def boxes_inside(image: Path, xyxy: Sequence[Box], diameters: Sequence[float] = ()) -> Boxes:
     """Check boxes against the image they are drawn in.
 
     Args:
-        image: a JPEG, PNG, TIFF or DICOM, of which only the header is decoded.
+        image: an image file, of which only the header is decoded.
         xyxy: in pixels of the image turned upright, as edges: it reaches from 0 to its width and height.
         diameters: in mm, one per box or none.
 
@@ -131,6 +182,9 @@ def square(centre: tuple[float, float], side: float, size: tuple[float, float]) 
     return max(x - half, 0), max(y - half, 0), min(x + half, width), min(y + half, height)
 
 
+# --- what the formats share
+
+
 def _size(image: Path) -> tuple[int, int]:
     try:
         return image_size(image)
@@ -138,52 +192,135 @@ def _size(image: Path) -> tuple[int, int]:
         raise DataError(f"expected a readable image, got {error}") from error
 
 
-def _records(root: Path, found: Found, diameters: Mapping[Path, list[float]] | None = None) -> list[Record]:
-    groups = _groups(root, {name_below(root, image) for image in found})
-    return [
-        Record(
-            id=name_below(root, image),
-            image=image,
-            target=boxes_inside(image, boxes, (diameters or {}).get(image, ())),
-            group=groups.get(name_below(root, image)) or content_group(image),
-        )
-        for image, boxes in found.items()
-    ]
+def _list(root: Path, folder: str = "") -> tuple[list[Path], list[Path], Callable[[set[Path]], list[str]]]:
+    """Images, other files, and what is passed over if some of those others are read.
+
+    Args:
+        root: the data set's folder.
+        folder: where some images lie in a folder of this name, those outside are of no interest.
+    """
+    listing = list_folder(root)
+    inside = [path for path in listing.images if _has_folder(root, path, folder)]
+    images = sorted(inside or listing.images)
+    outside = len(listing.images) - len(images)
+
+    def notes(read: set[Path]) -> list[str]:
+        said = f"{outside} images outside of folders called {folder} (in capitals or not) were passed over."
+        return [*[said] * bool(outside), *listing.notes(lambda path: path in read or path == root / GROUPS)]
+
+    return images, list(listing.others), notes
 
 
-def _groups(root: Path, names: set[str]) -> dict[str, str]:
-    if not (root / GROUPS).is_file():
-        return {}
-    rows = read_rows(root / GROUPS, needed=("image", "group"))
-    groups = {row["image"]: row["group"] for row in rows}
-    if groups.keys() != names or len(rows) > len(names):
+def _key(root: Path, path: Path) -> str:
+    """What an image and its annotations have in common: their path without its ending and without folders of a kind."""
+    parts = name_below(root, path.with_suffix("")).split("/")
+    return "/".join([part for part in parts[:-1] if part.casefold() not in _FOLDERS] + parts[-1:])
+
+
+def _pairs(root: Path, images: Sequence[Path], files: Sequence[Path], dataset: str) -> dict[Path, Path]:
+    """Image -> its annotations: those of its key; else, where it is the only one of its name, those of that name."""
+    by_name(root, images, lambda path: name_below(root, path.with_suffix("")))
+    keys = Counter(_key(root, path) for path in images)
+    found: dict[str, list[Path]] = {}
+    for path in files:
+        found.setdefault(_key(root, path), []).append(path)
+    doubled = [key for key, count in keys.items() if count > 1 and key in found]
+    doubled += [key for key, paths in found.items() if key in keys and len(paths) > 1]
+    if doubled:
         raise DataError(
-            f"{root / GROUPS}: expected one row for each image, got {len(rows)} for {len(names)}; images without: "
-            f"{some(names - groups.keys())}; rows without image: {some(groups.keys() - names)}; correct the table"
+            f"{root}: expected one image and one file of annotations of a name, got more for {some(set(doubled))}; "
+            f"keep the annotations in {PLACES[dataset]}, and nowhere else"
         )
-    return groups
+    pairs = {image: found[key][0] for image in images if (key := _key(root, image)) in found}
+    loose = [image for image in images if image not in pairs]
+    unclaimed = [path for path in files if path not in set(pairs.values())]
+    names = Counter(path.stem for path in loose), Counter(path.stem for path in unclaimed)
+    alone = {path.stem: path for path in unclaimed if all(count[path.stem] == 1 for count in names)}
+    return pairs | {image: alone[image.stem] for image in loose if image.stem in alone}
 
 
-def _match(images: Mapping[str, Path], files: Mapping[str, object], root: Path) -> None:
-    if not images and not files:
+def _match(
+    root: Path, images: Sequence[Path], unannotated: Sequence[str], orphans: Sequence[str], dataset: str
+) -> None:
+    if not images:
         raise DataError(f"{root}: expected images with boxes there, found none; give the folder that holds them")
-    if images.keys() != files.keys():
+    if unannotated or orphans:
         raise DataError(
-            f"{root}: expected images, and annotations of the same names; images without: "
-            f"{some(images.keys() - files.keys())}; annotations without image: {some(files.keys() - images.keys())}; "
-            "correct the folders"
+            f"{root}: expected images, and annotations of the same names, in {PLACES[dataset]}; images without: "
+            f"{some(unannotated)}; annotations without image: {some(orphans)}; correct the folders"
         )
 
 
-def _below(name: str) -> str:
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"file_name {name}, which is not below the folder")
-    return name
+def _has_folder(root: Path, path: Path, name: str) -> bool:
+    return name in (part.casefold() for part in path.relative_to(root).parts[:-1])
 
 
 def _check_one_kind(root: Path, kinds: Sequence[str]) -> None:
-    if len(set(kinds)) > 1:
-        raise DataError(f"{root}: expected boxes of one kind, got {some(set(kinds))}; keep those of one")
+    counts = Counter(kinds)
+    if len(counts) > 1:
+        shown = some([f"{name} ({count})" for name, count in counts.items()])
+        raise DataError(
+            f"{root}: expected boxes of one kind, got {shown}; give a copy of the annotations with those of one kind"
+        )
+
+
+def _check_size(image: Path, width: float, height: float) -> None:
+    """Boxes drawn in an image of another size would lie elsewhere in this one; some programs write a size of 0."""
+    size = _size(image)
+    if width and height and (width, height) != size:
+        turned = ", which its EXIF orientation may have turned since" if (height, width) == size else ""
+        raise DataError(
+            f"{image}: expected an image of {width:g} x {height:g} pixels, as its annotation says, got "
+            f"{size[0]} x {size[1]}{turned}; use the image in which the boxes were drawn"
+        )
+
+
+def _records(root: Path, found: Mapping[Path, Found], notes: Sequence[str]) -> Records:
+    undecided = {image for image, item in found.items() if item.undecided}
+    kept = {image: item for image, item in found.items() if image not in undecided}
+    if found and not kept:
+        raise DataError(
+            f"{root}: expected images without boxes that are a crowd, ignored or difficult, got none: such are neither "
+            "objects nor background; unmark them if they are objects, or remove them if they are none"
+        )
+    count = sum(item.undecided for item in found.values())
+    more = [
+        f"{count} boxes are marked as crowd, ignored or difficult, which is neither object nor background; the "
+        f"{len(undecided)} images that hold them are left out."
+    ] * bool(undecided)
+    groups, said = read_groups(root, {name_below(root, image) for image in found})
+    sides = _sides(root, kept)
+    more += [f"Folders {some(set(sides.values()))} are sides of a split; {OWN_SPLITS}"] * bool(sides)
+
+    def record(item: tuple[Path, Found]) -> Record:
+        image, content = item
+        name = name_below(root, image)
+        return Record(
+            id=name,
+            image=image,
+            target=boxes_inside(image, content.boxes, content.diameters),
+            group=groups.get(name) or content_group(image),
+            attributes={ORIGINAL_SPLIT: sides[image]} if image in sides else {},
+        )
+
+    return Records(each(kept.items(), record), [*more, *said, *notes])
+
+
+def _sides(root: Path, images: Iterable[Path]) -> dict[Path, str]:
+    """The sides of a split by folders such as `train` and `valid`, if there are two or more."""
+    folders = {image: [part for part in image.relative_to(root).parts[:-1] if is_split(part)] for image in images}
+    sides = {image: parts[0] for image, parts in folders.items() if parts}
+    return sides if len(set(sides.values())) > 1 else {}
+
+
+def _number(text: str | None, image: Path) -> float:
+    try:
+        return float(text or "nothing")
+    except ValueError as error:
+        raise DataError(f"{image}: expected numbers in its annotation, got {text!r}; correct it") from error
+
+
+# --- PASCAL VOC
 
 
 def _voc_tree(path: Path) -> ElementTree.Element:
@@ -196,14 +333,16 @@ def _voc_tree(path: Path) -> ElementTree.Element:
         raise DataError(f"{path}: expected PASCAL VOC's XML, got: {error}; correct the file") from error
 
 
-def _check_voc_size(image: Path, tree: ElementTree.Element) -> None:
-    """Boxes drawn in an image of another size would lie elsewhere in this one; some programs write a size of 0."""
-    declared = tuple(_number(tree.findtext(f"size/{side}", "0"), image) for side in ("width", "height"))
-    if all(declared) and declared != (size := _size(image)):
-        raise DataError(
-            f"{image}: expected an image of {declared[0]:g} x {declared[1]:g} pixels, as its annotation says, got "
-            f"{size[0]} x {size[1]}; use the image in which the boxes were drawn"
-        )
+def _voc_size(image: Path, tree: ElementTree.Element) -> tuple[float, float]:
+    return _number(tree.findtext("size/width", "0"), image), _number(tree.findtext("size/height", "0"), image)
+
+
+def _voc_found(image: Path, items: Sequence[ElementTree.Element]) -> Found:
+    return Found(
+        [_voc_box(image, item) for item in items],
+        [_number(text, image) for item in items if (text := item.findtext("diameter_mm"))],
+        sum(item.findtext(mark, "").strip().casefold() in _YES for item in items for mark in ("difficult", "ignore")),
+    )
 
 
 def _voc_box(image: Path, item: ElementTree.Element) -> Box:
@@ -211,14 +350,16 @@ def _voc_box(image: Path, item: ElementTree.Element) -> Box:
     return x1, y1, x2, y2
 
 
-def _named(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
-    return by_name(folder, paths, lambda path: name_below(folder, path.with_suffix("")))
+# --- YOLO
 
 
 def _yolo_lines(path: Path) -> list[list[str]]:
     lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
-    if any(len(line) != 5 for line in lines):
-        raise DataError(f"{path}: expected lines `class x y width height`, got others; correct the file")
+    if odd := [number for number, line in enumerate(lines, start=1) if len(line) != 5]:
+        raise DataError(
+            f"{path}: expected lines `class x y width height`, got {len(odd)} others, the first with "
+            f"{len(lines[odd[0] - 1])} values; correct the file"
+        )
     return lines
 
 
@@ -241,8 +382,81 @@ def _back_to(end: int, value: float) -> float:
     return value
 
 
-def _number(text: str | None, image: Path) -> float:
+def _yolo_sidecars(others: Iterable[Path]) -> set[Path]:
+    """Lists of classes and images, which programs write beside the texts."""
+    return {
+        p for p in others if _NO_LABELS.fullmatch(p.name) or p.suffix.lower() in (".yaml", ".yml", ".names", ".data")
+    }
+
+
+def _yolo_names(root: Path) -> dict[str, str]:
+    """Names of the classes by number, where a list of them lies in the folder; they serve messages alone."""
+    for path in (*sorted(root.glob("*.names")), root / "classes.txt", root / "labels/classes.txt"):
+        if path.is_file():
+            names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+            return {str(number): f"{number} {name}" for number, name in enumerate(names)}
+    return {}
+
+
+# --- COCO
+
+
+def _coco_tables(root: Path) -> list[Path]:
+    if (root / COCO).is_file():
+        return [root / COCO]
+    for pattern in COCO_ELSEWHERE:
+        if found := sorted(path for path in root.glob(pattern) if not path.name.startswith(".")):
+            return found
+    others = sorted(name_below(root, path) for path in root.rglob("*.json"))
+    raise DataError(
+        f"{root / COCO}: expected annotations there, in annotations/instances_*.json or in _annotations.coco.json, got "
+        f"none; other JSON files: {some(others)}; rename the one that lists `images` and `annotations` {COCO}"
+    )
+
+
+def _coco_table(root: Path, table: Path, images: Sequence[Path]) -> tuple[dict[Path, Found], list[str]]:
+    """What a table says of each image that it lists, and the kind of each box."""
     try:
-        return float(text or "nothing")
-    except ValueError as error:
-        raise DataError(f"{image}: expected numbers in its annotation, got {text!r}; correct it") from error
+        content = json.loads(read_text(table))
+        where = {item["id"]: _locate(root, table, item["file_name"], images) for item in content["images"]}
+        found = {image: Found() for image in where.values()}
+        if not where or len(found) < len(content["images"]):
+            raise ValueError(f"{len(content['images'])} images, {len(found)} of them different in id and file_name")
+        names = {item["id"]: str(item.get("name", item["id"])) for item in content.get("categories", [])}
+        for item in content["annotations"]:
+            x, y, width, height = map(float, item["bbox"])
+            image = found[where[item["image_id"]]]
+            image.boxes.append((x, y, x + width, y + height))
+            image.undecided += bool(item.get("iscrowd") or item.get("ignore"))
+        kinds = [names.get(item["category_id"], str(item["category_id"])) for item in content["annotations"]]
+        sizes = {where[item["id"]]: _coco_size(item) for item in content["images"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{table}: expected images with id and file_name, and annotations with image_id, category_id and bbox, "
+            f"got {type(error).__name__}: {error}; correct the file"
+        ) from error
+    if missing := [name_below(root, image) for image in found if not image.is_file()]:
+        raise DataError(
+            f"{table}: expected every image it lists below {root}, but missing: {some(missing)}; put them there"
+        )
+    each(sizes.items(), lambda item: _check_size(item[0], *item[1]))
+    return found, kinds
+
+
+def _coco_size(item: Mapping[str, Any]) -> tuple[float, float]:
+    return float(item.get("width") or 0), float(item.get("height") or 0)
+
+
+def _locate(root: Path, table: Path, name: str, images: Sequence[Path]) -> Path:
+    """The image of a `file_name`: below the root, beside its table, or the only one whose path ends in that name."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"file_name {name}, which is not below the folder")
+    wanted = name_below(root, root / name.replace("\\", "/"))
+    known = {name_below(root, path): path for path in images}
+    for folder in ("", name_below(root, table.parent)):
+        if (found := known.get(str(PurePosixPath(folder, wanted)))) is not None:
+            return found
+    ends = [path for path in images if f"/{name_below(root, path)}".endswith(f"/{wanted}")]
+    sides = [path for path in ends if any(part in table.stem for part in path.relative_to(root).parts[:-1])]
+    alone = next((group[0] for group in (ends, sides) if len(group) == 1), None)
+    return alone or root / wanted

@@ -12,7 +12,8 @@ computed tomography images: the LUNA16 challenge", Medical Image Analysis 42, 20
 
 `seg-lungs/` is not read: slices are cut to the lungs by the same code in training and in prediction, where there is no
 such mask. A record's group is the patient where the table of patients is there, else the series. Its site is the
-subset, since the hospitals are not told: a split that leaves one site out is LUNA16's own ten-fold.
+subset, since the hospitals are not told: a split that leaves one site out is LUNA16's own ten-fold. Annotations of
+series whose scans are not there are left aside and counted.
 """
 
 from __future__ import annotations
@@ -27,14 +28,16 @@ from pathlib import Path
 import numpy as np
 
 from leanmed.data.box_formats import square
-from leanmed.data.tables import name_below, read_rows, read_text, some
+from leanmed.data.tables import name_below, read_rows, read_text
+from leanmed.data.telling import each, some
 from leanmed.errors import DataError, InputError
 from leanmed.reading.ct import Grid, Triple
 from leanmed.reading.lung_slices import one_mm_size
 from leanmed.reading.volume import open_volume
-from leanmed.records import Boxes, Record
+from leanmed.records import Boxes, Record, Records
 
 PLACE = ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")
+PATIENTS = "luna16_series_to_patient.csv"
 UNKNOWN_DIAMETER = 10.0  # mm, of an excluded finding whose diameter is not known
 Spot = tuple[float, float, float, float]  # x, y, z in voxels, and a diameter in mm
 
@@ -61,12 +64,14 @@ class Scans:
         nodules: what is to be found in it.
         excluded: what counts neither as found nor as a false positive.
         groups: the patient, or the series itself.
+        notes: what to say of scans, annotations and patients that are not there.
     """
 
     files: Mapping[str, Path]
     nodules: Mapping[str, tuple[Finding, ...]]
     excluded: Mapping[str, tuple[Finding, ...]]
     groups: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def read_scans(root: Path) -> Scans:
@@ -74,7 +79,7 @@ def read_scans(root: Path) -> Scans:
 
     Raises:
         DataError: no scans, or one twice; a table without its columns, or with a value that is no number; annotations
-            of a series that is neither there nor listed, a scan that is not listed.
+            or a scan of a series that `seriesuids.csv` does not list.
     """
     paths = sorted(path for path in root.glob("subset*/*.mhd") if not path.name.startswith("."))
     files = {path.stem: path for path in paths}
@@ -85,13 +90,20 @@ def read_scans(root: Path) -> Scans:
         )
     nodules = _findings(root / "annotations.csv")
     excluded = _findings(root / "annotations_excluded.csv", optional=True)
-    _check_listed(root, files, nodules.keys() | excluded.keys())
+    notes = _check_listed(root, files, nodules.keys() | excluded.keys())
     patients = _patients(root)
+    if alone := set(files) - patients.keys():
+        notes.append(
+            f"No table names the patients of {len(alone)} of {len(files)} series: each of them is a group of its own, "
+            "and two series of one patient may stand on both sides of a split. "
+            f"{PATIENTS} (seriesuid, patient_id) names them."
+        )
     return Scans(
         files=files,
         nodules={uid: nodules.get(uid, ()) for uid in files},
         excluded={uid: excluded.get(uid, ()) for uid in files},
         groups={uid: patients.get(uid, uid) for uid in files},
+        notes=tuple(notes),
     )
 
 
@@ -108,7 +120,7 @@ def check_places(scans: Scans, series: Iterable[str]) -> None:
             _inside(uid, grid, finding)
 
 
-def read(root: Path) -> list[Record]:
+def read(root: Path) -> Records:
     """One slice through the centre of each nodule, and one slice of each scan that no nodule crosses.
 
     A slice holds the boxes of all nodules that cross it: squares as wide as the nodule, in pixels of the slice at 1 mm.
@@ -121,7 +133,7 @@ def read(root: Path) -> list[Record]:
     return _read(root, lambda placed: [*placed.central(), *placed.empty()])
 
 
-def read_centres(root: Path) -> list[Record]:
+def read_centres(root: Path) -> Records:
     """The slice in the middle of each scan, as the paper says; 3 to 4 % of the nodules lie there.
 
     Raises: as `read`.
@@ -173,11 +185,13 @@ class _Placed:
         return min(max(round(height), 0), self.grid.shape[0] - 1)
 
 
-def _read(root: Path, choose: Callable[[_Placed], Sequence[int]]) -> list[Record]:
-    scans, records = read_scans(root), []
-    for uid, path in scans.files.items():
+def _read(root: Path, choose: Callable[[_Placed], Sequence[int]]) -> Records:
+    scans = read_scans(root)
+
+    def slices(item: tuple[str, Path]) -> list[Record]:
+        uid, path = item
         placed = _placed(uid, path, scans)
-        records += [
+        return [
             Record(
                 id=f"{name_below(root, path)}#{z}",
                 image=path,
@@ -188,7 +202,8 @@ def _read(root: Path, choose: Callable[[_Placed], Sequence[int]]) -> list[Record
             )
             for z in choose(placed)
         ]
-    return records
+
+    return Records((record for records in each(scans.files.items(), slices) for record in records), scans.notes)
 
 
 def _placed(uid: str, path: Path, scans: Scans) -> _Placed:
@@ -229,8 +244,8 @@ def _inside(uid: str, grid: Grid, finding: Finding) -> Triple:
 def _findings(table: Path, *, optional: bool = False) -> dict[str, tuple[Finding, ...]]:
     if optional and not table.is_file():
         return {}
-    found = defaultdict(list)
-    for row in read_rows(table, needed=PLACE):
+
+    def finding(row: Mapping[str, str]) -> tuple[str, Finding]:
         try:
             x, y, z, diameter = (float(row[column]) for column in PLACE[1:])
         except ValueError:
@@ -239,22 +254,30 @@ def _findings(table: Path, *, optional: bool = False) -> dict[str, tuple[Finding
             raise DataError(
                 f"{table}: {row['seriesuid']}: expected a place and a diameter in mm, got {row}; correct it"
             )
-        found[row["seriesuid"]].append(Finding((x, y, z), diameter))
+        return row["seriesuid"], Finding((x, y, z), diameter)
+
+    found = defaultdict(list)
+    for uid, one in each(read_rows(table, needed=PLACE), finding):
+        found[uid].append(one)
     return {uid: tuple(findings) for uid, findings in found.items()}
 
 
-def _check_listed(root: Path, files: Mapping[str, Path], annotated: set[str]) -> None:
+def _check_listed(root: Path, files: Mapping[str, Path], annotated: set[str]) -> list[str]:
+    """Refuse series that are not listed; what to say of those that are not there."""
     table = root / "seriesuids.csv"
-    listed = set(read_text(table).split()) if table.is_file() else set(files)
+    listed = set(read_text(table).split()) if table.is_file() else annotated | set(files)
     if strangers := (annotated | set(files)) - listed:
         raise DataError(
-            f"{root}: expected scans and annotations of the series that {table.name} lists, or without it of those "
-            f"that are there; got others: {some(strangers)}; correct the tables"
+            f"{root}: expected scans and annotations of the series that {table.name} lists; got others: "
+            f"{some(strangers)}; correct the tables"
         )
+    absent = listed - set(files)
+    note = f"{len(files)} scans are there; those of {len(absent)} other series that the tables name are not."
+    return [note] * bool(absent)
 
 
 def _patients(root: Path) -> dict[str, str]:
-    table = root / "luna16_series_to_patient.csv"
+    table = root / PATIENTS
     if not table.is_file():
         return {}
     return {row["seriesuid"]: row["patient_id"] for row in read_rows(table, needed=("seriesuid", "patient_id"))}

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from leanmed.data.box_formats import boxes_inside
-from leanmed.data.tables import match_images, read_rows
+from leanmed.data.tables import images_below, match_images, name_below, read_rows
+from leanmed.data.telling import each
 from leanmed.errors import DataError
-from leanmed.records import Box, Record
+from leanmed.records import Box, Record, Records
 
 MANIFEST = "manifest.csv"
 IMAGES = "JPEGImages"
@@ -25,25 +26,27 @@ COLUMNS = ("image", "seriesuid", "patient_id", "diameter_mm", *CORNERS, "pixel_m
 Nodule = tuple[Box, float]  # its box, and its diameter in mm
 
 
-def read_slices(root: Path) -> list[Record]:
+def read_slices(root: Path) -> Records:
     """Read `luna16-slices`: `JPEGImages/` and `manifest.csv`, which has a row per annotated nodule.
 
     The slice of each row goes through that row's nodule; other nodules that cross it stand in the row as
     `x1 y1 x2 y2 dz=mm|...` and are merged in, with the diameter that their own row has. Two rows of the same
-    pixels become one record. The group is the patient.
+    pixels become one record. The group is the patient. Rows whose image is not there are counted.
 
     Raises:
-        DataError: a column or a value is missing; a row without image, an image without row; a box outside its
+        DataError: a column or a value is missing; no image, or one without row; a box outside its
             image or without size; a nodule crossing a slice that has no row of its own.
     """
     table = root / MANIFEST
     rows = read_rows(table, needed=COLUMNS)
-    match_images({row["image"] for row in rows}, {path.name for path in (root / IMAGES).glob("*.jpg")}, root)
-    own = {(row["seriesuid"], _corners(table, row)): _number(table, row, "diameter_mm") for row in rows}
+    found = {name_below(root / IMAGES, path) for path in images_below(root / IMAGES)}
+    notes = match_images({row["image"] for row in rows}, found, root, partial=True)
+    own = dict(each(rows, lambda row: ((row["seriesuid"], _corners(table, row)), _number(table, row, "diameter_mm"))))
     same_pixels = defaultdict(list)
     for row in rows:
-        same_pixels[row["pixel_md5"]].append(row)
-    return [_record(root, group, own) for group in same_pixels.values()]
+        if row["image"] in found:
+            same_pixels[row["pixel_md5"]].append(row)
+    return Records(each(same_pixels.values(), lambda group: _record(root, group, own)), notes)
 
 
 def _record(root: Path, rows: Sequence[Mapping[str, str]], own: Mapping[tuple[str, Box], float]) -> Record:

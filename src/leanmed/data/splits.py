@@ -5,6 +5,7 @@ Groups stay whole, except under the papers' own protocol, which leaks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,7 +20,11 @@ from leanmed.records import Record
 
 Indices = NDArray[np.int64]
 Names = NDArray[np.str_]
-RARE = 20  # groups, below which a stratum of boxes is not kept apart
+BOXES = ("no box", "one box", "several boxes")
+OBJECTS = "objects"
+RARE = 20  # groups, below which one and several boxes are not kept apart
+FEWEST = 3  # groups of a kind: one to train on, one to select by, one to test
+ATTEMPTS = 50  # to divide uneven groups so that every part has what it needs
 LEAK = (
     "This result LEAKS: the `paper` protocol splits by image, so copies of one photograph or images of one "
     "patient stand in training and in test. The figures are too good and say nothing about new patients."
@@ -49,60 +54,101 @@ def make_folds(records: Sequence[Record], split: Split) -> list[Fold]:
     """Split records by a protocol, the same way for the same seed.
 
     Every image is tested once, or under `holdout` at most once. Under `site` a group seen at several sites is
-    tested with the first of them, and trains no model that is tested at any.
+    tested with the first of them, and trains no model that is tested at any. Every part has images of every
+    label, or for boxes some with objects, but for the parts to test under `site` and `paper`.
 
     Raises:
-        DataError: too few groups of a label, a part to train on or select by without one of the labels, or
-            under `site` an image without site or one site only.
+        DataError: too few groups of a label or with objects, a part without, or under `site` an image without site or
+            one site only.
         LeakError: a group on both sides, under any protocol but `paper`.
     """
-    labels = _strata(records)
     by_image = split.protocol == "paper"
     groups = np.array([r.id if by_image else r.group for r in records])
+    kinds = _kinds(records)
     folds = []
-    for number, (test, rest) in enumerate(_divisions(records, labels, groups, split)):
-        validation = _share(labels, groups, rest, split, "validation", number)
+    for number, (test, rest) in enumerate(_divisions(records, kinds, groups, split)):
+        validation = _share(kinds, groups, rest, split, "validation", number)
         folds.append(Fold(number, np.setdiff1d(rest, validation), validation, test))
-    for fold in folds:
-        _check_labels(fold, labels)
     if not by_image:
         check_groups(records, folds)
     return folds
 
 
-def _strata(records: Sequence[Record]) -> Names:
-    """What each part gets a fair share of: labels; or images without, with one, and with several boxes.
+@dataclass(frozen=True)
+class _Kinds:
+    """Kinds of image, one of each record.
 
-    Unlike a label, a stratum of boxes need not be in every part: one of few groups joins the commonest.
+    Args:
+        strata: what each part gets a fair share of.
+        needed: what each part needs some of; empty for an image that no part needs.
+        what: how a message calls a kind that is needed.
+    """
+
+    strata: Names
+    needed: Names
+    what: str
+
+    def are_in(self, positions: Indices) -> bool:
+        """Whether positions hold some of every kind that is needed."""
+        return not set(self.needed) - set(self.needed[positions]) - {""}
+
+    def strata_for(self, parts: int, groups: Names, among: Indices) -> Names:
+        """The strata of some positions; one of images that no part needs, in too few groups, joins the commonest."""
+        strata, free = self.strata[among], self.needed[among] == ""
+        names, counts = np.unique(strata, return_counts=True)
+        few = [name for name in np.unique(strata[free]) if len(np.unique(groups[among][strata == name])) < parts]
+        others = [(count, name) for name, count in zip(names, counts, strict=True) if name not in few]
+        return np.where(np.isin(strata, few), max(others)[1], strata) if few and others else strata
+
+
+def _kinds(records: Sequence[Record]) -> _Kinds:
+    """Labels; or images without, with one, and with several boxes, of which every part needs some with boxes.
+
+    One or several boxes are kept apart if many groups have each.
     """
     if all(isinstance(r.target, str) for r in records):
-        return np.array([r.target for r in records])
-    groups: dict[str, set[str]] = {"no box": set(), "one box": set(), "several boxes": set()}
-    found = [list(groups)[min(len(r.boxes.xyxy), 2)] for r in records]
-    for record, stratum in zip(records, found, strict=True):
-        groups[stratum].add(record.group)
-    commonest = max(groups, key=lambda stratum: len(groups[stratum]))
-    return np.array([commonest if len(groups[stratum]) < RARE else stratum for stratum in found])
+        labels = np.array([r.target for r in records])
+        return _Kinds(labels, labels, "of label {}")
+    found = np.array([BOXES[min(len(r.boxes.xyxy), 2)] for r in records])
+    groups = np.array([r.group for r in records])
+    if any(len(np.unique(groups[found == stratum])) < RARE for stratum in BOXES[1:]):
+        found = np.where(found == BOXES[0], found, OBJECTS)
+    return _Kinds(found, np.where(found == BOXES[0], "", OBJECTS), "with {}")
 
 
 def _divisions(
-    records: Sequence[Record], labels: Names, groups: Names, split: Split
+    records: Sequence[Record], kinds: _Kinds, groups: Names, split: Split
 ) -> Iterator[tuple[Indices, Indices]]:
     """For each fold, the positions to test and those free to learn from."""
     everything = np.arange(len(records))
     if split.protocol == "site":
         yield from _sites(records, groups)
     elif split.protocol == "holdout":
-        test = _share(labels, groups, everything, split, "test", 0)
+        test = _share(kinds, groups, everything, split, "test", 0)
         yield test, np.setdiff1d(everything, test)
     else:
-        _enough(labels, groups, everything, split.folds, f"split.folds = {split.folds}", "lower it")
+        _enough(kinds, groups, everything, split.folds, split, f"split.folds = {split.folds}")
+        yield from ((test, np.setdiff1d(everything, test)) for test in _folds(kinds, groups, split))
+
+
+def _folds(kinds: _Kinds, groups: Names, split: Split) -> list[Indices]:
+    """Equal parts of all records, each with some of every kind that is needed, drawn again if one has not."""
+    everything = np.arange(len(groups))
+    if split.protocol == "paper":
         settings = {"n_splits": split.folds, "shuffle": True, "random_state": split.seed}
-        if split.protocol == "paper":
-            divided = StratifiedKFold(**settings).split(labels, labels)
-        else:
-            divided = StratifiedGroupKFold(**settings).split(labels, labels, groups)
-        yield from ((test, rest) for rest, test in divided)
+        return [test for _, test in StratifiedKFold(**settings).split(kinds.strata, kinds.strata)]
+    for parts in _drawn(kinds, groups, everything, split.folds, split.seed):
+        if all(kinds.are_in(test) and kinds.are_in(np.setdiff1d(everything, test)) for test in parts):
+            return parts
+    raise _uneven(kinds, f"each of split.folds = {split.folds} parts", "fewer folds")
+
+
+def _drawn(kinds: _Kinds, groups: Names, among: Indices, count: int, seed: int) -> Iterator[list[Indices]]:
+    """Some positions in equal parts, stratified, groups whole: by the seed, and then by others that follow from it."""
+    strata = kinds.strata_for(count, groups, among)
+    for attempt in range(ATTEMPTS):
+        folds = StratifiedGroupKFold(count, shuffle=True, random_state=(seed + attempt * 7919) % 2**32)
+        yield [among[where] for _, where in folds.split(among, strata, groups[among])]
 
 
 def _sites(records: Sequence[Record], groups: Names) -> Iterator[tuple[Indices, Indices]]:
@@ -118,33 +164,80 @@ def _sites(records: Sequence[Record], groups: Names) -> Iterator[tuple[Indices, 
         yield np.flatnonzero(home == site), np.flatnonzero(~seen_there)
 
 
-def _share(labels: Names, groups: Names, among: Indices, split: Split, name: str, number: int) -> Indices:
+def _share(kinds: _Kinds, groups: Names, among: Indices, split: Split, name: str, number: int) -> Indices:
     """About `split.<name>` of some positions, stratified, groups whole: some of a few equal parts."""
     share = getattr(split, name)
-    part = Fraction(share).limit_denominator(max(5, round(1 / share)))
-    _enough(labels, groups, among, part.denominator, f"split.{name} = {share:g}", "bring it nearer to 0.5")
-    folds = StratifiedGroupKFold(part.denominator, shuffle=True, random_state=split.seed + number)
-    parts = [where for _, where in folds.split(among, labels[among], groups[among])]
-    return np.sort(among[np.concatenate(parts[: part.numerator])])
+    part = _fraction(share)
+    _enough(kinds, groups, among, part.denominator, split, f"split.{name} = {share:g}")
+    for parts in _drawn(kinds, groups, among, part.denominator, split.seed + number):
+        chosen = np.sort(np.concatenate(parts[: part.numerator]))
+        if kinds.are_in(chosen) and kinds.are_in(np.setdiff1d(among, chosen)):
+            return chosen
+    raise _uneven(kinds, f"the {name} part of fold {number} and the rest", f"another split.{name}")
 
 
-def _enough(labels: Names, groups: Names, among: Indices, needed: int, what: str, remedy: str) -> None:
-    for label in np.unique(labels):
-        found = len(np.unique(groups[among][labels[among] == label]))
-        if found < needed:
-            raise DataError(
-                f"expected at least {needed} groups of label {label} for {what}, got {found}; {remedy}, or add data"
-            )
+def _fraction(share: float) -> Fraction:
+    return Fraction(share).limit_denominator(max(5, round(1 / share)))
 
 
-def _check_labels(fold: Fold, labels: Names) -> None:
-    for name in ("train", "validation"):
-        absent = set(labels) - set(labels[fold.parts()[name]])
-        if absent:
-            raise DataError(
-                f"fold {fold.number}: expected every label in its {name} part, got none of {min(absent)}; "
-                "use fewer folds, another split.seed, or add groups of that label"
-            )
+def _enough(kinds: _Kinds, groups: Names, among: Indices, wanted: int, split: Split, what: str) -> None:
+    """Refuse if a kind that is needed has too few groups, with settings for which those suffice, if there are any."""
+    counts = {kind: _groups_of(kinds, groups, among, kind) for kind in np.unique(kinds.needed) if kind}
+    few = {kind: count for kind, count in counts.items() if count < wanted}
+    if few:
+        everywhere = min(_groups_of(kinds, groups, np.arange(len(groups)), kind) for kind in few)
+        raise DataError(
+            f"expected at least {wanted} groups {' and '.join(map(kinds.what.format, few))} for {what}, got "
+            f"{' and '.join(map(str, few.values()))}; {_advice(everywhere, min(few.values()), split)}"
+        )
+
+
+def _groups_of(kinds: _Kinds, groups: Names, among: Indices, kind: str) -> int:
+    return len(np.unique(groups[among][kinds.needed[among] == kind]))
+
+
+def _advice(count: int, left: int, split: Split) -> str:
+    """Settings that need no more groups than there are.
+
+    Args:
+        count: groups of the rarest kind.
+        left: of them, those that one fold may learn from, as far as they are known.
+        split: the settings that need more.
+    """
+    if split.protocol == "site":
+        settings = _settings(split, validation=_nearest(split.validation, left))
+    elif split.protocol == "holdout":
+        test = _nearest(split.test, count)
+        left = min(left, count - math.ceil(count * _fraction(test))) if test else 0
+        settings = _settings(split, test=test, validation=_nearest(split.validation, left))
+    else:
+        folds = max(min(split.folds, count), 3 if count == 3 else 2)
+        left = min(left, count - math.ceil(count / folds))
+        settings = _settings(split, folds=folds, validation=_nearest(split.validation, left))
+    if settings and count >= FEWEST:
+        return f"set {settings}, or add data"
+    return "no setting makes do with so few to train, select and test on; add data, or leave their images out"
+
+
+def _nearest(share: float, groups: int) -> float | None:
+    """The least share from here on that so few groups can be divided by; None: there is none."""
+    shares = (share, *(hundredths / 100 for hundredths in range(math.ceil(100 * share), 50)))
+    return next((share for share in shares if _fraction(share).denominator <= groups), None)
+
+
+def _settings(split: Split, **wanted: float | None) -> str:
+    """What to change, in words; nothing if one of the settings cannot be had."""
+    if None in wanted.values():
+        return ""
+    return " and ".join(f"split.{name} = {value:g}" for name, value in wanted.items() if getattr(split, name) != value)
+
+
+def _uneven(kinds: _Kinds, where: str, remedy: str) -> DataError:
+    names = ", ".join(kinds.what.format(kind) for kind in np.unique(kinds.needed) if kind)
+    return DataError(
+        f"expected images {names} in {where}, got groups too uneven for that in {ATTEMPTS} draws; use {remedy}, "
+        "another split.seed, or add groups"
+    )
 
 
 def check_groups(records: Sequence[Record], folds: Sequence[Fold]) -> None:

@@ -1,82 +1,90 @@
-"""The generic reader: any folder of class sub-folders, or any folder with a `labels.csv`.
+"""Tables of images: `labels.csv`, and the CSV files of other data sets.
 
 ```
-DIR/benign/001.png          DIR/labels.csv      image,label,group,site,age,sex
-DIR/malignant/017.png                           images/001.png,benign,patient-4,A,61,F
+DIR/labels.csv      image,label,group,site,age,sex
+                    images/001.png,benign,patient-4,A,61,F
 ```
-In the table, `image` (a path below DIR) and `label` are needed; `group` and `site` are used where they stand,
-and every other column becomes an attribute. Without `group`, images with the same content form one.
+`image` (a path below DIR) and `label` are needed, under these names or others that are often used for them; `group` and
+`site` are used where they stand, and every other column becomes an attribute. Without `group`, a column that names
+patients is taken for it; without any, images with the same content form one. The notes of the records say what was
+taken for what. Values stay the text that they are, but for numbers among the attributes.
 """
 
 from __future__ import annotations
 
 import csv
-import math
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from leanmed.data.columns import find_column, group_column, group_notes, is_missing, missing_columns, plain
+from leanmed.data.telling import each, some
 from leanmed.errors import DataError
 from leanmed.files import sha256_file
-from leanmed.reading.images import SUFFIXES
-from leanmed.records import Attribute, Record
+from leanmed.reading.folders import SUFFIXES, list_folder
+from leanmed.records import Attribute, Record, Records
 
 TABLE = "labels.csv"
+GROUPS = "groups.csv"
 UNLABELLED = "unlabelled"
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
+_CODE = re.compile(r"[+-]?0\d+")  # 007 is a name, not the number 7
 
 
-def read(root: Path) -> list[Record]:
-    """Read a folder of labelled images.
+@dataclass(frozen=True)
+class Table:
+    """Rows about images, with the columns that stand for image, label, group and site, where there are any."""
 
-    Args:
-        root: holds `labels.csv`, or one sub-folder per class.
+    path: Path
+    rows: list[dict[str, str]]
+    image: str
+    label: str | None
+    group: str | None
+    site: str | None
+    notes: tuple[str, ...]
+
+
+def read_table(root: Path) -> Records:
+    """One row per image in `labels.csv`.
 
     Raises:
-        DataError: no images, or one outside the class folders; a missing column or value, a row without
-            image or an image without row.
+        DataError: a missing column or value, a row without image or an image without row.
     """
-    return read_table(root) if (root / TABLE).is_file() else read_folders(root)
+    table = open_table(root / TABLE, needed=("image", "label"))
+    listing = list_folder(root)
+    images = {name_below(root, path): path for path in (*listing.images, *listing.masks)}
+    rows = [row | {table.image: _as_listed(row[table.image], images)} for row in table.rows]
+    listed = {row[table.image] for row in rows}
+    # A mask that the table names is an image for all its name.
+    masks = tuple(path for path in listing.masks if name_below(root, path) not in listed)
+    match_images(listed, images.keys() - {name_below(root, path) for path in masks}, root)
+    found = replace(listing, masks=masks).notes(lambda path: path in (root / TABLE, root / GROUPS))
+    return Records(_records(replace(table, rows=rows), images), (*table.notes, *found))
 
 
-def read_folders(root: Path) -> list[Record]:
-    """One class per sub-folder; images may lie deeper inside it."""
-    images = {name_below(root, image): image for image in images_below(root)}
-    stray = [name for name in images if "/" not in name]
-    classes = {name.partition("/")[0] for name in images} - set(stray)
-    if stray or len(classes) < 2:
-        raise DataError(
-            f"{root}: expected {TABLE}, or images in one sub-folder for each of two or more classes; got "
-            f"images in {len(classes)} sub-folder(s), and outside: {some(stray)}; move them or write a table"
-        )
-    return [
-        Record(id=name, image=image, target=name.partition("/")[0], group=content_group(image))
-        for name, image in images.items()
-    ]
-
-
-def read_table(root: Path) -> list[Record]:
-    """One row per image in `labels.csv`."""
-    rows = read_rows(root / TABLE, needed=("image", "label"))
-    match_images({row["image"] for row in rows}, {name_below(root, p) for p in images_below(root)}, root)
-    return [_record(root, row) for row in rows]
-
-
-def read_images(root: Path) -> list[Record]:
+def read_images(root: Path) -> Records:
     """Every image below a folder, without labels: to audit, not to train on.
 
     Raises:
         DataError: no image.
     """
-    images = images_below(root)
-    if not images:
-        raise DataError(f"{root}: expected images ending in {', '.join(sorted(SUFFIXES))}, got none; check the folder")
-    return [
+    listing = list_folder(root)
+    if not listing.images:
+        raise DataError(
+            f"{root}: expected images ending in {', '.join(sorted(SUFFIXES))}, got none; check the folder"
+            f"{''.join(f'. {note}' for note in listing.notes())}"
+        )
+    records = [
         Record(id=name_below(root, image), image=image, target=UNLABELLED, group=content_group(image))
-        for image in images
+        for image in sorted(listing.images)
     ]
+    return Records(records, listing.notes())
 
 
-def read_side(path: Path) -> list[Record]:
+def read_side(path: Path) -> Records:
     """One side of a split: a folder of images, or a CSV whose `image` column names files beside it.
 
     Columns `label`, `group` and `site` are read where they stand.
@@ -86,107 +94,203 @@ def read_side(path: Path) -> list[Record]:
     """
     if path.is_dir():
         return read_table(path) if (path / TABLE).is_file() else read_images(path)
-    rows = read_rows(path, needed=("image",))
-    missing = [row["image"] for row in rows if not (path.parent / row["image"]).is_file()]
-    if missing:
+    table = open_table(path, needed=("image",))
+    names = {row[table.image] for row in table.rows}
+    images = {name: found for name in names if (found := _beside(path.parent, name))}
+    if missing := names - images.keys():
         raise DataError(
             f"{path}: expected image files named from {path.parent}, but missing: {some(missing)}; correct the column"
         )
-    return [_record(path.parent, {"label": UNLABELLED, **row}) for row in rows]
+    return Records(_records(table, images), table.notes)
 
 
-def _record(root: Path, row: Mapping[str, str]) -> Record:
-    image = root / row["image"]
-    others = {k: number_or_text(v) for k, v in row.items() if k not in ("image", "label", "group", "site")}
-    return Record(
-        id=row["image"],
-        image=image,
-        target=row["label"],
-        group=row.get("group") or content_group(image),
-        site=row.get("site") or None,
-        attributes={name: value for name, value in others.items() if value is not None},
+def open_table(path: Path, *, needed: tuple[str, ...]) -> Table:
+    """Read a table about images, by the names of columns that people use.
+
+    Args:
+        path: the CSV.
+        needed: those of `image`, `label` and `group` that must be there, with a value in each row.
+
+    Raises:
+        DataError: as `read_rows`; a column that is not there, or for which several could be meant.
+    """
+    names, numbered = _lines(path)
+    _check_once(path, names)
+    found = {wanted: find_column(path, names, wanted) for wanted in ("image", "label", "site")}
+    if missing := [name for name in needed if name != "group" and found[name] is None]:
+        raise missing_columns(path, names, missing)
+    rows = _rows(path, names, numbered, [found[name] or name for name in needed if name != "group"])
+    group = group_column(path, rows)
+    if group is None and "group" in needed:
+        raise missing_columns(path, names, ["group"])
+    notes = [
+        f"Column `{name}` of {path.name} is taken as the {want}."
+        for want, name in found.items()
+        if name and plain(name) != want
+    ]
+    return Table(
+        path=path,
+        rows=rows,
+        image=found["image"] or "",
+        label=found["label"],
+        group=group,
+        site=found["site"],
+        notes=(*notes, *group_notes(path.name, group, rows)),
     )
+
+
+def read_groups(root: Path, names: set[str]) -> tuple[dict[str, str], list[str]]:
+    """Groups from a `groups.csv` beside images, by image; none without such a file. And what to say of them.
+
+    Raises:
+        DataError: it does not hold each image once, with a group.
+    """
+    path = root / GROUPS
+    if not path.is_file():
+        return {}, group_notes(f"a table {path} (image, group)", None, [])
+    table = open_table(path, needed=("image", "group"))
+    known = {_as_listed(row[table.image], names): row[table.group or ""] for row in table.rows}
+    if known.keys() != names or len(table.rows) > len(names):
+        raise DataError(
+            f"{path}: expected one row for each image, got {len(table.rows)} for {len(names)}; images without: "
+            f"{some(names - known.keys())}; rows without image: {some(known.keys() - names)}; correct the table"
+        )
+    return {image: group for image, group in known.items() if not is_missing(group)}, list(table.notes)
+
+
+def _records(table: Table, images: Mapping[str, Path]) -> list[Record]:
+    others = [name for name in table.rows[0] if name not in (table.image, table.label, table.group, table.site)]
+    typed = {name: _typed([row[name] for row in table.rows]) for name in others}
+
+    def record(numbered: tuple[int, Mapping[str, str]]) -> Record:
+        number, row = numbered
+        values = {name: typed[name][number] for name in others}
+        image = images[row[table.image]]
+        group = row[table.group] if table.group else ""
+        site = row[table.site] if table.site else ""
+        return Record(
+            id=row[table.image],
+            image=image,
+            target=row[table.label] if table.label else UNLABELLED,
+            group=content_group(image) if is_missing(group) else group,
+            site=None if is_missing(site) else site,
+            attributes={name: value for name, value in values.items() if value is not None},
+        )
+
+    return each(enumerate(table.rows), record)
+
+
+def _as_listed(name: str, images: Iterable[str]) -> str:
+    """A name as the folder has it, though the table may write it with backslashes or a leading `./`."""
+    return name if name in images else name.replace("\\", "/").removeprefix("./")
+
+
+def _beside(folder: Path, name: str) -> Path | None:
+    """The file of a name, in whichever Unicode form the file system has it."""
+    for form in ("NFC", "NFD"):
+        path = folder / unicodedata.normalize(form, _as_listed(name, ()))
+        if path.is_file():
+            return path
+    return folder / name if (folder / name).is_file() else None
 
 
 def read_rows(path: Path, *, needed: tuple[str, ...]) -> list[dict[str, str]]:
     """Read a CSV whose first line names the columns.
 
-    Blanks around names and values do not count, nor does a byte-order mark, nor a column without a name.
+    Blanks around names and values do not count, nor does a byte-order mark, nor a column without a name. Values are in
+    the Unicode form NFC, as the names of files that `name_below` gives.
 
     Raises:
-        DataError: not UTF-8; a column that is missing or stands twice; a line with too few or too many
-            fields, or with nothing in a needed column; or no row at all.
+        DataError: not UTF-8; a column that is missing or stands twice; lines with too few or too many fields, or with
+            nothing in a needed column; or no row at all.
     """
+    names, numbered = _lines(path)
+    missing = [name for name in needed if name not in names]
+    _check_once(path, names)
+    if missing:
+        raise missing_columns(path, names, missing)
+    return _rows(path, names, numbered, needed)
+
+
+def _lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The names in the first line, and the fields of each further one with its number."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = csv.reader(file, strict=True)
-            names = [name.strip() for name in next(lines, [])]
-            numbered = [(lines.line_num, [field.strip() for field in line]) for line in lines if line]
+            names = [_text(name) for name in next(lines, [])]
+            return names, [(lines.line_num, list(map(_text, line))) for line in lines if line]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: expected a CSV in UTF-8, got: {error}; save it again as CSV UTF-8") from error
     except OSError as error:
         raise DataError(f"{path}: expected a table there, got: {error.strerror}; put it there") from error
-    _check_names(path, names, needed)
+
+
+def _text(field: str) -> str:
+    return unicodedata.normalize("NFC", field.strip())
+
+
+def _check_once(path: Path, names: Sequence[str]) -> None:
+    if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+        raise DataError(f"{path}: expected each column once, twice: {some(twice)}; correct the first line")
+
+
+def _rows(
+    path: Path, names: Sequence[str], numbered: Sequence[tuple[int, list[str]]], needed: Sequence[str]
+) -> list[dict[str, str]]:
     if not numbered:
         raise DataError(f"{path}: expected a row for each image, got none below the first line; add them")
-    return [_row(f"{path}, line {number}", names, fields, needed) for number, fields in numbered]
+
+    def row(line: tuple[int, list[str]]) -> dict[str, str]:
+        number, fields = line
+        if len(fields) != len(names):
+            raise DataError(
+                f"{path}, line {number}: expected {len(names)} fields, as in the first line, got {len(fields)}; "
+                "correct it, and put values with a comma in quotes"
+            )
+        found = {name: field for name, field in zip(names, fields, strict=True) if name}
+        if empty := [name for name in needed if not found[name]]:
+            raise DataError(
+                f"{path}, line {number}: expected a value for {some(empty)}, got nothing; fill it in or drop the row"
+            )
+        return found
+
+    return each(numbered, row)
 
 
-def _check_names(path: Path, names: list[str], needed: tuple[str, ...]) -> None:
-    missing = [name for name in needed if name not in names]
-    twice = [name for name, count in Counter(names).items() if name and count > 1]
-    if missing or twice:
-        raise DataError(
-            f"{path}: expected columns {', '.join(needed)}, each once, with commas between them; missing: "
-            f"{some(missing)}, twice: {some(twice)}, got: {some(names)}; correct the first line"
-        )
-
-
-def _row(where: str, names: list[str], fields: list[str], needed: tuple[str, ...]) -> dict[str, str]:
-    if len(fields) != len(names):
-        raise DataError(
-            f"{where}: expected {len(names)} fields, as in the first line, got {len(fields)}; "
-            "correct it, and put values with a comma in quotes"
-        )
-    row = {name: field for name, field in zip(names, fields, strict=True) if name}
-    empty = [name for name in needed if not row[name]]
-    if empty:
-        raise DataError(f"{where}: expected a value for {some(empty)}, got nothing; fill it in or drop the row")
-    return row
-
-
-def match_images(listed: set[str], found: set[str], root: Path) -> None:
+def match_images(listed: set[str], found: set[str], root: Path, *, partial: bool = False) -> list[str]:
     """Check that every row has its image and every image its row.
 
+    Args:
+        listed: the images that a table names.
+        found: those that are there.
+        root: where they were sought.
+        partial: rows without an image are of a part of the data set that is not there; they are counted.
+
+    Returns:
+        What to say of them.
+
     Raises:
-        DataError: naming the first few that do not.
+        DataError: naming the first few that do not match.
     """
-    if listed != found:
+    absent = listed - found
+    if found - listed or (absent and not (partial and found)):
         raise DataError(
             f"{root}: expected a row for each image and an image for each row (images end in "
-            f"{', '.join(sorted(SUFFIXES))}); rows without an image: {some(listed - found)}; images without "
+            f"{', '.join(sorted(SUFFIXES))}); rows without an image: {some(absent)}; images without "
             f"a row: {some(found - listed)}; correct the table or the folder"
         )
-
-
-def some(names: Collection[str]) -> str:
-    """The first five of some names, sorted, for a message."""
-    listed = ", ".join(sorted(names)[:5])
-    return f"{listed}, ... ({len(names)} in all)" if len(names) > 5 else listed or "none"
+    note = f"{len(absent)} of the {len(listed)} images that the table lists are not there; they are left out."
+    return [note] * bool(absent)
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Every image file below a folder, sorted by path; what is hidden is passed over."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file() and "/." not in f"/{name_below(folder, path)}"
-    )
+    """Every image below a folder, as `list_folder` knows them, sorted by path."""
+    return sorted(list_folder(folder).images)
 
 
 def name_below(root: Path, path: Path) -> str:
-    """A file's name as tables write it: its path below the root, with slashes on every system."""
-    return path.relative_to(root).as_posix()
+    """A file's name as tables write it: its path below the root, with slashes and in the Unicode form NFC."""
+    return unicodedata.normalize("NFC", path.relative_to(root).as_posix())
 
 
 def read_text(path: Path) -> str:
@@ -220,10 +324,7 @@ def content_group(image: Path) -> str:
     return f"content-{sha256_file(image)[:16]}"
 
 
-def number_or_text(text: str) -> Attribute | None:
-    """`"61"` becomes 61.0 and `"F"` stays; nothing, or NaN, which programs write for it, becomes None."""
-    try:
-        value = float(text)
-    except ValueError:
-        return text or None
-    return None if math.isnan(value) else value
+def _typed(texts: Sequence[str]) -> list[Attribute | None]:
+    """A column's values: numbers where they are written as such, unless some, such as 007, show that they are names."""
+    codes = any(map(_CODE.fullmatch, texts))
+    return [None if is_missing(t) else float(t) if _NUMBER.fullmatch(t) and not codes else t for t in texts]

@@ -14,9 +14,9 @@ from leanmed.tasks import TASKS
 from leanmed.tasks.kind import Answer, JudgePart
 
 PROTOCOLS = {
-    "grouped": "{folds}-fold cross-validation, groups kept whole; each image is tested once, by a model that "
+    "grouped": "{folds}-fold cross-validation, {whole} kept whole; each image is tested once, by a model that "
     "saw no image of its group",
-    "holdout": "One held-out test part, groups kept whole",
+    "holdout": "One held-out test part, {whole} kept whole",
     "site": "Leave one site out: each site is tested by a model that saw no image of it, nor of its groups",
     "paper": "{folds}-fold cross-validation by image, as published",
     "answers": "Answers from a file; whether their model saw these images, or others of their groups, is not known",

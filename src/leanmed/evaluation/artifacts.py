@@ -63,6 +63,7 @@ def evaluate_artifact(
     )
     images = len(known.grouping.records)
     notes = [
+        *records.notes,
         *known.grouping.notes(),
         *missing_notes(failed, images=images, left_out=images - len(unseen)),
         *absent(origin.seen_images, list(map(image_mark, known.contents.values()))),

@@ -74,6 +74,7 @@ def evaluate_answers(
     failed = [(line["input"], line["error"]) for line in lines if "error" in line]
     missing = len(known.grouping.records) - len(found)
     notes = [
+        *records.notes,
         *known.grouping.notes(),
         *[f"{missing} of {len(known.grouping.records)} images have no answer and are not judged."] * bool(missing),
         *[f"{strangers} answers are to inputs that are not in the data set; left out."] * bool(strangers),

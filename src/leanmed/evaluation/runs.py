@@ -94,7 +94,7 @@ def evaluate_run(run: Run, *, data: Path | None = None, command: str = "") -> Re
         answered,
         run.recipe.evaluation,
         title=f"{run.recipe.name}: {run.recipe.model.backbone}",
-        protocol=PROTOCOLS[run.facts["protocol"]].format(folds=len(folds)),
+        protocol=PROTOCOLS[run.facts["protocol"]].format(folds=len(folds), whole=_whole(run)),
         main_score=folds[0].facts["manifest"]["main_score"],
         provenance=provenance,
         thresholds=_thresholds(folds),
@@ -102,6 +102,11 @@ def evaluate_run(run: Run, *, data: Path | None = None, command: str = "") -> Re
     rows = fold_rows(report.table, answered.judge.point, _thresholds(folds), temperatures)
     histories = [_history(fold, run.recipe) for fold in folds]
     return replace(report, leak=run.facts["leak"], folds=rows, notes=run.facts["grouping"], histories=histories)
+
+
+def _whole(run: Run) -> str:
+    """What a split kept whole: nobody may read that patients were, where none are known."""
+    return "groups" if run.facts.get("patients_known", True) else "copies of an image (patients are not known)"
 
 
 def fold_figures(run: Run, records: Sequence[Record], fold: int) -> dict[str, Figure]:

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from leanmed.data.box_formats import CORNERS, GROUPS, square
+from leanmed.data.box_formats import CORNERS, square
+from leanmed.data.tables import GROUPS
 from leanmed.files import whole_folder, write_text
 from leanmed.reading.ct import Floats, Hounsfield, Triple
 from leanmed.reading.lung_slices import only_lungs, window

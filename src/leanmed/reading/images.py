@@ -1,6 +1,6 @@
 """Untrusted files to pixels: the only door through which an image enters at prediction.
 
-JPEG, PNG, TIFF (`raster.py`) and DICOM (`dicom.py`) are read, and nothing else: each further parser is a
+JPEG, PNG, TIFF, BMP, WebP (`raster.py`) and DICOM (`dicom.py`) are read, and nothing else: each further parser is a
 further way in. Whatever is wrong with a file, it ends as one of three errors, never as a crash, a hang or
 half a picture.
 
@@ -10,7 +10,6 @@ Every function may be called from several threads at once.
 from __future__ import annotations
 
 import glob
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from leanmed.errors import InputError, UnreadableInput, UnsupportedInput
+from leanmed.reading.folders import DICOM, SUFFIXES, list_folder
 from leanmed.reading.raster import (
     DEFAULT_LIMITS,
     Limits,
@@ -34,11 +34,19 @@ from leanmed.reading.raster import (
     upright_size,
 )
 from leanmed.reading.volume import SUFFIXES as SCANS
-from leanmed.reading.volume import is_series, is_volume
+from leanmed.reading.volume import is_series
 
-__all__ = ["DEFAULT_LIMITS", "OVERSAMPLE", "SUFFIXES", "Limits", "as_pixels", "find_inputs", "image_size", "read_image"]
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm"})
+__all__ = [
+    "DEFAULT_LIMITS",
+    "OVERSAMPLE",
+    "SUFFIXES",
+    "Inputs",
+    "Limits",
+    "as_pixels",
+    "find_inputs",
+    "image_size",
+    "read_image",
+]
 
 # A reduced decode keeps both sides at least this many times the network's. On 12-megapixel JPEGs, against
 # full decode and one antialiased resize to 224 (160) pixels, grey levels differ by 0.20 (0.36) on average at
@@ -50,7 +58,8 @@ def read_image(source: Path | bytes, *, limits: Limits = DEFAULT_LIMITS, side: i
     """Read one image file.
 
     Args:
-        source: a file, or the bytes of one. DICOM is known by its `DICM` mark or the suffix .dcm.
+        source: a file, or the bytes of one. DICOM is known by its `DICM` mark or a suffix
+            such as .dcm.
         limits: caps on bytes and pixels.
         side: the network's input side in pixels. When given, an opaque image may come back at 1/2, 1/3... of
             its scale, as long as both sides stay at least `OVERSAMPLE` x side; a large JPEG then decodes
@@ -92,7 +101,7 @@ def image_size(source: Path | bytes, *, limits: Limits = DEFAULT_LIMITS) -> tupl
 
 
 def _is_dicom(source: Path | bytes, data: bytes) -> bool:
-    return data[128:132] == b"DICM" or (isinstance(source, Path) and source.suffix.lower() == ".dcm")
+    return data[128:132] == b"DICM" or (isinstance(source, Path) and source.suffix.lower() in DICOM)
 
 
 def as_pixels(image: NDArray[Any] | Image.Image, *, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
@@ -120,30 +129,39 @@ def as_pixels(image: NDArray[Any] | Image.Image, *, limits: Limits = DEFAULT_LIM
         raise UnsupportedInput(f"expected a numpy array or a Pillow image, got {type(image).__name__}; convert it")
 
 
-def find_inputs(patterns: Sequence[str], *, scans: bool = False) -> Iterator[Path]:
+class Inputs(list[Path]):
+    """The files that a command line names, and `notes`: what was passed over in its folders, and why."""
+
+    def __init__(self, files: Iterable[Path], notes: Iterable[str] = ()) -> None:
+        super().__init__(files)
+        self.notes = tuple(notes)
+
+
+def find_inputs(patterns: Sequence[str], *, scans: bool = False) -> Inputs:
     """Expand what a command line names to files: each once, in a stable order.
 
     Args:
-        patterns: files; folders, searched in depth for the suffixes in `SUFFIXES` without hidden names and
-            links to folders; and globs, with `**`. A plain path that does not exist is passed on, so that a
-            batch can list it as failed and go on.
+        patterns: files; folders, searched in depth for images as `list_folder` knows them; and globs, with `**`. A
+            plain path that does not exist is passed on, so that a batch can list it as failed and go on.
         scans: in folders, seek scans of CT too: `.mhd`, NIfTI, and each folder that itself holds a series in DICOM,
-            which then stands for its .dcm files.
+            which then stands for its DICOM files.
 
     Raises:
-        InputError: a folder or glob that holds no file, or a folder that cannot be listed; at once, not
-            midway.
+        InputError: a folder or glob that holds no file, or a folder that cannot be listed.
     """
     found: dict[Path, None] = {}
+    notes: dict[str, None] = {}
     for pattern in patterns:
-        files = list(_expand(pattern, scans))
-        if not files:
+        inputs = _expand(pattern, scans)
+        if not inputs:
             raise InputError(
                 f"{pattern!r}: expected at least one image, found none; give a glob that matches files, or a "
                 f"folder with files ending in {', '.join([*sorted(SUFFIXES), *(SCANS if scans else ())])}"
+                f"{''.join(f'. {note}' for note in inputs.notes)}"
             )
-        found.update(dict.fromkeys(files))
-    return iter(found)
+        found.update(dict.fromkeys(inputs))
+        notes.update(dict.fromkeys(inputs.notes))
+    return Inputs(found, notes)
 
 
 @contextmanager
@@ -214,29 +232,15 @@ def _as_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
     )
 
 
-def _expand(pattern: str, scans: bool) -> Iterable[Path]:
+def _expand(pattern: str, scans: bool) -> Inputs:
     path = Path(pattern)
     if path.is_dir():
-        return _inputs_below(path, scans)
+        listing = list_folder(path, scans=scans)
+        return Inputs(listing.images, listing.notes())
     if glob.has_magic(pattern) and not path.exists():
         matches = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-        return (match for match in map(Path, sorted(matches)) if not match.is_dir() or (scans and is_series(match)))
-    return [path]
-
-
-def _inputs_below(folder: Path, scans: bool) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder, onerror=_cannot_list):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        series = scans and is_series(Path(parent))
-        if series:
-            yield Path(parent)
-        suffixes = SUFFIXES - {".dcm"} if series else SUFFIXES
-        for path in (Path(parent, name) for name in sorted(names) if not name.startswith(".")):
-            if path.suffix.lower() in suffixes or (scans and is_volume(path)):
-                yield path
-
-
-def _cannot_list(error: OSError) -> None:
-    raise InputError(
-        f"{str(error.filename)!r}: expected a folder that can be listed, got: {error.strerror}; check its permissions"
-    ) from error
+        folders = [path for path in map(Path, matches) if path.is_dir() and not (scans and is_series(path))]
+        note = f"{len(folders)} folder(s) that {pattern} matches were passed over: name a folder itself to search it."
+        unsearched = [note] * bool(folders and "**" not in pattern)
+        return Inputs(sorted(set(map(Path, matches)) - set(folders)), unsearched)
+    return Inputs([path])

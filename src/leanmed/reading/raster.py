@@ -1,4 +1,4 @@
-"""JPEG, PNG and TIFF, opened with care: what a header says is checked before anything is decoded.
+"""JPEG, PNG, TIFF, BMP and WebP, opened with care: what a header says is checked before anything is decoded.
 
 Readings that one could choose otherwise:
 
@@ -24,9 +24,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from leanmed.errors import InputError, InputTooLarge, UnreadableInput, UnsupportedInput
 
@@ -35,8 +37,10 @@ _READERS = (
     (b"\x89PNG\r\n\x1a\n", PngImageFile),
     (b"II*\0", TiffImageFile),
     (b"MM\0*", TiffImageFile),
+    (b"BM", BmpImageFile),
+    (b"RIFF", WebPImageFile),
 )
-_FOREIGN = ((0, b"GIF8", "GIF"), (0, b"BM", "BMP"), (8, b"WEBP", "WebP"), (4, b"ftyp", "HEIC or AVIF"))
+_FOREIGN = ((0, b"GIF8", "GIF"), (4, b"ftyp", "HEIC or AVIF"))
 
 # Pillow mode -> the mode to pass through on the way to RGBA.
 _EIGHT_BIT = {mode: mode for mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA")} | {
@@ -174,7 +178,7 @@ def check_size(width: int, height: int, limits: Limits) -> None:
 
 
 def open_raster(data: bytes, limits: Limits) -> ImageFile.ImageFile:
-    """Open a JPEG, PNG or TIFF and check all that can be checked before decoding.
+    """Open a JPEG, PNG, TIFF, BMP or WebP and check all that can be checked before decoding.
 
     Pillow's readers are called directly: `Image.open` has a cap of its own, global to the process, and warns
     by it.
@@ -272,9 +276,9 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 def _unknown_format(data: bytes) -> InputError:
     for offset, mark, name in _FOREIGN:
         if data.startswith(mark, offset):
-            return UnsupportedInput(f"expected JPEG, PNG, TIFF or DICOM, got {name}; save it as JPEG or PNG")
+            return UnsupportedInput(f"expected JPEG, PNG, TIFF, BMP, WebP or DICOM, got {name}; save it as JPEG or PNG")
     return UnreadableInput(
-        f"expected JPEG, PNG, TIFF or DICOM, got a file that begins with {data[:8]!r}; check what it is"
+        f"expected JPEG, PNG, TIFF, BMP, WebP or DICOM, got a file that begins with {data[:8]!r}; check what it is"
     )
 
 

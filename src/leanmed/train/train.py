@@ -29,7 +29,7 @@ from leanmed.cores import available_cores
 from leanmed.data import content_hashes, data_hash, read_records
 from leanmed.data.splits import LEAK, Fold, make_folds
 from leanmed.errors import RunError
-from leanmed.files import check_free, whole_file, write_json, write_text
+from leanmed.files import check_free, is_leftover, whole_file, write_json, write_text
 from leanmed.recipe.recipe import Recipe, dump_recipe
 from leanmed.records import Record
 from leanmed.runs import FOLD, HISTORY, MODEL, RECIPE, RUN, SPLITS, Run, read_csv, write_csv
@@ -138,13 +138,15 @@ def train(
 def _start(recipe: Recipe, data: Path, out: Path, resume: bool, tell: Callable[[str], None]) -> None:
     """Everything before the first fold: check what can be checked, audit, split, and open the run folder."""
     _check_room(out, resume)
-    records = read_records(recipe.data.dataset, data)
-    data_sha256 = data_hash(records, content_hashes(records))
-    grouping = group_records(records, recipe.split, out.parent / AUDIT, data_sha256=data_sha256, tell=tell)
+    found = read_records(recipe.data.dataset, data)
+    for note in found.notes:
+        tell(note)
+    data_sha256 = data_hash(found, content_hashes(found))
+    grouping = group_records(found, recipe.split, out.parent / AUDIT, data_sha256=data_sha256, tell=tell)
     records = grouping.records
     labels = TASKS[recipe.task].training.labels_of(recipe.data.dataset, records, recipe.data.labels)
     folds = make_folds(records, recipe.split)
-    facts = _facts(recipe, data, grouping, labels, len(folds), data_sha256)
+    facts = _facts(recipe, data, grouping, labels, len(folds), data_sha256, found.notes)
     if not _begun(out):
         build_task(recipe, labels)  # a backbone or weights that are not there are told of before a folder is made
     _open(out, recipe, facts, records, folds)
@@ -166,7 +168,13 @@ def _labels_line(labels: tuple[str, ...]) -> str:
 
 
 def _facts(
-    recipe: Recipe, data: Path, grouping: Grouping, labels: tuple[str, ...], folds: int, data_sha256: str
+    recipe: Recipe,
+    data: Path,
+    grouping: Grouping,
+    labels: tuple[str, ...],
+    folds: int,
+    data_sha256: str,
+    notes: Sequence[str],
 ) -> dict[str, Any]:
     return {
         "leak": LEAK if recipe.split.protocol == "paper" else None,
@@ -174,7 +182,8 @@ def _facts(
         "labels": labels,
         "folds": folds,
         "images": len(grouping.records),
-        "grouping": grouping.notes(),
+        "grouping": [*notes, *grouping.notes()],
+        "patients_known": grouping.patients_known,
         "data": str(data.resolve()),
         "data_sha256": data_sha256,
         "leanmed": __version__,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from leanmed.data import check_labels
+from leanmed.data import class_labels
 from leanmed.errors import ArtifactError, DataError
 from leanmed.manifest import Manifest
 from leanmed.records import Record
@@ -32,7 +32,7 @@ CARD_COLUMNS = {"auc": "ROC-AUC", "recall": "sensitivity", "specificity": "speci
 
 def check(dataset: str, records: Sequence[Record], labels: tuple[str, ...]) -> None:
     """Refuse labels the model does not know; that one of its labels has no image here is told, not refused."""
-    check_labels(records, labels)
+    class_labels(dataset, records, labels, all_present=False)
 
 
 def table_of(

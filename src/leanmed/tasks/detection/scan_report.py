@@ -82,7 +82,7 @@ def judge_scans(
         figures=cpm(*judged),
         main_score="cpm",
         subgroups=by_diameter(*judged),
-        notes=notes,
+        notes=[*scans.notes, *notes],
         plots=[froc_of(matched, series, per="scan", what="candidates")] if matched.home.size else [],
         terms=SCANS,
         words=OF_SCANS,
