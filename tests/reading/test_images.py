@@ -66,8 +66,8 @@ def test_unusual_names_and_links_are_followed(photo, tmp_path, name):
     [
         (b"", "empty"),
         (b"dear doctor, the picture follows", "begins with b'dear doc'"),
-        (bytes(1000), "expected JPEG, PNG, TIFF or DICOM"),
-        (np.random.default_rng(0).bytes(1000), "expected JPEG, PNG, TIFF or DICOM"),
+        (bytes(1000), "expected JPEG, PNG, TIFF, BMP, WebP or DICOM"),
+        (np.random.default_rng(0).bytes(1000), "expected JPEG, PNG, TIFF, BMP, WebP or DICOM"),
         (b"\xff\xd8\xff", "copy or export it again"),
     ],
 )

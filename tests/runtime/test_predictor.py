@@ -60,7 +60,7 @@ def test_of_three_labels_the_likeliest_is_the_answer(make_artifact):
 
 def test_a_file_that_is_no_image_is_refused(tiny_artifact, tmp_path, refused):
     (tmp_path / "a.png").write_text("no picture")
-    with refused(UnreadableInput, "a.png", "expected JPEG, PNG, TIFF or DICOM"):
+    with refused(UnreadableInput, "a.png", "expected JPEG, PNG, TIFF, BMP, WebP or DICOM"):
         leanmed.load(tiny_artifact).predict(tmp_path / "a.png")
 
 

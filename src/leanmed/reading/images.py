@@ -1,6 +1,6 @@
 """Untrusted files to pixels: the only door through which an image enters at prediction.
 
-JPEG, PNG, TIFF (`raster.py`) and DICOM (`dicom.py`) are read, and nothing else: each further parser is a
+JPEG, PNG, TIFF, BMP, WebP (`raster.py`) and DICOM (`dicom.py`) are read, and nothing else: each further parser is a
 further way in. Whatever is wrong with a file, it ends as one of three errors, never as a crash, a hang or
 half a picture.
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from leanmed.errors import InputError, UnreadableInput, UnsupportedInput
+from leanmed.errors import InputError, UnsupportedInput
 from leanmed.reading.raster import (
     DEFAULT_LIMITS,
     Limits,
@@ -29,12 +28,12 @@ from leanmed.reading.raster import (
     checked_bytes,
     open_raster,
     scaled_to_eight_bits,
-    silence_decoders,
     to_rgba,
     upright_size,
 )
+from leanmed.reading.source import border, is_dicom, name_of
 from leanmed.reading.volume import SUFFIXES as SCANS
-from leanmed.reading.volume import is_series, is_volume
+from leanmed.reading.volume import is_series, is_volume, scan_advice
 
 __all__ = ["DEFAULT_LIMITS", "OVERSAMPLE", "SUFFIXES", "Limits", "as_pixels", "find_inputs", "image_size", "read_image"]
 
@@ -50,7 +49,7 @@ def read_image(source: Path | bytes, *, limits: Limits = DEFAULT_LIMITS, side: i
     """Read one image file.
 
     Args:
-        source: a file, or the bytes of one. DICOM is known by its `DICM` mark or the suffix .dcm.
+        source: a file, or the bytes of one. DICOM is known by its content or the suffix .dcm (see `is_dicom`).
         limits: caps on bytes and pixels.
         side: the network's input side in pixels. When given, an opaque image may come back at 1/2, 1/3... of
             its scale, as long as both sides stay at least `OVERSAMPLE` x side; a large JPEG then decodes
@@ -64,7 +63,8 @@ def read_image(source: Path | bytes, *, limits: Limits = DEFAULT_LIMITS, side: i
         InputTooLarge: over a cap.
         UnsupportedInput: an image of a kind that has no single right reading here.
     """
-    with _border("image data" if isinstance(source, bytes) else repr(str(source))):
+    with border(name_of(source)):
+        _refuse_scan(source)
         data = checked_bytes(source, limits)
         if _is_dicom(source, data):
             from leanmed.reading.dicom import read_dicom  # few need pydicom, which is slow to import
@@ -80,7 +80,8 @@ def image_size(source: Path | bytes, *, limits: Limits = DEFAULT_LIMITS) -> tupl
 
     Raises: as `read_image`.
     """
-    with _border("image data" if isinstance(source, bytes) else repr(str(source))):
+    with border(name_of(source)):
+        _refuse_scan(source)
         data = checked_bytes(source, limits)
         if _is_dicom(source, data):
             from leanmed.reading.dicom import open_dicom
@@ -92,7 +93,12 @@ def image_size(source: Path | bytes, *, limits: Limits = DEFAULT_LIMITS) -> tupl
 
 
 def _is_dicom(source: Path | bytes, data: bytes) -> bool:
-    return data[128:132] == b"DICM" or (isinstance(source, Path) and source.suffix.lower() == ".dcm")
+    return is_dicom(data, source.name if isinstance(source, Path) else "")
+
+
+def _refuse_scan(source: Path | bytes) -> None:
+    if isinstance(source, Path) and (advice := scan_advice(source)):
+        raise UnsupportedInput(f"expected an image, got a whole scan by its name; {advice}")
 
 
 def as_pixels(image: NDArray[Any] | Image.Image, *, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
@@ -111,7 +117,7 @@ def as_pixels(image: NDArray[Any] | Image.Image, *, limits: Limits = DEFAULT_LIM
         InputTooLarge: over `max_pixels`.
         UnsupportedInput: another shape, type or mode.
     """
-    with _border("image in memory"):
+    with border("image in memory"):
         if isinstance(image, np.ndarray):
             return _from_array(image, limits)
         if isinstance(image, Image.Image):
@@ -144,21 +150,6 @@ def find_inputs(patterns: Sequence[str], *, scans: bool = False) -> Iterator[Pat
             )
         found.update(dict.fromkeys(files))
     return iter(found)
-
-
-@contextmanager
-def _border(name: str) -> Iterator[None]:
-    """Put the name before each message, and turn whatever a decoder raises into `UnreadableInput`."""
-    silence_decoders()
-    try:
-        yield
-    except InputError as error:
-        raise type(error)(f"{name}: {error}") from error.__cause__
-    except Exception as error:
-        raise UnreadableInput(
-            f"{name}: expected a readable image, but reading failed ({type(error).__name__}: {error}); "
-            "copy or export it again"
-        ) from error
 
 
 def _decode(data: bytes, limits: Limits, side: int | None) -> NDArray[np.uint8]:

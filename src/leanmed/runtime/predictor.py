@@ -191,7 +191,7 @@ class Predictor:
         """As `detect`, for a scan of one slice: boxes (n, 4) in pixels of the slice as it is stored."""
         (piece,) = single.slices(neighbours=self._neighbours)
         boxes, scores = self._detect_placed(piece.pixels)
-        return piece.stored(boxes.reshape(-1, 2, 2)).reshape(-1, 4), scores
+        return piece.stored_boxes(boxes), scores
 
     def _pixels(self, image: Source) -> NDArray[np.uint8]:
         return self.read(image) if isinstance(image, str | Path | bytes) else as_pixels(image, limits=self.limits)
