@@ -239,7 +239,10 @@ def predict(
     resume: Resume = False,
     workers: Annotated[int, typer.Option(min=0, help="Images or scans at a time; 0: one per core.")] = 0,
     max_megapixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 50,
-    max_megabytes: Annotated[int, typer.Option(min=1, help="Refuse larger images and DICOM files.")] = 256,
+    max_megabytes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Refuse larger files; 256 for images and 4096 for scans if not given."),
+    ] = None,
 ) -> None:
     """Answer for many images: one JSON line each, without torch.
 
@@ -250,16 +253,20 @@ def predict(
 
     Example: `leanmed predict artifact photos/ "more/*.jpg" --out answers.jsonl`
     """
+    from leanmed.reading.greys import range_remarks
     from leanmed.reading.images import Limits, find_inputs
     from leanmed.runtime.batch import Shard, predict_file
 
-    limits = Limits(max_pixels=max_megapixels * 10**6, max_bytes=max_megabytes * 2**20)
+    caps = {} if max_megabytes is None else dict.fromkeys(("max_bytes", "max_scan_bytes"), max_megabytes * 2**20)
+    limits = Limits(max_pixels=max_megapixels * 10**6, **caps)
     predictor = leanmed.load(artifact, limits=limits)
     files, part = list(find_inputs(inputs, scans=predictor.takes_scans)), Shard.parse(shard)
     workers = workers or os.cpu_count() or 1
     with progress_bar("images", len(part.of(files))) as step:
         found = predict_file(predictor, files, out, shard=part, resume=resume, workers=workers, progress=step)
     typer.echo(f"{found.answered} answered -> {found.path}   Research use only: not a medical device.", err=True)
+    for line in [] if predictor.takes_scans else range_remarks(part.of(files), limits):
+        typer.echo(line, err=True)
     for name, reason in found.failed:
         typer.echo(f"failed: {name}: {reason}", err=True)
     if found.failed:

@@ -266,7 +266,7 @@ def test_a_jpeg_2000_frame_of_another_size_than_declared_is_refused_before_it_is
     frame = bytearray(j2k(RAMP))
     frame[8:16] = struct.pack(">II", *size)
     monkeypatch.setattr(reader, "pixel_array", lambda *_, **__: pytest.fail("decoded"))
-    with pytest.raises(UnreadableInput, match="in the packed frame|tiles"):
+    with pytest.raises(UnreadableInput, match=r"in the packed frame|tiles"):
         read_image(dicom(RAMP, JPEG2000Lossless, PixelData=encapsulate([bytes(frame)])))
 
 
@@ -313,7 +313,7 @@ def test_a_file_without_preamble_and_file_meta_is_known_by_its_first_elements(sy
 
 
 @pytest.mark.parametrize(
-    "content", [b"\x08\0\x05\0" + bytes(500), b"\x08\0\x16\0\x0c\0\0\01.2.840.9999", RAMP.tobytes()]
+    "content", [b"\x08\0\x05\0" + bytes(500), b"\x08\0\x16\0\x0c\0\0\x001.2.840.9999", RAMP.tobytes()]
 )
 def test_bytes_that_only_begin_like_dicom_are_none(content, tmp_path):
     with pytest.raises(UnreadableInput, match="expected JPEG, PNG"):

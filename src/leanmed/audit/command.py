@@ -13,6 +13,7 @@ from leanmed.audit.writing import write_findings
 from leanmed.data import read_records
 from leanmed.data.tables import read_side
 from leanmed.files import write_json
+from leanmed.reading.greys import range_remarks
 
 CACHE = ".cache"  # in the output folder: what a stopped audit goes on from
 SHOWN = 10
@@ -41,6 +42,7 @@ def audit_folder(
         f"{len(conflicts)} conflicts between copies, {len(torn)} of them between labels",
         f"{len(found.unreadable)} unreadable, {len(found.near_empty)} near-empty, {len(found.outliers)} outliers",
         *(f"  unreadable: {name}: {reason}" for name, reason in found.unreadable.items()),
+        *range_remarks(images.values()),
         f"wrote {out / 'report.html'}, report.json, groups.csv and pairs.csv",
     ]
     return lines, not torn

@@ -237,6 +237,27 @@ def upright_size(header: Image.Image) -> tuple[int, int]:
     return (height, width) if _turn(header) in _SIDEWAYS else (width, height)
 
 
+def is_sixteen_bit(header: Image.Image) -> bool:
+    """Whether an opened image holds samples of 16 bits, grey or colour."""
+    if isinstance(header, TiffImageFile):
+        return 16 in header.tag_v2.get(_TIFF_BITS, (1,))
+    if isinstance(header, PngImageFile):  # of colours Pillow's mode does not tell
+        return header.mode in _SIXTEEN_BIT or any("16" in str(tile[3]) for tile in header.tile)
+    return False
+
+
+def sixteen_bit_values(image: Image.Image) -> NDArray[Any]:
+    """The samples of an image of 16 bits without alpha; of colours, of which Pillow keeps the high byte, the greatest.
+
+    Raises:
+        Exception: whatever Pillow raises on damaged pixels.
+    """
+    image.load()
+    if image.mode in _SIXTEEN_BIT:
+        return np.asarray(image)
+    return np.asarray(image.convert("RGB")).astype(np.uint16) * 256 + 255
+
+
 def scaled_to_eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
     """Map 0..65535 to 0..255, as round(v / 257)."""
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -121,7 +121,7 @@ def _no_slice(dataset: Dataset) -> str:
     """What an object is, if it is plainly no slice of a scan; nothing if it may be one."""
     kinds = [str(kind).upper() for kind in _values(dataset.get("ImageType"))]
     if "PixelData" not in dataset:
-        return f"object with no pixel data ({dataset.get('Modality') or 'of unknown modality'})"
+        return f"{dataset.get('Modality') or 'unknown modality'} with no pixel data"
     if dataset.get("Modality") in NO_SLICES:
         return NO_SLICES[dataset.Modality]
     if "LOCALIZER" in kinds:
@@ -137,7 +137,7 @@ def _values(value: object) -> Sequence[object]:
 
 
 def _counted(kinds: Counter[str]) -> str:
-    return ", ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in sorted(kinds.items()))
+    return ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
 
 
 def _plane(dataset: Dataset, path: Path) -> _Plane:

@@ -156,8 +156,8 @@ def answer(predictor: Predictor, path: Path, montages: Path | None = None) -> di
     """The line for one input, an answer or the reason why there is none.
 
     Its keys are `input`; `label`, `probability` and `probabilities`, or from an artifact for boxes `boxes` and
-    `scores`, or of a scan `candidates`, `threshold`, `montage` and `slices`; `artifact`, `version` and `seconds`. Or
-    else they are `input` and `error`.
+    `scores`, or of a scan `candidates`, `threshold`, `montage`, `slices` and, if there are any, `notes`; `artifact`,
+    `version` and `seconds`. Or else they are `input` and `error`.
 
     Args:
         montages: the folder for the pictures of scans' candidates; None: `montage` is null.
@@ -201,11 +201,13 @@ def _candidates(predictor: Predictor, path: Path, montages: Path | None) -> dict
     picture = montages and montages / _picture_name(path)
     if picture:
         montage(picture, scan, found, threshold=threshold)
+    notes = {"notes": list(scan.volume.notes)} if scan.volume.notes else {}
     return {
         "candidates": [candidate.as_json() | {"answered": candidate.score >= threshold} for candidate in found],
         "threshold": threshold,
         "montage": picture and f"{picture.parent.name}/{picture.name}",
         "slices": len(scan.searched),
+        **notes,
     }
 
 

@@ -29,6 +29,7 @@ from leanmed.data import class_labels, content_hashes, data_hash, read_records
 from leanmed.data.splits import LEAK, Fold, make_folds
 from leanmed.errors import RunError
 from leanmed.files import whole_file, write_json, write_text
+from leanmed.reading.greys import range_remarks
 from leanmed.recipe.recipe import Recipe, dump_recipe
 from leanmed.records import Record
 from leanmed.runs import FOLD, MODEL, PREDICTIONS, RECIPE, RUN, SPLITS, Run, open_run, read_csv, write_csv
@@ -119,6 +120,8 @@ def train(
     if is_first:
         _open(out, recipe, facts, records, folds)
         tell(f"{len(folds)} fold(s) -> {out}; {_labels_line(labels)}")
+        for line in range_remarks(record.image for record in records):
+            tell(line)
         if facts["leak"]:
             tell(facts["leak"])
     run, inputs = Run(out, recipe, facts), Cache(recipe.data.cache_bytes)
