@@ -282,7 +282,10 @@ def predict(
     resume: Resume = False,
     workers: Annotated[int, typer.Option(min=0, help="Images or scans at a time; 0: one per core.")] = 0,
     max_megapixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 50,
-    max_megabytes: Annotated[int, typer.Option(min=1, help="Refuse larger images and DICOM files.")] = 256,
+    max_megabytes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Refuse larger files; 256 for images and 4096 for scans if not given."),
+    ] = None,
 ) -> None:
     """Answer for many images: one JSON line or table row each, without torch.
 
@@ -294,10 +297,12 @@ def predict(
 
     Example: `leanmed predict artifact photos/ "more/*.jpg" --out answers.jsonl`
     """
+    from leanmed.reading.greys import range_remarks
     from leanmed.reading.images import Limits, find_inputs
     from leanmed.runtime.batch import Pictures, Shard, predict_file, predict_lines
 
-    limits = Limits(max_pixels=max_megapixels * 10**6, max_bytes=max_megabytes * 2**20)
+    caps = {} if max_megabytes is None else dict.fromkeys(("max_bytes", "max_scan_bytes"), max_megabytes * 2**20)
+    limits = Limits(max_pixels=max_megapixels * 10**6, **caps)
     predictor = leanmed.load(artifact, limits=limits, threshold=threshold)
     files, part = find_inputs(inputs, scans=predictor.takes_scans), Shard.parse(shard)
     for note in files.notes:
@@ -316,6 +321,8 @@ def predict(
                 predictor, files, out, shard=part, resume=resume, workers=workers, draw=draw, progress=step
             )
     typer.echo(f"{found.answered} answered -> {found.path}   Research use only: not a medical device.", err=True)
+    for line in [] if predictor.takes_scans else range_remarks(part.of(files), limits):
+        typer.echo(line, err=True)
     for name, reason in found.failed:
         typer.echo(f"failed: {name}: {reason}", err=True)
     if found.failed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -11,22 +12,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pydicom import Dataset, Sequence
+from pydicom import Dataset, Sequence, dcmread
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.filewriter import write_file_meta_info
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset, write_file_meta_info
+from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.uid import (
+    JPEG2000,
+    MPEG2MPML,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
     RLELossless,
     SecondaryCaptureImageStorage,
 )
 
 from leanmed.errors import InputError, InputTooLarge, UnreadableInput, UnsupportedInput
+from leanmed.reading import dicom as reader
 from leanmed.reading.images import Limits, read_image
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -59,6 +69,16 @@ def dicom(pixels, syntax=ExplicitVRLittleEndian, *, leave_out=(), **elements):
     stream = io.BytesIO()
     data.save_as(stream)
     return stream.getvalue()
+
+
+def lookup(entries, first, bits, count=None):
+    """An item of a modality or VOI LUT sequence."""
+    item = Dataset()
+    item.LUTDescriptor = [len(entries) if count is None else count, first, bits]
+    item["LUTDescriptor"].VR = "SS" if first < 0 else "US"
+    item.LUTData = np.asarray(entries, "<u2").tobytes()
+    item["LUTData"].VR = "OW"
+    return item
 
 
 def header(syntax):
@@ -125,6 +145,192 @@ def test_a_negative_rescale_slope_turns_black_to_white():
     np.testing.assert_array_equal(grey(dicom(RAMP, RescaleSlope=-1, RescaleIntercept=0)), 255 - RAMP)
 
 
+def display(stored, **elements):
+    """What the field's reference makes of stored values: pydicom's modality and VOI, brought to 0..255 by its range."""
+    data = dcmread(io.BytesIO(dicom(stored, **elements)))
+    shown = apply_voi_lut(apply_modality_lut(data.pixel_array, data), data).astype(float)
+    if data.get("VOILUTSequence"):
+        low, high = 0, 2 ** data.VOILUTSequence[0].LUTDescriptor[2] - 1
+    elif data.get("ModalityLUTSequence"):
+        low, high = 0, 2 ** data.ModalityLUTSequence[0].LUTDescriptor[2] - 1
+    else:
+        ends = np.array([0, 2**data.BitsStored - 1]) - (2 ** (data.BitsStored - 1) if data.PixelRepresentation else 0)
+        low, high = ends * float(data.get("RescaleSlope", 1)) + float(data.get("RescaleIntercept", 0))
+    shown = np.clip((shown - low) / (high - low), 0, 1)
+    return 255 * (1 - shown if data.PhotometricInterpretation == "MONOCHROME1" else shown)
+
+
+WIDE = np.linspace(0, 4095, 256).astype(np.uint16).reshape(16, 16)
+SIGNED = (WIDE.astype(np.int16) - 2048).astype(np.int16)
+HOUNSFIELD = {"RescaleSlope": 1, "RescaleIntercept": -1024}
+HALVED = {"RescaleSlope": 0.5, "RescaleIntercept": 0}
+
+
+@pytest.mark.parametrize(
+    ("stored", "elements"),
+    [
+        (WIDE, {}),
+        (SIGNED, {}),
+        (WIDE, {"PhotometricInterpretation": "MONOCHROME1"}),
+        (WIDE, {"WindowCenter": 2000, "WindowWidth": 1000}),
+        (WIDE, {"WindowCenter": [2000, 300], "WindowWidth": [1000, 20]}),
+        (WIDE, {"WindowCenter": 40, "WindowWidth": 400, **HOUNSFIELD}),
+        (SIGNED, {"WindowCenter": 40, "WindowWidth": 400, "VOILUTFunction": "LINEAR_EXACT", **HOUNSFIELD}),
+        (WIDE, {"WindowCenter": 2000, "WindowWidth": 900, "VOILUTFunction": "SIGMOID"}),
+        (WIDE, {"WindowCenter": 2, "WindowWidth": 9, "VOILUTFunction": "SIGMOID", **HALVED}),
+        (WIDE, {"VOILUTSequence": Sequence([lookup(np.arange(4096) ** 2 // 4096, 0, 12)])}),
+        (WIDE, {"VOILUTSequence": Sequence([lookup(np.arange(0, 65536, 64), 1000, 16)])}),
+        (SIGNED, {"VOILUTSequence": Sequence([lookup(np.arange(0, 65536, 64), -500, 16)])}),
+        (WIDE, {"VOILUTSequence": Sequence([lookup(range(4096), 0, 12)]), "WindowCenter": 5, "WindowWidth": 9}),
+        (WIDE, {"ModalityLUTSequence": Sequence([lookup(np.arange(4095, -1, -1), 0, 16)]), "WindowCenter": 2000,
+                "WindowWidth": 1000}),
+    ],
+)  # fmt: skip
+def test_greys_are_those_of_the_reference_reader(stored, elements):
+    wanted = display(stored, BitsStored=12, **elements)
+    np.testing.assert_allclose(grey(dicom(stored, BitsStored=12, **elements)), wanted, atol=0.51)
+
+
+def test_a_table_of_bytes_packed_without_gaps_is_read():
+    item = lookup([0] * 128, 0, 8, count=256)
+    item.LUTData = bytes(range(255, -1, -1))
+    np.testing.assert_array_equal(grey(dicom(RAMP, VOILUTSequence=Sequence([item]))), 255 - RAMP)
+
+
+def packed(stored, syntax, plugin, **elements):
+    """The same frame packed by pydicom, or by a codec of its own choice."""
+    data = dcmread(io.BytesIO(dicom(stored, **elements)))
+    data.compress(syntax, encoding_plugin=plugin, generate_instance_uid=False)
+    stream = io.BytesIO()
+    data.save_as(stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(("stored", "bits"), [(RAMP, 8), (WIDE, 12), (SIGNED, 12), (RGB, 8)])
+def test_rle_reads_as_the_same_frame_uncompressed(stored, bits):
+    plain, rle = dicom(stored, BitsStored=bits), packed(stored, RLELossless, "pydicom", BitsStored=bits)
+    np.testing.assert_array_equal(read_image(rle), read_image(plain))
+
+
+def test_rle_of_ybr_becomes_rgb():
+    ybr = np.array(Image.fromarray(RGB).convert("YCbCr"))
+    data = packed(ybr, RLELossless, "pydicom", PhotometricInterpretation="YBR_FULL")
+    np.testing.assert_allclose(read_image(data)[..., :3], RGB, atol=3)
+
+
+def rle(*segments):
+    starts, body = [], b""
+    for segment in segments:
+        starts.append(64 + len(body))
+        body += segment
+    return struct.pack("<16I", len(segments), *starts, *[0] * (15 - len(segments))) + body
+
+
+def test_rle_unfolds_no_further_than_the_pixels_declared():
+    """A thousand times as many runs as the picture holds: the rest is never unpacked."""
+    frame = rle(b"\x81\x07" * 2000)
+    tracemalloc.start()
+    pixels = grey(dicom(RAMP, RLELossless, PixelData=encapsulate([frame])))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (pixels == 7).all()
+    assert peak < 150_000  # 2000 runs of 128 bytes would be more
+
+
+@pytest.mark.parametrize(
+    "frame", [rle(b"\x81\x07"), rle(b"\x81\x07" * 2, b"\x81\x07" * 2), rle(b"\x80" * 500), b"short"]
+)
+def test_rle_that_is_short_or_of_another_kind_is_unreadable(frame):
+    with pytest.raises(UnreadableInput):
+        read_image(dicom(RAMP, RLELossless, PixelData=encapsulate([frame])))
+
+
+def j2k(image, **options):
+    """A codestream without the boxes of a JP2 file."""
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG2000", no_jp2=True, irreversible=False, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEG2000])
+def test_jpeg_2000_reads_as_stored(syntax):
+    np.testing.assert_array_equal(grey(dicom(RAMP, syntax, PixelData=encapsulate([j2k(RAMP)]))), RAMP)
+    colour = dicom(RGB, syntax, PixelData=encapsulate([j2k(RGB, mct=1)]), PhotometricInterpretation="YBR_RCT")
+    np.testing.assert_array_equal(read_image(colour)[..., :3], RGB)
+    deep = dicom(WIDE * 16, syntax, PixelData=encapsulate([j2k(WIDE * 16)]))
+    np.testing.assert_array_equal(read_image(deep), read_image(dicom(WIDE * 16)))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (9000, 9000)])
+def test_a_jpeg_2000_frame_of_another_size_than_declared_is_refused_before_it_is_decoded(size, monkeypatch):
+    frame = bytearray(j2k(RAMP))
+    frame[8:16] = struct.pack(">II", *size)
+    monkeypatch.setattr(reader, "pixel_array", lambda *_, **__: pytest.fail("decoded"))
+    with pytest.raises(UnreadableInput, match=r"in the packed frame|tiles"):
+        read_image(dicom(RAMP, JPEG2000Lossless, PixelData=encapsulate([bytes(frame)])))
+
+
+def test_a_jpeg_2000_frame_of_countless_tiles_is_refused():
+    frame = bytearray(j2k(RAMP))
+    frame[8:16], frame[24:32] = struct.pack(">II", 4000, 4000), struct.pack(">II", 1, 1)
+    with pytest.raises(UnreadableInput, match="tiles"):
+        read_image(dicom(RAMP, JPEG2000Lossless, PixelData=encapsulate([bytes(frame)])))
+
+
+# The smallest of each kind: 8 x 8 pixels, all of them 130 (JPEG Lossless and JPEG-LS as their standards put it).
+def lossless_jpeg(value=130, size=8):
+    """JPEG Lossless, first-order prediction: the first difference from 128 is coded, then 0 for every other pixel."""
+    table = bytes([0, 1, 1] + [0] * 14) + bytes([0, 2])  # codes 0 -> no difference, 10 -> 2 bits of difference
+    start = b"\xff\xd8\xff\xc3" + struct.pack(">HBHHB", 11, 8, size, size, 1) + b"\x01\x11\x00"
+    tables = b"\xff\xc4" + struct.pack(">HB", 2 + 1 + 16 + 2, 0) + table[1:]
+    scan = b"\xff\xda" + struct.pack(">HBBBBBB", 8, 1, 1, 0, 1, 0, 0)
+    bits = "10" + format(value - 128, "02b") + "0" * (size * size - 1)
+    bits += "1" * (-len(bits) % 8)
+    return start + tables + scan + int(bits, 2).to_bytes(len(bits) // 8) + b"\xff\xd9"
+
+
+def test_lossless_jpeg_reads_as_stored_with_the_extra():
+    pytest.importorskip("gdcm")
+    flat = np.full((8, 8), 130, np.uint8)
+    data = dicom(flat, JPEGLosslessSV1, PixelData=encapsulate([lossless_jpeg()]))
+    np.testing.assert_array_equal(grey(data), flat)
+
+
+@pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLSLossless, JPEGExtended12Bit])
+def test_a_lossless_frame_of_another_size_than_declared_is_refused_before_it_is_decoded(syntax, monkeypatch):
+    monkeypatch.setattr(reader, "find_spec", lambda name: "there")
+    monkeypatch.setattr(reader, "pixel_array", lambda *_, **__: pytest.fail("decoded"))
+    with pytest.raises(UnreadableInput, match="in the packed frame"):
+        read_image(dicom(RAMP, syntax, PixelData=encapsulate([lossless_jpeg(size=9000)])))
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_a_file_without_preamble_and_file_meta_is_known_by_its_first_elements(syntax):
+    bare = DicomBytesIO()
+    bare.is_little_endian, bare.is_implicit_VR = True, syntax.is_implicit_VR
+    write_dataset(bare, dcmread(io.BytesIO(dicom(RAMP, syntax))))
+    np.testing.assert_array_equal(grey(bare.getvalue()), RAMP)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x08\0\x05\0" + bytes(500), b"\x08\0\x16\0\x0c\0\0\x001.2.840.9999", RAMP.tobytes()]
+)
+def test_bytes_that_only_begin_like_dicom_are_none(content, tmp_path):
+    with pytest.raises(UnreadableInput, match="expected JPEG, PNG"):
+        read_image(content)
+    (tmp_path / "x.dcm").write_bytes(content)
+    with pytest.raises(UnreadableInput, match="expected DICOM, got a file that begins with"):
+        read_image(tmp_path / "x.dcm")
+
+
+def test_packed_pixels_without_a_transfer_syntax_are_refused():
+    bare = DicomBytesIO()
+    bare.is_little_endian, bare.is_implicit_VR = True, False
+    write_dataset(bare, dcmread(io.BytesIO(dicom(RGB, JPEG2000Lossless, PixelData=encapsulate([j2k(RGB)])))))
+    with pytest.raises(UnreadableInput, match="packed"):
+        read_image(bare.getvalue())
+
+
 @pytest.mark.parametrize("planar", [0, 1])
 def test_rgb_reads_as_stored(planar):
     stored = RGB if planar == 0 else np.moveaxis(RGB, 2, 0)
@@ -177,11 +383,24 @@ def test_the_dcm_suffix_is_enough(tmp_path):
     np.testing.assert_array_equal(read_image(path)[..., 0], RAMP)
 
 
-@pytest.mark.parametrize("syntax", [JPEG2000Lossless, RLELossless, DeflatedExplicitVRLittleEndian])
-def test_other_transfer_syntaxes_are_refused_by_name_before_anything_unfolds(syntax):
-    bomb = zlib.compress(bytes(64 << 20))[2:-4]
+@pytest.mark.parametrize("syntax", [HTJ2KLossless, MPEG2MPML])
+def test_other_transfer_syntaxes_are_refused_by_name(syntax):
     with pytest.raises(UnsupportedInput, match=syntax.name.split(" ")[0]):
-        read_image(header(syntax) + bomb)
+        read_image(dicom(RGB, syntax, PixelData=encapsulate([b"frame"])))
+
+
+@pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLSLossless, JPEGExtended12Bit])
+def test_a_packing_that_needs_the_extra_is_refused_with_its_name(syntax, monkeypatch):
+    monkeypatch.setattr(reader, "find_spec", lambda name: None)
+    with pytest.raises(UnsupportedInput, match=r"pip install 'leanmed\[dicom\]'"):
+        read_image(dicom(RGB, syntax, PixelData=encapsulate([b"frame"])))
+
+
+def test_a_deflated_file_reads_as_stored_and_one_that_unfolds_too_far_is_refused():
+    np.testing.assert_array_equal(grey(dicom(RAMP, DeflatedExplicitVRLittleEndian)), RAMP)
+    bomb = zlib.compress(bytes(64 << 20))[2:-4]
+    with pytest.raises(InputTooLarge, match="when inflated"):
+        read_image(header(DeflatedExplicitVRLittleEndian) + bomb, limits=Limits(max_bytes=1 << 20))
 
 
 def test_an_unknown_transfer_syntax_is_refused_by_its_number():
@@ -201,9 +420,11 @@ def test_an_unknown_transfer_syntax_is_refused_by_its_number():
         ({"PhotometricInterpretation": "HSV"}, UnsupportedInput),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, UnsupportedInput),
         ({"BitsAllocated": 32, "BitsStored": 32}, UnsupportedInput),
-        ({"ModalityLUTSequence": Sequence([Dataset()])}, UnsupportedInput),
-        ({"VOILUTSequence": Sequence([Dataset()])}, UnsupportedInput),
-        ({"WindowCenter": 1, "WindowWidth": 2, "VOILUTFunction": "SIGMOID"}, UnsupportedInput),
+        ({"ModalityLUTSequence": Sequence([Dataset()])}, UnreadableInput),  # without its table
+        ({"VOILUTSequence": Sequence([lookup([0, 9], 0, 8, count=5)])}, UnsupportedInput),  # an entry short
+        ({"VOILUTSequence": Sequence([lookup([0, 9], 0, 24)])}, UnsupportedInput),
+        ({"WindowCenter": 1, "WindowWidth": 2, "VOILUTFunction": "CUBIC"}, UnsupportedInput),
+        ({"SamplesPerPixel": 3}, UnreadableInput),
         ({"WindowCenter": 1, "WindowWidth": -2}, UnsupportedInput),
         ({"RescaleSlope": "1e30"}, UnsupportedInput),
     ],

@@ -9,8 +9,10 @@ from leanmed.errors import InputTooLarge, MissingExtraError, UnsupportedInput
 from leanmed.phantoms.chest import made_chest
 from leanmed.phantoms.scans import drawn, made_grid
 from leanmed.reading import lung_slices as slices
+from leanmed.reading import orientation
 from leanmed.reading.ct import Grid, Volume
 from leanmed.reading.lung_slices import COARSE, find_lungs, only_lungs, prepare, three_slices, window
+from leanmed.reading.orientation import Orientation
 from leanmed.reading.volume import open_volume
 
 AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
@@ -150,16 +152,90 @@ def test_the_slices_of_a_scan_are_those_with_lung_cropped_alike(hu):
     assert np.array_equal(next(scan.slices(neighbours=False)).pixels[..., 0], pieces[0].pixels[..., 1])
 
 
+def stored_as(hu, order, flips):
+    """A scan as stored in another order of axes: the array, (z, y, x), and the grid that keeps voxels in their places.
+
+    Args:
+        order: for each axis of the new array, x first, the old one that becomes it.
+        flips: for each new axis, whether it is reversed.
+    """
+    spacing, axes = np.array((1.5, 2.0, 4.0)), np.eye(3)
+    counts = np.array(hu.shape[::-1])
+    again = hu.transpose([2 - order[2 - dim] for dim in range(3)])
+    again = np.flip(again, [2 - axis for axis in range(3) if flips[axis]])
+    columns = [axes[:, order[axis]] * (-1 if flips[axis] else 1) for axis in range(3)]
+    origin = sum((counts[o] - 1) * spacing[o] * axes[:, o] for o, flip in zip(order, flips, strict=True) if flip)
+    origin = tuple(np.broadcast_to(np.asarray(origin, float), 3).tolist())
+    direction = tuple(map(tuple, np.stack(columns, axis=1).tolist()))
+    grid = Grid(again.shape, tuple(spacing[list(order)].tolist()), origin, direction)
+    return Volume("again", grid, lambda first, end: np.asarray(again[first:end], np.float32), ())
+
+
+STORAGES = [
+    ((0, 1, 2), (True, True, False)),  # RAS, as NIfTI often is
+    ((0, 1, 2), (False, False, True)),  # from the head to the feet
+    ((0, 1, 2), (True, True, True)),
+    ((1, 0, 2), (False, True, False)),  # rows are columns
+    ((1, 2, 0), (False, False, False)),  # cut from the side
+    ((1, 2, 0), (True, True, True)),
+    ((0, 2, 1), (False, True, True)),  # cut from the front
+]
+
+
+@pytest.mark.parametrize(("order", "flips"), STORAGES)
+def test_however_a_scan_is_stored_the_network_sees_the_same_and_places_come_back_as_stored(volume, hu, order, flips):
+    again = stored_as(hu, order, flips)
+    one, other = prepare(volume), prepare(again)
+    assert np.array_equal(one.grey, other.grey)
+    corners = np.array([[3.0, 5.0], [20.0, 40.0]])
+    pairs = list(zip(one.slices(), other.slices(), strict=True))
+    assert len(pairs) == 15
+    for mine, theirs in pairs:
+        assert np.array_equal(mine.pixels, theirs.pixels)
+        places = [v.grid.world(piece.voxel(corners)) for v, piece in ((volume, mine), (again, theirs))]
+        np.testing.assert_allclose(*places, atol=1e-9)
+        # The box as stored, by the voxels of its corners: a pixel reaches half a voxel beyond the centre.
+        across = sorted(order.index(axis) for axis in (0, 1))
+        wanted = np.sort(theirs.voxel(corners)[:, across], axis=0).ravel() + 0.5
+        np.testing.assert_allclose(theirs.stored_boxes(corners.reshape(1, 4))[0], wanted, atol=1e-9)
+        assert theirs.z == theirs.voxel(corners)[0, order.index(2)]
+        back = other.orientation.ordered_boxes(theirs.stored_boxes(corners.reshape(1, 4)))
+        np.testing.assert_allclose(back.reshape(2, 2), theirs.ordered(corners), atol=1e-9)
+
+
+@pytest.mark.parametrize(("order", "flips"), STORAGES)
+def test_one_slice_alone_looks_the_same_however_its_scan_is_stored(volume, hu, order, flips):
+    again = stored_as(hu, order, flips)
+    z = 14 - 7 if flips[order.index(2)] else 7
+    assert np.array_equal(three_slices(volume, 7).pixels, three_slices(again, z).pixels)
+
+
+def test_a_box_in_a_scan_stored_on_its_belly_worked_by_hand():
+    """Ten columns and eight rows, both reversed: x from 1 to 3 is 7 to 9, y from 2 to 6 is 2 to 6 again."""
+    grid = Grid((4, 8, 10), (1.0, 1.0, 1.0), (9.0, 7.0, 0.0), ((-1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, 1.0)))
+    lying = Orientation.of(grid)
+    assert lying.stored_boxes([[1, 2, 3, 6]]).tolist() == [[7, 2, 9, 6]]
+    assert lying.stored((1, 2, 3)).tolist() == [8, 5, 3]
+    assert lying.grid(grid).origin == (0.0, 0.0, 0.0)
+
+
+def test_a_scan_cut_from_the_side_that_would_fill_the_memory_is_refused(hu, monkeypatch, refused):
+    monkeypatch.setattr(orientation, "MAX_TURNED", 1000)
+    with refused(InputTooLarge, "again", "axial slices"):
+        prepare(stored_as(hu, (1, 2, 0), (False, False, False)))
+
+
 def test_each_slice_of_a_scan_is_read_once(volume):
     prepare(volume)
     assert read_so_far == list(range(15))
 
 
-def test_a_scan_without_lungs_or_not_axial_is_refused(hu, refused):
+def test_a_scan_without_lungs_or_oblique_is_refused(hu, refused):
     with refused(UnsupportedInput, "made", "lungs"):
         prepare(volume_of(np.full((4, 60, 60), 40, np.int16)))
-    with refused(UnsupportedInput, "made", "axial"):
-        prepare(volume_of(hu, direction=((1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, -1.0, 0.0))))
+    axes = ((2 / 3, -1 / 3, 2 / 3), (2 / 3, 2 / 3, -1 / 3), (-1 / 3, 2 / 3, 2 / 3))  # none leads to the head by 0.7
+    with refused(UnsupportedInput, "made", "oblique"):
+        prepare(volume_of(hu, direction=axes))
 
 
 def test_a_scan_whose_spacing_would_fill_the_memory_is_refused(hu, monkeypatch, refused):

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import tracemalloc
+import zlib
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from pydicom import dcmread
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from pydicom.uid import RLELossless
 
 from leanmed.errors import InputTooLarge, UnreadableInput, UnsupportedInput
 from leanmed.phantoms.scans import AXIAL, write_mhd, write_series
 from leanmed.reading.ct import MAX_SLICES, Grid
+from leanmed.reading.images import read_image
 from leanmed.reading.raster import Limits
 from leanmed.reading.volume import is_volume, open_volume
 
@@ -78,7 +85,7 @@ def itk_series(folder):
 
 
 @pytest.mark.parametrize("direction", [AXIAL, FLIPPED, OBLIQUE, TURNED])
-@pytest.mark.parametrize("kind", [".mhd", ".nii", ".nii.gz"])
+@pytest.mark.parametrize("kind", [".mhd", ".mha", ".nii", ".nii.gz", ".nrrd"])
 def test_world_and_voxel_are_those_of_itk(tmp_path, stored, direction, kind):
     path = tmp_path / "scan.mhd"
     write_mhd(path, stored, grid(direction))
@@ -154,7 +161,9 @@ def test_big_endian_and_floating_point_voxels_are_read(mhd, tmp_path, stored):
         ({"DimSize": f"14 11 {MAX_SLICES + 1}"}, UnsupportedInput, "slices"),
         ({"DimSize": "99999 99999 6"}, InputTooLarge, "pixels"),
         ({"NDims": "2"}, UnsupportedInput, "NDims = 3"),
-        ({"CompressedData": "True"}, UnsupportedInput, "uncompressed"),
+        ({"BinaryData": "False"}, UnsupportedInput, "BinaryData = True"),
+        ({"ElementDataFile": "LIST"}, UnsupportedInput, "one .mha file"),
+        ({"ElementDataFile": "slice%03d.raw 1 6 1"}, UnsupportedInput, "one .mha file"),
         ({"ElementNumberOfChannels": "3"}, UnsupportedInput, "ElementNumberOfChannels"),
         ({"ElementType": "MET_LONG"}, UnsupportedInput, "MET_LONG"),
         ({"Modality": "MET_MOD_MR"}, UnsupportedInput, "MET_MOD_MR"),
@@ -169,6 +178,119 @@ def test_big_endian_and_floating_point_voxels_are_read(mhd, tmp_path, stored):
 def test_a_bad_header_is_refused_by_name(mhd, refused, changes, kind, words):
     with refused(kind, "scan.mhd", words):
         open_volume(mhd(**changes))
+
+
+def packed_as_itk(path, kind):
+    other = path.with_name(f"packed{kind}")
+    sitk.WriteImage(sitk.ReadImage(str(path)), str(other), useCompression=True)
+    return other
+
+
+@pytest.mark.parametrize("kind", [".mhd", ".mha", ".nrrd"])
+def test_packed_voxels_are_read_in_any_order(mhd, stored, kind):
+    volume = open_volume(packed_as_itk(mhd(), kind))
+    for first, end in ((0, 2), (2, 5), (1, 2), (5, 6), (0, 6)):
+        assert np.array_equal(volume.hu(first, end), stored[first:end])
+
+
+@pytest.mark.parametrize(("count", "words"), [(5, "got more"), (7, "got fewer")])
+def test_packed_voxels_of_another_number_than_declared_are_refused(mhd, refused, count, words):
+    path = packed_as_itk(mhd(), ".mha")
+    path.write_bytes(path.read_bytes().replace(b"DimSize = 14 11 6", b"DimSize = 14 11 %d" % count))
+    with refused(UnreadableInput, "packed.mha", words):
+        open_volume(path).hu(0, count)
+
+
+def test_voxels_that_would_unfold_beyond_the_cap_are_refused_before_any_is_unpacked(mhd, refused, monkeypatch):
+    path = packed_as_itk(mhd(), ".mha")
+    path.write_bytes(path.read_bytes().replace(b"DimSize = 14 11 6", b"DimSize = 999 999 4999"))
+    monkeypatch.setattr(zlib, "decompressobj", lambda *_: pytest.fail("unpacked"))
+    with refused(InputTooLarge, "packed.mha", "9,978,013,998"):
+        open_volume(path)
+
+
+def test_no_more_is_unpacked_than_is_asked_for(tmp_path):
+    """A megabyte of zeros for each slice, of which one is asked for; the rest stays packed."""
+    header = "ObjectType = Image\nNDims = 3\nCompressedData = True\nTransformMatrix = 1 0 0 0 1 0 0 0 1\n"
+    header += "Offset = 0 0 0\nElementSpacing = 1 1 1\nDimSize = 1024 1024 64\nElementType = MET_CHAR\n"
+    path = tmp_path / "zeros.mha"
+    path.write_bytes(f"{header}ElementDataFile = LOCAL\n".encode() + zlib.compress(bytes(64 << 20)))
+    volume = open_volume(path)
+    tracemalloc.start()
+    assert not volume.hu(9, 10).any()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 << 20  # the slice as floats is 4 MiB, all slices as bytes would be 64
+
+
+def test_the_cap_on_bytes_holds_for_scans_in_files(mhd, refused):
+    path = mhd()
+    for scan in (path, as_itk(path, ".mha"), as_itk(path, ".nrrd")):
+        assert len(open_volume(scan, Limits(max_scan_bytes=4096))) == 6
+        with refused(InputTooLarge, scan.name, "max_scan_bytes"):
+            open_volume(scan, Limits(max_scan_bytes=1000))
+
+
+def nrrd(path, stored, **changes):
+    """A NRRD worked by hand, in RAS; fields are changed, or left out for None."""
+    fields = {
+        "type": "short",
+        "dimension": "3",
+        "space": "right-anterior-superior",
+        "sizes": "14 11 6",
+        "space directions": "(-0.7,0,0) (0,-0.9,0) (0,0,2.5)",
+        "kinds": "domain domain domain",
+        "endian": "big",
+        "encoding": "raw",
+        "space origin": "(10,20,30)",
+    } | {key.replace("_", " "): value for key, value in changes.items()}
+    lines = ["NRRD0004", "# a remark", *(f"{key}: {value}" for key, value in fields.items() if value is not None)]
+    path.write_bytes("\n".join([*lines, "key:=value", "", ""]).encode() + stored.astype(">i2").tobytes())
+    return path
+
+
+def test_a_nrrd_worked_by_hand_is_read(tmp_path, stored):
+    volume = open_volume(nrrd(tmp_path / "a.nrrd", stored))
+    assert np.array_equal(volume.hu(2, 5), stored[2:5])
+    assert volume.grid.spacing == pytest.approx((0.7, 0.9, 2.5))
+    assert volume.grid.world((1, 1, 1)).tolist() == pytest.approx([-10 + 0.7, -20 + 0.9, 32.5])  # as LPS
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "words"),
+    [
+        ({"encoding": "bzip2"}, UnsupportedInput, "encoding"),
+        ({"type": "block"}, UnsupportedInput, "type"),
+        ({"dimension": "4"}, UnsupportedInput, "dimension"),
+        ({"space": None}, UnsupportedInput, "left and right"),
+        ({"space": "3d-right-handed"}, UnsupportedInput, "left and right"),
+        ({"data_file": "/etc/passwd"}, UnsupportedInput, "data file"),
+        ({"sizes": None}, UnreadableInput, "sizes"),
+        ({"space_directions": "none (1,0,0) (0,1,0)"}, UnreadableInput, "vectors"),
+        ({"sizes": "14 11 7"}, UnreadableInput, "2,156 bytes"),
+        ({"sizes": "99999 99999 6"}, InputTooLarge, "pixels"),
+        ({"content": "x" * 70_000}, InputTooLarge, "header"),
+    ],
+)
+def test_a_bad_nrrd_is_refused_by_name(tmp_path, stored, refused, changes, kind, words):
+    with refused(kind, "a.nrrd", words):
+        open_volume(nrrd(tmp_path / "a.nrrd", stored, **changes))
+
+
+@pytest.mark.parametrize("name", ["scan.hdr", "scan.img", "scan.nhdr"])
+def test_scans_in_pairs_are_refused_with_advice_that_works(tmp_path, mhd, stored, refused, monkeypatch, name):
+    if name != "scan.nhdr":
+        sitk.WriteImage(sitk.ReadImage(str(mhd())), str(tmp_path / "scan.img"))
+    else:
+        sitk.WriteImage(sitk.ReadImage(str(mhd())), str(tmp_path / name))
+    for read in (open_volume, read_image):
+        with refused(UnsupportedInput, name, "SimpleITK"):
+            read(tmp_path / name)
+    with pytest.raises(UnsupportedInput) as caught:
+        open_volume(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    exec(str(caught.value).partition("in Python: ")[2])
+    assert np.array_equal(open_volume(tmp_path / "scan.nii.gz").hu(0, 6), stored)
 
 
 def test_no_text_and_no_file_are_no_scan(tmp_path, refused):
@@ -271,6 +393,58 @@ def test_a_sheared_series_is_a_tilted_gantry_even_if_no_field_says_so(series, re
         open_volume(folder)
 
 
+def beside(folder, name, **changes):
+    """One more object among the slices: the first of them with other fields."""
+    path = folder / name
+    path.write_bytes((folder / "0001.dcm").read_bytes())
+    edit(path, SeriesInstanceUID="9.8", SOPInstanceUID=f"9.8.{len(list(folder.iterdir()))}", **changes)
+    if changes.get("PixelData", b"") is None:
+        dataset = dcmread(path)
+        del dataset.PixelData
+        dataset.save_as(path)
+
+
+def test_what_an_archive_puts_beside_the_slices_is_passed_over_and_counted(series, stored):
+    folder = series()
+    for name, modality in (("a.dcm", "SR"), ("b.dcm", "PR"), ("c.dcm", "RTSTRUCT"), ("d", "KO"), ("e.dcm", "SR")):
+        beside(folder, name, Modality=modality, PixelData=None)
+    beside(folder, "f.dcm", Modality="SEG", NumberOfFrames=1)
+    beside(folder, "g.dcm", Modality="RTDOSE", BitsAllocated=32)
+    beside(folder, "h.dcm", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    beside(folder, "i.dcm", SOPClassUID="1.2.840.10008.5.1.4.1.1.7", ImagePositionPatient=None)
+    volume = open_volume(folder)
+    assert np.array_equal(volume.hu(0, 6), stored)
+    assert volume.notes == (
+        "Passed over beside the slices: KO with no pixel data (1), PR with no pixel data (1), RTSTRUCT with no pixel "
+        "data (1), SR with no pixel data (2), dose distribution (1), localizer (1), picture of a screen (1), "
+        "segmentation (1).",
+    )
+
+
+def test_a_series_by_itself_has_no_notes(series):
+    assert open_volume(series()).notes == ()
+
+
+def test_slices_without_preamble_and_file_meta_are_a_series(series, stored):
+    folder = series()
+    for number, path in enumerate(sorted(folder.glob("*.dcm"))):
+        bare = DicomBytesIO()
+        bare.is_little_endian, bare.is_implicit_VR = True, False
+        write_dataset(bare, dcmread(path))
+        path.unlink()
+        (folder / f"IM{number}").write_bytes(bare.getvalue())
+    assert np.array_equal(open_volume(folder).hu(0, 6), stored)
+
+
+def test_slices_packed_by_rle_are_a_series(series, stored):
+    folder = series()
+    for path in folder.glob("*.dcm"):
+        dataset = dcmread(path)
+        dataset.compress(RLELossless, generate_instance_uid=False)
+        dataset.save_as(path)
+    assert np.array_equal(open_volume(folder).hu(0, 6), stored)
+
+
 def test_a_folder_without_a_series_is_refused(tmp_path, refused):
     with refused(UnreadableInput, "got 0"):
         open_volume(tmp_path)
@@ -285,8 +459,8 @@ def test_caps_hold_for_each_slice_of_a_series(series, refused):
 
 
 def test_scans_are_known_by_their_names(tmp_path):
-    names = ("a.mhd", "A.NII", "a.nii.gz", "a.raw", "a.png", "a.gz")
-    assert [is_volume(tmp_path / name) for name in names] == [True, True, True, False, False, False]
+    names = ("a.mhd", "a.MHA", "A.NII", "a.nii.gz", "a.nrrd", "a.raw", "a.png", "a.gz")
+    assert [is_volume(tmp_path / name) for name in names] == [True] * 5 + [False] * 3
 
 
 @pytest.mark.realdata

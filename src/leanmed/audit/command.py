@@ -13,6 +13,7 @@ from leanmed.cores import available_cores
 from leanmed.data import read_records
 from leanmed.data.tables import read_side
 from leanmed.files import write_json
+from leanmed.reading.greys import range_remarks
 
 CACHE = ".cache"  # in the output folder: what a stopped audit goes on from
 SHOWN = 10
@@ -42,6 +43,7 @@ def audit_folder(
         f"{len(found.unreadable)} unreadable, {len(found.near_empty)} near-empty, {len(found.outliers)} outliers",
         *(f"  unreadable: {name}: {reason}" for name, reason in found.unreadable.items()),
         *records.notes,
+        *range_remarks(images.values()),
         f"wrote {out / 'report.html'}, report.json, groups.csv and pairs.csv",
     ]
     return lines, not torn

@@ -33,6 +33,7 @@ from leanmed.data.telling import each, some
 from leanmed.errors import DataError, InputError
 from leanmed.reading.ct import Grid, Triple
 from leanmed.reading.lung_slices import one_mm_size
+from leanmed.reading.orientation import Orientation
 from leanmed.reading.volume import open_volume
 from leanmed.records import Boxes, Record, Records
 
@@ -143,7 +144,10 @@ def read_centres(root: Path) -> Records:
 
 @dataclass(frozen=True)
 class _Placed:
-    """The findings of a scan in its voxels, x, y, z and diameter in mm: nodules, and what is neither one nor none."""
+    """The findings of a scan in its voxels, x, y, z and diameter in mm: nodules, and what is neither one nor none.
+
+    Voxels and slices are counted in the order of the patient's axes, as the network sees them.
+    """
 
     uid: str
     grid: Grid
@@ -190,15 +194,15 @@ def _read(root: Path, choose: Callable[[_Placed], Sequence[int]]) -> Records:
 
     def slices(item: tuple[str, Path]) -> list[Record]:
         uid, path = item
-        placed = _placed(uid, path, scans)
+        placed, orientation = _placed(uid, path, scans)
         return [
             Record(
-                id=f"{name_below(root, path)}#{z}",
+                id=f"{name_below(root, path)}#{orientation.level(z)}",
                 image=path,
                 target=placed.boxes(z),
                 group=scans.groups[uid],
                 site=path.parent.name,
-                frame=z,
+                frame=orientation.level(z),
             )
             for z in choose(placed)
         ]
@@ -206,14 +210,17 @@ def _read(root: Path, choose: Callable[[_Placed], Sequence[int]]) -> Records:
     return Records((record for records in each(scans.files.items(), slices) for record in records), scans.notes)
 
 
-def _placed(uid: str, path: Path, scans: Scans) -> _Placed:
+def _placed(uid: str, path: Path, scans: Scans) -> tuple[_Placed, Orientation]:
+    """The findings in the order of the patient's axes, and how the scan is stored."""
     try:
-        grid = open_volume(path).grid
+        stored = open_volume(path).grid
     except InputError as error:
         raise DataError(str(error)) from error
+    orientation = Orientation.of(stored)
+    grid = orientation.grid(stored)
     nodules = [(*_inside(uid, grid, finding), finding.diameter) for finding in scans.nodules[uid]]
     excluded = [(*_triple(grid, finding), _known(finding.diameter)) for finding in scans.excluded[uid]]
-    return _Placed(uid, grid, nodules, excluded)
+    return _Placed(uid, grid, nodules, excluded), orientation
 
 
 def _triple(grid: Grid, finding: Finding) -> Triple:

@@ -85,12 +85,14 @@ class Volume:
         grid: where the voxels lie.
         read: (z0, z1) -> the stored slices z0 to z1 - 1 in HU, (z1 - z0, y, x).
         files: what the scan is made of.
+        notes: whole sentences on what the user should know of it, such as files that were passed over.
     """
 
     uid: str
     grid: Grid
     read: Callable[[int, int], Hounsfield]
     files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.grid.shape[0]

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leanmed.errors import InputError
+from leanmed.reading.source import DICOM_SUFFIXES
 from leanmed.reading.volume import SUFFIXES as SCANS
 from leanmed.reading.volume import is_series, is_volume
 
-DICOM = frozenset({".dcm", ".dicom", ".ima"})
+DICOM = frozenset(DICOM_SUFFIXES)
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", *DICOM})
 
 _CONVERT = "save such as JPEG or PNG"

@@ -10,8 +10,7 @@ Every function may be called from several threads at once.
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from leanmed.errors import InputError, UnreadableInput, UnsupportedInput
-from leanmed.reading.folders import DICOM, SUFFIXES, list_folder
+from leanmed.errors import InputError, UnsupportedInput
+from leanmed.reading.folders import SUFFIXES, list_folder
 from leanmed.reading.raster import (
     DEFAULT_LIMITS,
     Limits,
@@ -29,12 +28,12 @@ from leanmed.reading.raster import (
     checked_bytes,
     open_raster,
     scaled_to_eight_bits,
-    silence_decoders,
     to_rgba,
     upright_size,
 )
+from leanmed.reading.source import border, is_dicom, name_of
 from leanmed.reading.volume import SUFFIXES as SCANS
-from leanmed.reading.volume import is_series
+from leanmed.reading.volume import is_series, scan_advice
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -58,8 +57,7 @@ def read_image(source: Path | bytes, *, limits: Limits = DEFAULT_LIMITS, side: i
     """Read one image file.
 
     Args:
-        source: a file, or the bytes of one. DICOM is known by its `DICM` mark or a suffix
-            such as .dcm.
+        source: a file, or the bytes of one. DICOM is known by its content or a suffix such as .dcm (see `is_dicom`).
         limits: caps on bytes and pixels.
         side: the network's input side in pixels. When given, an opaque image may come back at 1/2, 1/3... of
             its scale, as long as both sides stay at least `OVERSAMPLE` x side; a large JPEG then decodes
@@ -73,7 +71,8 @@ def read_image(source: Path | bytes, *, limits: Limits = DEFAULT_LIMITS, side: i
         InputTooLarge: over a cap.
         UnsupportedInput: an image of a kind that has no single right reading here.
     """
-    with _border("image data" if isinstance(source, bytes) else repr(str(source))):
+    with border(name_of(source)):
+        _refuse_scan(source)
         data = checked_bytes(source, limits)
         if _is_dicom(source, data):
             from leanmed.reading.dicom import read_dicom  # few need pydicom, which is slow to import
@@ -89,7 +88,8 @@ def image_size(source: Path | bytes, *, limits: Limits = DEFAULT_LIMITS) -> tupl
 
     Raises: as `read_image`.
     """
-    with _border("image data" if isinstance(source, bytes) else repr(str(source))):
+    with border(name_of(source)):
+        _refuse_scan(source)
         data = checked_bytes(source, limits)
         if _is_dicom(source, data):
             from leanmed.reading.dicom import open_dicom
@@ -101,7 +101,12 @@ def image_size(source: Path | bytes, *, limits: Limits = DEFAULT_LIMITS) -> tupl
 
 
 def _is_dicom(source: Path | bytes, data: bytes) -> bool:
-    return data[128:132] == b"DICM" or (isinstance(source, Path) and source.suffix.lower() in DICOM)
+    return is_dicom(data, source.name if isinstance(source, Path) else "")
+
+
+def _refuse_scan(source: Path | bytes) -> None:
+    if isinstance(source, Path) and (advice := scan_advice(source)):
+        raise UnsupportedInput(f"expected an image, got a whole scan by its name; {advice}")
 
 
 def as_pixels(image: NDArray[Any] | Image.Image, *, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
@@ -120,7 +125,7 @@ def as_pixels(image: NDArray[Any] | Image.Image, *, limits: Limits = DEFAULT_LIM
         InputTooLarge: over `max_pixels`.
         UnsupportedInput: another shape, type or mode.
     """
-    with _border("image in memory"):
+    with border("image in memory"):
         if isinstance(image, np.ndarray):
             return _from_array(image, limits)
         if isinstance(image, Image.Image):
@@ -162,21 +167,6 @@ def find_inputs(patterns: Sequence[str], *, scans: bool = False) -> Inputs:
         found.update(dict.fromkeys(inputs))
         notes.update(dict.fromkeys(inputs.notes))
     return Inputs(found, notes)
-
-
-@contextmanager
-def _border(name: str) -> Iterator[None]:
-    """Put the name before each message, and turn whatever a decoder raises into `UnreadableInput`."""
-    silence_decoders()
-    try:
-        yield
-    except InputError as error:
-        raise type(error)(f"{name}: {error}") from error.__cause__
-    except Exception as error:
-        raise UnreadableInput(
-            f"{name}: expected a readable image, but reading failed ({type(error).__name__}: {error}); "
-            "copy or export it again"
-        ) from error
 
 
 def _decode(data: bytes, limits: Limits, side: int | None) -> NDArray[np.uint8]:

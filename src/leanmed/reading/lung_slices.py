@@ -1,7 +1,8 @@
 """Slices of a CT scan as networks take them: 8-bit, 1 mm per pixel, nothing but the lungs and a rim around them.
 
 The form is that of LUNA16's slices as they are passed around: window [-1000, 400] HU, black outside the lungs. The
-three channels are the slice stored before it, the slice itself and the one after.
+three channels are the slice below it, towards the feet, the slice itself and the one above. However a scan is stored,
+its slices have the patient's left on the right and the back below; places in them come back as stored.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from PIL import Image
 
 from leanmed.errors import InputTooLarge, MissingExtraError, UnsupportedInput
 from leanmed.reading.ct import Floats, Grid, Volume
+from leanmed.reading.orientation import Orientation, in_order
 from leanmed.reading.volume import open_volume
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
-WINDOW = (-1000.0, 400.0)  # HU that become 0 and 255
+LUNG_WINDOW_HU = (-1000.0, 400.0)  # HU that become 0 and 255
 AIR = 109  # grey, -400 HU: below it is lung, above it tissue
 COARSE = 3  # mm per pixel at which lungs are sought
 RIM = 9  # mm of tissue kept around the lungs
@@ -35,7 +37,7 @@ CHUNK = 2**22  # voxels as stored that are resampled at a time
 
 
 def window(hu: NDArray[Any]) -> Pixels:
-    """HU, integers or floats, to grey: `WINDOW` becomes 0..255, values outside it 0 or 255.
+    """HU, integers or floats, to grey: `LUNG_WINDOW_HU` becomes 0..255, values outside it 0 or 255.
 
     Raises:
         UnsupportedInput: NaN or infinity among them.
@@ -44,7 +46,7 @@ def window(hu: NDArray[Any]) -> Pixels:
         raise UnsupportedInput(
             "expected finite Hounsfield units, got NaN or infinity; put -1000, air, where nothing was measured"
         )
-    low, high = WINDOW
+    low, high = LUNG_WINDOW_HU
     grey = (hu - np.float32(low)) * np.float32(255 / (high - low))
     rounded: Pixels = (np.clip(grey, 0, 255) + np.float32(0.5)).astype(np.uint8)
     return rounded
@@ -55,25 +57,41 @@ class Slice:
     """One slice, ready for a network.
 
     Args:
-        pixels: (h, w, 3), 1 mm each; the channels are slices z - 1, z and z + 1, the edge repeated, or z three times.
-        z: which slice it is, from 0 as stored.
+        pixels: (h, w, 3), 1 mm each; the channels are the slices below, at and above z, the edge repeated, or z thrice.
+        z: which axial slice it is, from 0 as stored.
         corner: (x, y) of the pixels' corner, in pixels of the whole slice at 1 mm.
         scale: stored pixels per pixel, along (x, y).
+        orientation: how the scan is stored; the pixels are in the order of the patient's axes.
     """
 
     pixels: Pixels
     z: int
     corner: tuple[int, int]
     scale: tuple[float, float]
+    orientation: Orientation
+
+    @property
+    def level(self) -> int:
+        """Which axial slice it is, from 0 at the feet."""
+        return self.orientation.level(self.z)
+
+    def ordered(self, points: ArrayLike) -> Floats:
+        """Points (..., 2) in this slice's pixels -> in pixels as large as stored, in the patient's order."""
+        return (np.asarray(points, np.float64) + self.corner) * self.scale
 
     def stored(self, points: ArrayLike) -> Floats:
         """Points (..., 2) in this slice's pixels -> in pixels of the slice as it is stored, counted from its corner."""
-        return (np.asarray(points, np.float64) + self.corner) * self.scale
+        return self.voxel(points)[..., sorted(self.orientation.order[:2])] + 0.5
+
+    def stored_boxes(self, xyxy: ArrayLike) -> Floats:
+        """Boxes (n, 4) in this slice's pixels -> in pixels of the slice as it is stored, counted from its corner."""
+        return self.orientation.stored_boxes(self.ordered(np.reshape(xyxy, (-1, 2, 2))))
 
     def voxel(self, points: ArrayLike) -> Floats:
-        """Points (..., 2) in this slice's pixels -> continuous voxel indices (..., 3) as x, y, z."""
-        xy = self.stored(points) - 0.5  # a pixel reaches from its corner, a voxel lies about its centre
-        return np.concatenate([xy, np.full((*xy.shape[:-1], 1), self.z)], axis=-1)
+        """Points (..., 2) in this slice's pixels -> continuous voxel indices (..., 3) as x, y, z, as stored."""
+        xy = self.ordered(points) - 0.5  # a pixel reaches from its corner, a voxel lies about its centre
+        index = np.concatenate([xy, np.full((*xy.shape[:-1], 1), self.level)], axis=-1)
+        return self.orientation.stored(index)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +99,8 @@ class Scan:
     """A whole scan, made ready once.
 
     Args:
-        volume: what was read.
-        grey: (n, h, w), every slice at 1 mm.
+        volume: what was read, as stored.
+        grey: (n, h, w), every axial slice at 1 mm, from the feet, in the order of the patient's axes.
         lungs: (n, h / 3, w / 3), the lungs and a rim around them.
     """
 
@@ -91,25 +109,35 @@ class Scan:
     lungs: Mask
 
     @property
+    def orientation(self) -> Orientation:
+        """How the scan is stored."""
+        return Orientation.of(self.volume.grid)
+
+    @property
+    def grid(self) -> Grid:
+        """Where voxels lie, in the order of the patient's axes."""
+        return self.orientation.grid(self.volume.grid)
+
+    @property
     def searched(self) -> list[int]:
-        """The slices that meet the lungs, from 0 as stored."""
+        """The axial slices that meet the lungs, from 0 at the feet."""
         found: list[int] = np.flatnonzero(self.lungs.sum(axis=(1, 2)) * COARSE**2 >= MIN_AREA).tolist()
         return found
 
     def slices(self, *, neighbours: bool = True) -> Iterator[Slice]:
-        """Each slice that meets the lungs, cropped to the box that holds the lungs of all.
+        """Each axial slice that meets the lungs, from the feet, cropped to the box that holds the lungs of all.
 
         Args:
             neighbours: as for `three_slices`.
         """
-        seen = self.lungs.max(axis=0)
+        seen, orientation = self.lungs.max(axis=0), self.orientation
         rows, columns = _extent(seen.max(axis=1)), _extent(seen.max(axis=0))
         grey, (height, width) = self.grey[:, rows, columns], self.grey.shape[1:]
-        whole = Slice(grey[:0], 0, (columns.start, rows.start), _scale(self.volume.grid))
-        for z in self.searched:
-            shown = grey[_channels(z, len(grey), neighbours)]
-            lungs = _fine(self.lungs[z], height, width)[rows, columns]
-            yield replace(whole, pixels=_three_channels(shown, lungs), z=z)
+        whole = Slice(grey[:0], 0, (columns.start, rows.start), _scale(self.grid), orientation)
+        for level in self.searched:
+            shown = grey[_channels(level, len(grey), neighbours)]
+            lungs = _fine(self.lungs[level], height, width)[rows, columns]
+            yield replace(whole, pixels=_three_channels(shown, lungs), z=orientation.level(level))
 
 
 def three_slices(volume: Volume, z: int, *, neighbours: bool = True) -> Slice:
@@ -119,7 +147,7 @@ def three_slices(volume: Volume, z: int, *, neighbours: bool = True) -> Slice:
 
     Args:
         volume: an open scan.
-        z: from 0 as stored.
+        z: an axial slice, from 0 as stored.
         neighbours: show the slices beside it in the other two channels, or else the slice itself three times, which
             is what a network expects that was taught on grey images.
 
@@ -128,10 +156,11 @@ def three_slices(volume: Volume, z: int, *, neighbours: bool = True) -> Slice:
         InputError: pixels that cannot be read, or a slice that is too wide.
         MissingExtraError: without scipy.
     """
-    channels = _channels(z, len(volume), neighbours)
+    ordered, orientation = in_order(volume), Orientation.of(volume.grid)
+    channels = _channels(orientation.level(z), len(ordered), neighbours)
     first = channels[0]
-    grey = _at_one_mm(volume, first, channels[-1] + 1)[[channel - first for channel in channels]]
-    return Slice(_three_channels(grey, _lungs_of(grey[1])), z, (0, 0), _scale(volume.grid))
+    grey = _at_one_mm(ordered, first, channels[-1] + 1)[[channel - first for channel in channels]]
+    return Slice(_three_channels(grey, _lungs_of(grey[1])), z, (0, 0), _scale(ordered.grid), orientation)
 
 
 def read_slice(path: Path, z: int) -> Pixels:
@@ -148,23 +177,22 @@ def prepare(volume: Volume) -> Scan:
     """Read a whole scan, every slice once.
 
     Raises:
-        UnsupportedInput: slices that are not axial or too wide, no lungs in them, or NaN.
-        InputTooLarge: more than `MAX_VOXELS`.
+        UnsupportedInput: slices that are oblique or too wide, no lungs in them, or NaN.
+        InputTooLarge: more than `MAX_VOXELS`, or as `in_order`.
         InputError: pixels that cannot be read.
         MissingExtraError: without scipy.
     """
-    if abs(volume.grid.direction[2][2]) < 0.7:
-        raise UnsupportedInput(f"{volume.uid}: expected axial slices, got others; resample the scan")
-    height, width = _checked_size(volume)
-    if len(volume) * height * width > MAX_VOXELS:
+    ordered = in_order(volume)
+    height, width = _checked_size(ordered)
+    if len(ordered) * height * width > MAX_VOXELS:
         raise InputTooLarge(
-            f"{volume.uid}: expected at most {MAX_VOXELS:,} voxels of 1 mm in a slice, got {len(volume)} slices of "
+            f"{volume.uid}: expected at most {MAX_VOXELS:,} voxels of 1 mm in a slice, got {len(ordered)} slices of "
             f"{height} x {width}; cut the scan to the chest"
         )
-    grey = np.empty((len(volume), height, width), np.uint8)
-    step = max(1, CHUNK // (volume.grid.shape[1] * volume.grid.shape[2]))
-    for z in range(0, len(volume), step):
-        grey[z : z + step] = _at_one_mm(volume, z, min(z + step, len(volume)))
+    grey = np.empty((len(ordered), height, width), np.uint8)
+    step = max(1, CHUNK // (ordered.grid.shape[1] * ordered.grid.shape[2]))
+    for z in range(0, len(ordered), step):
+        grey[z : z + step] = _at_one_mm(ordered, z, min(z + step, len(ordered)))
     scan = Scan(volume, grey, find_lungs(grey))
     if not scan.searched:
         raise UnsupportedInput(
@@ -201,7 +229,7 @@ def find_lungs(grey: Pixels) -> Mask:
 
 
 def one_mm_size(grid: Grid) -> tuple[int, int]:
-    """Height and width of a slice at 1 mm per pixel, rounded."""
+    """Height and width of a slice at 1 mm per pixel, rounded; of a scan in the order of the patient's axes."""
     (_, rows, columns), (dx, dy, _) = grid.shape, grid.spacing
     return max(1, round(rows * dy)), max(1, round(columns * dx))
 
@@ -222,7 +250,7 @@ def _checked_size(volume: Volume) -> tuple[int, int]:
 
 def _at_one_mm(volume: Volume, first: int, end: int) -> Pixels:
     """Clipping comes before resampling, so that metal does not ring."""
-    size, (low, high) = _checked_size(volume)[::-1], WINDOW
+    size, (low, high) = _checked_size(volume)[::-1], LUNG_WINDOW_HU
     clipped = np.clip(volume.hu(first, end), low, high)
     resized = [Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR) for plane in clipped]
     return window(np.stack([np.asarray(image) for image in resized]))

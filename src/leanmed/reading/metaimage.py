@@ -1,20 +1,21 @@
-"""MetaImage, the form of LUNA16: a text header `.mhd`, and beside it a file of raw voxels.
+"""MetaImage, the form of LUNA16: a text header `.mhd` and beside it a file of voxels, or both in one file, `.mha`.
 
-Read are the keys that say where and what the voxels are. Compressed voxels are refused, since one slice of them
-cannot be read without all before it.
+Read are the keys that say where and what the voxels are. One slice of compressed voxels cannot be read without all
+before it: these are unpacked and thrown away.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from numpy.typing import NDArray
 
 from leanmed.errors import InputTooLarge, UnreadableInput, UnsupportedInput
-from leanmed.reading.ct import Grid, Hounsfield, Triple, Volume
+from leanmed.reading.ct import Grid, Triple, Volume
 from leanmed.reading.raster import Limits, check_size
+from leanmed.reading.voxels import Stored
 
 MAX_HEADER = 2**16  # bytes; they have some hundreds
 TYPES = {
@@ -31,6 +32,8 @@ TYPES = {
 ORIGIN = ("Offset", "Position", "Origin")
 DIRECTION = ("TransformMatrix", "Rotation", "Orientation")
 SPACING = ("ElementSpacing",)
+DATA = "ElementDataFile"
+INSIDE = re.compile(rb"^[ \t]*ElementDataFile[ \t]*=[ \t]*LOCAL[ \t]*\r?\n", re.MULTILINE | re.IGNORECASE)
 BIG_ENDIAN = ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
 CT = {"MET_MOD_CT", "MET_MOD_OTHER", "MET_MOD_UNKNOWN"}
 
@@ -38,36 +41,42 @@ Header = Mapping[str, str]
 
 
 def open_metaimage(path: Path, limits: Limits) -> Volume:
-    """Open an `.mhd` file; its voxels must be in Hounsfield units, and its name is the series' identifier.
+    """Open an `.mhd` or `.mha` file; its voxels must be in Hounsfield units, and its name is the series' identifier.
 
     Raises:
-        UnreadableInput: no header, a missing key, no raw file, or one whose size is not that declared.
-        UnsupportedInput: other than one uncompressed 3D scan; another modality; no direction.
-        InputTooLarge: slices over `max_pixels`.
+        UnreadableInput: no header, a missing key, no file of voxels, or one whose size is not that declared.
+        UnsupportedInput: other than one 3D scan in one file of voxels; another modality; no direction.
+        InputTooLarge: slices over `max_pixels`, a file or voxels over `max_scan_bytes`.
         OSError, ValueError: a file that cannot be read, a number that is none.
     """
-    header = _header(path)
+    header, length = _header(path)
+    inside = _value(header, (DATA,)).upper() == "LOCAL"
     _check_kind(header)
     columns, rows, count = map(round, _triple(header, ("DimSize",)))
     check_size(columns, rows, limits)
     grid = Grid((count, rows, columns), _triple(header, SPACING), _triple(header, ORIGIN), _direction(header))
     kind = np.dtype(TYPES[header["ElementType"]]).newbyteorder(">" if _is_true(header, BIG_ENDIAN) else "<")
-    raw = _raw_file(path, header, count * rows * columns * kind.itemsize)
-
-    def read(first: int, end: int) -> Hounsfield:
-        stored: NDArray[np.generic] = np.memmap(raw, kind, "r", shape=grid.shape)[first:end]
-        return stored.astype(np.float32)
-
-    return Volume(path.stem, grid, read, (path, raw))
+    voxels = path if inside else _beside(path, header)
+    packed = _is_true(header, ("CompressedData",))
+    size = int(header["CompressedDataSize"]) if packed and "CompressedDataSize" in header else None
+    stored = Stored(voxels, length if inside else 0, kind, grid.shape, packed, size)
+    return Volume(path.stem, grid, stored.reader(limits), (path,) if inside else (path, voxels))
 
 
-def _header(path: Path) -> Header:
-    if path.stat().st_size > MAX_HEADER:
-        raise InputTooLarge(f"expected a text header of at most {MAX_HEADER:,} bytes, got more; give the .mhd file")
-    lines = [line.partition("=") for line in path.read_text("latin-1").splitlines() if line.strip()]
+def _header(path: Path) -> tuple[Header, int]:
+    """The header, and how many bytes it takes: with the voxels in the same file, it ends with the line that says so."""
+    with path.open("rb") as file:
+        start = file.read(MAX_HEADER + 1)
+    last = INSIDE.search(start)
+    length = last.end() if last else len(start)
+    if length > MAX_HEADER:
+        raise InputTooLarge(
+            f"expected a text header of at most {MAX_HEADER:,} bytes, got more; give the .mhd or .mha file"
+        )
+    lines = [line.partition("=") for line in start[:length].decode("latin-1").splitlines() if line.strip()]
     if not all(equals for _, equals, _ in lines):
-        raise UnreadableInput("expected lines `Key = Value`, got others; give the .mhd file")
-    return {key.strip(): value.strip() for key, _, value in lines}
+        raise UnreadableInput("expected lines `Key = Value`, got others; give the .mhd or .mha file")
+    return {key.strip(): value.strip() for key, _, value in lines}, length
 
 
 def _value(header: Header, names: tuple[str, ...]) -> str:
@@ -82,10 +91,10 @@ def _is_true(header: Header, names: tuple[str, ...]) -> bool:
 
 
 def _check_kind(header: Header) -> None:
-    wanted = {"NDims": "3", "CompressedData": "False", "ElementNumberOfChannels": "1", "HeaderSize": "0"}
+    wanted = {"NDims": "3", "BinaryData": "True", "ElementNumberOfChannels": "1", "HeaderSize": "0"}
     for key, value in wanted.items():
         if header.get(key, value).lower() != value.lower():
-            raise UnsupportedInput(f"expected {key} = {value}, got {header[key]}; save it so, one scan uncompressed")
+            raise UnsupportedInput(f"expected {key} = {value}, got {header[key]}; save it so, one scan in one file")
     if header.get("Modality", "MET_MOD_CT") not in CT:
         raise UnsupportedInput(f"expected CT, got Modality = {header['Modality']}; give a CT scan")
     if _value(header, ("ElementType",)) not in TYPES:
@@ -112,18 +121,15 @@ def _direction(header: Header) -> tuple[Triple, Triple, Triple]:
     return (a, d, g), (b, e, h), (c, f, i)
 
 
-def _raw_file(path: Path, header: Header, size: int) -> Path:
-    name = PurePosixPath(_value(header, ("ElementDataFile",)).replace("\\", "/"))
+def _beside(path: Path, header: Header) -> Path:
+    name = PurePosixPath(_value(header, (DATA,)).replace("\\", "/"))
+    if str(name).upper().startswith("LIST") or "%" in str(name):
+        raise UnsupportedInput(f"expected one file of voxels, got {DATA} = {name}; save the scan as one .mha file")
     if name.is_absolute() or ".." in name.parts or ":" in str(name):
         raise UnsupportedInput(
             f"expected ElementDataFile to be a file beside the header, got {name}, which leaves its folder; "
             "put both into one folder"
         )
-    raw = path.parent / name
-    if not raw.is_file():
+    if not (path.parent / name).is_file():
         raise UnreadableInput(f"expected the voxels in {name} beside the header, found no such file; copy both")
-    if raw.stat().st_size != size:
-        raise UnreadableInput(
-            f"expected {size:,} bytes in {name}, as the header declares, got {raw.stat().st_size:,}; copy it again"
-        )
-    return raw
+    return path.parent / name

@@ -15,7 +15,6 @@ from __future__ import annotations
 import re
 import stat
 import struct
-import warnings
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -40,6 +39,7 @@ _READERS = (
     (b"BM", BmpImageFile),
     (b"RIFF", WebPImageFile),
 )
+_READ = "JPEG, PNG, TIFF, BMP, WebP or DICOM"
 _FOREIGN = ((0, b"GIF8", "GIF"), (4, b"ftyp", "HEIC or AVIF"))
 
 # Pillow mode -> the mode to pass through on the way to RGBA.
@@ -71,6 +71,8 @@ _JPEG_MAX_SCANS = 100
 
 _MAX_METADATA = 16 * 2**20  # depth maps in XMP take some megabytes
 
+_WEBP_ANIMATED = 0x02  # in the flags of an extended header
+
 _TIFF_WIDTH, _TIFF_LENGTH, _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 256, 257, 258, 262, 339
 _TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH = 322, 323
 _TIFF_BYTES, _TIFF_MAX_VALUES = frozenset({1, 2, 6, 7}), 1_000_000  # kinds of tag that stay bytes
@@ -83,18 +85,18 @@ class Limits:
 
     Args:
         max_pixels: width x height, checked on the header before anything is decoded.
-        max_bytes: size of the file, checked before it is read.
+        max_bytes: size of a file that is read as a whole (an image, a slice in DICOM), checked before it is read.
+        max_scan_bytes: size of a scan that is one file or two, packed or not, checked before its voxels are read.
         min_side: shortest side, in pixels, that can still show something.
     """
 
     max_pixels: int = 50_000_000
     max_bytes: int = 256 * 2**20
+    max_scan_bytes: int = 4 * 2**30
     min_side: int = 8
 
 
 DEFAULT_LIMITS = Limits()
-
-_DECODERS = r"(PIL|pydicom)\."
 
 
 class MeteredBytes(BytesIO):
@@ -117,17 +119,6 @@ class MeteredBytes(BytesIO):
         if self._reads_left < 0 or self._bytes_left < 0:
             raise UnreadableInput("expected an image, got a file of far too many parts; copy or export it again")
         return part
-
-
-def silence_decoders() -> None:
-    """Keep Pillow and pydicom from warning of odd files that they read all the same.
-
-    `warnings.catch_warnings` swaps the filters of the whole process, so it is not safe in threads. Instead
-    one narrow filter goes before all others and stays; if a host puts its own there, the next image moves it
-    back to the front.
-    """
-    if not any(module == re.compile(_DECODERS) for _, _, _, module, _ in warnings.filters[:1]):
-        warnings.filterwarnings("ignore", category=UserWarning, module=_DECODERS)
 
 
 def checked_bytes(source: Path | bytes, limits: Limits) -> bytes:
@@ -202,6 +193,8 @@ def open_raster(data: bytes, limits: Limits) -> ImageFile.ImageFile:
         _check_jpeg(data)
     if reader is TiffImageFile:
         _check_tiff_directory(data)
+    if reader is WebPImageFile:
+        _check_webp(data, limits)
     image = reader(MeteredBytes(data))
     check_size(*image.size, limits)
     if getattr(image, "is_animated", False):
@@ -244,6 +237,27 @@ def upright_size(header: Image.Image) -> tuple[int, int]:
     return (height, width) if _turn(header) in _SIDEWAYS else (width, height)
 
 
+def is_sixteen_bit(header: Image.Image) -> bool:
+    """Whether an opened image holds samples of 16 bits, grey or colour."""
+    if isinstance(header, TiffImageFile):
+        return 16 in header.tag_v2.get(_TIFF_BITS, (1,))
+    if isinstance(header, PngImageFile):  # of colours Pillow's mode does not tell
+        return header.mode in _SIXTEEN_BIT or any("16" in str(tile[3]) for tile in header.tile)
+    return False
+
+
+def sixteen_bit_values(image: Image.Image) -> NDArray[Any]:
+    """The samples of an image of 16 bits without alpha; of colours, of which Pillow keeps the high byte, the greatest.
+
+    Raises:
+        Exception: whatever Pillow raises on damaged pixels.
+    """
+    image.load()
+    if image.mode in _SIXTEEN_BIT:
+        return np.asarray(image)
+    return np.asarray(image.convert("RGB")).astype(np.uint16) * 256 + 255
+
+
 def scaled_to_eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
     """Map 0..65535 to 0..255, as round(v / 257)."""
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
@@ -276,10 +290,8 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
 def _unknown_format(data: bytes) -> InputError:
     for offset, mark, name in _FOREIGN:
         if data.startswith(mark, offset):
-            return UnsupportedInput(f"expected JPEG, PNG, TIFF, BMP, WebP or DICOM, got {name}; save it as JPEG or PNG")
-    return UnreadableInput(
-        f"expected JPEG, PNG, TIFF, BMP, WebP or DICOM, got a file that begins with {data[:8]!r}; check what it is"
-    )
+            return UnsupportedInput(f"expected {_READ}, got {name}; save it as JPEG or PNG")
+    return UnreadableInput(f"expected {_READ}, got a file that begins with {data[:8]!r}; check what it is")
 
 
 def _check_jpeg(data: bytes) -> None:
@@ -298,6 +310,23 @@ def _check_jpeg(data: bytes) -> None:
                 "got more; save it anew without metadata"
             )
     raise UnreadableInput("expected a whole JPEG, got one that is truncated; copy or export it again")
+
+
+def _check_webp(data: bytes, limits: Limits) -> None:
+    """Check the size before the reader is made, which at once makes room for two whole pictures."""
+    kind, head = data[12:16], data[20:30]
+    if data[8:12] != b"WEBP" or kind not in (b"VP8 ", b"VP8L", b"VP8X") or len(head) < 10:
+        raise UnreadableInput(f"expected {_READ}, got a RIFF file that holds no WebP; check what it is")
+    if kind == b"VP8X" and head[0] & _WEBP_ANIMATED:
+        raise UnsupportedInput("expected one picture, got a film; save the frame that is meant")
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(head[start : start + 3], "little") + 1 for start in (4, 7))
+    elif kind == b"VP8L":
+        both = int.from_bytes(head[1:5], "little")
+        width, height = (both & 0x3FFF) + 1, (both >> 14 & 0x3FFF) + 1
+    else:
+        width, height = (int.from_bytes(head[start : start + 2], "little") & 0x3FFF for start in (6, 8))
+    check_size(width, height, limits)
 
 
 def _check_tiff_directory(data: bytes) -> None:

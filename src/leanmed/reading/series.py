@@ -1,7 +1,9 @@
 """A folder with one CT series in DICOM, a file per slice.
 
 The slices are put in order by where they lie, whatever their names and numbers. What would put a nodule in a wrong
-place is refused: two series, slices that are missing or doubled, a tilted gantry.
+place is refused: two series, slices that are missing or doubled, a tilted gantry. What an archive exports beside the
+slices is passed over, and counted in the volume's notes: objects without pixels (reports, presentation states,
+contours), dose and segmentations, localizers, pictures of the screen.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset
+from pydicom.multival import MultiValue
 
 from leanmed.errors import InputError, UnreadableInput, UnsupportedInput
 from leanmed.reading.ct import Floats, Grid, Hounsfield, Triple, Volume
-from leanmed.reading.dicom import open_dicom, stored_values
+from leanmed.reading.dicom import check_image, open_dicom, parse_dicom, stored_values
 from leanmed.reading.raster import Limits, checked_bytes
+from leanmed.reading.source import dicom_head
 
 NEEDED = (
     *("Modality", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
@@ -27,6 +31,13 @@ NEEDED = (
 )
 UNITS = ("HU", "US")  # some scanners call Hounsfield units unspecified
 UNEVEN = 0.1  # share of the distance between slices by which one may differ
+SCREEN = "1.2.840.10008.5.1.4.1.1.7"  # secondary capture: what begins with it is a picture of a screen
+NO_SLICES = {
+    "SEG": "segmentation",
+    "RTDOSE": "dose distribution",
+    "RTIMAGE": "radiotherapy image",
+    "REG": "registration",
+}  # modalities whose pixels, if any, are no slices
 TILT = 0.02  # mm that slices may shift sideways per mm between them: about a degree
 
 
@@ -49,9 +60,12 @@ def open_series(folder: Path, limits: Limits) -> Volume:
         InputTooLarge: over a cap.
         Exception: whatever pydicom raises on damaged files.
     """
-    planes = [_read_plane(path, limits) for path in sorted(folder.iterdir()) if is_dicom(path)]
+    planes, beside = _read_planes(folder, limits)
     if len(planes) < 2:
-        raise UnreadableInput(f"expected a CT series of two slices or more, got {len(planes)}; give its folder")
+        others = f", beside {_counted(beside)}" if beside else ""
+        raise UnreadableInput(
+            f"expected a CT series of two slices or more, got {len(planes)}{others}; give the folder of a series"
+        )
     _check_alike(planes)
     normal = np.cross(*planes[0].axes)
     planes.sort(key=lambda plane: float(plane.corner @ normal))
@@ -63,7 +77,8 @@ def open_series(folder: Path, limits: Limits) -> Volume:
     def read(z0: int, z1: int) -> Hounsfield:
         return np.stack([_read_hu(path, limits) for path in files[z0:z1]])
 
-    return Volume(first.series, _grid(first, len(planes), between), read, files)
+    notes = (f"Passed over beside the slices: {_counted(beside)}.",) if beside else ()
+    return Volume(first.series, _grid(first, len(planes), between), read, files, notes)
 
 
 def open_slice(data: bytes, limits: Limits) -> Volume:
@@ -77,14 +92,6 @@ def open_slice(data: bytes, limits: Limits) -> Volume:
     return Volume(plane.series, _grid(plane, 1, 1.0), lambda z0, z1: hu[z0:z1], ())
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its suffix or its mark; `DICOMDIR`, folders and hidden names are not."""
-    if path.name.startswith(".") or path.name == "DICOMDIR" or not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return path.suffix.lower() == ".dcm" or file.read(132)[128:] == b"DICM"
-
-
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Put a slice's name before each message."""
@@ -94,9 +101,43 @@ def _named(path: Path) -> Iterator[None]:
         raise type(error)(f"{path.name}: {error}") from error
 
 
-def _read_plane(path: Path, limits: Limits) -> _Plane:
-    with _named(path):
-        return _plane(open_dicom(checked_bytes(path, limits), limits), path)
+def _read_planes(folder: Path, limits: Limits) -> tuple[list[_Plane], Counter[str]]:
+    """The slices of a folder, and how many of what else in DICOM lies among them, `DICOMDIR` and hidden names apart."""
+    planes, beside = [], Counter[str]()
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name == "DICOMDIR" or not dicom_head(path):
+            continue
+        with _named(path):
+            dataset = parse_dicom(checked_bytes(path, limits), limits)
+            if what := _no_slice(dataset):
+                beside[what] += 1
+                continue
+            check_image(dataset, limits)
+            planes.append(_plane(dataset, path))
+    return planes, beside
+
+
+def _no_slice(dataset: Dataset) -> str:
+    """What an object is, if it is plainly no slice of a scan; nothing if it may be one."""
+    kinds = [str(kind).upper() for kind in _values(dataset.get("ImageType"))]
+    if "PixelData" not in dataset:
+        return f"{dataset.get('Modality') or 'unknown modality'} with no pixel data"
+    if dataset.get("Modality") in NO_SLICES:
+        return NO_SLICES[dataset.Modality]
+    if "LOCALIZER" in kinds:
+        return "localizer"
+    return "picture of a screen" if str(dataset.get("SOPClassUID", "")).startswith(SCREEN) else ""
+
+
+def _values(value: object) -> Sequence[object]:
+    """The values of an element, of which DICOM allows none, one or several."""
+    if value is None:
+        return ()
+    return value if isinstance(value, MultiValue) else (value,)
+
+
+def _counted(kinds: Counter[str]) -> str:
+    return ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
 
 
 def _plane(dataset: Dataset, path: Path) -> _Plane:

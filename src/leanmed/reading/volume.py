@@ -6,16 +6,17 @@ Opening a scan reads what is known about it; voxels are read slice by slice, whe
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from leanmed.errors import InputError, MissingExtraError, UnreadableInput, UnsupportedInput
+from leanmed.errors import UnreadableInput, UnsupportedInput
 from leanmed.reading.ct import Grid, Hounsfield, Volume
 from leanmed.reading.metaimage import open_metaimage
-from leanmed.reading.raster import DEFAULT_LIMITS, Limits, checked_bytes, silence_decoders
+from leanmed.reading.nrrd import open_nrrd
+from leanmed.reading.raster import DEFAULT_LIMITS, Limits, checked_bytes
+from leanmed.reading.source import border, dicom_head, name_of, silence_decoders
 
 __all__ = [
     "SUFFIXES",
@@ -28,15 +29,26 @@ __all__ = [
     "is_volume",
     "open_slice",
     "open_volume",
+    "scan_advice",
 ]
 
-SUFFIXES = (".mhd", ".nii", ".nii.gz")
-HEAD = 2**16  # bytes at the start of a DICOM file that say what it is
+SUFFIXES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd")
+_PAIRS = (".hdr", ".img", ".img.gz", ".nhdr")  # scans in two files that are not read
+_AS_NIFTI = (
+    "import SimpleITK; SimpleITK.WriteImage(SimpleITK.ReadImage({name!r}), 'scan.nii.gz')"  # works on the headers
+)
 
 
 def is_volume(path: Path) -> bool:
     """Whether a file's name is that of a scan; a folder may be one, too, which only opening it tells."""
     return path.name.lower().endswith(SUFFIXES)
+
+
+def scan_advice(path: Path) -> str:
+    """What to do with a file whose name is that of a scan, where an image is wanted; nothing for other names."""
+    if path.name.lower().endswith(_PAIRS):
+        return f"convert it to one file, in Python: {_AS_NIFTI.format(name=path.name)}"
+    return "give it to an artifact for slices of CT, or give an image" if is_volume(path) else ""
 
 
 def is_scan(path: Path) -> bool:
@@ -57,28 +69,13 @@ def is_ct_slice(source: Path | bytes) -> bool:
 
 def dicom_modality(source: Path | bytes) -> str | None:
     """The modality that a DICOM file, or the bytes of one, names, `""` if it names none; None: it is no DICOM."""
-    head = _dicom_head(source)
+    head = dicom_head(source)
     if not head:
         return None
     from leanmed.reading.dicom import modality
 
     silence_decoders()
     return modality(head)
-
-
-def _dicom_head(source: Path | bytes) -> bytes:
-    """The start of a DICOM file, known by its `DICM` mark or the suffix .dcm; of other files nothing."""
-    if isinstance(source, bytes):
-        return source[:HEAD] if source[128:132] == b"DICM" else b""
-    try:
-        if source.is_file():
-            with source.open("rb") as file:
-                start = file.read(132)
-                named = source.suffix.lower() == ".dcm"
-                return start + file.read(HEAD) if named or start[128:] == b"DICM" else b""
-    except OSError:
-        pass  # whoever opens it is told why
-    return b""
 
 
 def open_slice(source: Path | bytes, limits: Limits = DEFAULT_LIMITS) -> Volume:
@@ -92,7 +89,7 @@ def open_slice(source: Path | bytes, limits: Limits = DEFAULT_LIMITS) -> Volume:
     """
     from leanmed.reading.series import open_slice
 
-    with _border("image data" if isinstance(source, bytes) else repr(str(source))):
+    with border(name_of(source), "CT scan"):
         return open_slice(checked_bytes(source, limits), limits)
 
 
@@ -100,9 +97,10 @@ def open_volume(path: Path, limits: Limits = DEFAULT_LIMITS) -> Volume:
     """Open a CT scan in Hounsfield units.
 
     Args:
-        path: an `.mhd` file with its `.raw` beside it, a `.nii` or `.nii.gz` file, or a folder with the slices of one
-            DICOM series.
-        limits: caps on the pixels of a slice, and on the bytes of each DICOM file.
+        path: an `.mhd` file with its `.raw` beside it, an `.mha`, `.nrrd`, `.nii` or `.nii.gz` file, or a folder with
+            the slices of one DICOM series.
+        limits: caps on the pixels of a slice, on the bytes of each DICOM file, and on those of any other scan, packed
+            and unpacked.
 
     Raises:
         UnreadableInput: missing, damaged, truncated, or without a slice or a field that is needed.
@@ -111,12 +109,12 @@ def open_volume(path: Path, limits: Limits = DEFAULT_LIMITS) -> Volume:
             series, doubled slices, a tilted gantry...
         MissingExtraError: NIfTI without nibabel.
     """
-    name = repr(str(path))
-    with _border(name):
+    name = name_of(path)
+    with border(name, "CT scan"):
         volume = _opener(path)(path, limits)
 
     def read(first: int, end: int) -> Hounsfield:
-        with _border(name):
+        with border(name, "CT scan"):
             return volume.read(first, end)
 
     return replace(volume, read=read)
@@ -134,25 +132,12 @@ def _opener(path: Path) -> Callable[[Path, Limits], Volume]:
         from leanmed.reading.nifti import open_nifti
 
         return open_nifti
-    if path.suffix.lower() == ".mhd":
+    if path.suffix.lower() in (".mhd", ".mha"):
         return open_metaimage
+    if path.suffix.lower() == ".nrrd":
+        return open_nrrd
+    if path.name.lower().endswith(_PAIRS):
+        raise UnsupportedInput(f"expected a scan in one file, got one of a pair; {scan_advice(path)}")
     raise UnsupportedInput(
         f"expected a CT scan ending in {', '.join(SUFFIXES)}, or a folder of DICOM slices, got {path.name}; give one"
     )
-
-
-@contextmanager
-def _border(name: str) -> Iterator[None]:
-    """Put the name before each message, and turn whatever a reader raises into `UnreadableInput`."""
-    silence_decoders()
-    try:
-        yield
-    except InputError as error:
-        raise type(error)(f"{name}: {error}") from error.__cause__
-    except MissingExtraError:
-        raise
-    except Exception as error:
-        detail = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UnreadableInput(
-            f"{name}: expected a readable CT scan, but reading failed ({detail}); copy or export it again"
-        ) from error

@@ -30,6 +30,7 @@ from leanmed.data import content_hashes, data_hash, read_records
 from leanmed.data.splits import LEAK, Fold, make_folds
 from leanmed.errors import RunError
 from leanmed.files import check_free, is_leftover, whole_file, write_json, write_text
+from leanmed.reading.greys import range_remarks
 from leanmed.recipe.recipe import Recipe, dump_recipe
 from leanmed.records import Record
 from leanmed.runs import FOLD, HISTORY, MODEL, RECIPE, RUN, SPLITS, Run, read_csv, write_csv
@@ -151,6 +152,8 @@ def _start(recipe: Recipe, data: Path, out: Path, resume: bool, tell: Callable[[
         build_task(recipe, labels)  # a backbone or weights that are not there are told of before a folder is made
     _open(out, recipe, facts, records, folds)
     tell(f"{len(folds)} fold(s) -> {out}; {_labels_line(labels)}")
+    for line in range_remarks(record.image for record in records):
+        tell(line)
     if facts["leak"]:
         tell(facts["leak"])
 

@@ -43,12 +43,13 @@ def test_overlapping_boxes_of_neighbouring_slices_are_one_candidate(scan):
     only = found[0]
     assert only.score == pytest.approx(0.6)
     assert [mark.z for mark in only.marks] == [3, 4, 5]
-    # x in stored pixels: 2 a mm, voxel centres half a pixel in; weights 1, 3, 1
-    assert only.voxel == pytest.approx((2 * (30 + 3 * 31 + 31) / 5 - 0.5, 2 * (40 + 3 * 40 + 41) / 5 - 0.5, 4.0))
+    # 2 stored pixels a mm, counted from the other side; voxel centres half a pixel in; weights 1, 3, 1
+    across, down = 160 - 2 * (30 + 3 * 31 + 31) / 5, 120 - 2 * (40 + 3 * 40 + 41) / 5
+    assert only.voxel == pytest.approx((across - 0.5, down - 0.5, 4.0))
     x, y, z = only.voxel
     assert only.world == pytest.approx((10 - 0.5 * x, 20 - 0.5 * y, 30 + 2 * z))
     assert only.diameter == pytest.approx(8)
-    assert only.best == Mark(4, pytest.approx((54, 72, 70, 88)), pytest.approx(0.6))
+    assert only.best == Mark(4, pytest.approx((90, 32, 106, 48)), pytest.approx(0.6))
 
 
 def test_boxes_apart_in_the_plane_or_along_z_are_candidates_of_their_own(scan):
@@ -92,10 +93,10 @@ def test_a_candidate_is_written_as_plain_json(scan):
     found = find_candidates(scan, marks(z3=[(30, 40, 6, 0.25)]))
     assert json.loads(json.dumps(found[0].as_json())) == {
         "score": 0.25,
-        "voxel_xyz": [59.5, 79.5, 3.0],
-        "world_mm_xyz": [-19.75, -19.75, 36.0],
+        "voxel_xyz": [99.5, 39.5, 3.0],
+        "world_mm_xyz": [-39.75, 0.25, 36.0],
         "diameter_mm": 6.0,
-        "slices": [{"z": 3, "xyxy": [54.0, 74.0, 66.0, 86.0], "score": 0.25}],
+        "slices": [{"z": 3, "xyxy": [94.0, 34.0, 106.0, 46.0], "score": 0.25}],
     }
 
 
@@ -113,7 +114,8 @@ def test_nodules_of_a_made_scan_are_found_where_they_are():
         boxes = []
         for (x, y, z), d in ((n.centre, n.diameter) for n in chest.nodules):
             if abs(piece.z * 2.5 - z) < d / 2:
-                column, row = (x / 1.4 + 0.5) / sx - left, (y / 1.1 + 0.5) / sy - top
+                across, down, _ = piece.orientation.ordered((x / 1.4, y / 1.1, z / 2.5)) + 0.5
+                column, row = across / sx - left, down / sy - top
                 boxes.append((column - d / 2, row - d / 2, column + d / 2, row + d / 2))
         return np.array(boxes).reshape(-1, 4), np.full(len(boxes), 0.5)
 

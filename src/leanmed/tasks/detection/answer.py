@@ -92,10 +92,17 @@ class Detections(Value):
     def placed(self, points: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Detections:
         """The same boxes in another frame."""
         boxes, faint = (
-            tuple(map(checked_box, points(np.reshape(np.array(own, np.float64), (-1, 2))).reshape(-1, 4).tolist()))
+            tuple(
+                map(checked_box, _upright(points(np.array(own, np.float64).reshape(-1, 2)).reshape(-1, 2, 2)).tolist())
+            )
             for own in (self.boxes, self.faint_boxes)
         )
         return replace(self, boxes=boxes, faint_boxes=faint)
+
+
+def _upright(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Opposite corners (n, 2, 2), which a frame that runs the other way swaps, to boxes (n, 4)."""
+    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
 
 
 def check(labels: tuple[str, ...], threshold: float | None) -> None:

@@ -28,8 +28,8 @@ class Mark:
     """A box in one slice.
 
     Args:
-        z: the slice, from 0 as stored.
-        xyxy: in pixels of the slice as it is stored, from its corner.
+        z: the axial slice, from 0 as stored.
+        xyxy: in pixels of the slice as it is stored, from its corner (see `Orientation.stored_boxes`).
         score: of the detector.
     """
 
@@ -90,11 +90,13 @@ class Candidates:
     scan: Scan
 
     def as_json(self) -> dict[str, Any]:
-        """`candidates`, each with whether it is answered, the threshold, and how many slices were searched."""
+        """`candidates`, each with whether it is answered, the threshold, how many slices were searched, and notes."""
+        notes = {"notes": list(self.scan.volume.notes)} if self.scan.volume.notes else {}
         return {
             "candidates": [c.as_json() | {"answered": c.score >= self.threshold} for c in self.found],
             "threshold": self.threshold,
             "slices": len(self.scan.searched),
+            **notes,
         }
 
     def cells(self) -> dict[str, str | float]:
@@ -109,7 +111,7 @@ class Candidates:
 
 @dataclass(frozen=True, eq=False)
 class _Marks:
-    """All boxes of a scan, the best first: slices (n,), boxes (n, 4) as stored, scores (n,)."""
+    """All boxes of a scan in the order of the patient's axes, best first: slices (n,), boxes (n, 4), scores (n,)."""
 
     z: NDArray[np.intp]
     xyxy: Floats
@@ -135,7 +137,7 @@ def find_candidates(
         The candidates, the highest score first.
     """
     marks = _collect((piece, *detect(piece.pixels)) for piece in scan.slices(neighbours=neighbours))
-    across, _, between = scan.volume.grid.spacing
+    across, _, between = scan.grid.spacing
     depth = max(1, int(REACH // between))
     widths = ((marks.xyxy[:, 2] - marks.xyxy[:, 0]) * across + REACH) / between  # of the boxes, in slices
     free = np.ones(len(marks.z), bool)
@@ -154,8 +156,8 @@ def find_candidates(
 def _collect(pieces: Iterator[tuple[Slice, NDArray[Any], NDArray[Any]]]) -> _Marks:
     z, boxes, scores = [np.empty(0, np.intp)], [np.empty((0, 4))], [np.empty(0)]
     for piece, xyxy, score in pieces:
-        z.append(np.full(len(score), piece.z))
-        boxes.append(piece.stored(np.reshape(xyxy, (-1, 2, 2))).reshape(-1, 4))
+        z.append(np.full(len(score), piece.level))
+        boxes.append(piece.ordered(np.reshape(xyxy, (-1, 2, 2))).reshape(-1, 4))
         scores.append(np.asarray(score, np.float64))
     order = np.argsort(-np.concatenate(scores), kind="stable")
     return _Marks(np.concatenate(z)[order], np.concatenate(boxes)[order], np.concatenate(scores)[order])
@@ -185,17 +187,15 @@ def _candidate(scan: Scan, marks: _Marks, joined: NDArray[np.intp]) -> Candidate
     boxes, scores = marks.xyxy[kept], marks.score[kept]
     centres = np.column_stack([(boxes[:, :2] + boxes[:, 2:]) / 2 - 0.5, slices])
     voxel = np.average(centres, axis=0, weights=np.maximum(scores, 1e-9))
-    grid = scan.volume.grid
+    grid, orientation = scan.grid, scan.orientation
+    stored = zip(slices.tolist(), orientation.stored_boxes(boxes).tolist(), scores.tolist(), strict=True)
     best = marks.xyxy[joined[0]]
     return Candidate(
         score=float(scores.max()),
-        voxel=_triple(voxel),
+        voxel=_triple(orientation.stored(voxel)),
         world=_triple(grid.world(voxel)),
         diameter=float(((best[2:] - best[:2]) * grid.spacing[:2]).mean()),
-        marks=tuple(
-            Mark(z, (x1, y1, x2, y2), score)
-            for z, (x1, y1, x2, y2), score in zip(slices.tolist(), boxes.tolist(), scores.tolist(), strict=True)
-        ),
+        marks=tuple(Mark(orientation.level(z), (x1, y1, x2, y2), score) for z, (x1, y1, x2, y2), score in stored),
     )
 
 
@@ -232,9 +232,10 @@ def montage(
 def _tile(scan: Scan, candidate: Candidate, threshold: float | None) -> Image.Image:
     """`FIELD` mm about a candidate in its best slice, box and caption drawn."""
     mark, side = candidate.best, FIELD * ZOOM
-    box = np.reshape(mark.xyxy, (2, 2)) * scan.volume.grid.spacing[:2]  # mm are pixels of the scan
+    ordered = scan.orientation.ordered_boxes([mark.xyxy])
+    box = ordered.reshape(2, 2) * scan.grid.spacing[:2]  # mm are pixels of the scan
     left, top = (box.mean(axis=0) - FIELD / 2).round().astype(int).tolist()
-    field = Image.fromarray(scan.grey[mark.z]).crop((left, top, left + FIELD, top + FIELD))
+    field = Image.fromarray(scan.grey[scan.orientation.level(mark.z)]).crop((left, top, left + FIELD, top + FIELD))
     tile = Image.new("RGB", (side, side + CAPTION))
     tile.paste(field.resize((side, side), Image.Resampling.BICUBIC).convert("RGB"))
     draw = ImageDraw.Draw(tile)
