@@ -12,14 +12,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from leanmed.files import write_json
+from leanmed.files import defined, write_json
 
 LABELS = {"label"}  # compared bit by bit
 NUMBERS = {"probability", "probabilities", "boxes", "scores", "candidates"}
 
 
 def apart(one: Any, other: Any) -> float:
-    """The largest difference of two JSON values; infinite where they differ in more than numbers."""
+    """The largest difference of two JSON values; infinite, in the file null, where they differ in more than numbers."""
     if isinstance(one, dict) and isinstance(other, dict):
         return max((apart(one[k], other.get(k)) for k in one), default=0.0)
     if isinstance(one, list) and isinstance(other, list):
@@ -58,7 +58,7 @@ def main() -> None:
             found[path.stem] = answers(path, given.new / path.name)
         elif (path / "report.json").is_file():
             found[path.name] = reports(path, given.new / path.name)
-    write_json(given.out, found)
+    write_json(given.out, defined(found))
     print(json.dumps(found, indent=1))
 
 

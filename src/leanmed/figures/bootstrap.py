@@ -81,6 +81,70 @@ def resample(
     }
 
 
+def with_intervals(
+    measure: Measure,
+    group: NDArray[np.str_],
+    *,
+    evidence: Mapping[str, int] | None = None,
+    columns: int | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Figure]:
+    """Every value of a measure with its 95 % interval over groups.
+
+    Args:
+        measure: weights (b, n) to name -> (b,).
+        group: (n,) what the bootstrap draws whole.
+        evidence: of the values that are plain proportions, how many groups stand behind each, for when one is
+            exactly 0 or 1.
+        columns: the most values that a measure holds for each resample; None: one for each image.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+    """
+    values = {name: float(value[0]) for name, value in measure(np.ones((1, group.size))).items()}
+    drawn = resample([measure], group, resamples, seed, columns=columns)
+    known = evidence or {}
+    return {
+        name: Figure(value, *bootstrap_interval(name, value, drawn[name][0], known.get(name)), group.size)
+        for name, value in values.items()
+    }
+
+
+def changes(
+    before: Measure,
+    after: Measure,
+    same: NDArray[np.bool_],
+    group: NDArray[np.str_],
+    *,
+    columns: int | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Figure]:
+    """How one measure differs from another on the same images: after - before, the resamples being shared.
+
+    Args:
+        before, after: weights (b, n) to name -> (b,).
+        same: (n,) whether both give the same answer; its share is `agreement`.
+        group, columns, resamples, seed: as of `with_intervals`.
+
+    An interval without width means that the difference came out the same in every resample.
+    """
+    ones = np.ones((1, group.size))
+    first, second = before(ones), after(ones)
+    found = {}
+    for name, (one, other) in resample([before, after], group, resamples, seed, columns=columns).items():
+        found[name] = Figure(float(second[name][0] - first[name][0]), *percentiles(other - one), group.size)
+    agreed = same.astype(np.float64)
+    agreement = with_intervals(
+        lambda weights: {"agreement": weights @ agreed / weights.sum(axis=1)},
+        group,
+        evidence={"agreement": np.unique(group).size},
+        resamples=resamples,
+        seed=seed,
+    )
+    return found | agreement
+
+
 def bootstrap_interval(name: str, value: float, draws: Floats, groups: int | None) -> tuple[float, float]:
     """The 95 % interval of a figure from its bootstrap draws, or (NaN, NaN).
 

@@ -13,13 +13,14 @@ from PIL import Image
 
 import leanmed
 from leanmed.data import read_records
-from leanmed.errors import ArtifactError
+from leanmed.evaluation.runs import fold_answers
 from leanmed.export import export as export_module
-from leanmed.export.export import apart, export
+from leanmed.export.export import export
 from leanmed.recipe.recipe import Recipe
 from leanmed.runs import Run, read_csv
 from leanmed.runtime.batch import predict_file
 from leanmed.tasks.building import load_task
+from leanmed.tasks.detection.answer import apart
 from leanmed.tasks.recipes import load_recipe
 from leanmed.train.loop import Loop
 from leanmed.train.train import train
@@ -85,17 +86,21 @@ def test_the_share_of_boxes_that_default_boxes_match_is_told_before_training(run
     assert share < next(i for i, line in enumerate(told) if "epoch 0" in line)
 
 
-def test_the_table_of_predictions_has_boxes_in_the_frame_of_each_image(run: Run, data: Path) -> None:
+def test_the_answers_that_a_run_keeps_are_boxes_in_the_frame_of_each_image(run: Run, data: Path) -> None:
     records = {record.id: record for record in read_records("voc", data)}
-    for row in run.fold(0).predictions:
-        record = records[row["image"]]
-        assert row["truth"] == record.truth
-        found = np.array(json.loads(row["boxes"])).reshape(-1, 5)
-        with Image.open(record.image) as image:
-            width, height = image.size
-        assert (found[:, :4] >= 0).all()
+    parts = [fold_answers(run, run.fold(0), part) for part in ("validation", "test")]
+    splits = {row["image"]: row["fold_0"] for row in read_csv(run.path / "splits.csv")}
+    for name, rows in zip(("validation", "test"), parts, strict=True):
+        assert [image for image, _ in rows] == [image for image in records if splits[image] == name]
+    for image, answer in parts[0] + parts[1]:
+        with Image.open(records[image].image) as stored:
+            width, height = stored.size
+        found = np.array(answer.all_boxes).reshape(-1, 4)
+        assert len(found) > 0
+        assert (found >= 0).all()
         assert (found[:, [2, 3]] <= [width, height]).all()
-        assert (np.diff(found[:, 4]) <= 0).all()
+        assert (np.diff(answer.all_scores) <= 0).all()
+        assert min(answer.scores, default=1.0) >= answer.threshold > max(answer.faint_scores, default=0.0)
 
 
 def test_a_stopped_run_goes_on_with_the_same_default_boxes_and_ends_with_the_same_weights(
@@ -135,40 +140,54 @@ def test_the_papers_own_settings_train_and_export(data: Path, tmp_path: Path) ->
     assert leanmed.load(tmp_path / "artifact").manifest.task == "detection"
 
 
-def test_the_artifact_answers_as_the_folds_table_of_predictions(run: Run, folder: Path, data: Path) -> None:
+def test_the_artifact_answers_as_the_fold_kept(run: Run, folder: Path, data: Path) -> None:
     predictor = leanmed.load(folder)
-    for row in run.fold(0).part("test"):
-        found = np.array(json.loads(row["boxes"]), np.float32).reshape(-1, 5)
-        answer = predictor.detect(predictor.read(data / row["image"]))
-        assert apart((found[:, :4], found[:, 4]), answer) < 0.005, "two decimals are written"
+    for name, kept in fold_answers(run, run.fold(0), "test"):
+        answer = predictor.predict(data / name)
+        assert len(answer.boxes) == len(kept.boxes)
+        assert apart(arrays(kept), arrays(answer)) < 0.005, "two decimals are written of boxes below the threshold"
+
+
+def arrays(answer: leanmed.Detections) -> list[np.ndarray]:
+    """All boxes and scores as a graph gives them."""
+    return [np.array(answer.all_boxes).reshape(-1, 4), np.array(answer.all_scores)]
 
 
 def test_the_manifest_tells_what_is_found_and_in_what(folder: Path) -> None:
     manifest = leanmed.load(folder).manifest
-    assert (manifest.task, manifest.output, manifest.labels) == ("detection", "boxes", ("nodule",))
+    assert (manifest.task, manifest.labels) == ("detection", ("nodule",))
     assert (manifest.input.kind, manifest.input.slices, manifest.input.reduced) == ("slice", 1, False)
     assert {"ap50", "froc", "sensitivity"} <= set(manifest.figures)
 
 
 def test_only_boxes_from_the_threshold_on_are_answered(folder: Path, data: Path) -> None:
     predictor, image = leanmed.load(folder), data / "JPEGImages" / "01.png"
-    boxes, scores = predictor.detect(predictor.read(image))
-    found = predictor.predict_boxes(image)
-    assert len(found.boxes) == (scores >= predictor.manifest.threshold).sum()
-    assert found.boxes == tuple(map(tuple, boxes[: len(found.boxes)].tolist()))
+    boxes, scores = predictor.outputs(predictor.read(image))
+    found = predictor.predict(image)
+    sure = int((scores >= predictor.manifest.threshold).sum())
+    assert found.threshold == predictor.manifest.threshold
+    assert found.boxes == tuple(map(tuple, boxes[:sure].tolist()))
+    assert found.scores == tuple(scores[:sure].tolist())
+    assert np.array(found.faint_boxes).reshape(-1, 4) == pytest.approx(boxes[sure:], abs=0.006)
+    assert found.faint_scores == pytest.approx(scores[sure:].tolist(), abs=1e-6)
+    assert predictor.predict_boxes(image) == found, "an older name"
 
 
-def test_a_predictor_of_boxes_has_no_probabilities(folder: Path, data: Path) -> None:
-    with pytest.raises(ArtifactError, match="gives probabilities, got one that gives boxes; call predict_boxes"):
-        leanmed.load(folder).predict(data / "JPEGImages" / "01.png")
+def test_another_threshold_moves_boxes_among_those_answered(folder: Path, data: Path) -> None:
+    image = data / "JPEGImages" / "01.png"
+    own, every, none = (leanmed.load(folder, threshold=t).predict(image) for t in (None, 0.0, 1.0))
+    assert len(every.boxes) == len(own.all_boxes) > 0
+    assert (every.faint_boxes, none.boxes) == ((), ())
+    assert len(none.faint_boxes) > 0
 
 
 def test_a_batch_has_a_line_of_boxes_and_scores_for_each_image(folder: Path, data: Path, tmp_path: Path) -> None:
     images = sorted((data / "JPEGImages").iterdir())[:3]
     predict_file(leanmed.load(folder), images, tmp_path / "answers.jsonl")
     for line in map(json.loads, (tmp_path / "answers.jsonl").read_text().splitlines()):
-        assert set(line) == {"input", "boxes", "scores", "artifact", "version", "seconds"}
+        assert set(line) == {"input", "boxes", "scores", "threshold", "faint", "artifact", "version", "seconds"}
         assert len(line["boxes"]) == len(line["scores"])
+        assert len(line["faint"]["boxes"]) == len(line["faint"]["scores"])
 
 
 def test_answers_are_apart_by_the_worst_box_that_is_not_faint() -> None:

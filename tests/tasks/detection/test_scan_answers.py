@@ -26,8 +26,9 @@ from leanmed.phantoms.scans import drawn, made_grid, write_mhd, write_series
 from leanmed.reading.images import find_inputs
 from leanmed.reading.lung_slices import prepare, window
 from leanmed.reading.volume import open_slice
-from leanmed.runtime.batch import MOST, Shard, answers, predict_file
-from leanmed.tasks.detection.candidates import Candidate, Mark, montage
+from leanmed.runtime.batch import Pictures, Shard, answers, predict_file
+from leanmed.runtime.predictor import MOST
+from leanmed.tasks.detection.candidates import Candidate, Candidates, Mark, montage
 
 TURNED = ((-1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, 1.0))
 SPACING = (1.5, 1.2, 2.5)
@@ -101,7 +102,7 @@ def make_detector(make_artifact) -> Callable[..., leanmed.Predictor]:
     """`make_detector(threshold=0.9)`: a detector of what is bright in slices of CT."""
 
     def make(made: bytes | None = None, slices: int = 1, kind: str = "slice", **changes: Any) -> leanmed.Predictor:
-        about = {"task": "detection", "output": "boxes", "labels": ("nodule",), "main_score": "ap50"}
+        about = {"task": "detection", "labels": ("nodule",), "main_score": "ap50"}
         about |= {"input": Input(side=64, kind=kind, slices=slices)}
         return leanmed.load(make_artifact("detector", made or bright_graph(), **(about | changes)))
 
@@ -165,7 +166,7 @@ def test_a_candidate_lies_where_the_nodule_was_put(form, detector, chest, grid, 
     outcome = predict_file(detector, [path], tmp_path / "out" / "a.jsonl")
     assert (outcome.answered, outcome.failed) == (1, ())
     (line,) = lines(outcome.path)
-    keys = ["input", "candidates", "threshold", "montage", "slices", "artifact", "version", "seconds"]
+    keys = ["input", "candidates", "threshold", "slices", "picture", "artifact", "version", "seconds"]
     assert list(line) == keys
     (only,) = line["candidates"]
     assert np.linalg.norm(only["world_mm_xyz"] - world(chest, grid)) < 1
@@ -176,7 +177,7 @@ def test_a_candidate_lies_where_the_nodule_was_put(form, detector, chest, grid, 
     assert [mark["z"] for mark in only["slices"]] == [10, 11, 12, 13]  # the ball reaches from 23 to 35 mm
     assert line["slices"] == 20
     assert line["artifact"] == detector.artifact.sha256
-    with Image.open(tmp_path / "out" / line["montage"]) as picture:
+    with Image.open(tmp_path / "out" / line["picture"]) as picture:
         assert picture.format == "PNG"
         assert (np.asarray(picture) == (255, 200, 0)).all(axis=-1).any()
 
@@ -186,22 +187,34 @@ def test_in_python_a_scan_gives_candidates(detector, chest, grid, hu, tmp_path):
     (by_path,), (by_scan,) = detector.find_candidates(str(path)), detector.find_candidates(detector.open_scan(path))
     assert isinstance(by_path, leanmed.Candidate)
     assert by_path == by_scan
+    whole = detector.predict(path)
+    assert isinstance(whole, leanmed.Candidates)
+    assert (whole.found, whole.threshold) == ((by_path,), 0.5)
+    assert whole.scan.volume.grid.shape == hu.shape
+    assert detector.predict_scan(path).as_json() == whole.as_json()
     assert np.linalg.norm(by_path.world - world(chest, grid)) < 1
 
 
 @pytest.mark.parametrize(("slices", "alike"), [(1, True), (3, False)])
 def test_the_channels_are_those_the_artifact_was_taught_on(slices, alike, make_detector, grid, hu, tmp_path):
     taught, shown = make_detector(slices=slices), []
-    taught.detect = lambda pixels: shown.append(pixels) or (np.empty((0, 4)), np.empty(0))
+    taught.outputs = lambda pixels: shown.append(pixels) or (np.empty((0, 4)), np.empty(0))
     assert taught.find_candidates(written(tmp_path, "mhd", hu, grid)) == []
     assert all((pixels[..., 0] == pixels[..., 2]).all() for pixels in shown) == alike
 
 
 @pytest.mark.parametrize("changes", [{}, {"kind": "photograph"}])
-def test_other_artifacts_refuse_scans(changes, tiny_artifact, make_detector, grid, hu, tmp_path, refused):
+@pytest.mark.parametrize("name", ["find_candidates", "predict_scan"])
+def test_other_artifacts_refuse_scans(name, changes, tiny_artifact, make_detector, grid, hu, tmp_path, refused):
     other = make_detector(**changes) if changes else leanmed.load(tiny_artifact)
-    with refused(ArtifactError, "boxes in slices of CT, got one that gives", "photograph; take another artifact"):
-        other.find_candidates(written(tmp_path, "mhd", hu, grid))
+    with refused(ArtifactError, "for slices of CT, got one for a photograph; take another artifact"):
+        getattr(other, name)(written(tmp_path, "mhd", hu, grid))
+
+
+def test_a_classifier_of_slices_refuses_scans(make_artifact, grid, hu, tmp_path, refused):
+    slices = leanmed.load(make_artifact(input=Input(side=32, kind="slice", slices=1)))
+    with refused(ArtifactError, "gives boxes in slices of CT, got one that gives a label for each slice"):
+        slices.predict(written(tmp_path, "mhd", hu, grid))
 
 
 def test_a_folder_that_holds_a_series_is_one_input_however_deep(grid, hu, tmp_path):
@@ -305,16 +318,16 @@ def timeless(path: Path) -> list[dict[str, Any]]:
 
 def test_scans_among_images_are_resumed_at_any_line(detector, tree, tmp_path):
     whole = predict_file(detector, tree, tmp_path / "whole.jsonl")
-    assert [sorted(line)[1] for line in lines(whole.path)] == [
+    assert [next(k for k in ("candidates", "boxes", "error") if k in line) for line in lines(whole.path)] == [
         "candidates",
         "candidates",
         "boxes",
-        "input",
+        "error",
         "candidates",
     ]
     content = whole.path.read_bytes().splitlines(keepends=True)
-    montages = [line["montage"] for line in lines(whole.path) if "montage" in line]
-    assert len(set(montages)) == len(list((tmp_path / "whole-montages").iterdir())) == 3
+    pictures = [line["picture"] for line in lines(whole.path) if "picture" in line]
+    assert len(set(pictures)) == len(list((tmp_path / "whole-montages").iterdir())) == 3
     for kept in range(6):
         part = tmp_path / str(kept) / "whole.jsonl.part"
         part.parent.mkdir()
@@ -322,7 +335,7 @@ def test_scans_among_images_are_resumed_at_any_line(detector, tree, tmp_path):
         outcome = predict_file(detector, tree, part.with_suffix(""), resume=True)
         assert timeless(outcome.path) == timeless(whole.path)
         made = sorted(path.name for path in part.parent.glob("whole-montages/*"))
-        expected = [line["montage"] for line in lines(whole.path)[kept:] if "montage" in line]
+        expected = [line["picture"] for line in lines(whole.path)[kept:] if "picture" in line]
         assert made == sorted(Path(name).name for name in expected)
 
 
@@ -333,8 +346,8 @@ def test_shards_answer_each_scan_once_and_share_the_folder_of_montages(detector,
         assert outcome.path == tmp_path / f"a-{index}-of-2.jsonl"
         found += lines(outcome.path)
     assert sorted(line["input"] for line in found) == sorted(map(str, tree))
-    montages = [tmp_path / line["montage"] for line in found if "montage" in line]
-    assert sorted(montages) == sorted((tmp_path / "a-montages").iterdir())
+    pictures = [tmp_path / line["picture"] for line in found if "picture" in line]
+    assert sorted(pictures) == sorted((tmp_path / "a-montages").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -342,35 +355,29 @@ def test_shards_answer_each_scan_once_and_share_the_folder_of_montages(detector,
     ["../../up.mhd", "..", ".", "a/..", "a/../b.mhd", "..\\up.mhd", "é\udcff\n.mhd", "x" * 200 + ".mhd", "-rf.mhd"],
 )
 def test_no_name_leads_out_of_the_folder_of_montages(name, monkeypatch, tmp_path):
-    shown = []
-    monkeypatch.setattr("leanmed.runtime.batch.montage", lambda path, *rest, **options: shown.append(path))
     monkeypatch.setattr("leanmed.runtime.batch.is_scan", lambda path: True)
     paths = [Path(name), Path("elsewhere", name)]
-    found = list(answers(stub(lambda path: []), paths, 1, tmp_path / "a-montages"))
+    found = list(answers(stub(lambda path: nothing()), paths, 1, Pictures(tmp_path / "made" / "a-montages")))
+    shown = [tmp_path / "made" / line["picture"] for line in found]
     assert len(set(shown)) == 2
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(shown)
     for path, line in zip(shown, found, strict=True):
-        assert path.parent == tmp_path / "a-montages"
-        assert line["montage"] == f"a-montages/{path.name}"
+        assert path.parent == tmp_path / "made" / "a-montages"
+        assert line["picture"] == f"a-montages/{path.name}"
         assert path.name.isascii()
         assert path.name[0].isalnum()
         assert len(path.name) < 100
         assert not set(path.name) & set("/\\\n :")
 
 
-def stub(search: Callable[[Path], list[Candidate]]) -> Any:
-    """What answers scans as a detector does; its scans are their paths."""
-    about = SimpleNamespace(threshold=0.5)
+def stub(search: Callable[[Path], Candidates]) -> Any:
+    """What answers scans as a detector does."""
+    return SimpleNamespace(takes_scans=True, artifact=SimpleNamespace(sha256="f" * 64), predict_scan=search)
 
-    def open_scan(path: Path) -> Any:
-        return SimpleNamespace(path=path, searched=[])
 
-    return SimpleNamespace(
-        manifest=about,
-        takes_scans=True,
-        artifact=SimpleNamespace(sha256="f" * 64),
-        open_scan=open_scan,
-        find_candidates=lambda scan, count: search(scan.path)[:count],
-    )
+def nothing(scan: Any = None) -> Candidates:
+    """No candidates in a scan."""
+    return Candidates((), 0.5, scan or SimpleNamespace(searched=()))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -392,8 +399,7 @@ def test_no_worker_holds_more_than_one_scan(workers, monkeypatch):
             with lock:
                 held -= 1
 
-    counting = stub(lambda path: [])
-    counting.open_scan, counting.find_candidates = lambda path: Held(), lambda scan, count: []
+    counting = stub(lambda path: nothing(Held()))
     assert len(list(answers(counting, map(Path, map(str, range(40))), workers))) == 40
     assert 1 <= most <= workers
     assert held == 0
@@ -415,9 +421,7 @@ def test_boxes_below_the_threshold_are_grey_and_the_notice_is_whole(detector, gr
         Candidate(score, (0, 0, 1), (0, 0, 0), 12.0, (Mark(1, (60.0, 90.0, 68.0, 100.0), score),))
         for score in (0.5, 0.4999)
     ]
-    montage(tmp_path / "two.png", scan, found, threshold=0.5)
-    montage(tmp_path / "one.png", scan, found[:1], threshold=0.5)
-    two, one = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("two", "one"))
+    two, one = (np.asarray(montage(scan, some, threshold=0.5)) for some in (found, found[:1]))
     coloured, grey = ((two == colour).all(axis=-1)[:192] for colour in ((255, 200, 0), (150, 150, 150)))
     assert coloured[:, :192].sum() == grey[:, 194:386].sum() > 100
     assert not coloured[:, 194:].any()
@@ -478,7 +482,7 @@ def test_boxes_in_a_dicom_slice_are_in_pixels_as_stored(detector, chest, grid, h
     assert [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2] == pytest.approx([x / dx + 0.5, y / dy + 0.5], abs=0.6)
     across = 2 * np.sqrt((DIAMETER / 2) ** 2 - (11 * dz - z) ** 2)
     assert [box[2] - box[0], box[3] - box[1]] == pytest.approx([across / dx, across / dy], abs=1.4)
-    by_bytes = detector.predict_boxes(path.read_bytes())
+    by_bytes = detector.predict(path.read_bytes())
     assert isinstance(by_bytes, leanmed.Detections)
     assert [list(box) for box in by_bytes.boxes] == line["boxes"]
 
@@ -508,8 +512,8 @@ def test_other_dicom_and_other_artifacts_see_what_the_display_shows(make_detecto
     shown = {}
     for kind in ("slice", "photograph"):
         detector = make_detector(kind=kind)
-        detector.detect = lambda pixels, kind=kind: shown.update({kind: pixels}) or (np.empty((0, 4)), np.empty(0))
-        detector.predict_boxes(photograph if kind == "slice" else ct)
+        detector.outputs = lambda pixels, kind=kind: shown.update({kind: pixels}) or (np.empty((0, 4)), np.empty(0))
+        detector.predict(photograph if kind == "slice" else ct)
     assert shown["slice"].shape == (*hu.shape[1:], 4)
     assert (shown["slice"] == shown["photograph"]).all()
 
@@ -518,24 +522,24 @@ def test_other_dicom_and_other_artifacts_see_what_the_display_shows(make_detecto
 def test_an_array_in_hounsfield_units_is_windowed(dtype, detector):
     hu = np.full((40, 50), -860, dtype)
     hu[10:16, 20:29] = 3000
-    expected = leanmed.Detections(((20.0, 10.0, 29.0, 16.0),), (9 / 16,))
-    assert detector.predict_boxes(hu) == expected
-    assert detector.predict_boxes(np.stack([hu] * 3, axis=-1)) == expected
-    assert detector.predict_boxes(window(hu)) == expected
-    assert detector.predict_boxes(np.full((40, 50), -1000, dtype)) == leanmed.Detections((), ())
+    expected = leanmed.Detections(((20.0, 10.0, 29.0, 16.0),), (9 / 16,), threshold=0.5)
+    assert detector.predict(hu) == expected
+    assert detector.predict(np.stack([hu] * 3, axis=-1)) == expected
+    assert detector.predict(window(hu)) == expected
+    assert detector.predict(np.full((40, 50), -1000, dtype)) == leanmed.Detections((), (), threshold=0.5)
 
 
 @pytest.mark.parametrize("modality", ["MR", ""])
 def test_dicom_of_another_modality_is_refused_by_a_detector_for_ct(modality, detector, grid, hu, tmp_path, refused):
     path = slice_file(tmp_path / "other", grid, hu, Modality=modality)
     with refused(UnsupportedInput, "expected CT", modality or "unknown", "give CT"):
-        detector.predict_boxes(path)
+        detector.predict(path)
 
 
 @pytest.mark.parametrize("pixels", [np.full((40, 50), 200, np.int64), np.full((40, 50), 0.5, np.float32)])
 def test_arrays_that_cannot_be_hounsfield_units_are_refused(pixels, detector, refused):
     with refused(UnsupportedInput, "expected Hounsfield units", "uint8"):
-        detector.predict_boxes(pixels)
+        detector.predict(pixels)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -543,14 +547,14 @@ def test_hounsfield_units_that_are_not_finite_are_refused(value, detector, refus
     hu = np.full((40, 50), -860, np.float32)
     hu[3, 4] = value
     with refused(UnsupportedInput, "expected finite Hounsfield units, got NaN or infinity; put -1000, air"):
-        detector.predict_boxes(hu)
+        detector.predict(hu)
 
 
 def test_hounsfield_units_have_no_alpha_and_photographs_no_hounsfield_units(detector, make_detector, refused):
     with refused(UnsupportedInput, "height x width x 1 or 3, got int64 of shape (40, 50, 4)", "leave alpha out"):
-        detector.predict_boxes(np.zeros((40, 50, 4), np.int64))
+        detector.predict(np.zeros((40, 50, 4), np.int64))
     with refused(UnsupportedInput, "expected uint8, uint16 or bool, got int16, whose range is not known"):
-        make_detector(kind="photograph").predict_boxes(np.zeros((40, 50), np.int16))
+        make_detector(kind="photograph").predict(np.zeros((40, 50), np.int16))
 
 
 def test_a_slice_by_itself_is_made_ready_as_a_scan_of_one(grid, hu, tmp_path):
@@ -562,5 +566,5 @@ def test_a_slice_by_itself_is_made_ready_as_a_scan_of_one(grid, hu, tmp_path):
 
 
 def test_the_names_of_the_interface_can_be_imported():
-    assert {"Boxes", "Candidate", "Detections"} <= set(dir(leanmed))
+    assert {"Boxes", "Candidate", "Candidates", "Detections", "Prediction"} <= set(dir(leanmed))
     assert leanmed.Boxes.__module__ == "leanmed.records"

@@ -23,12 +23,10 @@ from leanmed.figures.bootstrap import (
     Ints,
     Measure,
     SubgroupRow,
-    bootstrap_interval,
     cells,
+    changes,
     divide,
-    percentiles,
-    resample,
-    resample_groups,
+    with_intervals,
 )
 
 SUBGROUP_METRICS = ("recall", "specificity", "auc", "accuracy", "f1")
@@ -104,20 +102,13 @@ def score(table: Scored, *, resamples: int = 2000, seed: int = 0) -> dict[str, F
     ece: expected calibration error in 10 bins of equal width (Naeini et al. 2015), of the positive label's
     probability; with more than two labels, of the answered one's (Guo et al. 2017).
     """
-    values, n = point(table), table.truth.size
-    draws = resample([_measure(table)], table.group, resamples, seed)
-    evidence = _evidence(table)
-    return {
-        name: Figure(value, *bootstrap_interval(name, value, draws[name][0], evidence.get(name)), n)
-        for name, value in values.items()
-    }
+    return with_intervals(_measure(table), table.group, evidence=_evidence(table), resamples=resamples, seed=seed)
 
 
 def paired(a: Scored, b: Scored, *, resamples: int = 2000, seed: int = 0) -> dict[str, Figure]:
     """How b differs from a on the same images: b - a for each metric, the resamples being shared.
 
-    `agreement` is the share of images to which both answer the same label. An interval without width means
-    that the difference came out the same in every resample.
+    `agreement` is the share of images to which both answer the same label.
 
     Raises:
         DataError: the tables are not of the same images.
@@ -125,19 +116,7 @@ def paired(a: Scored, b: Scored, *, resamples: int = 2000, seed: int = 0) -> dic
     same = a.labels == b.labels and np.array_equal(a.truth, b.truth) and np.array_equal(a.group, b.group)
     if not same:
         raise DataError("expected two tables of the same images in the same order with the same labels, got others")
-    n, first, second = a.truth.size, point(a), point(b)
-    draws = resample([_measure(a), _measure(b)], a.group, resamples, seed)
-    figures = {}
-    for name, (of_a, of_b) in draws.items():
-        low, high = percentiles(of_b - of_a)
-        figures[name] = Figure(second[name] - first[name], low, high, n)
-    return figures | {"agreement": _agreement(a, b, resamples, seed)}
-
-
-def _agreement(a: Scored, b: Scored, resamples: int, seed: int) -> Figure:
-    same = (a.predicted == b.predicted).astype(float)
-    draws = np.concatenate([w @ same / w.sum(axis=1) for w in resample_groups(a.group, resamples, seed)])
-    return Figure(same.mean(), *bootstrap_interval("agreement", same.mean(), draws, a.groups), same.size)
+    return changes(_measure(a), _measure(b), a.predicted == b.predicted, a.group, resamples=resamples, seed=seed)
 
 
 def _evidence(table: Scored) -> dict[str, int]:

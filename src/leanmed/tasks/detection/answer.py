@@ -91,13 +91,12 @@ class Detections(Value):
 
     def placed(self, points: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Detections:
         """The same boxes in another frame."""
-        boxes, faint = (
-            tuple(
-                map(checked_box, _upright(points(np.array(own, np.float64).reshape(-1, 2)).reshape(-1, 2, 2)).tolist())
-            )
-            for own in (self.boxes, self.faint_boxes)
-        )
-        return replace(self, boxes=boxes, faint_boxes=faint)
+
+        def moved(boxes: tuple[Box, ...]) -> tuple[Box, ...]:
+            corners = points(np.array(boxes, np.float64).reshape(-1, 2)).reshape(-1, 2, 2)
+            return tuple(map(checked_box, _upright(corners).tolist()))
+
+        return replace(self, boxes=moved(self.boxes), faint_boxes=moved(self.faint_boxes))
 
 
 def _upright(corners: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -33,9 +33,9 @@ from leanmed.figures.bootstrap import (
     Ints,
     Measure,
     SubgroupRow,
+    changes,
     divide,
-    percentiles,
-    resample,
+    with_intervals,
 )
 from leanmed.tasks.detection.froc import (
     DIAMETER_EDGES,
@@ -46,7 +46,6 @@ from leanmed.tasks.detection.froc import (
     bands,
     collect,
     count_once,
-    figures,
     rates_of,
     sensitivities,
 )
@@ -202,11 +201,11 @@ def score(table: Detected, *, resamples: int = 2000, seed: int = 0) -> dict[str,
     What a table cannot tell is NaN: without objects, all; without a box answered, the precision.
     """
     with_objects = np.array([len(truth) > 0 for truth in table.truth])
-    return figures(
+    groups = np.unique(table.group[with_objects]).size
+    return with_intervals(
         _measure(table),
         table.group,
-        proportions=("sensitivity", *map(_at, RATES), "recall"),
-        groups=np.unique(table.group[with_objects]).size,
+        evidence=dict.fromkeys(("sensitivity", *map(_at, RATES), "recall"), groups),
         columns=_columns(table),
         resamples=resamples,
         seed=seed,
@@ -250,30 +249,9 @@ def paired(a: Detected, b: Detected, *, resamples: int = 2000, seed: int = 0) ->
     same = np.array_equal(a.group, b.group) and all(map(np.array_equal, a.truth, b.truth))
     if not same:
         raise DataError("expected two tables of the same images in the same order, got others; detect in the same")
-    n, measures, columns = a.group.size, [_measure(a), _measure(b)], max(_columns(a), _columns(b))
-    ones = np.ones((1, n))
-    first, second = measures[0](ones), measures[1](ones)
-    changes = {}
-    for name, (of_a, of_b) in resample(measures, a.group, resamples, seed, columns=columns).items():
-        changes[name] = Figure(float(second[name][0] - first[name][0]), *percentiles(of_b - of_a), n)
-    return changes | {"agreement": _agreement(a, b, resamples, seed)}
-
-
-def _agreement(a: Detected, b: Detected, resamples: int, seed: int) -> Figure:
-    same = np.array([_same_boxes(_answers(a, i), _answers(b, i)) for i in range(a.group.size)], dtype=np.float64)
-
-    def measure(weights: Floats) -> dict[str, Floats]:
-        return {"agreement": weights @ same / weights.sum(axis=1)}
-
-    return figures(
-        measure,
-        a.group,
-        proportions=("agreement",),
-        groups=a.groups,
-        columns=a.group.size,
-        resamples=resamples,
-        seed=seed,
-    )["agreement"]
+    alike = np.array([_same_boxes(_answers(a, i), _answers(b, i)) for i in range(a.group.size)])
+    columns = max(_columns(a), _columns(b))
+    return changes(_measure(a), _measure(b), alike, a.group, columns=columns, resamples=resamples, seed=seed)
 
 
 def _answers(table: Detected, i: int) -> tuple[Floats, Floats]:
@@ -331,11 +309,10 @@ def _found(band: Marks, table: Detected, groups: int, resamples: int, seed: int)
         values = (found[:, AT_ONE], found.mean(axis=1), rates(weights)[1])
         return dict(zip(BAND, values, strict=True))
 
-    return figures(
+    return with_intervals(
         measure,
         table.group,
-        proportions=("sensitivity", "recall"),
-        groups=groups,
+        evidence={"sensitivity": groups, "recall": groups},
         columns=_columns(table),
         resamples=resamples,
         seed=seed,

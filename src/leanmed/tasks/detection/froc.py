@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 
-from leanmed.figures.bootstrap import Figure, Floats, Ints, Measure, bootstrap_interval, divide, resample
+from leanmed.figures.bootstrap import Floats, Ints, divide
 
 DIAMETER_EDGES = (6.0, 8.0, 15.0)  # mm; the first two are those of the Fleischner Society's advice
 RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -162,39 +162,6 @@ def rates_of(marks: Marks) -> Callable[[Floats], tuple[Floats, Floats, Floats]]:
         return precision, recall, divide(2 * tp, (tp + fp + all_there) * there)
 
     return rates
-
-
-def figures(
-    measure: Measure,
-    group: NDArray[np.str_],
-    *,
-    proportions: Sequence[str] = (),
-    groups: int = 0,
-    columns: int,
-    resamples: int,
-    seed: int,
-) -> dict[str, Figure]:
-    """Every value of a measure with its 95 % interval over groups.
-
-    Args:
-        measure: weights (b, n) to name -> (b,).
-        group: (n,) what the bootstrap draws whole.
-        proportions: names of values that are plain proportions, for when one is exactly 0 or 1.
-        groups: how many groups these proportions rest on.
-        columns: the most values that a measure holds for each resample.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
-    """
-    values = {name: float(value[0]) for name, value in measure(np.ones((1, group.size))).items()}
-    drawn = resample([measure], group, resamples, seed, columns=columns)
-    return {
-        name: Figure(
-            value,
-            *bootstrap_interval(name, value, drawn[name][0], groups if name in proportions else None),
-            group.size,
-        )
-        for name, value in values.items()
-    }
 
 
 def bands(diameters: Floats, edges: Sequence[float] = DIAMETER_EDGES) -> Iterator[tuple[str, NDArray[np.bool_]]]:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from leanmed.data.luna16 import UNKNOWN_DIAMETER
 from leanmed.errors import DataError
-from leanmed.figures.bootstrap import SMALL_CELL, Figure, Floats, SubgroupRow
+from leanmed.figures.bootstrap import SMALL_CELL, Figure, Floats, SubgroupRow, with_intervals
 from leanmed.tasks.detection.froc import (
     DIAMETER_EDGES,
     RATES,
@@ -32,7 +32,6 @@ from leanmed.tasks.detection.froc import (
     bands,
     collect,
     count_once,
-    figures,
     sensitivities,
 )
 
@@ -194,11 +193,10 @@ def _figures(marks: Marks, scans: Sequence[str], resamples: int, seed: int) -> d
         found = at_rates(weights)  # (b, rates)
         return {"cpm": found.mean(axis=1)} | dict(zip(names, found.T, strict=True))
 
-    return figures(
+    return with_intervals(
         measure,
         np.array(scans, np.str_),
-        proportions=names,
-        groups=np.unique(marks.home).size,
+        evidence=dict.fromkeys(names, np.unique(marks.home).size),
         columns=len(scans) + 2 * marks.home.size,
         resamples=resamples,
         seed=seed,
