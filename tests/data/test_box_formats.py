@@ -413,3 +413,11 @@ def test_groups_beside_boxes_may_be_called_as_patients_are(voc):
     found = read_records("voc", root)
     assert [record.group for record in found] == ["p1", "p1"]
     assert any("`Patient ID` of groups.csv" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("names", ["names: [cyst, nodule]", "names: {0: cyst, 1: nodule}"])
+def test_several_classes_of_yolo_are_refused_by_the_names_of_its_data_yaml(names, yolo, refused):
+    root = yolo(a="0 .5 .5 .1 .1\n1 .5 .5 .1 .1")
+    (root / "data.yaml").write_text(names)
+    with refused(DataError, "one kind, got 0 cyst (1), 1 nodule (1)"):
+        read_records("yolo", root)

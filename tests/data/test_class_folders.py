@@ -135,6 +135,11 @@ def test_files_that_are_passed_over_are_counted_with_the_reason(folder):
         assert words in note
 
 
+def test_a_folder_of_images_that_are_not_read_is_refused_with_the_reason(folder, refused):
+    with refused(DataError, "in 0 sub-folder(s)", "2 .heic (save such as JPEG or PNG)"):
+        read_records("folder", folder("x/1.heic", "y/2.heic"))
+
+
 @pytest.mark.realdata
 def test_the_real_masks_of_busi_are_left_out(real_data):
     found = read_records("folder", real_data("busi"))

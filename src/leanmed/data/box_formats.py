@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
+import yaml
+
 from leanmed.data.class_folders import ORIGINAL_SPLIT, OWN_SPLITS, is_split
 from leanmed.data.tables import GROUPS, by_name, content_group, name_below, read_groups, read_text
 from leanmed.data.telling import each, some
@@ -383,4 +385,11 @@ def _yolo_names(root: Path) -> dict[str, str]:
         if path.is_file():
             names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
             return {str(number): f"{number} {name}" for number, name in enumerate(names)}
+    for path in sorted(root.glob("*.y*ml")):
+        try:
+            names = yaml.safe_load(read_text(path))["names"]
+            pairs = names.items() if isinstance(names, dict) else enumerate(names)
+            return {str(number): f"{number} {name}" for number, name in pairs}
+        except (yaml.YAMLError, KeyError, TypeError):  # some other YAML
+            continue
     return {}
