@@ -4,9 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
+from leanmed.audit.command import audit_folder
 from leanmed.cli import app
 from leanmed.phantoms.eyelids import PHANTOMS
 from leanmed.runs import read_csv, write_csv
@@ -76,3 +79,23 @@ def test_without_a_folder_or_a_split_the_error_says_what_to_give() -> None:
     result = CliRunner().invoke(app, ["audit"])
 
     assert "expected DIR and --out, or --split TRAIN TEST" in str(result.exception)
+
+
+def test_a_set_with_boxes_gets_a_report_without_label_conflicts(tmp_path: Path) -> None:
+    """The second image is the first one flipped, and their boxes differ, which contradicts nothing."""
+    rng = np.random.default_rng(0)
+    picture = np.kron(rng.integers(0, 255, (16, 16)), np.ones((12, 12))).astype(np.uint8)
+    (tmp_path / "d/images").mkdir(parents=True)
+    for name, pixels, text in (
+        ("a", picture, "0 .2 .5 .1 .1"),
+        ("b", picture[:, ::-1], "0 .8 .5 .1 .1"),
+        ("c", picture.T, ""),
+    ):
+        Image.fromarray(pixels).save(tmp_path / f"d/images/{name}.png")
+        (tmp_path / f"d/images/{name}.txt").write_text(text)
+    lines, sound = audit_folder(tmp_path / "d", "yolo", tmp_path / "out")
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert sound
+    assert report["classes"] == {"with boxes": 2, "without boxes": 1}
+    assert (tmp_path / "out/report.html").is_file()
+    assert any("Nothing names the patients" in line for line in lines)

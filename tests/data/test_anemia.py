@@ -131,6 +131,14 @@ def test_an_image_in_both_folders_is_refused(cp_anemic, refused):
         read_records("cp-anemic", root)
 
 
+def test_of_a_part_of_the_set_what_is_there_is_read_and_the_rest_counted(cp_anemic):
+    absent = ROWS[2].replace("Image_3", "Image_4")
+    found = read_records("cp-anemic", cp_anemic(*ROWS, absent))
+    assert len(found) == 3
+    assert found.notes[0] == "1 of the 4 images that the table lists are not there; they are left out."
+    assert found.notes[1].startswith("Nothing names the patients")
+
+
 @pytest.mark.realdata
 def test_the_real_set_is_read_whole_and_its_byte_copies_are_found(real_data):
     records = read_records("cp-anemic", real_data("cp-anemic"))

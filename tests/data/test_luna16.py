@@ -156,3 +156,28 @@ def test_contents_of_a_scan_are_those_of_its_voxels(own):
     changed = [a != b for a, b in zip(before, content_hashes(records), strict=True)]
     assert changed == [record.image.stem == "made.2" for record in records]
     assert len(data_hash(records, before)) == 64
+
+
+def test_of_one_subset_without_the_list_of_series_what_is_there_is_read_and_the_rest_counted(own):
+    for number in (1, 2, 3):
+        shutil.rmtree(own / f"subset{number}")
+    found = read_records("luna16", own)
+    assert {record.image.stem for record in found} == {"made.2"}
+    assert any("1 scans are there; those of 3 other series" in note for note in found.notes)
+    (own / "seriesuids.csv").unlink()
+    again = read_records("luna16", own)
+    assert again == found
+    assert any("1 scans are there; those of 3 other series" in note for note in again.notes)
+
+
+def test_series_without_a_patient_are_counted(own):
+    assert any("patients of 4 of 4 series" in note for note in read_records("luna16", own).notes)
+    (own / "luna16_series_to_patient.csv").write_text("seriesuid,patient_id\nmade.2,p1\nmade.3,p1\n")
+    assert any("patients of 2 of 4 series" in note for note in read_records("luna16", own).notes)
+
+
+def test_annotations_of_other_series_alone_are_no_annotations(own, refused):
+    (own / "seriesuids.csv").unlink()
+    (own / "annotations.csv").write_text("seriesuid,coordX,coordY,coordZ,diameter_mm\nmade.99,0,0,0,5\n")
+    with refused(DataError, "expected at least one box", "annotations.csv"):
+        read_records("luna16", own)

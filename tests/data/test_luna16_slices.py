@@ -66,6 +66,16 @@ def test_a_bad_row_is_refused_by_name(slices, refused, row, words):
         read_records("luna16-slices", slices(row, *ROWS[1:]))
 
 
+def test_of_a_part_of_the_slices_what_is_there_is_read_and_the_rest_counted(slices):
+    root = slices(*ROWS)
+    for number in (2, 3):
+        (root / f"JPEGImages/{number}.jpg").unlink()
+    found = read_records("luna16-slices", root)
+    assert [record.id for record in found] == ["JPEGImages/1.jpg", "JPEGImages/4.jpg"]
+    assert found[0].target.diameters == (6.5, 5.5)  # the other nodule's own row counts, though its slice is not there
+    assert found.notes == ("2 of the 5 images that the table lists are not there; they are left out.",)
+
+
 @pytest.mark.realdata
 def test_the_real_slices_are_read_whole(real_data):
     records = read_records("luna16-slices", real_data("luna16-slices"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from leanmed.data import tables
+from leanmed.data import class_folders
 from leanmed.errors import DataError
 from leanmed.phantoms import eyelids as phantoms
 from leanmed.phantoms.eyelids import PHANTOMS, EyelidSet, Pixels, Row, draw_subject, eyelid, made_sites, redness
@@ -166,7 +166,7 @@ def test_a_copy_shows_the_same_tissue_and_some_are_exact() -> None:
 
 
 def test_the_folder_is_read_by_the_generic_reader(tmp_path: Path) -> None:
-    records = tables.read(PHANTOMS["eyelids"](tmp_path / "made", **SMALL, sites=2))
+    records = class_folders.read(PHANTOMS["eyelids"](tmp_path / "made", **SMALL, sites=2))
     assert len(records) == 12
     assert {r.target for r in records} == {"anemic", "non-anemic"}
     assert {r.site for r in records} == {"site-1", "site-2"}

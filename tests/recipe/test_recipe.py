@@ -50,7 +50,7 @@ OUT_OF_RANGE = {
     "model.mean=[120, 110, 100]": "less than or equal to 1",
     "model.std=[1, 1, 0]": "greater than 0",
     "augment.scale=[1.1, 0.9]": "0 < low <= high",
-    "data.labels=[no, yes]": "valid string",  # YAML 1.1 reads these as false and true
+    "data.labels=[[no], yes]": "valid string",
 }
 
 
@@ -236,3 +236,17 @@ def test_the_nodule_papers_recipe_passes_over_the_data_as_often_as_the_paper(bac
 def test_an_epoch_is_selected_by_a_figure_of_its_task(name: str, figure: str) -> None:
     with pytest.raises(RecipeError, match=r"expected training\.select_by among .*loss for"):
         load_recipe(name, [f"training.select_by={figure}"])
+
+
+def test_labels_stay_the_text_that_they_are(tmp_path):
+    names = ("no", "yes", "007", "1e5", "1.5e3", "NA", "null", "true", "2020-01-01", "1_000")
+    listed = f"[{', '.join(names)}]"
+    assert load_recipe("folder", [f"data.labels={listed}"]).data.labels == names
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"name: mine\ndata: {{labels: {listed}}}\nevaluation: {{subgroups: [no, 1]}}\n")
+    recipe = load_recipe(str(path))
+    assert recipe.data.labels == names
+    assert recipe.evaluation.subgroups == ("no", "1")
+    path.write_text(dump_recipe(recipe))
+    assert load_recipe(str(path)) == recipe
+    assert load_recipe("folder", ["data.labels=null"]).data.labels is None

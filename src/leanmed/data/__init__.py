@@ -14,7 +14,7 @@ from unicodedata import normalize
 import numpy as np
 from numpy.typing import NDArray
 
-from leanmed.data import anemia, class_folders, luna16, tables
+from leanmed.data import anemia, class_folders, coco, luna16, tables
 from leanmed.data import box_formats as boxes
 from leanmed.data import luna16_slices as nodules
 from leanmed.data.telling import some
@@ -35,9 +35,10 @@ DATASETS: dict[str, Callable[[Path], Records]] = {
     "luna16-centres": luna16.read_centres,
     "voc": boxes.read_voc,
     "yolo": boxes.read_yolo,
-    "coco": boxes.read_coco,
+    "coco": coco.read_coco,
 }
 PLACES = boxes.PLACES | {
+    "coco": coco.PLACES,
     "luna16": "annotations.csv, which must name the series that are there",
     "luna16-centres": "annotations.csv, of which few lie in the middle slices",
     "luna16-slices": nodules.MANIFEST,
@@ -60,9 +61,9 @@ def read_records(dataset: str, root: Path) -> Records:
     twice = [name for name, count in Counter(r.id for r in records).items() if count > 1]
     if twice:
         raise DataError(f"{root}: expected each image once, got more than once: {some(twice)}; correct the table")
-    if records and not any(isinstance(r.target, str) or r.target.xyxy for r in records):
+    if not any(isinstance(r.target, str) or r.target.xyxy for r in records):
         raise DataError(
-            f"{root}: expected at least one box, got {len(records)} images without any; the reader {dataset} looks for "
+            f"{root}: expected at least one box, got none in {len(records)} images; the reader {dataset} looks for "
             f"boxes in {PLACES[dataset]}; put them there, or check that they are not empty"
             f"{''.join(f'. {note}' for note in records.notes)}"
         )

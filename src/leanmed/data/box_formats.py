@@ -1,13 +1,11 @@
-"""Images with boxes, as PASCAL VOC, YOLO and COCO write them; one kind of object, and any number of it.
+"""Images with boxes, as PASCAL VOC and YOLO write them, and what is shared with COCO (`leanmed.data.coco`).
 
 ```
 voc    DIR/JPEGImages/001.png   DIR/Annotations/001.xml
 yolo   DIR/images/001.png       DIR/labels/001.txt          class, centre and size as shares of the image
-coco   DIR/.../001.png          DIR/annotations.json        file names below DIR
 ```
-Annotations of VOC and YOLO may as well lie beside their images, or in `train/images` and `train/labels`: an image's are
-those of its name at its path, but for folders such as `images` and `labels`. Those of COCO may be in
-`annotations/instances_*.json` or `_annotations.coco.json`.
+There is one kind of object, and any number of it. Annotations may as well lie beside their images, or in `train/images`
+and `train/labels`: an image's are those of its name at its path, but for folders such as `images` and `labels`.
 
 An image without boxes is an image in which nothing is to be found: in YOLO its text may be missing, in VOC it has a
 file without objects. Beside each may stand `groups.csv`, with columns image (below DIR) and group (the patient, say);
@@ -21,14 +19,14 @@ background. Records cannot say so, and images that hold such are left out, with 
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 from xml.etree import ElementTree
+
+import yaml
 
 from leanmed.data.class_folders import ORIGINAL_SPLIT, OWN_SPLITS, is_split
 from leanmed.data.tables import GROUPS, by_name, content_group, name_below, read_groups, read_text
@@ -38,13 +36,10 @@ from leanmed.reading.folders import list_folder
 from leanmed.reading.images import image_size
 from leanmed.records import Box, Boxes, Record, Records
 
-COCO = "annotations.json"
-COCO_ELSEWHERE = ("annotations/instances*.json", "**/instances*.json", "**/_annotations.coco.json", "**/*coco*.json")
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 PLACES = {
     "voc": "Annotations/NAME.xml for JPEGImages/NAME.png, or beside each image",
     "yolo": "labels/NAME.txt for images/NAME.png, or beside each image",
-    "coco": f"{COCO}, annotations/instances_*.json or _annotations.coco.json",
 }
 
 _FOLDERS = frozenset(  # that say what lies in them, not which image it is
@@ -95,17 +90,17 @@ def read_voc(root: Path) -> Records:
         DataError: an image without XML or the reverse, an XML that is none, objects of several names, a box outside
             its image or without size.
     """
-    images, others, notes = _list(root, "jpegimages")  # and not, say, in SegmentationClass
+    images, others, notes = list_images(root, "jpegimages")  # and not, say, in SegmentationClass
     files = [path for path in others if path.suffix.lower() == ".xml"]
     pairs = _pairs(root, images, files, "voc")
     unannotated = [name_below(root, image) for image in images if image not in pairs]
     _match(root, images, unannotated, [name_below(root, path) for path in set(files) - set(pairs.values())], "voc")
     trees = dict(zip(pairs, each(pairs.values(), _voc_tree), strict=True))
-    each(trees.items(), lambda item: _check_size(item[0], *_voc_size(*item)))
+    each(trees.items(), lambda item: check_size(item[0], *_voc_size(*item)))
     objects = {image: tree.findall("object") for image, tree in trees.items()}
-    _check_one_kind(root, [item.findtext("name", "").strip() for items in objects.values() for item in items])
+    check_one_kind(root, [item.findtext("name", "").strip() for items in objects.values() for item in items])
     found = dict(each(objects.items(), lambda item: (item[0], _voc_found(*item))))
-    return _records(root, found, notes(set(files)))
+    return records_of(root, found, notes(set(files)))
 
 
 def read_yolo(root: Path) -> Records:
@@ -115,7 +110,7 @@ def read_yolo(root: Path) -> Records:
         DataError: no images, a text without image, a line that is no box, several classes, a box outside its image or
             without size.
     """
-    images, others, notes = _list(root, "images")
+    images, others, notes = list_images(root, "images")
     files = [path for path in others if path.suffix.lower() == ".txt" and not _NO_LABELS.fullmatch(path.name)]
     pairs = _pairs(root, images, files, "yolo")
     # A text outside of `labels` that is of no image may say anything; it is counted among what is passed over.
@@ -123,33 +118,9 @@ def read_yolo(root: Path) -> Records:
     _match(root, images, [], [name_below(root, path) for path in orphans], "yolo")
     lines = dict(zip(pairs, each(pairs.values(), _yolo_lines), strict=True))
     names = _yolo_names(root)
-    _check_one_kind(root, [names.get(line[0], line[0]) for image in lines for line in lines[image]])
+    check_one_kind(root, [names.get(line[0], line[0]) for image in lines for line in lines[image]])
     found = dict(each(images, lambda image: (image, Found(_yolo_boxes(image, lines.get(image, []))))))
-    return _records(root, found, notes({*pairs.values(), *_yolo_sidecars(others)}))
-
-
-def read_coco(root: Path) -> Records:
-    """Read COCO: a JSON with `images` and `annotations`, whose `bbox` is left, top, width, height.
-
-    Raises:
-        DataError: no such file or no such lists in it, an image that is not there or has another size than it says, an
-            annotation of an unknown image, several categories, a box outside its image or without size.
-    """
-    tables = _coco_tables(root)
-    images, _, notes = _list(root)
-    found: dict[Path, Found] = {}
-    kinds: list[str] = []
-    for table in tables:
-        listed, names = _coco_table(root, table, images)
-        if twice := [name_below(root, image) for image in listed if image in found]:
-            raise DataError(f"{table}: expected images that no other table lists, got {some(twice)}; remove one")
-        found |= listed
-        kinds += names
-    _check_one_kind(root, kinds)
-    unlisted = len(set(images) - set(found))
-    where = ", ".join(name_below(root, table) for table in tables)
-    said = f"{unlisted} images are not listed in {where}; they are left out."
-    return _records(root, found, [*notes(set(tables)), *[said] * bool(unlisted)])
+    return records_of(root, found, notes({*pairs.values(), *_yolo_sidecars(others)}))
 
 
 def boxes_inside(image: Path, xyxy: Sequence[Box], diameters: Sequence[float] = ()) -> Boxes:
@@ -192,7 +163,7 @@ def _size(image: Path) -> tuple[int, int]:
         raise DataError(f"expected a readable image, got {error}") from error
 
 
-def _list(root: Path, folder: str = "") -> tuple[list[Path], list[Path], Callable[[set[Path]], list[str]]]:
+def list_images(root: Path, folder: str = "") -> tuple[list[Path], list[Path], Callable[[set[Path]], list[str]]]:
     """Images, other files, and what is passed over if some of those others are read.
 
     Args:
@@ -255,7 +226,16 @@ def _has_folder(root: Path, path: Path, name: str) -> bool:
     return name in (part.casefold() for part in path.relative_to(root).parts[:-1])
 
 
-def _check_one_kind(root: Path, kinds: Sequence[str]) -> None:
+def check_one_kind(root: Path, kinds: Sequence[str]) -> None:
+    """Refuse boxes of several kinds.
+
+    Args:
+        root: the data set's folder.
+        kinds: of each box.
+
+    Raises:
+        DataError: naming the kinds, with the number of boxes of each.
+    """
     counts = Counter(kinds)
     if len(counts) > 1:
         shown = some([f"{name} ({count})" for name, count in counts.items()])
@@ -264,7 +244,7 @@ def _check_one_kind(root: Path, kinds: Sequence[str]) -> None:
         )
 
 
-def _check_size(image: Path, width: float, height: float) -> None:
+def check_size(image: Path, width: float, height: float) -> None:
     """Boxes drawn in an image of another size would lie elsewhere in this one; some programs write a size of 0."""
     size = _size(image)
     if width and height and (width, height) != size:
@@ -275,7 +255,17 @@ def _check_size(image: Path, width: float, height: float) -> None:
         )
 
 
-def _records(root: Path, found: Mapping[Path, Found], notes: Sequence[str]) -> Records:
+def records_of(root: Path, found: Mapping[Path, Found], notes: Sequence[str]) -> Records:
+    """Records of the images that hold nothing undecided, with their groups.
+
+    Args:
+        root: the data set's folder.
+        found: what the annotations say of each image.
+        notes: what there is to say already.
+
+    Raises:
+        DataError: a box outside its image or without size; a `groups.csv` that does not fit; no image is left.
+    """
     undecided = {image for image, item in found.items() if item.undecided}
     kept = {image: item for image, item in found.items() if image not in undecided}
     if found and not kept:
@@ -395,68 +385,11 @@ def _yolo_names(root: Path) -> dict[str, str]:
         if path.is_file():
             names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
             return {str(number): f"{number} {name}" for number, name in enumerate(names)}
+    for path in sorted(root.glob("*.y*ml")):
+        try:
+            names = yaml.safe_load(read_text(path))["names"]
+            pairs = names.items() if isinstance(names, dict) else enumerate(names)
+            return {str(number): f"{number} {name}" for number, name in pairs}
+        except (yaml.YAMLError, KeyError, TypeError):  # some other YAML
+            continue
     return {}
-
-
-# --- COCO
-
-
-def _coco_tables(root: Path) -> list[Path]:
-    if (root / COCO).is_file():
-        return [root / COCO]
-    for pattern in COCO_ELSEWHERE:
-        if found := sorted(path for path in root.glob(pattern) if not path.name.startswith(".")):
-            return found
-    others = sorted(name_below(root, path) for path in root.rglob("*.json"))
-    raise DataError(
-        f"{root / COCO}: expected annotations there, in annotations/instances_*.json or in _annotations.coco.json, got "
-        f"none; other JSON files: {some(others)}; rename the one that lists `images` and `annotations` {COCO}"
-    )
-
-
-def _coco_table(root: Path, table: Path, images: Sequence[Path]) -> tuple[dict[Path, Found], list[str]]:
-    """What a table says of each image that it lists, and the kind of each box."""
-    try:
-        content = json.loads(read_text(table))
-        where = {item["id"]: _locate(root, table, item["file_name"], images) for item in content["images"]}
-        found = {image: Found() for image in where.values()}
-        if not where or len(found) < len(content["images"]):
-            raise ValueError(f"{len(content['images'])} images, {len(found)} of them different in id and file_name")
-        names = {item["id"]: str(item.get("name", item["id"])) for item in content.get("categories", [])}
-        for item in content["annotations"]:
-            x, y, width, height = map(float, item["bbox"])
-            image = found[where[item["image_id"]]]
-            image.boxes.append((x, y, x + width, y + height))
-            image.undecided += bool(item.get("iscrowd") or item.get("ignore"))
-        kinds = [names.get(item["category_id"], str(item["category_id"])) for item in content["annotations"]]
-        sizes = {where[item["id"]]: _coco_size(item) for item in content["images"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{table}: expected images with id and file_name, and annotations with image_id, category_id and bbox, "
-            f"got {type(error).__name__}: {error}; correct the file"
-        ) from error
-    if missing := [name_below(root, image) for image in found if not image.is_file()]:
-        raise DataError(
-            f"{table}: expected every image it lists below {root}, but missing: {some(missing)}; put them there"
-        )
-    each(sizes.items(), lambda item: _check_size(item[0], *item[1]))
-    return found, kinds
-
-
-def _coco_size(item: Mapping[str, Any]) -> tuple[float, float]:
-    return float(item.get("width") or 0), float(item.get("height") or 0)
-
-
-def _locate(root: Path, table: Path, name: str, images: Sequence[Path]) -> Path:
-    """The image of a `file_name`: below the root, beside its table, or the only one whose path ends in that name."""
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"file_name {name}, which is not below the folder")
-    wanted = name_below(root, root / name.replace("\\", "/"))
-    known = {name_below(root, path): path for path in images}
-    for folder in ("", name_below(root, table.parent)):
-        if (found := known.get(str(PurePosixPath(folder, wanted)))) is not None:
-            return found
-    ends = [path for path in images if f"/{name_below(root, path)}".endswith(f"/{wanted}")]
-    sides = [path for path in ends if any(part in table.stem for part in path.relative_to(root).parts[:-1])]
-    alone = next((group[0] for group in (ends, sides) if len(group) == 1), None)
-    return alone or root / wanted

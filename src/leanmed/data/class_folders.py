@@ -58,7 +58,8 @@ def read_folders(root: Path) -> Records:
     if len(splits) > 1 or (top and is_split(top.rstrip("/").rpartition("/")[2])):
         below, original, more = _split_layout(root, top, below, splits)
         notes += more
-    classes = _classes(root, below)
+    passed_over = listing.notes(lambda path: path == root / GROUPS)
+    classes = _classes(root, below, passed_over)
     groups, said = read_groups(root, set(below))
     records = [
         Record(
@@ -70,7 +71,7 @@ def read_folders(root: Path) -> Records:
         )
         for name in below
     ]
-    return Records(records, [*notes, *said, *listing.notes(lambda path: path == root / GROUPS)])
+    return Records(records, [*notes, *said, *passed_over])
 
 
 def is_split(folder: str) -> bool:
@@ -115,7 +116,7 @@ def _split_layout(
     return found, {name: below[name][0] for name in found}, notes
 
 
-def _classes(root: Path, below: dict[str, list[str]]) -> dict[str, str]:
+def _classes(root: Path, below: dict[str, list[str]], passed_over: Sequence[str]) -> dict[str, str]:
     stray = [name for name, parts in below.items() if len(parts) < 2]
     classes = {name: parts[0] for name, parts in below.items() if len(parts) > 1}
     kinds = set(classes.values())
@@ -123,6 +124,7 @@ def _classes(root: Path, below: dict[str, list[str]]) -> dict[str, str]:
         raise DataError(
             f"{root}: expected {TABLE}, or images in one sub-folder for each of two or more classes; got "
             f"images in {len(kinds)} sub-folder(s), and outside: {some(stray)}; move them or write a table{_hint(root)}"
+            f"{''.join(f'. {note}' for note in passed_over)}"
         )
     parts = {kind for kind in kinds if re.sub(r"[\W_]+", "", kind).casefold() in _PARTS}
     if parts == kinds:

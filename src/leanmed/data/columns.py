@@ -114,15 +114,17 @@ def group_notes(table: str, chosen: str | None, rows: Sequence[Mapping[str, str]
     if chosen is None:
         return [f"{NO_PATIENTS} Name the patients in a column `group` of {table}."]
     counts = Counter(row[chosen] for row in rows if not is_missing(row[chosen]))
-    notes = [f"Column `{chosen}` of {table} is taken as the group, which is never split: {len(counts)} groups."]
     unknown = len(rows) - counts.total()
+    notes = []
+    if chosen != "group":
+        alone = ", none of several images" if counts and max(counts.values()) == 1 else ""
+        notes.append(
+            f"Column `{chosen}` of {table} is taken to say what must stay together: {len(counts)} groups{alone}. If it "
+            "does not name patients, call the column that does `group`."
+        )
     if unknown:
         notes.append(
             f"{unknown} of {len(rows)} rows of {table} have nothing in `{chosen}`: each of their images is a group of "
             "its own, and may be of a patient who stands on another side of a split."
-        )
-    if counts and max(counts.values()) == 1:
-        notes.append(
-            f"No two rows share a value of `{chosen}`: if it does not name patients, name the column that does `group`."
         )
     return notes

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from leanmed.errors import RecipeError
-from leanmed.recipe.strict_yaml import read_yaml
+from leanmed.recipe.strict_yaml import NAMES, read_yaml
 
 FORMAT = 2
 RECIPES = Path(__file__).parent / "recipes"
@@ -383,7 +383,8 @@ def _parsed(override: str) -> _Change:
     path, equals, text = override.partition("=")
     if not equals:
         raise RecipeError(f"expected --set key.path=value, got {override!r}; for example --set model.side=128")
-    return path, read_yaml(text, f"--set {override}"), f"--set {override}"
+    names = path.rpartition(".")[2] in NAMES
+    return path, read_yaml(text, f"--set {override}", names=names), f"--set {override}"
 
 
 def _changed(content: dict[str, Any], changes: Iterable[_Change]) -> dict[str, Any]:

@@ -377,7 +377,7 @@ def stub(search: Callable[[Path], Candidates]) -> Any:
 
 def nothing(scan: Any = None) -> Candidates:
     """No candidates in a scan."""
-    return Candidates((), 0.5, scan or SimpleNamespace(searched=()))
+    return Candidates((), 0.5, scan or SimpleNamespace(searched=(), volume=SimpleNamespace(notes=())))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -387,6 +387,7 @@ def test_no_worker_holds_more_than_one_scan(workers, monkeypatch):
 
     class Held:
         searched = ()
+        volume = SimpleNamespace(notes=())
 
         def __init__(self) -> None:
             nonlocal held, most
@@ -448,15 +449,17 @@ def test_a_graph_that_is_unsound_is_the_scan_s_error(box, score, make_detector, 
     assert not (tmp_path / "a-montages").exists()
 
 
-def test_boxes_in_numbers_of_pixels_lie_half_a_pixel_further_in_a_scan(make_detector, grid, hu, tmp_path):
+def test_boxes_in_numbers_of_pixels_lie_half_a_pixel_further_in_the_patient(make_detector, grid, hu, tmp_path):
     path = written(tmp_path, "mhd", hu[8:12], grid)
     box = constant_graph(np.float32([[40, 60, 50, 70]]), np.float32([0.9]))
     found = {}
     for origin in ("corner", "centre"):
         about = Input(side=64, kind="slice", slices=1, origin=origin)
         (found[origin],) = make_detector(box, input=about).find_candidates(path)
-    x, y, z = np.subtract(found["centre"].voxel, found["corner"].voxel)
-    assert (x * SPACING[0], y * SPACING[1], z) == pytest.approx((0.5, 0.5, 0), abs=0.01)
+    moved = np.subtract(found["centre"].world, found["corner"].world)
+    assert moved == pytest.approx(np.array([0.5, 0.5, 0]), abs=0.01)
+    x, y, z = np.subtract(found["centre"].voxel, found["corner"].voxel)  # as stored, the other way
+    assert (x * SPACING[0], y * SPACING[1], z) == pytest.approx((-0.5, -0.5, 0), abs=0.01)
 
 
 def test_a_glob_finds_the_folders_of_series(grid, hu, tmp_path):
@@ -492,7 +495,8 @@ def test_boxes_in_a_dicom_slice_are_in_pixels_as_stored(detector, chest, grid, h
     [
         ({"RescaleSlope": None}, "expected RescaleSlope, got nothing"),
         ({"GantryDetectorTilt": 12}, "a gantry that is not tilted"),
-        ({"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, "expected axial slices"),
+        ({"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, "with lungs in it, found none"),  # cut from the front
+        ({"ImageOrientationPatient": [0.8, 0, 0.6, 0.36, 0.8, -0.48]}, "got oblique ones"),
         ({"PixelData": b"\0\0"}, "reading failed"),
         ({"PixelData": np.full((217, 220), 1064, "<i2").tobytes()}, "with lungs in it, found none"),
     ],

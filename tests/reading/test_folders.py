@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+
+from leanmed.reading.folders import list_folder, masks_among
+from leanmed.reading.images import find_inputs
+
+DICM = bytes(128) + b"DICM"
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for name in (
+        "a.bmp",
+        "b.JFIF",
+        "c.jpe",
+        "d.webp",
+        "e.ima",
+        "f.DICOM",
+        "n.txt",
+        ".g.png",
+        ".git/h.png",
+        "Thumbs.db",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for name in ("IM0001", "1.2.840.55", "DICOMDIR"):
+        (tmp_path / name).write_bytes(DICM)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "sub")
+    return tmp_path
+
+
+def test_images_are_known_by_their_ending_and_dicom_by_its_mark(tree):
+    names = [path.name for path in list_folder(tree).images]
+    assert names == ["1.2.840.55", "IM0001", "a.bmp", "b.JFIF", "c.jpe", "d.webp", "e.ima", "f.DICOM"]
+
+
+def test_all_others_are_counted_but_for_the_files_of_file_managers(tree):
+    (note,) = list_folder(tree).notes()
+    assert note.startswith(f"5 files were passed over in {tree}: ")
+    for words in ("1 .txt", "1 without an ending", "2 hidden (such as ", "1 links to folders (such as link)"):
+        assert words in note
+
+
+def test_files_that_somebody_else_reads_are_not_counted(tree):
+    (note,) = list_folder(tree).notes(lambda path: path.suffix == ".txt")
+    assert note.startswith("4 files")
+    assert ".txt" not in note
+
+
+def test_a_folder_of_images_alone_needs_no_note(tree):
+    (tree / "sub/a.png").touch()
+    assert list_folder(tree / "sub").notes() == []
+
+
+def test_inputs_come_with_what_was_passed_over(tree):
+    found = find_inputs([str(tree), str(tree / "a.bmp")])
+    assert len(found) == 8
+    assert [note.partition(":")[0] for note in found.notes] == [f"5 files were passed over in {tree}"]
+    assert find_inputs([str(tree / "*.txt")]).notes == ()
+
+
+def test_folders_that_a_glob_matches_are_not_searched_and_that_is_said(tree):
+    found = find_inputs([str(tree / "[as]*")])
+    assert [path.name for path in found] == ["a.bmp"]
+    assert found.notes[0].startswith("1 folder(s) that ")
+
+
+def test_masks_are_known_by_their_images(tmp_path):
+    names = ("a.png", "a_mask.png", "b_mask.png", "deep/a_mask.png", "c.jpg", "c_seg_02.png", "x.png", "x_labels.png")
+    found = masks_among([tmp_path / name for name in names])
+    assert {path.name for path in found} == {"a_mask.png", "c_seg_02.png", "x_labels.png"}
+    assert tmp_path / "deep/a_mask.png" not in found
