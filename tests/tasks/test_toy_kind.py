@@ -44,7 +44,7 @@ RECIPE: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def counting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kind]:
-    """The kind of the page, its folder written below leanmed/tasks and its line added, for as long as these tests run."""
+    """The kind of the page, its folder written below leanmed/tasks and its line added, while these tests run."""
     root = tmp_path_factory.mktemp("kind")
     blocks = re.findall(r"```python\n# (counting/\w+\.py)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert [name for name, _ in blocks] == [f"counting/{n}.py" for n in ("answer", "settings", "training", "judge")]

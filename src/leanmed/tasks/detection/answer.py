@@ -122,7 +122,7 @@ def decide(outputs: Sequence[NDArray[Any]], manifest: Manifest) -> Detections:
 
     What lies below it is rounded to hundredths of a pixel and millionths: it makes curves, and no answers.
     """
-    boxes, scores = outputs
+    boxes, scores = _sound(*outputs)
     sure = scores >= (manifest.threshold or 0.0)
     faint = [tuple(round(v, 2) for v in box) for box in boxes[~sure].astype(np.float64).tolist()]
     rounded = [round(score, 6) for score in scores[~sure].astype(np.float64).tolist()]
@@ -134,6 +134,17 @@ def decide(outputs: Sequence[NDArray[Any]], manifest: Manifest) -> Detections:
         tuple(faint[i] for i in kept),
         tuple(rounded[i] for i in kept),
     )
+
+
+def _sound(boxes: NDArray[Any], scores: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The same, once it is sure that they are boxes and scores."""
+    sound = np.abs(boxes).max(initial=0) < FAR and (boxes[:, :2] < boxes[:, 2:]).all()  # neither holds for NaN
+    if not (sound and ((scores >= 0) & (scores <= 1)).all()):
+        raise DataError(
+            "expected boxes with a size near the image and scores in [0, 1], got others; the model is unsound: "
+            "export it again"
+        )
+    return boxes, scores
 
 
 def is_answer(line: Mapping[str, Any]) -> bool:
@@ -215,13 +226,7 @@ def search(
         )
 
     def detect(pixels: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any]]:
-        boxes, scores = run(pixels)
-        sound = np.abs(boxes).max(initial=0) < FAR and (boxes[:, :2] < boxes[:, 2:]).all()  # neither holds for NaN
-        if not (sound and ((scores >= 0) & (scores <= 1)).all()):
-            raise DataError(
-                "expected boxes with a size near the slice and scores in [0, 1], got others; the model is unsound: "
-                "export it again"
-            )
+        boxes, scores = _sound(*run(pixels))
         return boxes + np.float32(0.5 if manifest.input.origin == "centre" else 0.0), scores
 
     found = find_candidates(scan, detect, neighbours=manifest.input.slices != 1, count=count)
