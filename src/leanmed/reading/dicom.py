@@ -62,6 +62,7 @@ _GREYS = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _PALETTE = "PALETTE COLOR"
 _MODALITY = 0x00080060
 _MAX_TILES = 65535  # of a JPEG 2000 codestream, by its standard
+_END = b"\xff\xd9"  # the marker that ends every JPEG and JPEG-LS
 _NO_FRAME_HEADER = (0xC4, 0xC8, 0xCC)  # JPEG markers between 0xC0 and 0xCF that are none
 
 
@@ -311,6 +312,8 @@ def _packed_frame(dataset: Dataset) -> NDArray[Any]:
     import imagecodecs
 
     if syntax in _JPEG_LS:
+        if not frame.rstrip(b"\0").endswith(_END):  # past the end CharLS counts zeros for seconds
+            raise UnreadableInput("expected a whole JPEG-LS, got one that is truncated; copy or export it again")
         values = imagecodecs.jpegls_decode(frame)
     else:
         check_jpeg(frame)
