@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import tracemalloc
 import zlib
+from contextlib import suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -290,16 +293,56 @@ def lossless_jpeg(value=130, size=8):
 
 
 def test_lossless_jpeg_reads_as_stored_with_the_extra():
-    pytest.importorskip("gdcm")
+    pytest.importorskip("imagecodecs")
     flat = np.full((8, 8), 130, np.uint8)
     data = dicom(flat, JPEGLosslessSV1, PixelData=encapsulate([lossless_jpeg()]))
     np.testing.assert_array_equal(grey(data), flat)
 
 
+PACKINGS = {
+    JPEGLosslessSV1: lambda codec, values, bits: codec.jpeg8_encode(values, lossless=True, bitspersample=bits),
+    JPEGLSLossless: lambda codec, values, bits: codec.jpegls_encode(values),
+    JPEGExtended12Bit: lambda codec, values, bits: codec.jpeg8_encode(values, level=100, bitspersample=bits),
+}
+
+
+@pytest.mark.parametrize("syntax", PACKINGS)
+@pytest.mark.parametrize("stored", [WIDE, SIGNED])
+def test_twelve_bits_packed_by_other_jpegs_read_as_the_same_frame_uncompressed(syntax, stored):
+    codec = pytest.importorskip("imagecodecs")
+    frame = PACKINGS[syntax](codec, stored.view(np.uint16) & 0xFFF, 12)  # twelve bits, signed or not
+    data = dicom(stored, syntax, BitsStored=12, PixelData=encapsulate([frame]))
+    np.testing.assert_allclose(grey(data), grey(dicom(stored, BitsStored=12)), atol=1)
+
+
+@pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLSLossless])
+def test_colours_packed_by_other_jpegs_read_as_stored(syntax):
+    codec = pytest.importorskip("imagecodecs")
+    data = dicom(RGB, syntax, PixelData=encapsulate([PACKINGS[syntax](codec, RGB, 8)]))
+    np.testing.assert_array_equal(read_image(data)[..., :3], RGB)
+
+
+@pytest.mark.parametrize("syntax", [*PACKINGS, JPEG2000Lossless, RLELossless])
+def test_a_damaged_frame_reads_or_is_refused_and_nothing_is_printed(syntax, capfd):
+    if syntax in PACKINGS:
+        frame = PACKINGS[syntax](pytest.importorskip("imagecodecs"), RAMP, 8)
+    else:
+        frame = j2k(RAMP) if syntax == JPEG2000Lossless else rle(b"\x81\x07" * 2)
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        damaged = bytearray(frame)
+        for place in rng.integers(2, len(frame), 3):
+            damaged[place] = rng.integers(256)
+        with suppress(InputError):
+            assert read_image(dicom(RAMP, syntax, PixelData=encapsulate([bytes(damaged)]))).shape == (16, 16, 4)
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLSLossless, JPEGExtended12Bit])
 def test_a_lossless_frame_of_another_size_than_declared_is_refused_before_it_is_decoded(syntax, monkeypatch):
     monkeypatch.setattr(reader, "find_spec", lambda name: "there")
-    monkeypatch.setattr(reader, "pixel_array", lambda *_, **__: pytest.fail("decoded"))
+    codec = SimpleNamespace(**dict.fromkeys(("jpeg8_decode", "jpegls_decode"), lambda *_: pytest.fail("decoded")))
+    monkeypatch.setitem(sys.modules, "imagecodecs", codec)
     with pytest.raises(UnreadableInput, match="in the packed frame"):
         read_image(dicom(RAMP, syntax, PixelData=encapsulate([lossless_jpeg(size=9000)])))
 

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from typer.testing import CliRunner
 
+from leanmed.cli import app
 from leanmed.reading.greys import StoredRange, range_remarks, stored_range
 
 TWELVE = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
@@ -97,3 +99,11 @@ def test_a_data_set_gets_one_sentence_with_the_range_over_all_its_images(tmp_pat
 def test_images_that_fill_their_bits_get_no_remark(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded(TWELVE * 16))
     assert range_remarks([tmp_path / "a.png", tmp_path / "missing.png"]) == []
+
+
+def test_predict_says_what_looks_nearly_black_beside_its_answers(tiny_artifact, tmp_path):
+    Image.fromarray(np.tile(TWELVE, (8, 8))).save(tmp_path / "dark.png")
+    arguments = ["predict", str(tiny_artifact), str(tmp_path / "dark.png"), "--out", str(tmp_path / "answers.jsonl")]
+    said = CliRunner().invoke(app, arguments)
+    assert said.exit_code == 0
+    assert "1 of 1 images hold values from 0 to 4095 in bits for 0 to 65535" in said.output

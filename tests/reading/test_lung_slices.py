@@ -236,6 +236,8 @@ def test_a_scan_without_lungs_or_oblique_is_refused(hu, refused):
     axes = ((2 / 3, -1 / 3, 2 / 3), (2 / 3, 2 / 3, -1 / 3), (-1 / 3, 2 / 3, 2 / 3))  # none leads to the head by 0.7
     with refused(UnsupportedInput, "made", "oblique"):
         prepare(volume_of(hu, direction=axes))
+    with refused(UnsupportedInput, "made", "expected axial slices", "alone"):
+        prepare(volume_of(hu[:1], direction=((1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, -1.0, 0.0))))
 
 
 def test_a_scan_whose_spacing_would_fill_the_memory_is_refused(hu, monkeypatch, refused):

@@ -46,7 +46,7 @@ from pydicom.uid import (
 )
 
 from leanmed.errors import InputTooLarge, UnreadableInput, UnsupportedInput
-from leanmed.reading.raster import Limits, MeteredBytes, check_size, open_raster
+from leanmed.reading.raster import Limits, MeteredBytes, check_jpeg, check_size, open_raster
 from leanmed.reading.source import looks_like_dicom
 
 Greys = NDArray[np.float64]
@@ -54,13 +54,15 @@ Greys = NDArray[np.float64]
 _DEFLATED = DeflatedExplicitVRLittleEndian
 _UNCOMPRESSED = frozenset({ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, _DEFLATED})
 _JPEG_2000 = frozenset({JPEG2000Lossless, JPEG2000})
-_BY_EXTRA = frozenset({JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless})
+_JPEG_LS = frozenset({JPEGLSLossless, JPEGLSNearLossless})
+_BY_EXTRA = _JPEG_LS | {JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1}
 _SYNTAXES = _UNCOMPRESSED | _JPEG_2000 | _BY_EXTRA | {JPEGBaseline8Bit, RLELossless}
 _COLOURS = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"})
 _GREYS = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _PALETTE = "PALETTE COLOR"
 _MODALITY = 0x00080060
 _MAX_TILES = 65535  # of a JPEG 2000 codestream, by its standard
+_END = b"\xff\xd9"  # the marker that ends every JPEG and JPEG-LS
 _NO_FRAME_HEADER = (0xC4, 0xC8, 0xCC)  # JPEG markers between 0xC0 and 0xCF that are none
 
 
@@ -218,7 +220,7 @@ def _check_syntax(dataset: Dataset) -> None:
             f"expected DICOM that is uncompressed, RLE, JPEG, JPEG-LS or JPEG 2000, got {syntax.name} ({syntax}); "
             "export it uncompressed, for instance with gdcmconv --raw"
         )
-    if syntax in _BY_EXTRA and find_spec("gdcm") is None:
+    if syntax in _BY_EXTRA and find_spec("imagecodecs") is None:
         raise UnsupportedInput(
             f"expected DICOM that is uncompressed, RLE, JPEG Baseline or JPEG 2000, got {syntax.name} ({syntax}); "
             "install the decoder of the others with: pip install 'leanmed[dicom]', or export it uncompressed"
@@ -262,9 +264,13 @@ def _rle_frame(dataset: Dataset) -> NDArray[Any]:
     stored = np.ascontiguousarray(bytes_.transpose(2, 3, 0, 1))  # the highest byte first: big endian
     kind = f">{'i' if dataset.PixelRepresentation else 'u'}{width}"
     values = _sign_extended(stored.view(kind)[..., 0].astype(kind[1:]), dataset)
-    if dataset.PhotometricInterpretation.startswith("YBR"):
-        return convert_color_space(values, "YBR_FULL", "RGB")
-    return values if samples == 3 else values[..., 0]
+    return _as_rgb(values if samples == 3 else values[..., 0], dataset)
+
+
+def _as_rgb(values: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
+    """Samples of YBR as RGB, all others as they are."""
+    is_ybr = dataset.PhotometricInterpretation.startswith("YBR")
+    return convert_color_space(values, "YBR_FULL", "RGB") if is_ybr else values
 
 
 def _sign_extended(values: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
@@ -292,7 +298,7 @@ def _unpacked(packed: bytes, size: int) -> bytes:
 
 
 def _packed_frame(dataset: Dataset) -> NDArray[Any]:
-    """Decode JPEG 2000 with Pillow, and the JPEGs that it does not read with GDCM, once the sizes agree."""
+    """Decode JPEG 2000 with Pillow, and the JPEGs that it does not read with imagecodecs, once the sizes agree."""
     frame, syntax = _frame(dataset), dataset.file_meta.TransferSyntaxUID
     found = _j2k_size(frame) if syntax in _JPEG_2000 else _jpeg_size(frame)
     declared = (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel)
@@ -303,11 +309,18 @@ def _packed_frame(dataset: Dataset) -> NDArray[Any]:
         )
     if syntax in _JPEG_2000:
         return pixel_array(dataset, decoding_plugin="pillow")
-    import gdcm
+    import imagecodecs
 
-    for silent in (gdcm.Trace.WarningOff, gdcm.Trace.ErrorOff, gdcm.Trace.DebugOff):
-        silent()
-    return pixel_array(dataset, decoding_plugin="gdcm")
+    if syntax in _JPEG_LS:
+        if not frame.rstrip(b"\0").endswith(_END):  # past the end CharLS counts zeros for seconds
+            raise UnreadableInput("expected a whole JPEG-LS, got one that is truncated; copy or export it again")
+        values = imagecodecs.jpegls_decode(frame)
+    else:
+        check_jpeg(frame)
+        kept = {1: None, 3: "RGB"}[dataset.SamplesPerPixel]  # of colours: given as they are stored, whatever they are
+        values = imagecodecs.jpeg8_decode(frame, colorspace=kept, outcolorspace=kept)
+    kind = f"{'i' if dataset.PixelRepresentation else 'u'}{dataset.BitsAllocated // 8}"
+    return _as_rgb(_sign_extended(values.astype(kind), dataset), dataset)
 
 
 def _j2k_size(frame: bytes) -> tuple[int, int, int]:

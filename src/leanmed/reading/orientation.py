@@ -121,7 +121,7 @@ def in_order(volume: Volume) -> Volume:
     first of them, and kept.
 
     Raises:
-        UnsupportedInput: no axis leads to the head.
+        UnsupportedInput: no axis leads to the head, or one slice alone that is not axial.
         InputTooLarge: not stored in axial slices, and more than `MAX_TURNED` voxels; when it is read.
     """
     orientation = Orientation.of(volume.grid)
@@ -130,6 +130,11 @@ def in_order(volume: Volume) -> Volume:
         raise UnsupportedInput(
             f"{volume.uid}: expected slices that are axial, or cut from the side or the front, got oblique ones; "
             "resample the scan to axial slices"
+        )
+
+    if count == 1 and not orientation.is_axial:
+        raise UnsupportedInput(
+            f"{volume.uid}: expected axial slices, got one cut from the side or the front, alone; give the whole scan"
         )
 
     def axial(first: int, end: int) -> Hounsfield:

@@ -190,7 +190,7 @@ def open_raster(data: bytes, limits: Limits) -> ImageFile.ImageFile:
     if reader is None:
         raise _unknown_format(data)
     if reader is JpegImageFile:
-        _check_jpeg(data)
+        check_jpeg(data)
     if reader is TiffImageFile:
         _check_tiff_directory(data)
     if reader is WebPImageFile:
@@ -294,8 +294,13 @@ def _unknown_format(data: bytes) -> InputError:
     return UnreadableInput(f"expected {_READ}, got a file that begins with {data[:8]!r}; check what it is")
 
 
-def _check_jpeg(data: bytes) -> None:
-    """Walk the markers: libjpeg takes a copy that was cut short and padded with zeros for a whole picture."""
+def check_jpeg(data: bytes) -> None:
+    """Walk the markers: libjpeg takes a copy that was cut short and padded with zeros for a whole picture.
+
+    Raises:
+        UnreadableInput: truncated.
+        UnsupportedInput: too many scans or too much metadata.
+    """
     position, scans = 2, 0
     while match := _JPEG_MARKER.search(data, position):
         marker, position = match[1][0], match.end()

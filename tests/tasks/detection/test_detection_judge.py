@@ -9,6 +9,7 @@ import pytest
 
 import leanmed
 from detection_fixtures import ALARM, NODULE, constant_graph, planted_run, write_slices
+from leanmed.data import read_records
 from leanmed.errors import DataError
 from leanmed.evaluation.artifacts import evaluate_artifact
 from leanmed.evaluation.runs import evaluate_run, fold_figures
@@ -16,8 +17,9 @@ from leanmed.export.card import write_card
 from leanmed.manifest import Input, Manifest, Provenance
 from leanmed.phantoms.scans import write_luna16
 from leanmed.reading.images import read_image
+from leanmed.records import Boxes, Record
 from leanmed.report.report import Report, write_report
-from leanmed.runs import Run
+from leanmed.runs import SPLITS, Run, read_csv
 from leanmed.tasks.detection.figures import Detected
 from leanmed.tasks.detection.judge import mistakes, subgroups, table_of
 
@@ -40,20 +42,24 @@ def report(run: Run) -> Report:
 def boxes_manifest(**changes) -> dict:
     recipe = {"name": "nodules", "split": {"groups": "reader"}, "evaluation": {"resamples": 100}}
     origin = Provenance(leanmed="0", data_sha256="0" * 64, seed=0, protocol="grouped", fold=0, recipe=recipe)
-    content = {"task": "detection", "labels": ("nodule",), "output": "boxes", "main_score": "ap50"}
+    content = {"task": "detection", "labels": ("nodule",), "main_score": "ap50"}
     content |= {"input": Input(side=64, kind="slice", slices=1, reduced=False), "threshold": 0.5, "provenance": origin}
     return content | changes
 
 
-def test_rows_become_the_table_that_figures_take() -> None:
-    rows = [
-        (0, {"truth": "[[1, 2, 5, 6, 4.5], [7, 7, 9, 9, null]]", "boxes": "[[1, 2, 5, 7, 0.75]]", "group": "p"}),
-        (2, {"truth": "[]", "boxes": "[]", "group": "q"}),
+def test_records_and_answers_become_the_table_that_figures_take() -> None:
+    true = Boxes(((1, 2, 5, 6), (7, 7, 9, 9)), (4.5, np.nan))
+    records = [Record("a", Path("a"), true, "p"), Record("b", Path("b"), Boxes(), "q")]
+    answers = [
+        leanmed.Detections(((1, 2, 5, 7),), (0.75,), 0.5, ((0, 0, 3, 3),), (0.25,)),
+        leanmed.Detections((), (), 0.25),
     ]
-    table = table_of(rows, ("nodule",), {0: 0.5, 2: 0.25})
+    table = table_of(records, answers, ("nodule",), [0, 2])
     assert [t.tolist() for t in table.truth] == [[[1, 2, 5, 6], [7, 7, 9, 9]], []]
-    assert [b.tolist() for b in table.boxes] == [[[1, 2, 5, 7]], []]
-    assert [s.tolist() for s in table.scores] == [[0.75], []]
+    assert [b.tolist() for b in table.boxes] == [[[1, 2, 5, 7], [0, 0, 3, 3]], []]
+    assert [s.tolist() for s in table.scores] == [[0.75, 0.25], []]
+    assert table.group.tolist() == ["p", "q"]
+    assert table.labels == ("nodule",)
     assert table.threshold.tolist() == [0.5, 0.25]
     assert table.fold.tolist() == [0, 2]
     assert table.diameters[0][0] == 4.5
@@ -61,8 +67,9 @@ def test_rows_become_the_table_that_figures_take() -> None:
 
 
 def test_diameters_that_nobody_knows_are_left_out() -> None:
-    rows = [(0, {"truth": "[[1, 2, 5, 6, null]]", "boxes": "[]", "group": "p"})]
-    assert table_of(rows, ("nodule",), {0: 0.5}).diameters == ()
+    records, answers = [Record("a", Path("a"), Boxes(((1, 2, 5, 6),)), "p")], [leanmed.Detections((), (), 0.5)]
+    table = table_of(records, answers, ("nodule",))
+    assert (table.diameters, table.fold) == ((), None)
 
 
 def test_a_run_is_judged_on_what_was_planted(report: Report) -> None:
@@ -77,9 +84,8 @@ def test_a_run_is_judged_on_what_was_planted(report: Report) -> None:
 
 
 def test_a_fold_is_judged_on_its_own_test_part(run: Run, slices: Path) -> None:
-    from leanmed.data import read_records
-
-    assert fold_figures(run, read_records("voc", slices), 1)["ap50"].n == len(run.fold(1).part("test"))
+    tested = [row for row in read_csv(run.path / SPLITS) if row["fold_1"] == "test"]
+    assert fold_figures(run, read_records("voc", slices), 1)["ap50"].n == len(tested) > 0
 
 
 def test_figures_are_told_by_diameter(report: Report) -> None:
@@ -105,8 +111,6 @@ def test_larger_misses_come_first() -> None:
     truth = [np.array([[0, 0, s, s]]) for s in sizes]
     nothing = [np.empty((0, 4))] * 2
     table = Detected(truth, nothing, [np.empty(0)] * 2, np.full(2, 0.5), np.array(["p", "q"]))
-    from leanmed.records import Boxes, Record
-
     records = [Record(f"{s:g}", Path("x"), Boxes(), "p") for s in sizes]
     assert [m.id for m in mistakes(table, records)] == ["9", "4"]
 

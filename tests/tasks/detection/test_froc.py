@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from leanmed.figures.bootstrap import Figure
+from leanmed.figures.bootstrap import Figure, with_intervals
 from leanmed.tasks.detection.froc import (
     Marks,
     average_precision,
@@ -12,7 +12,6 @@ from leanmed.tasks.detection.froc import (
     count_once,
     counts,
     curves,
-    figures,
     rates_of,
     sensitivities,
 )
@@ -149,4 +148,4 @@ def test_repeating_the_images_of_a_group_does_not_narrow_the_interval() -> None:
 
 def interval_at_one(marks: Marks, group: np.ndarray) -> Figure:
     at_one = sensitivities(marks, [1.0])
-    return figures(lambda w: {"x": at_one(w)[:, 0]}, group, columns=400, resamples=200, seed=0)["x"]
+    return with_intervals(lambda w: {"x": at_one(w)[:, 0]}, group, columns=400, resamples=200, seed=0)["x"]

@@ -72,7 +72,9 @@ def test_scans_the_artifact_was_made_from_are_left_out(luna16: Path) -> None:
     records = [Record(uid, luna16 / "subset0" / f"{uid}.mhd", Boxes(), uid) for uid in "abc"]
     seen = [content[:16] for content in content_hashes(records)]
     result = judged(luna16, seen[0])
-    assert result.report.notes == ["a, or another scan of its patient, was used to make the artifact; left out."]
+    patients, left_out = result.report.notes
+    assert patients.startswith("No table names the patients of 3 of 3 series")
+    assert left_out == "a, or another scan of its patient, was used to make the artifact; left out."
     assert list(result.candidates) == ["b", "c"]
     with pytest.raises(DataError, match="expected scans new to this artifact"):
         judged(luna16, *seen)
@@ -86,7 +88,8 @@ def test_other_scans_of_a_patient_who_made_the_artifact_are_left_out_too(luna16:
 
 
 def test_what_the_artifact_was_made_from_and_is_not_here_is_told(luna16: Path) -> None:
-    assert judged(luna16, "0" * 16).report.notes[0].startswith("1 of 1 images that made the artifact are not")
+    _patients, told = judged(luna16, "0" * 16).report.notes
+    assert told.startswith("1 of 1 images that made the artifact are not")
 
 
 def test_a_nodule_outside_its_scan_is_refused(luna16: Path) -> None:
@@ -124,7 +127,8 @@ def test_the_command_writes_both_files_and_tells_the_figures(
     assert not ended.value.code
     assert asked == [None, None], "all candidates make the curve"
 
-    note, cpm, *_, notice, written = capsys.readouterr().out.splitlines()
+    patients, note, cpm, *_, notice, written = capsys.readouterr().out.splitlines()
+    assert patients.startswith("No table names the patients")
     assert note.startswith("Not answered: b: ")
     assert cpm.startswith("cpm                1.0000  (")
     assert notice == "Research use only: not a medical device."
