@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import leanmed
 from leanmed.errors import ArtifactError
 from leanmed.files import sha256_json
 from leanmed.manifest import FORMAT
@@ -84,7 +85,17 @@ def test_a_newer_format_asks_for_a_newer_leanmed(own_artifact, refused):
 UNSOUND = {
     "unknown key": (lambda c: c.update(news=1), "news: Extra inputs are not permitted"),
     "missing key": (lambda c: c.pop("labels"), "labels: Field required"),
-    "one label": (lambda c: c.update(labels=["ill"]), "labels: Tuple should have at least 2 items"),
+    "no label": (lambda c: c.update(labels=[]), "labels: Tuple should have at least 1 item"),
+    "one label": (lambda c: c.update(labels=["ill"]), "expected at least two labels to choose from, got ['ill']"),
+    "two labels of boxes": (lambda c: c.update(task="detection"), "expected one label, the name of what the boxes"),
+    "boxes without threshold": (
+        lambda c: c.update(task="detection", labels=["nodule"], threshold=None),
+        "expected a threshold for boxes, got none",
+    ),
+    "intensities of eight bits": (
+        lambda c: c["input"].update(kind="intensities"),
+        "expected int16 or float32 for intensities",
+    ),
     "a label twice": (lambda c: c.update(labels=["ill", "ill"]), "expected different labels"),
     "threshold of three": (
         lambda c: c.update(labels=["a", "b", "c"]),
@@ -92,7 +103,6 @@ UNSOUND = {
     ),
     "threshold": (lambda c: c.update(threshold=float("nan")), "threshold: Input should be"),
     "temperature": (lambda c: c.update(temperature=0), "temperature: Input should be greater than 0"),
-    "a task to come": (lambda c: c.update(task="telepathy"), "task: Input should be 'classification'"),
     "an endless graph": (
         lambda c: c["graphs"]["model"].update(bytes=2**40),
         "graphs.model.bytes: Input should be",
@@ -106,6 +116,21 @@ def test_a_signed_but_unsound_manifest_is_refused(kind, own_artifact, refused):
     edit(own_artifact, change, sign=True)
     with refused(ArtifactError, MANIFEST, "is damaged", expected, "take a fresh copy of the artifact"):
         read_artifact(own_artifact)
+
+
+def test_a_kind_of_task_to_come_asks_for_a_newer_leanmed(own_artifact, refused):
+    edit(own_artifact, lambda content: content.update(task="telepathy"), sign=True)
+    with refused(ArtifactError, "among classification, detection, got 'telepathy'; install a newer leanmed"):
+        read_artifact(own_artifact)
+
+
+def test_an_artifact_of_format_1_is_read_with_the_same_answers_and_hash(own_artifact, tiny_artifact, photographs):
+    """Format 1 named what the graph gives, which the kind of task says."""
+    edit(own_artifact, lambda content: content.update(format=1, output="probabilities"), sign=True)
+    old, new = read_artifact(own_artifact), read_artifact(tiny_artifact)
+    assert old.manifest == new.manifest
+    assert old.sha256 == json.loads((own_artifact / MANIFEST).read_text())["sha256"] != new.sha256
+    assert leanmed.load(own_artifact).predict(photographs[3]) == leanmed.load(tiny_artifact).predict(photographs[3])
 
 
 DEEP = 100_000

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import signal
@@ -11,13 +13,15 @@ from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import leanmed
 from leanmed import Prediction
-from leanmed.errors import RunError, UnreadableInput
-from leanmed.runtime.batch import IN_FLIGHT as WINDOW
-from leanmed.runtime.batch import Shard, answers, predict_file
+from leanmed.errors import DataError, RunError, UnreadableInput
+from leanmed.runtime.batch import IN_FLIGHT, Pictures, Shard, answers, predict_file, predict_lines
+from leanmed.runtime.lines import as_text, line_of, read_lines, write_lines
 
 
 @pytest.fixture
@@ -42,12 +46,17 @@ def mixed(photographs, tmp_path):
 def stub(predict: Callable[[Path], float]) -> Any:
     """What answers as a predictor does, by a function from the path to a probability."""
 
-    def answer(path: Path) -> Prediction:
-        p = predict(path)
-        return Prediction("b", {"a": 1 - p, "b": p})
+    def decide(frame: Any) -> Prediction:
+        p = predict(frame.path)
+        return Prediction("b", {"a": 1 - p, "b": p}, 0.5)
 
-    about = SimpleNamespace(output="probabilities")
-    return SimpleNamespace(predict=answer, manifest=about, artifact=SimpleNamespace(sha256="f" * 64))
+    return SimpleNamespace(
+        takes_scans=False,
+        frame=lambda path: SimpleNamespace(path=path, points=None),
+        decide=decide,
+        manifest=SimpleNamespace(threshold=0.5),
+        artifact=SimpleNamespace(sha256="f" * 64),
+    )
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -64,10 +73,11 @@ def test_each_input_gets_a_line_in_the_order_given(predictor, photographs, tmp_p
     found = lines(outcome.path)
     assert [line["input"] for line in found] == [str(path) for path in reversed(photographs)]
     assert [line["probability"] for line in found] == pytest.approx([20 * k / 255 for k in range(11, -1, -1)])
-    keys = ["input", "label", "probability", "probabilities", "artifact", "version", "seconds"]
+    keys = ["input", "label", "probability", "probabilities", "threshold", "artifact", "version", "seconds"]
     assert list(found[0]) == keys
     assert found[0]["artifact"] == predictor.artifact.sha256
     assert found[0]["probabilities"].keys() == {"non-anemic", "anemic"}
+    assert found[0]["threshold"] == 0.5
 
 
 def test_what_cannot_be_read_is_listed_and_the_rest_goes_on(predictor, mixed, tmp_path):
@@ -77,7 +87,9 @@ def test_what_cannot_be_read_is_listed_and_the_rest_goes_on(predictor, mixed, tm
     assert "an empty file" in outcome.failed[0][1]
     assert "found nothing there" in outcome.failed[1][1]
     assert [sorted(line) for line in lines(outcome.path)][1] == ["error", "input"]
-    assert json.loads((tmp_path / "a.jsonl.done").read_text())["failed"] == 3
+    marker = json.loads((tmp_path / "a.jsonl.done").read_text())
+    assert marker["failed"] == [list(pair) for pair in outcome.failed]
+    assert (marker["artifact"], marker["threshold"]) == (predictor.artifact.sha256, 0.5)
 
 
 def test_a_graph_that_gives_nonsense_for_one_image_does_not_stop_the_batch(tmp_path):
@@ -241,7 +253,7 @@ def test_only_a_few_images_are_in_flight_however_many_there_are(workers):
     found = answers(stub(lambda path: 0.5), endless(), workers)
     for taken in range(1, 200):
         assert next(found)["input"] == str(taken)
-        assert pulled - taken < WINDOW * workers
+        assert pulled - taken < IN_FLIGHT * workers
     found.close()
 
 
@@ -263,3 +275,120 @@ def test_no_inputs_give_an_empty_file_and_a_marker(predictor, tmp_path):
     assert predict_file(predictor, [], tmp_path / "a.jsonl").answered == 0
     assert (tmp_path / "a.jsonl").read_bytes() == b""
     assert (tmp_path / "a.jsonl.done").exists()
+
+
+def test_lines_go_to_a_stream_as_they_come_and_nothing_else_is_written(predictor, mixed, tmp_path):
+    before, stream = sorted(tmp_path.iterdir()), io.StringIO()
+    outcome = predict_lines(predictor, mixed, stream)
+    whole = predict_file(predictor, mixed, tmp_path / "a.jsonl")
+    found = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [{**line, "seconds": 0} for line in found] == [{**line, "seconds": 0} for line in lines(whole.path)]
+    assert (outcome.answered, outcome.failed) == (whole.answered, whole.failed)
+    (tmp_path / "a.jsonl").unlink()
+    (tmp_path / "a.jsonl.done").unlink()
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_name_that_ends_in_csv_gets_a_table_of_the_same_answers(predictor, mixed, tmp_path):
+    whole = predict_file(predictor, mixed, tmp_path / "a.jsonl")
+    table = predict_file(predictor, mixed, tmp_path / "a.csv", workers=2)
+    assert (table.answered, table.failed) == (whole.answered, whole.failed)
+    found = rows(table.path)
+    keys = ["input", "label", "p_non-anemic", "p_anemic", "artifact", "version", "seconds", "error"]
+    assert list(found[0]) == keys
+    for row, line in zip(found, lines(whole.path), strict=True):
+        assert row["input"] == line["input"]
+        assert row["error"] == line.get("error", "")
+        if "error" not in line:
+            assert row["label"] == line["label"]
+            assert float(row["p_anemic"]) == line["probabilities"]["anemic"]
+            assert row["artifact"] == line["artifact"]
+    assert sorted(path.name for path in tmp_path.glob("a.csv*")) == ["a.csv", "a.csv.done"]
+
+
+def test_a_table_that_was_stopped_goes_on_and_a_finished_one_is_left_as_it_is(
+    predictor, make_artifact, mixed, tmp_path, refused
+):
+    whole = predict_file(predictor, mixed, tmp_path / "whole.csv")
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(predictor, mixed, tmp_path / "a.csv", progress=stop_at(3))
+    assert not (tmp_path / "a.csv").exists()
+    with refused(RunError, "a.csv", "add --resume, or choose another --out"):
+        predict_file(predictor, mixed, tmp_path / "a.csv")
+    steps: list[int] = []
+    outcome = predict_file(predictor, mixed, tmp_path / "a.csv", resume=True, progress=steps.append)
+    assert steps == [4, 5]
+    assert (outcome.answered, outcome.failed) == (whole.answered, whole.failed)
+    timed = [[{**row, "seconds": ""} for row in rows(path)] for path in (outcome.path, whole.path)]
+    assert timed[0] == timed[1]
+    before = outcome.path.read_bytes()
+    assert predict_file(predictor, mixed, outcome.path, resume=True, progress=pytest.fail) == outcome
+    assert outcome.path.read_bytes() == before
+    with refused(RunError, "a.csv", "was answered by another artifact"):
+        predict_file(leanmed.load(make_artifact(threshold=0.1)), mixed, outcome.path, resume=True)
+    (tmp_path / "a.csv.done").unlink()
+    with refused(RunError, "expected a.csv.done beside", "remove it"):
+        predict_file(predictor, mixed, outcome.path, resume=True)
+
+
+def stop_at(number: int) -> Callable[[int], None]:
+    def progress(done: int) -> None:
+        if done == number:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_another_threshold_decides_is_told_and_is_not_mixed_with_the_artifacts_own(
+    predictor, tiny_artifact, photographs, tmp_path, refused
+):
+    other = leanmed.load(tiny_artifact, threshold=0.1)
+    own, moved = (predict_file(p, photographs, tmp_path / f"{k}.jsonl") for k, p in enumerate((predictor, other)))
+    for before, after in zip(lines(own.path), lines(moved.path), strict=True):
+        assert (before["threshold"], after["threshold"]) == (0.5, 0.1)
+        assert before["probabilities"] == after["probabilities"]
+        assert after["label"] == ("anemic" if after["probability"] >= 0.1 else "non-anemic")
+    assert sum(line["label"] == "anemic" for line in lines(moved.path)) == 10
+    with refused(RunError, "was answered with another threshold; remove it, or choose another --out"):
+        predict_file(other, photographs, own.path, resume=True)
+
+
+def test_each_image_is_drawn_with_its_answer_and_its_line_names_the_picture(predictor, mixed, tmp_path):
+    outcome = predict_file(predictor, mixed, tmp_path / "a.jsonl", draw=tmp_path / "drawn")
+    found = lines(outcome.path)
+    pictures = [tmp_path / line["picture"] for line in found if "picture" in line]
+    assert sorted(pictures) == sorted((tmp_path / "drawn").iterdir())
+    assert [("picture" in line) for line in found] == [True, False, True, False, False]
+    for path, source in zip(pictures, (mixed[0], mixed[2]), strict=True):
+        with Image.open(path) as picture, Image.open(source) as image:
+            assert picture.format == "PNG"
+            width, height = image.size
+            shown = np.asarray(picture)
+            assert (shown[:height, :width] == np.asarray(image)).all()
+            assert picture.width >= width
+            assert shown[height:].max() > 200, "the answer, in white letters"
+
+
+def test_two_images_of_one_name_get_two_pictures(photographs, tmp_path):
+    made = Pictures(tmp_path / "drawn", images=True)
+    with Image.open(photographs[0]) as image:
+        names = {made.save(Path(folder) / "a.png", image) for folder in ("one", "two")}
+    assert len(names) == 2
+    assert sorted(f"drawn/{path.name}" for path in (tmp_path / "drawn").iterdir()) == sorted(names)
+
+
+def test_lines_that_were_written_are_read_back_and_damaged_ones_are_refused(tmp_path, refused):
+    answer = Prediction("b", {"a": 0.25, "b": 0.75}, 0.5)
+    made = [line_of("x/é.png", answer, seconds=1), {"input": "y", "error": "why"}]
+    write_lines(tmp_path / "a.jsonl", made)
+    assert (tmp_path / "a.jsonl").read_text() == "".join(map(as_text, made))
+    assert list(read_lines(tmp_path / "a.jsonl")) == made
+    for damaged in (b"[]", b"{}", b'{"input": 3}', b'{"input": ', b"\xff"):
+        (tmp_path / "a.jsonl").write_bytes(as_text(made[1]).encode() + b"\n" + damaged + b"\n")
+        with refused(DataError, "a.jsonl, line 3: expected an answer as JSON, got", "correct the line"):
+            list(read_lines(tmp_path / "a.jsonl"))

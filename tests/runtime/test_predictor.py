@@ -12,6 +12,8 @@ import leanmed
 from leanmed.errors import ArtifactError, DataError, InputTooLarge, UnreadableInput, UnsupportedInput
 from leanmed.manifest import Input
 from leanmed.reading.images import Limits
+from leanmed.records import Record
+from leanmed.runtime.artifact import read_artifact, write_artifact
 from leanmed.runtime.predictor import open_session
 
 
@@ -107,10 +109,10 @@ def test_a_graph_that_fails_on_an_image_is_an_error_of_ours(make_artifact, refus
 
 
 def test_a_graph_of_another_kind_is_refused_when_it_is_loaded(make_artifact, refused):
-    expected = "expected a graph from uint8 pixels (h, w, c) to 2 probabilities, got one from"
-    with refused(ArtifactError, expected, "'image'", "export it again"):
+    expected = "expected a graph from uint8 pixels (h, w, c) to probabilities of {}, got one from"
+    with refused(ArtifactError, expected.format("non-anemic, anemic"), "'image'", "export it again"):
         leanmed.load(make_artifact(graph=graph(constant(0, 1), pixels="image")))
-    with refused(ArtifactError, expected.replace("2", "3"), "{'probabilities': [2]}"):
+    with refused(ArtifactError, expected.format("a, b, c"), "{'probabilities': [2]}"):
         leanmed.load(make_artifact(graph=graph(constant(0, 1)), labels=("a", "b", "c"), threshold=None))
 
 
@@ -131,3 +133,53 @@ def test_a_graph_cannot_reach_for_files_beside_it(tmp_path, monkeypatch):
     model.graph.initializer.append(weights)
     with pytest.raises(ArtifactError, match="cannot open this graph"):
         open_session(model.SerializeToString())
+
+
+def test_outputs_of_another_name_or_graphs_of_another_name_are_refused(make_artifact, tmp_path, refused):
+    renamed = onnx.load_from_string(graph(constant(0, 1)))
+    renamed.graph.node[0].output[0] = renamed.graph.output[0].name = "answers"
+    with refused(ArtifactError, "expected the graph model to give probabilities, got answers; export it again"):
+        leanmed.load(make_artifact(graph=renamed.SerializeToString()))
+    made = read_artifact(make_artifact())
+    write_artifact(tmp_path / "other", made.manifest, {"encoder": made.graph}, "")
+    with refused(ArtifactError, "expected an artifact with the graphs model, got ['encoder']"):
+        leanmed.load(tmp_path / "other")
+
+
+def test_a_threshold_may_be_given_instead_of_the_artifacts_own(tiny_artifact, make_artifact, refused):
+    grey = np.full((9, 9, 3), 51, np.uint8)  # one fifth
+    own, moved = leanmed.load(tiny_artifact), leanmed.load(tiny_artifact, threshold=0.2)
+    assert (own.predict(grey).label, moved.predict(grey).label) == ("non-anemic", "anemic")
+    assert (own.predict(grey).threshold, moved.predict(grey).threshold) == (0.5, 0.2)
+    assert own.predict(grey).probabilities == moved.predict(grey).probabilities
+    assert (own.manifest.threshold, moved.manifest.threshold, moved.artifact.sha256) == (0.5, 0.2, own.artifact.sha256)
+    for value in (-0.1, 1.5, float("nan")):
+        with refused(ArtifactError, "expected a threshold from 0 to 1, got"):
+            leanmed.load(tiny_artifact, threshold=value)
+    with refused(ArtifactError, "takes no threshold: expected a threshold for two labels only", "leave it out"):
+        leanmed.load(make_artifact(labels=("a", "b", "c"), threshold=None), threshold=0.5)
+
+
+def test_the_graphs_outputs_are_decided_into_the_answer(tiny_artifact):
+    predictor, grey = leanmed.load(tiny_artifact), np.full((9, 9, 3), 204, np.uint8)
+    (probabilities,) = predictor.outputs(grey)
+    assert probabilities == pytest.approx([0.2, 0.8])
+    answer = predictor.answer(predictor.frame(grey))
+    assert answer == predictor.decide(predictor.frame(grey)) == predictor.predict(grey)
+    assert answer.as_json() == {
+        "label": "anemic",
+        "probability": answer.probability,
+        "probabilities": dict(zip(("non-anemic", "anemic"), map(float, probabilities), strict=True)),
+        "threshold": 0.5,
+    }
+
+
+def test_a_record_is_answered_as_its_image_is(tiny_artifact, photographs):
+    predictor = leanmed.load(tiny_artifact)
+    record = Record("a", photographs[5], "anemic", "a")
+    assert predictor.predict_record(record) == predictor.predict(photographs[5])
+
+
+def test_a_classifier_gives_no_boxes(tiny_artifact, photographs, refused):
+    with refused(ArtifactError, "expected an artifact that gives boxes, got one that gives probabilities"):
+        leanmed.load(tiny_artifact).predict_boxes(photographs[0])

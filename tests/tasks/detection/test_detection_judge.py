@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,9 @@ import leanmed
 from detection_fixtures import ALARM, NODULE, constant_graph, planted_run, write_slices
 from leanmed.data import read_records
 from leanmed.errors import DataError
+from leanmed.evaluation.answered import Answered, report_of
 from leanmed.evaluation.artifacts import evaluate_artifact
-from leanmed.evaluation.runs import evaluate_run, fold_figures
+from leanmed.evaluation.runs import evaluate_run, fold_figures, run_answers
 from leanmed.export.card import write_card
 from leanmed.manifest import Input, Manifest, Provenance
 from leanmed.phantoms.scans import write_luna16
@@ -48,22 +48,24 @@ def boxes_manifest(**changes) -> dict:
 
 
 def test_records_and_answers_become_the_table_that_figures_take() -> None:
-    true = Boxes(((1, 2, 5, 6), (7, 7, 9, 9)), (4.5, np.nan))
-    records = [Record("a", Path("a"), true, "p"), Record("b", Path("b"), Boxes(), "q")]
+    records = [
+        Record("a", Path("a"), Boxes(((1, 2, 5, 6), (7, 7, 9, 9)), (4.5, 6.0)), "p"),
+        Record("b", Path("b"), Boxes(((3, 3, 4, 4),)), "q"),
+    ]
     answers = [
         leanmed.Detections(((1, 2, 5, 7),), (0.75,), 0.5, ((0, 0, 3, 3),), (0.25,)),
         leanmed.Detections((), (), 0.25),
     ]
     table = table_of(records, answers, ("nodule",), [0, 2])
-    assert [t.tolist() for t in table.truth] == [[[1, 2, 5, 6], [7, 7, 9, 9]], []]
+    assert [t.tolist() for t in table.truth] == [[[1, 2, 5, 6], [7, 7, 9, 9]], [[3, 3, 4, 4]]]
     assert [b.tolist() for b in table.boxes] == [[[1, 2, 5, 7], [0, 0, 3, 3]], []]
     assert [s.tolist() for s in table.scores] == [[0.75, 0.25], []]
     assert table.group.tolist() == ["p", "q"]
     assert table.labels == ("nodule",)
     assert table.threshold.tolist() == [0.5, 0.25]
     assert table.fold.tolist() == [0, 2]
-    assert table.diameters[0][0] == 4.5
-    assert np.isnan(table.diameters[0][1])
+    assert table.diameters[0].tolist() == [4.5, 6.0]
+    assert np.isnan(table.diameters[1]).tolist() == [True]
 
 
 def test_diameters_that_nobody_knows_are_left_out() -> None:
@@ -155,10 +157,17 @@ def test_the_json_holds_counts_and_places_but_no_paths(report: Report, tmp_path:
     assert str(slices) not in text
 
 
-def test_without_any_object_there_is_still_a_report(report: Report, tmp_path: Path) -> None:
-    empty = report.table.subset(np.flatnonzero([not len(t) for t in report.table.truth]))
-    write_report(tmp_path, replace(report, table=empty, subgroups=(), mistakes=()))
-    assert "hold 0 objects" in (tmp_path / "report.html").read_text()
+def test_without_any_object_there_is_still_a_report(run: Run, report: Report, slices: Path, tmp_path: Path) -> None:
+    every = run_answers(run, read_records("voc", slices), run.folds())
+    pairs = [pair for pair in zip(every.records, every.answers, strict=True) if not pair[0].boxes.xyxy]
+    answered = Answered([r for r, _ in pairs], [a for _, a in pairs], every.labels, every.task)
+    about = {"title": "none", "protocol": "none", "main_score": "ap50", "thresholds": {0: 0.5}}
+    empty = report_of(answered, run.recipe.evaluation, provenance=report.provenance, **about)
+    write_report(tmp_path, empty)
+    page = (tmp_path / "report.html").read_text()
+    assert "20 images" in page
+    assert "hold 0 objects" in page
+    assert np.isnan(empty.figures["ap50"].value)
 
 
 def test_an_artifact_is_judged_on_all_its_boxes(make_artifact, slices: Path) -> None:
