@@ -75,8 +75,14 @@ class TaskContract:
             name: tensor.shape[1:] for name, tensor in batch.inputs.items()
         }
 
-    def test_photographs_are_prepared_in_their_own_type(self, task: Task) -> None:
-        assert {tensor.dtype for tensor in task.prepare(pixels(40, 50)).values()} == {torch.uint8}
+    def test_photographs_are_kept_in_their_own_type_next_to_what_is_exported(self, task: Task) -> None:
+        exact = task.prepare(pixels(40, 50))
+        kept = task.keep(exact)
+        assert {tensor.dtype for tensor in kept.values()} == {torch.uint8}
+        assert all((tensor / 255 - exact[name]).abs().max() <= 0.5001 / 255 for name, tensor in kept.items())
+        with torch.inference_mode():
+            one, other = (task.eval()(default_collate([inputs])) for inputs in (exact, kept))
+        assert all(one[name].shape == other[name].shape for name in one)
 
     def test_what_is_prepared_can_be_trained_on(self, task: Task, batch: Batch) -> None:
         stacked = default_collate([task.prepare(pixels(*size)) for size in SIZES])

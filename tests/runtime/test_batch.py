@@ -230,14 +230,17 @@ def test_a_file_that_holds_no_answers_is_left_alone(content, predictor, photogra
     assert (tmp_path / "a.jsonl.part").read_bytes() == content
 
 
-def test_names_that_are_no_utf8_are_answered_and_resumed(predictor, photographs, tmp_path):
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_names_that_are_no_utf8_are_answered_and_resumed(name, predictor, photographs, tmp_path):
     odd = tmp_path / os.fsdecode(b"caf\xe9.png")
     odd.write_bytes(photographs[1].read_bytes())
     inputs = [odd, tmp_path / os.fsdecode(b"gone-\xff.png"), *photographs]
-    outcome = predict_file(predictor, inputs, tmp_path / "a.jsonl")
-    assert lines(outcome.path)[0]["input"] == str(odd)
+    outcome = predict_file(predictor, inputs, tmp_path / name)
+    if name == "a.jsonl":
+        assert lines(outcome.path)[0]["input"] == str(odd)
+    assert outcome.answered == 13
     assert outcome.failed[0][0] == str(inputs[1])
-    assert predict_file(predictor, inputs, tmp_path / "a.jsonl", resume=True) == outcome
+    assert predict_file(predictor, inputs, tmp_path / name, resume=True) == outcome
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from leanmed.errors import RecipeError
 from leanmed.models.colours import TissueColours
-from leanmed.models.pixels import unit, whole
+from leanmed.models.pixels import unit
 from leanmed.models.timm_backbone import make_backbone
 from leanmed.models.weights import load_weights
 from leanmed.recipe.recipe import Model
@@ -53,19 +53,18 @@ class Classifier(nn.Module):
             pixels: (h, w, 3 or 4) uint8, RGB or RGBA.
 
         Returns:
-            (4, side, side) float32 of whole numbers, 0 to 255: colour multiplied by alpha, and alpha. Multiplying first
-            keeps the ground under the mask out of every average that the resize takes. Whole numbers can be kept in a
-            quarter of the memory.
+            (4, side, side) float32: colour multiplied by alpha, and alpha, both in [0, 1]. Multiplying first
+            keeps the ground under the mask out of every average that the resize takes.
         """
         opaque = F.pad(pixels, (0, 1), value=255)[..., :4]  # (h, w, 4): alpha is 255 where the image has none
-        channels = opaque.permute(2, 0, 1).float()  # (4, h, w)
-        tissue = torch.cat([channels[:3] * (channels[3:] / 255), channels[3:]])
+        channels = opaque.permute(2, 0, 1).float() / 255  # (4, h, w)
+        tissue = torch.cat([channels[:3] * channels[3:], channels[3:]])
         size = (self.side, self.side)
-        return whole(F.interpolate(tissue[None], size, mode="bilinear", antialias=True, align_corners=False)[0])
+        return F.interpolate(tissue[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
 
     def forward(self, images: Tensor) -> Tensor:
         """(b, 4, side, side), uint8 or in [0, 1], to logits (b, outputs)."""
-        images = images if images.is_floating_point() else unit(images)
+        images = unit(images)
         if isinstance(self.backbone, TissueColours):
             return self.backbone(images)  # type: ignore[no-any-return]
         return self.backbone((fill_background(images) - self.mean) / self.std)  # type: ignore[no-any-return]

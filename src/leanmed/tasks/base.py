@@ -51,10 +51,14 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def prepare(self, pixels: NDArray[Any]) -> Named:
-        """Decoded pixels (h, w, c) of any size to the network's inputs, by the code that is exported.
+        """Decoded pixels (h, w, c) of any size to the network's inputs, by the code that is exported."""
 
-        They are cached as they are, so their type is the image's own (uint8, int16), not a float where it need not be.
+    def keep(self, inputs: Named) -> Named:
+        """Prepared inputs as a training keeps them in memory: in the image's own type (uint8, int16), not as floats.
+
+        `augment` and `forward` take them so. What a run answers for its test part is prepared anew and not rounded.
         """
+        return inputs
 
     @abstractmethod
     def encode(self, record: Record, size: Size | None = None) -> Named:

@@ -43,12 +43,13 @@ class Prepared(Dataset[Batch]):
     Args:
         records: what to read.
         task: prepares pixels and encodes targets.
-        cache: keeps prepared inputs; what has no room there is read again each time.
+        cache: keeps prepared inputs, in their own type; what has no room there is read again each time. None: they
+            are exactly what the graph makes of the image, and are not kept.
     """
 
-    def __init__(self, records: Sequence[Record], task: Task, cache: Cache) -> None:
+    def __init__(self, records: Sequence[Record], task: Task, cache: Cache | None) -> None:
         self.records, self.cache = records, cache
-        self.prepare, self.encode = task.prepare, task.encode
+        self.prepare, self.keep, self.encode = task.prepare, task.keep, task.encode
         about = task.manifest()["input"]
         self.side = about["side"] if about.get("reduced", True) else None
         self._sizes: dict[int, Size] = {}
@@ -58,7 +59,7 @@ class Prepared(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         record = self.records[index]
-        inputs, size = self.cache.get(record, lambda: self._prepared(record))
+        inputs, size = self.cache.get(record, lambda: self._kept(record)) if self.cache else self._prepared(record)
         self._sizes[index] = size
         return Batch(inputs, self.encode(record, size))
 
@@ -68,6 +69,10 @@ class Prepared(Dataset[Batch]):
     def size(self, index: int) -> Size:
         """Height and width of an image that was read before."""
         return self._sizes[index]
+
+    def _kept(self, record: Record) -> Sized:
+        inputs, size = self._prepared(record)
+        return self.keep(inputs), size
 
     def _prepared(self, record: Record) -> Sized:
         pixels = read_pixels(record, side=self.side)

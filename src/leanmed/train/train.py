@@ -327,7 +327,8 @@ def _train_fold(
                 weights_only=True,
             )
     if trainer.is_global_zero:
-        _finish_fold(run, fold, task.to(trainer.strategy.root_device), loop, parts)
+        exact = {n: Prepared([records[i] for i in fold.parts()[n]], task, None) for n in ("validation", "test")}
+        _finish_fold(run, fold, task.to(trainer.strategy.root_device), loop, exact)
     trainer.strategy.barrier()
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from leanmed.data import class_labels
 from leanmed.figures.calibration import choose_threshold, fit_temperature
 from leanmed.models.classifier import Classifier
-from leanmed.models.pixels import unit
+from leanmed.models.pixels import kept, unit
 from leanmed.recipe.recipe import Recipe
 from leanmed.records import Record
 from leanmed.tasks.augment import augment
@@ -26,7 +26,7 @@ from leanmed.tasks.classification.figures import Scored, point
 class Classification(Task):
     """Photographs to calibrated class probabilities.
 
-    A batch's inputs are `image`, (b, 4, side, side) uint8 as it is prepared and float32 in [0, 1] as it is augmented;
+    A batch's inputs are `image`, (b, 4, side, side) float32 in [0, 1], or uint8 as it is kept;
     its targets are `label`, (b,). The output is `logits`, (b,) for two labels and (b, K) for more.
 
     Args:
@@ -49,9 +49,13 @@ class Classification(Task):
         self.register_buffer("threshold", torch.tensor(0.5))
 
     def prepare(self, pixels: NDArray[Any]) -> Named:
-        """(h, w, 4) uint8 to (4, side, side) uint8."""
+        """(h, w, 4) uint8 to (4, side, side) float32 in [0, 1]."""
         with torch.inference_mode():
-            return {"image": self.model.resize(torch.from_numpy(np.ascontiguousarray(pixels))).to(torch.uint8)}
+            return {"image": self.model.resize(torch.from_numpy(np.ascontiguousarray(pixels)))}
+
+    def keep(self, inputs: Named) -> Named:
+        """(4, side, side) uint8."""
+        return {"image": kept(inputs["image"])}
 
     def encode(self, record: Record, size: Size | None = None) -> Named:
         """The label's position."""
@@ -171,8 +175,7 @@ class _PixelsToProbabilities(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         model = self.task.model
-        image = unit(model.resize(pixels))
-        return self.task.probabilities(self.task({"image": image[None]})["logits"])[0]
+        return self.task.probabilities(self.task({"image": model.resize(pixels)[None]})["logits"])[0]
 
 
 TASK = Classification

@@ -16,7 +16,7 @@ from leanmed.errors import DataError, RecipeError
 from leanmed.figures.calibration import choose_threshold, fit_temperature
 from leanmed.manifest import Manifest
 from leanmed.models.anchors import choose_sides, coverage, decode_boxes
-from leanmed.models.pixels import unit
+from leanmed.models.pixels import kept, unit
 from leanmed.models.ssd import SSD
 from leanmed.recipe.recipe import Recipe
 from leanmed.records import Record
@@ -38,7 +38,7 @@ FEW = 0.8  # of the training boxes matched by a default box, below which somebod
 class Detection(Task):
     """Images to boxes around objects of one kind.
 
-    A batch's inputs are `image`, (b, c, side, side) uint8 as it is prepared and float32 in [0, 1] as it is augmented;
+    A batch's inputs are `image`, (b, c, side, side) float32 in [0, 1], or uint8 as it is kept;
     its targets are `boxes`, (b, `MOST_TRUE`, 4) xyxy in the frame of that square, the rest being NaN. The output is
     `boxes`, (b, `KEPT`, 5): the best boxes xyxy in the frame of the square, and their logits.
 
@@ -80,9 +80,13 @@ class Detection(Task):
         return [line]
 
     def prepare(self, pixels: NDArray[Any]) -> Named:
-        """(h, w, 4) uint8 to (c, side, side) uint8."""
+        """(h, w, 4) uint8 to (c, side, side) float32 in [0, 1]."""
         with torch.inference_mode():
-            return {"image": self.model.frame(torch.from_numpy(np.ascontiguousarray(pixels))).to(torch.uint8)}
+            return {"image": self.model.frame(torch.from_numpy(np.ascontiguousarray(pixels)))}
+
+    def keep(self, inputs: Named) -> Named:
+        """(c, side, side) uint8, without loss where the image was not shrunk."""
+        return {"image": kept(inputs["image"])}
 
     def encode(self, record: Record, size: Size | None = None) -> Named:
         """The boxes in the frame of the square."""
@@ -239,7 +243,7 @@ class _PixelsToBoxes(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         task = self.task
-        outputs = task.model(unit(task.model.frame(pixels))[None])[0]
+        outputs = task.model(task.model.frame(pixels)[None])[0]
         return task.in_image(task.suppress(outputs, task.model.side), (pixels.shape[0], pixels.shape[1]))
 
 
