@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shlex
@@ -33,7 +34,9 @@ def run(monkeypatch, capsys):
 
 
 def examples() -> list[tuple[str, str]]:
-    found = [(name, re.findall(r"`(leanmed [^`]+)`", command.help or "")) for name, command in COMMANDS.items()]
+    found = [
+        (name, re.findall(r"Example: `(leanmed [^`]+)`", command.help or "")) for name, command in COMMANDS.items()
+    ]
     return [(name, lines[0] if lines else "") for name, lines in found]
 
 
@@ -69,6 +72,45 @@ def test_predict_writes_one_line_an_image(run, tiny_artifact, photographs, tmp_p
     assert (status, out) == (0, "")
     assert err == f"11 answered -> {tmp_path / 'a.jsonl'}   Research use only: not a medical device.\n"
     assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 11
+
+
+def test_predict_writes_lines_to_the_screen_and_all_else_beside_them(run, tiny_artifact, photographs, tmp_path):
+    (tmp_path / "empty.png").touch()
+    status, out, err = run("predict", tiny_artifact, *photographs, tmp_path / "empty.png", "--out", "-")
+    assert status == 1
+    assert [json.loads(line)["input"] for line in out.splitlines()] == [*map(str, photographs), f"{tmp_path}/empty.png"]
+    assert err.startswith("12 answered -> -   Research use only: not a medical device.\n")
+    status, out, err = run("predict", tiny_artifact, *photographs, "--out", "-", "--resume")
+    assert (status, out) == (2, "")
+    assert "expected --resume with a file, got --out -" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.png"]
+
+
+def test_predict_takes_a_threshold_writes_a_table_and_draws(run, tiny_artifact, photographs, tmp_path):
+    arguments = ("--out", tmp_path / "a.csv", "--threshold", 0.1, "--draw", tmp_path / "drawn")
+    assert run("predict", tiny_artifact, *photographs, *arguments)[0] == 0
+    with (tmp_path / "a.csv").open(newline="") as file:
+        labels = [row["label"] for row in csv.DictReader(file)]
+    assert labels == ["non-anemic"] * 2 + ["anemic"] * 10
+    assert len(list((tmp_path / "drawn").glob("*.png"))) == 12
+    assert run("predict", tiny_artifact, *photographs, "--out", tmp_path / "b.csv", "--threshold", 2)[0] == 2
+
+
+def test_evaluate_a_file_of_answers_says_how_good_they_are(run, tiny_artifact, made_eyelids, tmp_path):
+    answers, pictures = tmp_path / "answers.jsonl", made_eyelids / "images"
+    assert run("predict", tiny_artifact, pictures, "--out", answers)[0] == 0
+    for name, subject in (("file", answers), ("artifact", tiny_artifact)):
+        assert run("evaluate", subject, "--data", made_eyelids, "--out", tmp_path / name)[0] == 0
+    told = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("file", "artifact")]
+    assert told[0]["metrics"] == told[1]["metrics"]
+    assert "is not known" in told[0]["protocol"]
+
+
+def test_evaluate_takes_the_order_of_labels_with_a_file_only(run, tiny_artifact, made_eyelids, tmp_path):
+    arguments = ("--data", made_eyelids, "--out", tmp_path / "out", "--labels", "non-anemic,anemic")
+    status, _, err = run("evaluate", tiny_artifact, *arguments)
+    assert status == 2
+    assert "expected --labels with a file of answers only" in err
 
 
 def test_predict_lists_what_failed_at_its_end_and_says_so_by_its_status(run, tiny_artifact, photographs, tmp_path):

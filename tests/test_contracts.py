@@ -18,7 +18,3 @@ def test_imports_point_the_way_the_contracts_say():
     done = lint_imports(ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"Contracts: [1-9]\d* kept, 0 broken", done.stdout)
-
-
-def test_no_module_is_longer_than_one_reads_at_a_sitting():
-    assert not [path for path in (ROOT / "src").rglob("*.py") if len(path.read_text().splitlines()) > 400]

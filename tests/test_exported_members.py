@@ -35,6 +35,7 @@ def test_the_public_names_are_these():
     assert leanmed.__all__ == [
         "Boxes",
         "Candidate",
+        "Candidates",
         "Detections",
         "Limits",
         "Prediction",

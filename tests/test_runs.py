@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from leanmed.errors import RecipeError, RunError
-from leanmed.runs import FOLD, HISTORY, PREDICTIONS, RECIPE, RUN, read_csv, write_csv
+from leanmed.evaluation.runs import evaluate_run, fold_answers
+from leanmed.runs import FOLD, HISTORY, PREDICTIONS, RECIPE, RUN, SPLITS, read_csv, write_csv
 from leanmed.tasks.recipes import open_run
 
 
@@ -22,8 +23,12 @@ def test_a_finished_run_is_read_back(finished_run):
     assert finished_run.recipe.split.folds == 2
     assert [fold.number for fold in folds] == [0, 1]
     assert [row["epoch"] for row in folds[0].history] == ["0", "1"]
-    tested = [row["image"] for fold in folds for row in fold.part("test")]
+    parts = {part: [fold_answers(finished_run, fold, part) for fold in folds] for part in ("validation", "test")}
+    tested = [name for answers in parts["test"] for name, _ in answers]
     assert len(tested) == len(set(tested)) == 60
+    for number, fold in enumerate(parts["validation"]):
+        rows = read_csv(finished_run.path / SPLITS)
+        assert {name for name, _ in fold} == {r["image"] for r in rows if r[f"fold_{number}"] == "validation"}
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path, refused):
@@ -75,6 +80,41 @@ def test_a_damaged_fold_is_refused(own_run, refused):
     for number in (0, 1):
         with refused(RunError, f"fold-{number} is damaged", "remove it, then: leanmed train ... --resume"):
             run.fold(number)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", '{"input": "a"}', '{"input": "a", "label": "anemic", "probabilities": 3}', None]
+)
+def test_a_fold_with_damaged_answers_is_refused(content, own_run, refused):
+    run = open_run(own_run)
+    if content is None:
+        run.answers(1, "test").unlink()
+    else:
+        run.answers(1, "test").write_text(content + "\n")
+    with refused(RunError, "fold-1 is damaged", "remove it, then: leanmed train ... --resume"):
+        fold_answers(run, run.fold(1), "test")
+
+
+def test_a_run_that_kept_its_answers_as_a_table_gives_the_same_report(finished_run, own_run):
+    """Format 1 kept predictions.csv: image, part, label and a probability for each label."""
+    run = open_run(own_run)
+    for fold in run.folds():
+        rows = []
+        for part in ("validation", "test"):
+            rows += [
+                {"image": name, "part": part, "label": answer.label, "truth": "", "group": ""}
+                | {f"p_{label}": p for label, p in answer.probabilities.items()}
+                for name, answer in fold_answers(run, fold, part)
+            ]
+            run.answers(fold.number, part).unlink()
+        write_csv(run.folder(fold.number) / PREDICTIONS, rows)
+    for fold in run.folds():
+        for part in ("validation", "test"):
+            new, old = (dict(fold_answers(r, fold, part)) for r in (finished_run, run))
+            assert list(old) == list(new)
+            assert [a.label for a in old.values()] == [a.label for a in new.values()]
+            assert [a.probability for a in old.values()] == pytest.approx([a.probability for a in new.values()])
+    assert evaluate_run(run).figures == evaluate_run(finished_run).figures
 
 
 def test_rows_survive_a_csv(tmp_path):

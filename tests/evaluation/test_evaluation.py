@@ -13,13 +13,14 @@ from PIL import Image
 import leanmed
 from leanmed.data import content_hashes, data_hash, read_records
 from leanmed.errors import DataError, RunError
-from leanmed.evaluation.answered import Answers, subgroup_rows
+from leanmed.evaluation.answered import Answered, subgroup_rows
 from leanmed.evaluation.artifacts import evaluate_artifact
 from leanmed.evaluation.runs import evaluate_run, fold_figures, run_answers
 from leanmed.manifest import Provenance
 from leanmed.phantoms.eyelids import PHANTOMS
 from leanmed.recipe.recipe import Evaluation
 from leanmed.records import Record
+from leanmed.runs import SPLITS, read_csv
 from leanmed.tasks.classification.judge import table_of
 
 LABELS = ("non-anemic", "anemic")
@@ -52,24 +53,24 @@ def made(**changes):
 
 def records(count: int) -> list[Record]:
     return [
-        Record(f"{k}", Path(f"{k}"), "x", f"g{k}", "AB"[k % 2], {"code": f"c{k}", "age": k, "sex": "FM"[k % 2]})
+        Record(f"{k}", Path(f"{k}"), "ab"[k % 2], f"g{k}", "AB"[k % 2], {"code": f"c{k}", "age": k, "sex": "FM"[k % 2]})
         for k in range(count)
     ]
 
 
-def answers(count: int) -> Answers:
-    rows = [
-        (0, {"truth": "ab"[k % 2], "label": "a", "group": f"g{k}", "p_a": "0.75", "p_b": "0.25"}) for k in range(count)
-    ]
-    return Answers(records(count), table_of(rows, ("a", "b")))
+def answered(count: int) -> Answered:
+    answers = [leanmed.Prediction("a", {"a": 0.75, "b": 0.25}, 0.5)] * count
+    return Answered(records(count), answers, ("a", "b"), "classification", [0] * count)
 
 
-def test_stored_rows_become_the_table_that_metrics_take():
-    rows = [
-        (0, {"truth": "a", "label": "b", "group": "g", "p_a": "0.25", "p_b": "0.75"}),
-        (3, {"truth": "b", "label": "b", "group": "h", "p_a": "0.1000001", "p_b": "0.9"}),
+def test_records_and_answers_become_the_table_that_metrics_take():
+    true = [Record("x", Path("x"), "a", "g"), Record("y", Path("y"), "b", "h")]
+    given = [
+        leanmed.Prediction("b", {"b": 0.75, "a": 0.25}, 0.5),
+        leanmed.Prediction("b", {"a": 0.10001, "b": 0.9}, 0.5),
     ]
-    table = table_of(rows, ("a", "b"))
+    table = table_of(true, given, ("a", "b"), [0, 3])
+    assert table.probabilities[0].tolist() == [0.25, 0.75]
     assert table.truth.tolist() == [0, 1]
     assert table.predicted.tolist() == [1, 1]
     assert table.group.tolist() == ["g", "h"]
@@ -83,7 +84,9 @@ def test_a_run_is_judged_on_the_test_parts_of_all_its_folds(finished_run, made_e
     assert report.figures["accuracy"].value == pytest.approx(54 / 60)
     assert report.figures["auc"].n == 60
     assert report.table is not None
-    assert np.bincount(report.table.fold).tolist() == [len(f.part("test")) for f in finished_run.folds()]
+    rows = read_csv(finished_run.path / SPLITS)
+    tested = [sum(row[f"fold_{k}"] == "test" for row in rows) for k in (0, 1)]
+    assert np.bincount(report.table.fold).tolist() == tested
     assert report.protocol.startswith("2-fold cross-validation, groups kept whole")
     assert report.leak is None
     assert report.notes == finished_run.facts["grouping"]
@@ -96,7 +99,7 @@ def test_a_run_is_judged_on_the_test_parts_of_all_its_folds(finished_run, made_e
 def test_validation_images_have_no_part_in_the_figures_of_a_fold(finished_run, made_eyelids):
     known = read_records("folder", made_eyelids)
     fold = finished_run.fold(1)
-    tested = {row["image"] for row in fold.part("test")}
+    tested = {row["image"] for row in read_csv(finished_run.path / SPLITS) if row["fold_1"] == "test"}
     assert {r.id for r in run_answers(finished_run, known, [fold]).records} == tested
     assert fold_figures(finished_run, known, 1)["auc"].n == len(tested)
 
@@ -149,7 +152,7 @@ def test_nor_on_copies_of_what_it_was_made_from(copied, make_artifact, tmp_path)
     seen = tuple(content[:16] for content in content_hashes([first]))
     alone = [replace(record, group=record.id) for record in records]
     predictor = leanmed.load(make_artifact(provenance=made(seen_images=seen)))
-    with patch("leanmed.evaluation.read_records", return_value=alone):
+    with patch("leanmed.evaluation.artifacts.read_records_for", return_value=alone):
         report = evaluate_artifact(predictor, copied, cache=tmp_path)
     assert report.figures["auc"].n == len(records) - families[first.group]
     assert len(list(tmp_path.glob("groups-*.csv"))) == 1
@@ -195,13 +198,13 @@ def test_what_an_artifact_leaks_stands_in_its_report(clinic, make_artifact):
 
 
 def test_without_a_choice_subgroups_are_of_numbers_and_of_few_values():
-    rows = subgroup_rows(answers(13), Evaluation(resamples=100))
+    rows = subgroup_rows(answered(13), answered(13).table(), Evaluation(resamples=100))
     assert {row.name for row in rows} == {"site", "sex", "age"}  # 13 codes are no subgroups
 
 
 def test_subgroups_can_be_chosen_and_banded():
     settings = Evaluation(resamples=100, subgroups=("age", "nothing"), edges={"age": (4.0, 8.0)})
-    rows = subgroup_rows(answers(12), settings)
+    rows = subgroup_rows(answered(12), answered(12).table(), settings)
     assert [(row.name, row.value, row.n) for row in rows] == [
         ("age", "< 4", 4),
         ("age", "4 to < 8", 4),

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from leanmed.errors import RecipeError
 from leanmed.recipe.help import describe_recipe
 from leanmed.recipe.recipe import Recipe, dump_recipe, shipped_recipes
-from leanmed.tasks.recipes import check_recipe, load_recipe
+from leanmed.tasks.recipes import KINDS, check_recipe, load_recipe, open_run, recipe_of_artifact
 
 
 @pytest.fixture
@@ -132,12 +134,22 @@ def test_a_recipe_written_out_reads_back_the_same(written):
 
 
 def test_the_list_of_keys_is_complete_and_names_ranges():
-    lines = describe_recipe().splitlines()
-    sections = Recipe(name="x").model_dump()
-    keys = [f"{s}.{key}" for s, section in sections.items() if isinstance(section, dict) for key in section]
-    assert [line.partition(" = ")[0] for line in lines] == [*keys, "backbones"]
+    lines = describe_recipe(KINDS).splitlines()
+    shared = keys_of(Recipe(name="x", task="classification"))
+    own = [key for key in keys_of(load_recipe("nodules")) if key not in shared]
+    assert {key.partition(".")[0] for key in own} == {"detector"}
+    assert [line.partition(" = ")[0] for line in lines if " = " in line] == ["task", *shared, "backbones", *own]
+    assert lines[0] == "task = 'classification'  [classification | detection]  the kind of task"
     assert "model.side = 224  [>= 32, <= 1024]  pixels; images become side x side; paper: 224" in lines
     assert "training.optimizer = 'adam'  [adam | adamw | sgd]  paper: Adam" in lines
+    for name in KINDS:
+        start = lines.index(f"{name} ignores, and refuses:") + 1
+        ignored = KINDS[name].IGNORED
+        assert lines[start : start + len(ignored)] == [f"{key}  {why}" for key, why in ignored.items()]
+
+
+def keys_of(recipe):
+    return [f"{s}.{key}" for s, section in recipe.model_dump().items() if isinstance(section, dict) for key in section]
 
 
 def test_recipes_cannot_be_changed():
@@ -250,3 +262,67 @@ def test_labels_stay_the_text_that_they_are(tmp_path):
     path.write_text(dump_recipe(recipe))
     assert load_recipe(str(path)) == recipe
     assert load_recipe("folder", ["data.labels=null"]).data.labels is None
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("nodules", "model.dropout=0.5"),
+        ("nodules", "augment.rotation=3"),
+        ("nodules", "augment.shift=0"),
+        ("nodules", "training.label_smoothing=0.1"),
+        ("anemia", "data.kind=slice"),
+        ("anemia", "data.origin=centre"),
+    ],
+)
+def test_a_setting_that_the_kind_of_task_ignores_is_refused_with_the_reason(name, setting, refused):
+    key, _, value = setting.partition("=")
+    task = load_recipe(name).task
+    with refused(RecipeError, f"--set {setting}: {key}: {task} ignores it (", value, "leave it out"):
+        load_recipe(name, [setting])
+
+
+def test_a_section_of_another_kind_of_task_is_refused(refused):
+    with refused(RecipeError, "detector: a section of detection, which classification ignores; leave it out"):
+        load_recipe("anemia", ["detector.crop=64"])
+
+
+def test_a_setting_that_is_ignored_may_stand_there_with_its_default():
+    assert load_recipe("nodules", ["model.dropout=0.2"]) == load_recipe("nodules")
+
+
+def test_a_kind_of_task_that_is_none_is_refused(refused):
+    with refused(RecipeError, "task: expected one of classification, detection, got 'telepathy'; name one of these"):
+        load_recipe("folder", ["task=telepathy"])
+
+
+def format_1(name):
+    """A stored recipe as format 1 wrote it: with the sections of all kinds, what they ignore with the rest."""
+    content = load_recipe(name).model_dump(mode="json")
+    other = load_recipe("nodules" if name == "anemia" else "anemia").model_dump(mode="json")
+    del content["format"]
+    content = {key: value for key, value in other.items() if key == "detector"} | content
+    for key in KINDS[content["task"]].IGNORED:
+        section, _, last = key.partition(".")
+        content[section][last] = {"kind": "slice", "origin": "corner"}.get(last, 0.125)
+    return content
+
+
+@pytest.mark.parametrize("name", ["anemia", "nodules"])
+def test_a_stored_recipe_of_format_1_is_read_without_what_its_kind_ignores(name):
+    assert recipe_of_artifact(format_1(name)) == load_recipe(name)
+
+
+def test_a_stored_recipe_of_another_format_or_with_an_old_setting_is_refused(refused):
+    with refused(RecipeError, "expected a recipe of format 2 or older, got 3; install a newer leanmed"):
+        recipe_of_artifact(format_1("anemia") | {"format": 3})
+    with refused(RecipeError, "was written by an older leanmed", "model.sides: unknown key", "train again"):
+        recipe_of_artifact(format_1("anemia") | {"model": {"sides": 3}})
+
+
+def test_the_recipe_of_a_run_may_be_of_format_1(finished_run, tmp_path):
+    path = Path(shutil.copytree(finished_run.path, tmp_path / "run"))
+    content = yaml.safe_load((path / "recipe.yaml").read_text())
+    assert content.pop("format") == 2
+    (path / "recipe.yaml").write_text(yaml.safe_dump(content | {"detector": {"crop": 1}}))
+    assert open_run(path).recipe == finished_run.recipe

@@ -22,7 +22,8 @@ def build_task(recipe: Recipe, labels: tuple[str, ...], *, pretrained: bool = Tr
         RecipeError: an unknown backbone, or weights that are not there or do not fit it.
     """
     make = TASKS[recipe.task].training.TASK
-    return make(recipe, labels, pretrained=pretrained)
+    task: Task = make(recipe, labels, pretrained=pretrained)
+    return task
 
 
 def load_task(run: Run, fold: int) -> Task:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # only the judge and the training need the packages behind th
     from leanmed.report.glossary import Term, Words
     from leanmed.report.plots import Plot
     from leanmed.report.report import Mistake, Report
-    from leanmed.tasks.base import Task
 
 Outputs = Sequence[NDArray[Any]]
 """What one graph gives for one image, in the order of its outputs."""
@@ -195,7 +194,8 @@ class JudgePart(Protocol):
 class TrainingPart(Protocol):
     """`training.py`: torch."""
 
-    TASK: type[Task]
+    TASK: Callable[..., Any]
+    """Makes the kind's `tasks.base.Task` from a recipe, labels and whether to load pretrained weights."""
 
     def labels_of(self, dataset: str, records: Sequence[Record], wanted: tuple[str, ...] | None) -> tuple[str, ...]:
         """The labels in the order of the outputs. Raises DataError when the records do not have them."""
