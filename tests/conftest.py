@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
 
+from artifact_fixtures import LABELS, manifest
 from leanmed import __version__
 from leanmed.data import content_hashes, data_hash, read_records
 from leanmed.data.splits import make_folds
 from leanmed.files import write_json, write_text
-from leanmed.manifest import Input, Manifest, Provenance
 from leanmed.phantoms.eyelids import PHANTOMS
 from leanmed.recipe.recipe import Recipe, dump_recipe
 from leanmed.records import Record
@@ -35,7 +35,6 @@ from leanmed.tasks.recipes import check_recipe, open_run
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
 
-LABELS = ("non-anemic", "anemic")
 Refused = Callable[..., AbstractContextManager[None]]
 
 
@@ -122,23 +121,6 @@ def mean_red_graph(classes: int = 2) -> bytes:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
-
-
-def manifest(**changes: Any) -> Manifest:
-    """The manifest of the tiny artifact, with changes."""
-    origin = Provenance(leanmed=__version__, data_sha256="0" * 64, seed=0, protocol="grouped", fold=0)
-    content: dict[str, Any] = {
-        "name": "mean-red",
-        "task": "classification",
-        "labels": LABELS,
-        "input": Input(side=32),
-        "threshold": 0.5,
-        "temperature": 1.0,
-        "main_score": "auc",
-        "graphs": {},
-        "provenance": origin,
-    }
-    return Manifest(**(content | changes))
 
 
 @pytest.fixture

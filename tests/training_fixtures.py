@@ -54,9 +54,10 @@ def weights(run: Run, fold: int) -> dict[str, Tensor]:
     return load_file(run.folder(fold) / MODEL)
 
 
-def outcome(run: Run, fold: int) -> tuple[dict[str, Any], str, str]:
+def outcome(run: Run, fold: int) -> tuple[Any, ...]:
     """All that a fold leaves behind but its weights and the time it took."""
-    texts = (path.read_text() for path in (run.folder(fold) / HISTORY, run.answers(fold, "test")))
+    answers = (run.answers(fold, part) for part in ("validation", "test"))
+    texts = (path.read_text() for path in (run.folder(fold) / HISTORY, *answers))
     return {k: v for k, v in run.fold(fold).facts.items() if k != "seconds"}, *texts
 
 

@@ -19,7 +19,7 @@ from leanmed.evaluation.runs import evaluate_run, fold_figures, run_answers
 from leanmed.manifest import Provenance
 from leanmed.phantoms.eyelids import PHANTOMS
 from leanmed.recipe.recipe import Evaluation
-from leanmed.records import Record
+from leanmed.records import Record, Records
 from leanmed.runs import SPLITS, read_csv
 from leanmed.tasks.classification.judge import table_of
 
@@ -152,7 +152,7 @@ def test_nor_on_copies_of_what_it_was_made_from(copied, make_artifact, tmp_path)
     seen = tuple(content[:16] for content in content_hashes([first]))
     alone = [replace(record, group=record.id) for record in records]
     predictor = leanmed.load(make_artifact(provenance=made(seen_images=seen)))
-    with patch("leanmed.evaluation.artifacts.read_records_for", return_value=alone):
+    with patch("leanmed.evaluation.artifacts.read_records_for", return_value=Records(alone)):
         report = evaluate_artifact(predictor, copied, cache=tmp_path)
     assert report.figures["auc"].n == len(records) - families[first.group]
     assert len(list(tmp_path.glob("groups-*.csv"))) == 1

@@ -82,7 +82,7 @@ def test_few_groups_are_called_few(manifest, report):
 
 @pytest.mark.parametrize(("kind", "said"), [("slice", "From one axial slice"), ("photograph", "From one image")])
 def test_a_detectors_card_says_what_it_looks_at(manifest, report, kind, said):
-    boxes = {"task": "detection", "labels": ("node",), "output": "boxes", "input": {"side": 64, "kind": kind}}
+    boxes = {"task": "detection", "labels": ("node",), "input": {"side": 64, "kind": kind}}
     card = write_card(manifest(graph=constant_graph(), **boxes), replace(report, subgroups=[]), 0)
     assert said in card
     assert "boxes of `node`" in card

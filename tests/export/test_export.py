@@ -13,14 +13,16 @@ import torch
 
 from leanmed.data import content_hashes, read_records
 from leanmed.errors import ExportError, RunError
-from leanmed.evaluation.runs import fold_figures
+from leanmed.evaluation.runs import fold_answers, fold_figures
 from leanmed.export import export as module
 from leanmed.export.export import OPSET, SHAPES, TOLERANCE, best_fold, compare, export, sample_images
 from leanmed.files import write_json
 from leanmed.runs import FOLD, SPLITS, Run, read_csv
 from leanmed.runtime.artifact import Artifact
+from leanmed.runtime.lines import read_lines, write_lines
 from leanmed.runtime.predictor import load
 from leanmed.tasks.building import load_task
+from leanmed.tasks.classification.answer import apart
 from leanmed.tasks.recipes import open_run
 from training_fixtures import made_data, trained_run
 
@@ -66,7 +68,7 @@ for name in ("torch", "torchvision", "timm", "lightning", "onnx"):
     sys.modules[name] = None
 import numpy as np, leanmed
 predictor = leanmed.load(sys.argv[1])
-print(json.dumps([predictor.probabilities(np.load(path)).tolist() for path in sys.argv[2:]]))
+print(json.dumps([predictor.outputs(np.load(path))[0].tolist() for path in sys.argv[2:]]))
 """
 
 
@@ -88,12 +90,12 @@ def test_the_artifact_answers_without_torch_as_the_model_does_for_every_shape(
     assert np.abs(np.array(json.loads(result.stdout)) - wanted).max() <= TOLERANCE
 
 
-def test_the_artifact_answers_as_the_folds_table_of_predictions(run: Run, folder: Path, data: Path) -> None:
+def test_the_artifact_answers_as_the_fold_kept(run: Run, folder: Path, data: Path) -> None:
     predictor = load(folder)
-    for row in run.fold(EXPORTED).part("test"):
-        found = predictor.predict(data / row["image"])
-        assert found.label == row["label"]
-        assert found.probability == pytest.approx(float(row["p_non-anemic"]), abs=TOLERANCE)
+    for name, kept in fold_answers(run, run.fold(EXPORTED), "test"):
+        found = predictor.predict(data / name)
+        assert (found.label, found.threshold) == (kept.label, kept.threshold)
+        assert found.probability == pytest.approx(kept.probability, abs=TOLERANCE)
 
 
 def test_the_graph_takes_bytes_of_any_size_and_gives_one_row_of_probabilities(artifact: Artifact) -> None:
@@ -129,7 +131,7 @@ def test_the_manifest_says_what_was_trained_and_how_good_it_is(run: Run, data: P
     assert manifest.provenance.data_sha256 == run.facts["data_sha256"]
     wanted = fold_figures(run, read_records("folder", data), EXPORTED)
     assert manifest.figures["auc"]["value"] == wanted["auc"].value
-    assert manifest.figures["auc"]["n"] == len(run.fold(EXPORTED).part("test"))
+    assert manifest.figures["auc"]["n"] == len(fold_answers(run, run.fold(EXPORTED), "test"))
 
 
 def test_seen_images_are_those_trained_on_or_selected_by_in_that_fold_and_no_others(
@@ -140,22 +142,23 @@ def test_seen_images_are_those_trained_on_or_selected_by_in_that_fold_and_no_oth
     parts = {digests[row["image"]][:16]: row[f"fold_{EXPORTED}"] for row in read_csv(run.path / SPLITS)}
     seen = artifact.manifest.provenance.seen_images
     assert set(seen) == {digest for digest, part in parts.items() if part in ("train", "validation")}
-    assert len(seen) == len(set(seen)) == len(parts) - len(run.fold(EXPORTED).part("test"))
+    assert len(seen) == len(set(seen)) == len(parts) - list(parts.values()).count("test")
 
 
 @pytest.mark.parametrize("best", [0, 1])
 def test_the_fold_with_the_best_validation_score_is_chosen_whatever_the_test_says(own_run: Run, best: int) -> None:
     for fold in (0, 1):
         changed_facts(own_run, fold, validation={"auc": 0.9 if fold == best else 0.8, "f1": 1 - 0.5 * fold})
-    rows = own_run.folder(best) / "predictions.csv"
-    rows.write_text(rows.read_text().replace(",test,anemic,", ",test,non-anemic,"))  # all wrong now
+    kept, other = own_run.answers(best, "test"), dict(zip(own_run.labels, reversed(own_run.labels), strict=True))
+    truth = {row["image"]: row["label"] for row in read_csv(own_run.path / SPLITS)}
+    write_lines(kept, [line | {"label": other[truth[line["input"]]]} for line in read_lines(kept)])  # all wrong now
     assert best_fold(own_run) == best
 
 
 def test_a_graph_that_disagrees_is_refused_and_nothing_is_written(
     run: Run, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "export_graph", lambda network: artifact.graph)
+    monkeypatch.setattr(module, "export_graph", lambda network, outputs: artifact.graph)
     export(run, tmp_path / "same", fold=EXPORTED)
     with pytest.raises(ExportError, match=r"differs from the model by .*, more than 0\.0001; nothing was written"):
         export(run, tmp_path / "other", fold=1 - EXPORTED)
@@ -166,10 +169,10 @@ def test_an_output_that_is_no_number_is_a_disagreement(run: Run, artifact: Artif
     task = load_task(run, EXPORTED)
     image = np.full((30, 40, 4), 128, np.uint8)
     graph = task.graph().eval()
-    assert compare(graph, artifact.graph, [image]) <= TOLERANCE
+    assert compare(graph, artifact.graph, [image], apart) <= TOLERANCE
     task.get_buffer("temperature").fill_(float("nan"))
     with pytest.raises(ExportError, match="on an image of 40 x 30 pixels"):
-        compare(graph, artifact.graph, [image])
+        compare(graph, artifact.graph, [image], apart)
 
 
 @pytest.mark.parametrize("fold", [-1, 2])

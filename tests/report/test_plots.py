@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 
 from leanmed.report import plots
 from leanmed.report.plots import History
+from leanmed.tasks.classification import plots as labels_plots
 from leanmed.tasks.classification.figures import Scored, point, score, subgroups
 
 HOSTILE = ("_hidden", "$x^{", "<script>alert('1')</script>&", "二\x00\n" + "long " * 20)
@@ -33,11 +34,11 @@ def drawn(table):
     """Every plot of a table, by name."""
     rows = subgroups(table, {"site": ["a"] * 5 + ["b"] * (table.truth.size - 5)}, resamples=20)
     return {
-        "roc": plots.roc(table, resamples=20),
-        "precision_recall": plots.precision_recall(table),
-        "reliability": plots.reliability(table),
-        "confusion": plots.confusion(table),
-        "distribution": plots.distribution(table, [0.4, 0.6]),
+        "roc": labels_plots.roc(table, resamples=20),
+        "precision_recall": labels_plots.precision_recall(table),
+        "reliability": labels_plots.reliability(table),
+        "confusion": labels_plots.confusion(table),
+        "distribution": labels_plots.distribution(table, [0.4, 0.6]),
         "training": plots.training([history(0), history(1)]),
         "forest": plots.forest(rows, score(table, resamples=20)),
     }
@@ -68,23 +69,23 @@ def test_plots_state_the_figures_they_draw():
 
 def test_curves_of_many_labels_leave_out_a_label_without_images():
     table = made(("a", "b", "c"))
-    texts = words(plots.roc(table.subset(table.truth != 2)))
+    texts = words(labels_plots.roc(table.subset(table.truth != 2)))
     assert [text.split()[1] for text in texts if text.startswith("AUC")] == ["a", "b"]
 
 
 def test_the_confusion_matrix_counts_rows_by_true_label():
     table = made()
     answers = np.r_[np.zeros(45, int), np.ones(15, int)]
-    plot = plots.confusion(replace(table, truth=np.sort(table.truth), predicted=np.r_[answers, 1 - answers]))
+    plot = labels_plots.confusion(replace(table, truth=np.sort(table.truth), predicted=np.r_[answers, 1 - answers]))
     assert {"45", "75 %", "15", "25 %"} <= set(words(plot))
     assert "no: 45, 15; yes: 15, 45" in plot.alt
 
 
 def test_a_label_without_images_has_an_empty_row():
     table = made(("a", "b", "c"))
-    texts = words(plots.confusion(table.subset(table.truth != 2)))
+    texts = words(labels_plots.confusion(table.subset(table.truth != 2)))
     assert texts.count("0 %") >= 3
-    assert "c: 0 images" in words(plots.distribution(table.subset(table.truth != 2)))
+    assert "c: 0 images" in words(labels_plots.distribution(table.subset(table.truth != 2)))
 
 
 def test_the_forest_marks_small_cells_with_a_dash():
@@ -93,14 +94,14 @@ def test_the_forest_marks_small_cells_with_a_dash():
 
 def test_the_same_table_gives_the_same_bytes():
     table = made()
-    assert plots.roc(table, resamples=20) == plots.roc(table, resamples=20)
+    assert labels_plots.roc(table, resamples=20) == labels_plots.roc(table, resamples=20)
 
 
 def test_plots_leave_matplotlibs_global_state_alone():
     before = dict(mpl.rcParams)
-    plots.confusion(made())
+    labels_plots.confusion(made())
     assert dict(mpl.rcParams) == before
-    code = "import sys, leanmed.report.plots; print('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, leanmed.tasks.classification.plots; print('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
@@ -117,7 +118,7 @@ def test_the_ece_that_chance_gives_is_that_of_calibrated_outcomes():
     for _ in range(100):
         truth = (rng.random(500) < confidence).astype(int)
         found.append(point(Scored(truth, p, truth, truth.astype(str), ("no", "yes")))["ece"])
-    assert plots._chance_ece(confidence, 0) == pytest.approx(np.mean(found), rel=0.1)
+    assert labels_plots._chance_ece(confidence, 0) == pytest.approx(np.mean(found), rel=0.1)
 
 
 def test_labels_are_shortened_to_one_printable_line():

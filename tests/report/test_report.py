@@ -17,6 +17,7 @@ from leanmed.errors import UnreadableInput
 from leanmed.figures.bootstrap import Figure
 from leanmed.records import Record
 from leanmed.report import report
+from leanmed.report.pages import number
 from leanmed.report.plots import History, Plot
 from leanmed.report.report import (
     FoldRow,
@@ -311,4 +312,4 @@ def test_a_report_that_fails_leaves_the_old_one_whole(tmp_path):
     [(0.12345, "0.123"), (-0.5, "−0.500"), (-0.0001, "0.000"), (None, "–"), (float("nan"), "–")],
 )
 def test_numbers_are_written_for_people(value, text):
-    assert report.number(value) == text
+    assert number(value) == text

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from conftest import manifest as made
+from artifact_fixtures import manifest as made
 from leanmed.errors import ArtifactError, UnsupportedInput
 from leanmed.manifest import Input
 from leanmed.reading.images import DEFAULT_LIMITS

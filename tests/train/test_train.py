@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
@@ -23,10 +24,10 @@ from leanmed import data as reading_data
 from leanmed.data import read_records
 from leanmed.data.splits import make_folds
 from leanmed.errors import DataError, RunError
-from leanmed.evaluation.runs import fold_figures
+from leanmed.evaluation.runs import fold_answers, fold_figures
 from leanmed.files import write_text
 from leanmed.recipe.recipe import dump_recipe
-from leanmed.runs import FOLD, HISTORY, MODEL, PREDICTIONS, RECIPE, RUN, SPLITS, Run, read_csv
+from leanmed.runs import FOLD, HISTORY, MODEL, RECIPE, RUN, SPLITS, Run, read_csv
 from leanmed.tasks.classification.training import Classification
 from leanmed.tasks.recipes import open_run
 from leanmed.train import train as training
@@ -45,6 +46,7 @@ from training_fixtures import (
 
 ONE_FOLD = {"protocol": "holdout", "validation": 0.25, "test": 0.3}
 BRIEF = {"epochs": 1}
+ANSWERS = ("answers-validation.jsonl", "answers-test.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def assert_same_fold(found: Run, wanted: Run, fold: int) -> None:
 
 def test_a_finished_fold_leaves_what_the_run_folder_promises(unbroken: Run) -> None:
     names = {path.name for path in unbroken.folder(0).iterdir()}
-    assert names == {MODEL, PREDICTIONS, FOLD, HISTORY, "tensorboard"}
+    assert names == {MODEL, *ANSWERS, FOLD, HISTORY, "tensorboard"}
     assert {p.name for p in unbroken.path.iterdir()} == {RECIPE, RUN, SPLITS, "fold-0", "fold-1"}
     assert any("tfevents" in path.name for path in (unbroken.folder(0) / "tensorboard").iterdir())
     readable = 0o044
@@ -78,8 +80,8 @@ def test_every_image_is_tested_in_one_fold_and_predicted_where_the_split_says(un
     for fold in unbroken.folds():
         for part in ("validation", "test"):
             wanted = [row["image"] for row in splits if row[f"fold_{fold.number}"] == part]
-            assert [row["image"] for row in fold.part(part)] == wanted
-    tested = [row["image"] for fold in unbroken.folds() for row in fold.part("test")]
+            assert [name for name, _ in fold_answers(unbroken, fold, part)] == wanted
+    tested = [name for fold in unbroken.folds() for name, _ in fold_answers(unbroken, fold, "test")]
     assert sorted(tested) == sorted(row["image"] for row in splits)
 
 
@@ -128,7 +130,7 @@ def test_each_process_died_where_it_should(
     assert codes == [-signal.SIGKILL] * 3
     assert stopped == {LAST, BEST, HISTORY, "tensorboard"}
     assert interrupted == {LAST, BEST, HISTORY, "tensorboard"}
-    assert written == {LAST, BEST, HISTORY, "tensorboard", MODEL, PREDICTIONS}
+    assert written == {LAST, BEST, HISTORY, "tensorboard", MODEL, *ANSWERS}
     assert len(run.fold(0).history) < run.recipe.training.epochs  # so it did stop early
 
 
@@ -254,8 +256,10 @@ def test_the_test_part_is_not_opened_before_the_threshold_is_fixed(
     parts = {row["image"]: row["fold_0"] for row in read_csv(run.path / SPLITS)}
     at = events.index("calibrated")
     assert {parts[name] for name in events[:at]} == {"train", "validation"}
-    assert {parts[name] for name in events[at + 1 :]} == {"test"}
-    assert len(events) == len(set(events))  # no image is read twice
+    assert {parts[name] for name in events[at + 1 :]} == {"validation", "test"}
+    times = Counter(name for name in events if name != "calibrated")
+    # Of what training keeps, no image is read twice; those that are answered are read again, exactly.
+    assert {(parts[name], count) for name, count in times.items()} == {("train", 1), ("validation", 3), ("test", 1)}
 
 
 def table(folder: Path, data: Path, rows: list[dict[str, str]]) -> Path:
@@ -287,10 +291,11 @@ def test_a_site_of_one_label_is_tested_alone_and_no_fold_outlives_its_training(
     recipe = tiny_recipe(split={"protocol": "site"}, training=BRIEF)
     root = table(tmp_path / "data", data, rows)
     run = train(recipe, root, tmp_path / "run", tell=silent)
-    assert sorted(row["image"] for row in run.fold(0).part("test")) == clinic
+    answers = fold_answers(run, run.fold(0), "test")
+    assert sorted(name for name, _ in answers) == clinic
     figures = fold_figures(run, read_records("folder", root), 0)
     assert np.isnan(figures["auc"].value)
-    assert figures["recall"].value == np.mean([row["label"] == row["truth"] for row in run.fold(0).part("test")])
+    assert figures["recall"].value == np.mean([answer.label == "non-anemic" for _, answer in answers])
     assert [ref() for ref in alive] == [None] * 3
 
 
@@ -303,9 +308,11 @@ def test_three_labels_train_even_while_one_is_never_answered(tmp_path: Path) -> 
     run = train(tiny_recipe(split=ONE_FOLD, training=BRIEF), tmp_path / "data", tmp_path / "run", tell=silent)
     fold = run.fold(0)
     assert fold.facts["manifest"]["threshold"] is None
-    assert len({row["label"] for row in fold.part("validation")}) < 3
+    assert len({answer.label for _, answer in fold_answers(run, fold, "validation")}) < 3
     assert fold.facts["validation"]["precision"] is None  # undefined, and so not a number in JSON
-    sums = [sum(float(row[f"p_{label}"]) for label in "abc") for row in fold.part("test")]
+    tested = [answer for _, answer in fold_answers(run, fold, "test")]
+    assert {(tuple(answer.probabilities), answer.threshold) for answer in tested} == {(("a", "b", "c"), None)}
+    sums = [sum(answer.probabilities.values()) for answer in tested]
     assert sums == pytest.approx([1.0] * len(sums), abs=1e-6)
 
 
@@ -367,4 +374,4 @@ def test_two_processes_end_with_the_same_weights_and_write_one_run_folder(data: 
         different = [n for n, v in ranks[0]["weights"].items() if not torch.equal(v, ranks[1]["weights"][n])]
         assert different == []
         assert json.dumps(ranks[0]["history"]) == json.dumps(ranks[1]["history"])
-        assert len(fold.part("test")) + len(fold.part("validation")) > 20
+        assert sum(len(fold_answers(run, fold, part)) for part in ("test", "validation")) > 20

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from conftest import manifest as made
+from artifact_fixtures import manifest as made
 from contracts.kind_contract import KindContract, groups_of
 from leanmed.manifest import Manifest
 from leanmed.records import Record
