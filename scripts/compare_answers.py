@@ -2,7 +2,8 @@
 
     python scripts/compare_answers.py OLD NEW --out docs/results/compatibility.json
 
-OLD and NEW are folders of the same names: files of answers by `leanmed predict`, and reports by `leanmed evaluate`.
+OLD and NEW are folders of the same names: files of answers by `leanmed predict`, reports by `leanmed evaluate`, and
+graphs that `leanmed export` and `leanmed quantize` made of one run.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ NUMBERS = {"probability", "probabilities", "boxes", "scores", "candidates"}
 
 
 def apart(one: Any, other: Any) -> float:
-    """The largest difference of two JSON values; infinite, in the file null, where they differ in more than numbers."""
+    """The largest difference of two JSON values; infinite (in the file null) where more than numbers differ."""
     if isinstance(one, dict) and isinstance(other, dict):
         return max((apart(one[k], other.get(k)) for k in one), default=0.0)
     if isinstance(one, list) and isinstance(other, list):
@@ -54,7 +55,10 @@ def main() -> None:
     given = parser.parse_args()
     found: dict[str, Any] = {"note": given.note}
     for path in sorted(given.old.iterdir()):
-        if path.suffix == ".jsonl":
+        if path.suffix == ".onnx":
+            one, other = path.read_bytes(), (given.new / path.name).read_bytes()
+            found[path.name] = {"bytes": [len(one), len(other)], "same": one == other}
+        elif path.suffix == ".jsonl":
             found[path.stem] = answers(path, given.new / path.name)
         elif (path / "report.json").is_file():
             found[path.name] = reports(path, given.new / path.name)

@@ -54,7 +54,7 @@ def test_the_demo_of_nodules_goes_from_slices_to_pictures_of_whole_scans(tmp_pat
         assert (out / name).is_file(), name
     lines = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
     assert [Path(line["input"]).name for line in lines] == ["made.10000.mhd", "made.10001.mhd"]
-    assert all((out / line["montage"]).is_file() for line in lines)
+    assert all((out / line["picture"]).is_file() for line in lines)
     score, planted, pictures, report = told[-4:]
     assert score.startswith("AP at IoU 0.5 ")
     assert " of 6 planted nodules are among the " in planted

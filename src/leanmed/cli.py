@@ -25,7 +25,7 @@ from leanmed.console import (
     typed,
 )
 from leanmed.cores import available_cores
-from leanmed.errors import DataError, LeanmedError
+from leanmed.errors import ArtifactError, DataError, LeanmedError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -209,6 +209,8 @@ def evaluate(
     if labels and not subject.is_file():
         raise DataError("expected --labels with a file of answers only, whose order nothing else tells; leave it out")
     if scans:
+        if (subject / RUN).is_file():
+            raise ArtifactError(f"expected an artifact, got the run {subject}; make one with leanmed export")
         if dataset:
             raise DataError("expected no --dataset with --scans, whose scans are laid out as LUNA16's; leave it out")
         with progress_bar("scans") as step:

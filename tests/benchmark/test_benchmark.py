@@ -41,7 +41,7 @@ def test_the_peer_gives_the_artifact_s_answers(run: Run, artifact: Path, images:
     peer, predictor = Peer(run.path, 0), load(artifact)
 
     for path in images[:5]:
-        ours = predictor.probabilities(read_image(path))
+        ours = predictor.outputs(read_image(path))[0]
         np.testing.assert_allclose(peer.predict(path), ours, atol=1e-4)
 
 
@@ -104,7 +104,7 @@ def test_detectors_are_measured_too(
 ) -> None:
     monkeypatch.setattr(module, "STARTS", 1)
     monkeypatch.setattr(module, "_photograph", lambda path: images[0])
-    boxes = {"task": "detection", "labels": ("nodule",), "output": "boxes", "main_score": "ap50"}
+    boxes = {"task": "detection", "labels": ("nodule",), "main_score": "ap50"}
     shape = Input(side=64, kind="slice", slices=1, reduced=False)
     path = make_artifact(graph=constant_graph(), input=shape, **boxes)
     found = benchmark([path], images=images[0].parent, repeats=3, count=6, tell=lambda line: None)

@@ -31,7 +31,8 @@ from leanmed.manifest import Manifest
 from leanmed.reading.images import read_image
 from leanmed.runtime.artifact import read_artifact, write_artifact
 from leanmed.runtime.predictor import Predictor, load
-from leanmed.tasks.building import TASKS
+from leanmed.tasks.building import build_task
+from leanmed.tasks.detection.answer import GRAPHS
 from leanmed.tasks.detection.figures import iou
 from leanmed.tasks.recipes import load_recipe
 
@@ -68,7 +69,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     hashes = [content[:16] for content in content_hashes(read_records("voc", data))]
     small = ("model.backbone=mobilenetv2", "detector.deepest=8")
     recipe = load_recipe("nodules", [*SETTINGS, *small])
-    task = TASKS["detection"](recipe, ("nodule",), pretrained=False).eval()
+    task = build_task(recipe, ("nodule",), pretrained=False).eval()
     with torch.no_grad():  # scores about one half that differ from place to place
         for name, value in task.model.heads.named_parameters():
             value.mul_(10.0 if name.endswith("weight") else 0.0)
@@ -80,7 +81,8 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         }
     )
     manifest = Manifest(name="made", graphs={}, provenance=origin, **task.manifest())
-    write_artifact(folder / "artifact", manifest, {"model": export_graph(task.graph().eval())}, "# made (fp32)\n")
+    graph = export_graph(task.graph().eval(), GRAPHS["model"])
+    write_artifact(folder / "artifact", manifest, {"model": graph}, "# made (fp32)\n")
     return folder / "artifact", data
 
 
@@ -119,7 +121,7 @@ def test_a_detector_is_compressed_from_pixels_to_boxes(to: str, detector: tuple[
     once = replace(LENIENT, ladder=())
     outcome = quantize_artifact(source, to, data, tmp_path / to, once, calibration=8, tell=silent)
     image = data / "JPEGImages" / "01.png"
-    before, after = (load(path).detect(read_image(image)) for path in (source, tmp_path / to))
+    before, after = (load(path).outputs(read_image(image)) for path in (source, tmp_path / to))
     share = {"fp16": 0.56, "int8": 0.45, "int4": 0.36}[to]
     assert outcome.final.bytes < share * outcome.before_bytes
     assert outcome.measured.main_score == "ap50"

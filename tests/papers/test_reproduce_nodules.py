@@ -48,7 +48,6 @@ def write_detector(path: Path, **changes: str) -> None:
         name="constant",
         task="detection",
         labels=("nodule",),
-        output="boxes",
         input=Input(side=64, kind="slice", slices=1),
         threshold=0.5,
         temperature=1.0,

@@ -21,7 +21,7 @@ from leanmed.compress.outcome import Target
 from leanmed.compress.parts import Parts
 from leanmed.compress.quantize import Options, Quantized
 from leanmed.errors import DataError
-from leanmed.evaluation.runs import records_of
+from leanmed.evaluation.runs import fold_answers, records_of
 from leanmed.papers import quantization
 from leanmed.papers.quantization import fold_parts, reproduce_quantization
 from leanmed.runs import Run
@@ -108,8 +108,8 @@ def test_what_is_there_is_not_made_again(reproduced: Path, made_eyelids: Path, m
 def test_the_parts_of_a_fold_are_those_of_its_split(finished_run: Run, made_eyelids: Path) -> None:
     records = records_of(finished_run, made_eyelids)
     parts = fold_parts(finished_run, records, 1)
-    rows = finished_run.fold(1).part("test")
-    assert [record.id for record in parts.test] == sorted(row["image"] for row in rows)
+    rows = fold_answers(finished_run, finished_run.fold(1), "test")
+    assert [record.id for record in parts.test] == sorted(name for name, _ in rows)
     sides = [{r.group for r in side} for side in (parts.training, parts.validation, parts.test)]
     assert all(not one & other for one, other in itertools.combinations(sides, 2))
 

@@ -89,5 +89,5 @@ def test_boxes_of_written_slices_are_bright_on_dark(slices):
 
 
 def test_slices_do_not_overwrite_anything(slices, refused):
-    with refused(DataError, "holds something"):
+    with refused(DataError, "to be new or empty, but it holds "):
         write_slices(slices, 3)

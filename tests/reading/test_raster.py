@@ -245,7 +245,7 @@ def test_a_truncated_bmp_or_webp_is_unreadable(form):
 
 def test_a_webp_of_several_frames_is_refused():
     second = Image.fromarray(255 - COLOURS)
-    with pytest.raises(UnsupportedInput, match="several"):
+    with pytest.raises(UnsupportedInput, match="expected one picture, got a film"):
         read_image(encoded(COLOURS, "WEBP", save_all=True, append_images=[second]))
 
 

@@ -29,10 +29,10 @@ from leanmed.files import write_text
 from leanmed.recipe.recipe import dump_recipe
 from leanmed.runs import FOLD, HISTORY, MODEL, RECIPE, RUN, SPLITS, Run, read_csv
 from leanmed.tasks.classification.training import Classification
-from leanmed.tasks.recipes import open_run
+from leanmed.tasks.recipes import load_recipe, open_run
 from leanmed.train import train as training
 from leanmed.train.loop import BEST, LAST, Loop
-from leanmed.train.train import Machines, train
+from leanmed.train.train import Machines, resumed_recipe, train
 from training_fixtures import (
     DEATHS,
     made_data,
@@ -194,6 +194,26 @@ def test_resume_refuses_another_recipe(unbroken: Run, data: Path) -> None:
     other = tiny_recipe(training={"learning_rate": 1e-3})
     with pytest.raises(RunError, match="started with another recipe"):
         train(other, data, unbroken.path, resume=True, tell=silent)
+
+
+def test_resume_needs_no_settings_again_and_names_those_that_differ(unbroken: Run, tmp_path: Path) -> None:
+    asked = load_recipe("folder", ["name=" + unbroken.recipe.name])
+    assert resumed_recipe(unbroken.path, asked, []) == unbroken.recipe
+    settings = [f"model.side={unbroken.recipe.model.side}", "training.epochs=7"]
+    asked = load_recipe("folder", ["name=" + unbroken.recipe.name, *settings])
+    assert resumed_recipe(unbroken.path, asked, settings[:1]) == unbroken.recipe
+    with pytest.raises(RunError, match=r"other settings than those given now \(training\.epochs: 6 -> 7\)"):
+        resumed_recipe(unbroken.path, asked, settings)
+    assert resumed_recipe(tmp_path / "new", asked, settings) == asked
+
+
+def test_a_run_folder_without_an_epoch_can_be_started_anew(data: Path, unbroken: Run, tmp_path: Path) -> None:
+    for name in (RECIPE, RUN, SPLITS):
+        shutil.copy(unbroken.path / name, tmp_path / name)
+    recipe = tiny_recipe(split=ONE_FOLD, training=BRIEF)
+    run = train(recipe, data, tmp_path, tell=silent)
+    assert open_run(tmp_path).recipe == run.recipe == recipe
+    assert len(run.folds()) == 1
 
 
 def test_resume_refuses_other_data(unbroken: Run, data: Path, tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def benchmark(
         files = _files(images, Path(scratch))
         photograph = _photograph(Path(scratch) / "12-megapixels.jpg")
         fold = _fold_of(artifacts[0], run)
+        size = list(read_image(files[0]).shape[:2])
         tell("latency of one image")
         latency = {str(threads): _latency(artifacts, run, fold, files[0], threads, repeats) for threads in (1, 2)}
         tell("start to first answer")
@@ -87,7 +88,7 @@ def benchmark(
         reduced = {str(p): _reduced_scale(load(p), photograph) for p in artifacts if _may_reduce(p)}
     return {
         "machine": machine(),
-        "images": {"files": len(files), "predicted": count, "size": list(read_image(files[0]).shape[:2])},
+        "images": {"files": len(files), "predicted": count, "size": size},
         "bytes": {str(a): read_artifact(a).manifest.graphs["model"].bytes for a in artifacts},
         "latency_ms_by_threads": latency,
         "start": start,

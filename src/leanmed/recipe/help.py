@@ -8,7 +8,7 @@ from typing import Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from leanmed.recipe.recipe import Backbones, Kinds, Recipe, Settings
+from leanmed.recipe.recipe import Backbones, Kinds, Recipe
 
 
 def describe_recipe(kinds: Kinds) -> str:
@@ -16,14 +16,14 @@ def describe_recipe(kinds: Kinds) -> str:
     lines = [f"task = {next(iter(kinds))!r}  [{' | '.join(kinds)}]  the kind of task", *_keys(Recipe)]
     lines.append(f"backbones = {_meaning(Backbones.model_fields['backbones'])}")
     for name, settings in kinds.items():
-        lines += ["", f"{name} besides:" if _own(settings) else "", *_keys(settings.RECIPE, set(Recipe.model_fields))]
-        lines.append(f"{name} ignores, and refuses:")
+        own = _keys(settings.RECIPE, set(Recipe.model_fields))
+        lines += [
+            "",
+            *[f"{name} has besides:", *own, ""] * bool(own),
+            f"{name} ignores these keys, and refuses values for them:",
+        ]
         lines += [f"{key}  {why}" for key, why in settings.IGNORED.items()]
     return "\n".join(lines)
-
-
-def _own(settings: Settings) -> bool:
-    return len(settings.RECIPE.model_fields) > len(Recipe.model_fields)
 
 
 def _keys(recipe: type[BaseModel], without: Collection[str] = ()) -> list[str]:

@@ -24,7 +24,7 @@ from PIL import Image
 
 from leanmed import __version__
 from leanmed.errors import LeanmedError, RunError
-from leanmed.files import encodable, sha256_bytes, whole_file, write_json
+from leanmed.files import encodable, sha256_bytes, whole_file, write_text
 from leanmed.reading.volume import is_scan
 from leanmed.runtime.lines import as_text, line_of, read_lines
 from leanmed.runtime.predictor import Predictor
@@ -117,7 +117,8 @@ def predict_file(
             _named(part, out)
         counts = {"inputs": lines.count, "failed": [list(pair) for pair in lines.failed]}
     about = {"artifact": predictor.artifact.sha256, "threshold": predictor.manifest.threshold}
-    write_json(marker, {**about, "shard": [shard.index, shard.count], **counts})
+    # Names of files need not be UTF-8: as ASCII, JSON holds them all.
+    write_text(marker, json.dumps({**about, "shard": [shard.index, shard.count], **counts}, indent=1) + "\n")
     failed = tuple((name, reason) for name, reason in counts["failed"])
     return Outcome(out, counts["inputs"] - len(failed), failed)
 
