@@ -8,7 +8,9 @@ RUN/fold-0/history.csv         one line an epoch; TensorBoard events lie in tens
 RUN/fold-0/{last,best}.ckpt    while it trains
 RUN/fold-0/model.safetensors   the chosen epoch, with temperature and threshold
 RUN/fold-0/answers-test.jsonl  each test image answered once, by the line that `predict` writes; -validation likewise
+RUN/fold-0/uncalibrated-test.jsonl   the same at a temperature of 1 and a threshold of 0; -validation likewise
 RUN/fold-0/fold.json           written last: a fold that has one is done
+RUN/calibration.json           when all folds are done: temperature and threshold of each, and what they were fitted to
 ```
 """
 
@@ -27,6 +29,7 @@ from leanmed.recipe.recipe import Recipe
 
 RECIPE, RUN, SPLITS = "recipe.yaml", "run.json", "splits.csv"
 MODEL, FOLD, HISTORY = "model.safetensors", "fold.json", "history.csv"
+CALIBRATION = "calibration.json"
 PREDICTIONS = "predictions.csv"  # in place of the answers, in runs of format 1
 NEEDED = {"data", "data_sha256", "folds", "grouping", "labels", "leak", "protocol"}  # of run.json
 
@@ -61,6 +64,16 @@ class Run:
         """Where a fold's answers to its `validation` or `test` part lie, as lines."""
         return self.folder(fold) / f"answers-{part}.jsonl"
 
+    def uncalibrated(self, fold: int, part: str) -> Path:
+        """Where the same answers lie as the network gave them."""
+        return self.folder(fold) / f"uncalibrated-{part}.jsonl"
+
+    @property
+    def calibration(self) -> dict[str, Any]:
+        """What `calibration.json` says; nothing of a run of format 1, whose folds were calibrated one by one."""
+        file = self.path / CALIBRATION
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
     def done(self, fold: int) -> bool:
         """Whether a fold is finished."""
         return (self.folder(fold) / FOLD).is_file()
@@ -76,6 +89,8 @@ class Run:
             raise RunError(f"expected a fold of {self.path} from 0 to {last}, got {number}; name one of these")
         if not self.done(number):
             raise RunError(f"fold {number} of {self.path} is not finished; go on with: leanmed train ... --resume")
+        if self.uncalibrated(number, "test").is_file() and not self.calibration:
+            raise RunError(f"{self.path} is trained but not calibrated; go on with: leanmed train ... --resume")
         try:
             facts = json.loads((folder / FOLD).read_text(encoding="utf-8"))
             return FoldResult(number, facts, read_csv(folder / HISTORY))

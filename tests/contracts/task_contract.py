@@ -130,15 +130,18 @@ class TaskContract:
         assert len(answers) == 8
         assert len({tuple(answer.as_json()) for answer in answers}) == 1
 
-    def test_calibration_lowers_the_loss_and_travels_with_the_weights(self, task: Task, batch: Batch) -> None:
-        before = {name: value.clone() for name, value in task.state_dict().items()}
+    def test_a_temperature_decides_what_the_graph_and_the_manifest_say(self, task: Task, batch: Batch) -> None:
         outputs = self.far_too_sure(self.outputs(task, batch))
-        loss, seen = self.figures(task, outputs, batch)["loss"], task.scorer()
-        seen.add(outputs, batch.targets)
-        task.calibrate(seen, "f1")
-        assert self.figures(task, outputs, batch)["loss"] < loss
-        assert task.manifest()["temperature"] > 1
-        assert any(not torch.equal(value, before[name]) for name, value in task.state_dict().items())
+        before = self.figures(task, outputs, batch)["loss"]
+        task.decide_by(30.0, 0.25)
+        assert self.figures(task, outputs, batch)["loss"] < before
+        assert task.manifest()["temperature"] == 30
+        assert task.manifest()["threshold"] in (0.25, None)
+        kind = self.kind(task)
+        raw = task.answers(outputs)
+        task.decide_by(1.0, 0.0)
+        again = [kind.recalibrated(answer, 30.0, raw[0].as_json()["threshold"]) for answer in task.answers(outputs)]
+        assert max(apart(a.as_json(), b.as_json()) for a, b in zip(raw, again, strict=True)) <= 1e-5
 
     def test_the_graph_agrees_with_its_module_to_1e_5_on_any_size_with_and_without_alpha(self, task: Task) -> None:
         module = task.eval().graph().eval()

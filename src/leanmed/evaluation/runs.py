@@ -101,7 +101,13 @@ def evaluate_run(run: Run, *, data: Path | None = None, command: str = "") -> Re
     )
     rows = fold_rows(report.table, answered.judge.point, _thresholds(folds), temperatures)
     histories = [_history(fold, run.recipe) for fold in folds]
-    return replace(report, leak=run.facts["leak"], folds=rows, notes=run.facts["grouping"], histories=histories)
+    notes = [*run.facts["grouping"], *_calibration(run)]
+    return replace(report, leak=run.facts["leak"], folds=rows, notes=notes, histories=histories)
+
+
+def _calibration(run: Run) -> list[str]:
+    sentence = run.calibration.get("sentence", "")
+    return [sentence] if sentence else []
 
 
 def _whole(run: Run) -> str:

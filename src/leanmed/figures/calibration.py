@@ -1,6 +1,14 @@
-"""The two numbers fitted on validation data after training: the decision threshold and the temperature."""
+"""The two numbers fitted on validation data after training: the decision threshold and the temperature.
+
+A temperature is fitted to the answers of all folds together, never to those of one: some dozens of images, which also
+chose the epoch, say too little. What is known of it is pulled towards 1 by a prior, the more so the fewer groups there
+are, and below `LEAST_GROUPS` none is fitted.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,15 +18,77 @@ from leanmed.errors import DataError
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+LEAST_GROUPS = 20  # below which no temperature is fitted
+PRIOR = float(np.log(2))  # standard deviation of the logarithm of a temperature, before any answer is seen
+BOUNDS = (0.05, 20.0)
 
-def choose_threshold(truth: Ints, probability: Floats, criterion: str = "f1") -> float:
+
+@dataclass(frozen=True)
+class Evidence:
+    """Answers as logits beside what was true.
+
+    Args:
+        logits: (n,) of the positive label, for a sigmoid; or (n, K), for a softmax.
+        truth: (n,) 0 or 1, or label indices.
+        group: (n,) which group an answer is of.
+        unfound: objects to which there is no answer at all, and which no threshold can bring back.
+    """
+
+    logits: Floats
+    truth: Ints
+    group: NDArray[np.str_]
+    unfound: int = 0
+
+    @property
+    def groups(self) -> int:
+        """How many groups there are answers to."""
+        return np.unique(self.group).size
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """A temperature and how sure it is.
+
+    Args:
+        value: logits are divided by it.
+        low, high: its 95 % interval over groups; equal to the value where none was fitted.
+        answers, groups: what it was fitted to.
+    """
+
+    value: float
+    low: float
+    high: float
+    answers: int
+    groups: int
+
+    @property
+    def fitted(self) -> bool:
+        """Whether there were groups enough."""
+        return self.groups >= LEAST_GROUPS
+
+    def sentence(self) -> str:
+        """What a report says of it."""
+        if not self.fitted:
+            return (
+                f"The probabilities are not calibrated: {self.groups} groups are too few to fit a temperature, which "
+                f"needs {LEAST_GROUPS}."
+            )
+        return (
+            f"Calibration: temperature {self.value:.3f} (95 % interval {self.low:.3f} to {self.high:.3f}), fitted to "
+            f"{self.answers} answers of {self.groups} groups, on validation images of all folds together."
+        )
+
+
+def choose_threshold(truth: Ints, probability: Floats, criterion: str = "f1", *, unfound: int = 0) -> float:
     """The t at which answering positive for probabilities >= t serves best. For validation data only.
 
     Args:
         truth: (n,) 0 or 1, both present.
         probability: (n,) of the positive label.
         criterion: `f1`; `youden` (sensitivity + specificity - 1); or `sensitivity:x` with 0 < x <= 1, which
-            is the highest specificity with at least that sensitivity.
+            is the highest specificity with at least that sensitivity, or where no threshold has it the highest
+            sensitivity there is.
+        unfound: positives beside those of `truth` that no threshold finds.
 
     Returns:
         In [0, 1], midway between neighbouring scores; of equally good ones, the nearest to .5.
@@ -33,7 +103,7 @@ def choose_threshold(truth: Ints, probability: Floats, criterion: str = "f1") ->
     ends = np.concatenate([[scores[0] / 2], (scores[:-1] + scores[1:]) / 2, [(scores[-1] + 1) / 2]])
     tp = positive.size - np.searchsorted(positive, ends)
     fp = negative.size - np.searchsorted(negative, ends)
-    merit = _merit(criterion, tp, fp, positive.size, negative.size)
+    merit = _merit(criterion, tp, fp, positive.size + unfound, negative.size)
     best = ends[merit >= merit.max() - 1e-12]
     return float(best[np.argmin(np.abs(best - 0.5))])
 
@@ -52,15 +122,56 @@ def _merit(criterion: str, tp: Ints, fp: Ints, positives: int, negatives: int) -
     if name != "sensitivity" or not 0 < floor <= 1:
         raise DataError(f"expected a criterion f1, youden or sensitivity:0.9 (above 0, at most 1), got {criterion!r}")
     # Less than one image's worth of specificity, so that it only decides between equals.
-    return np.where(sensitivity >= floor, specificity + sensitivity / (2 * negatives), -1.0)
+    enough = sensitivity >= floor
+    if not enough.any():
+        return sensitivity + specificity / (2 * positives)
+    return np.where(enough, specificity + sensitivity / (2 * negatives), -1.0)
 
 
-def fit_temperature(logits: Floats, truth: Ints) -> float:
-    """The T that minimises the negative log likelihood of logits / T (Guo et al. 2017), in [0.05, 20].
+def pool(parts: Sequence[Evidence]) -> Evidence:
+    """The evidence of several folds as one.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not parts:
+        raise DataError("calibrating: expected answers to validation images, got none; lower split.folds")
+    return Evidence(
+        np.concatenate([part.logits for part in parts]),
+        np.concatenate([part.truth for part in parts]),
+        np.concatenate([part.group for part in parts]),
+        sum(part.unfound for part in parts),
+    )
+
+
+def pooled_temperature(seen: Evidence, *, resamples: int = 200, seed: int = 0) -> Temperature:
+    """The most probable temperature given answers of all folds, and its interval over groups.
+
+    The mean log loss counts once for each group, and the prior of log T is normal about 0 with `PRIOR`.
+    """
+    groups, answers = seen.groups, len(seen.truth)
+    if groups < LEAST_GROUPS:
+        return Temperature(1.0, 1.0, 1.0, answers, groups)
+    value = fit_temperature(seen.logits, seen.truth, strength=groups)
+    names, member = np.unique(seen.group, return_inverse=True)
+    rng, drawn = np.random.default_rng(seed), []
+    for _ in range(resamples):
+        weights = np.bincount(rng.integers(names.size, size=names.size), minlength=names.size)[member]
+        drawn.append(fit_temperature(seen.logits, seen.truth, strength=groups, weights=weights.astype(np.float64)))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Temperature(value, float(min(low, value)), float(max(high, value)), answers, groups)
+
+
+def fit_temperature(
+    logits: Floats, truth: Ints, *, strength: float | None = None, weights: Floats | None = None
+) -> float:
+    """The T that minimises the negative log likelihood of logits / T (Guo et al. 2017), within `BOUNDS`.
 
     Args:
         logits: (n,) of the positive label, for a sigmoid; or (n, K), for a softmax. Of validation data.
         truth: (n,) label indices.
+        strength: how many independent answers the mean loss counts as, against the prior; None: there is no prior.
+        weights: (n,) how often each counts; None: once.
 
     Raises:
         DataError: logits that are not finite.
@@ -71,9 +182,11 @@ def fit_temperature(logits: Floats, truth: Ints) -> float:
     if not np.isfinite(logits).all():
         raise DataError("fitting the temperature: expected finite logits, got others; the model has diverged")
     columns = np.stack([np.zeros_like(logits), logits], axis=1) if logits.ndim == 1 else logits
-    rows = np.arange(truth.size)
+    rows, weights = np.arange(truth.size), np.ones(truth.size) if weights is None else weights
+    share, doubt = weights / weights.sum(), 0.0 if strength is None else 1 / (2 * PRIOR**2 * strength)
 
     def loss(log_t: float) -> float:
-        return float(-log_softmax(columns / np.exp(log_t), axis=1)[rows, truth].mean())
+        surprise = -log_softmax(columns / np.exp(log_t), axis=1)[rows, truth]
+        return float(share @ surprise + doubt * log_t**2)
 
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=np.log(BOUNDS), method="bounded").x))

@@ -80,9 +80,8 @@ class Task(nn.Module, ABC):
     def scorer(self) -> Scorer:
         """A new, empty scorer, which sees the task as it is calibrated when the figures are asked for."""
 
-    @abstractmethod
-    def calibrate(self, seen: Scorer, threshold: str) -> None:
-        """Fix temperature and decision threshold on validation data, which one of the task's own scorers has seen."""
+    def decide_by(self, temperature: float, threshold: float | None) -> None:
+        """Take a temperature and a decision threshold, which are fitted to the answers of all folds together."""
 
     @abstractmethod
     def answers(self, outputs: Mapping[str, Tensor], sizes: Sequence[Size] | None = None) -> Sequence[Answer]:

@@ -32,7 +32,8 @@ def load_task(run: Run, fold: int) -> Task:
     Raises:
         RunError: the fold is not finished.
     """
-    run.fold(fold)
+    decided = run.fold(fold).facts["manifest"]
     task = build_task(run.recipe, run.labels, pretrained=False)
     task.load_state_dict(load_file(run.folder(fold) / MODEL))
+    task.decide_by(decided["temperature"], decided["threshold"])
     return task.eval()

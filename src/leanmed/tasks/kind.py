@@ -22,6 +22,7 @@ from leanmed.records import Attribute, Record
 
 if TYPE_CHECKING:  # only the judge and the training need the packages behind these
     from leanmed.figures.bootstrap import Figure, SubgroupRow
+    from leanmed.figures.calibration import Evidence
     from leanmed.report.glossary import Term, Words
     from leanmed.report.plots import Plot
     from leanmed.report.report import Mistake, Report
@@ -77,6 +78,9 @@ class AnswerPart(Protocol):
 
     def decide(self, outputs: Outputs, manifest: Manifest) -> Answer:
         """The one rule from a graph's outputs to an answer. Raises DataError when they are unsound."""
+
+    def recalibrated(self, answer: Any, temperature: float, threshold: float | None) -> Answer:
+        """An answer made at a temperature of 1 as it is at another one, decided by a threshold."""
 
     def answer_of(self, line: Mapping[str, Any]) -> Answer:
         """Read back what `as_json` gave. Raises DataError when it is none."""
@@ -146,6 +150,9 @@ class JudgePart(Protocol):
 
     def paired(self, a: Any, b: Any, *, resamples: int = ...) -> dict[str, Figure]:
         """How b differs from a on the same images, and `agreement`."""
+
+    def evidence(self, records: Sequence[Record], answers: Sequence[Any], labels: tuple[str, ...]) -> Evidence | None:
+        """What temperature and threshold are fitted to, of answers at a temperature of 1; None: the kind has none."""
 
     def subgroups(
         self,

@@ -18,8 +18,11 @@ def is_first() -> bool:
 
 
 @contextmanager
-def first_alone() -> Iterator[bool]:
+def first_alone(work: str = "start") -> Iterator[bool]:
     """Run a block in the first process while the others wait until it is through; it is told whether it is first.
+
+    Args:
+        work: what is done, for the others to wait for.
 
     Raises:
         RunError: in the others, the first one has failed.
@@ -32,7 +35,7 @@ def first_alone() -> Iterator[bool]:
 
     rank = int(os.environ["RANK"])
     store, _, _ = next(rendezvous("env://", rank, world))
-    key = f"leanmed/first/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    key = f"leanmed/{work}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     if rank:
         store.wait([key], PATIENCE)
         if said := store.get(key).decode():

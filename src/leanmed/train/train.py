@@ -33,7 +33,7 @@ from leanmed.files import check_free, is_leftover, whole_file, write_json, write
 from leanmed.reading.greys import range_remarks
 from leanmed.recipe.recipe import Recipe, dump_recipe
 from leanmed.records import Record
-from leanmed.runs import FOLD, HISTORY, MODEL, RECIPE, RUN, SPLITS, Run, read_csv, write_csv
+from leanmed.runs import CALIBRATION, FOLD, HISTORY, MODEL, RECIPE, RUN, SPLITS, Run, read_csv, write_csv
 from leanmed.runtime.lines import line_of, write_lines
 from leanmed.tasks import TASKS
 from leanmed.tasks.base import Task
@@ -48,6 +48,7 @@ from leanmed.train.batches import (
     score_part,
     training_batches,
 )
+from leanmed.train.calibrate import calibrate
 from leanmed.train.loop import BEST, LAST, Loop, hushed, make_trainer, seed_of
 from leanmed.train.ranks import first_alone, is_first
 
@@ -132,6 +133,9 @@ def train(
         if not run.done(fold.number):
             _train_fold(run, fold, records, inputs, machines, tell)
             gc.collect()  # trainer and loop refer to each other, and hold a whole model with its optimiser
+    with first_alone("calibration") as first:
+        if first:
+            tell(calibrate(run, records))
     tell(f"done; now: leanmed evaluate {out} --data {data} --out REPORT")
     return run
 
@@ -224,7 +228,8 @@ def _open(
         _check_same(open_run(out), recipe, facts, rows)
         return
     check_readable(records)
-    (out / RUN).unlink(missing_ok=True)  # it is what makes a folder a run's, and is written last
+    for stale in (out / RUN, out / CALIBRATION):
+        stale.unlink(missing_ok=True)  # the first is what makes a folder a run's, and is written last
     write_csv(out / SPLITS, rows)
     write_text(out / RECIPE, dump_recipe(recipe))
     write_json(out / RUN, facts)
@@ -351,11 +356,11 @@ def _finish_fold(run: Run, fold: Fold, task: Task, loop: Loop, parts: dict[str, 
     best = torch.load(folder / BEST, map_location="cpu", weights_only=True)
     loop.load_state_dict(best["state_dict"])
     task.eval()
-    validated = score_part(task, parts["validation"], batch_size)
-    task.calibrate(validated, run.recipe.training.threshold)
+    validated = score_part(task, parts["validation"], batch_size).figures()
+    task.decide_by(1.0, 0.0)  # `calibrate` decides when all folds have answered
     for part in ("validation", "test"):
         answered = answer_part(task, parts[part], batch_size)
-        write_lines(run.answers(fold.number, part), (line_of(record.id, answer) for record, answer in answered))
+        write_lines(run.uncalibrated(fold.number, part), (line_of(record.id, answer) for record, answer in answered))
     weights = {name: tensor.cpu().contiguous() for name, tensor in task.state_dict().items()}
     with whole_file(folder / MODEL) as temporary:
         temporary.write_bytes(save(weights))
@@ -364,7 +369,7 @@ def _finish_fold(run: Run, fold: Fold, task: Task, loop: Loop, parts: dict[str, 
         "images": {name: len(where) for name, where in fold.parts().items()},
         "epochs": len(loop.history),
         "best_epoch": best["epoch"],
-        "validation": {k: None if math.isnan(v) else v for k, v in validated.figures().items()},
+        "validation": {k: None if math.isnan(v) else v for k, v in validated.items()},
         "manifest": task.manifest(),
         "seconds": round(time.monotonic() - loop.started, 1),
     }

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from contracts.task_contract import TaskContract
 from leanmed.records import Record
 from leanmed.tasks.base import Batch
-from leanmed.tasks.classification.training import Classification, Logits
+from leanmed.tasks.classification.training import Classification
 from leanmed.tasks.recipes import check_recipe
 
 
@@ -29,13 +29,6 @@ def learnable(classes: int) -> Batch:
     noise = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     colour = 0.2 * noise + 0.8 * targets.view(-1, 1, 1, 1) / (classes - 1)
     return Batch({"image": torch.cat([colour, torch.ones(8, 1, 32, 32)], 1)}, {"label": targets})
-
-
-def seen(task: Classification, logits: Tensor, labels: Tensor) -> Logits:
-    """A scorer that has seen them."""
-    scorer = task.scorer()
-    scorer.add({"logits": logits}, {"label": labels})
-    return scorer
 
 
 class TestTwoLabels(TaskContract):
@@ -117,22 +110,9 @@ def test_of_three_labels_the_likeliest_is_answered(three: Classification) -> Non
     assert answers[0].threshold is None
 
 
-def test_calibration_sets_the_threshold_between_the_labels_and_keeps_it_for_the_manifest(
-    two: Classification,
-) -> None:
-    logits, targets = torch.tensor([-3.0, -2.0, -1.5, 2.0, -0.5, 1.0]), torch.tensor([0, 0, 0, 0, 1, 1])
-    two.calibrate(seen(two, logits, targets), "sensitivity:0.99")
-    between = two.probabilities(torch.tensor([-1.5, -0.5]))[:, 1].tolist()
-    assert between[0] < two.threshold.item() < between[1]
-    assert two.manifest()["threshold"] == two.threshold.item()
-    assert two.manifest()["temperature"] == two.temperature.item() != 1
-
-
 def test_three_labels_have_a_temperature_but_no_threshold(three: Classification) -> None:
-    outputs = torch.tensor([[9.0, 0, 0], [0, 9, 0], [0, 0, 9], [9, 0, 0]])
-    three.calibrate(seen(three, outputs, torch.tensor([0, 1, 2, 1])), "f1")  # one in four is wrong
-    assert three.manifest()["threshold"] is None
-    assert three.temperature.item() == pytest.approx(9 / math.log(6), rel=1e-3)  # where p = 3/4
+    three.decide_by(2.0, None)
+    assert (three.manifest()["temperature"], three.manifest()["threshold"]) == (2.0, None)
 
 
 def test_a_label_is_encoded_by_its_position(three: Classification) -> None:

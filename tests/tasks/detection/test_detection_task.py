@@ -157,21 +157,6 @@ def test_the_loss_told_is_the_log_loss_of_the_boxes(task: Detection) -> None:
     assert figures["ap50"] == 1.0
 
 
-def test_the_threshold_knows_of_objects_that_no_box_finds(task: Detection) -> None:
-    """Two of six objects are found; nine tenths of them never are, whatever the threshold."""
-    truth = [(10.0 * k, 0.0, 10.0 * k + 5, 5.0) for k in range(6)]
-    right, wrong = [row(0, 0, 5, 5, 2.2), row(10, 0, 15, 5, -0.8)], row(0, 40, 5, 45, 0.1)
-    task.calibrate(seen(task, outputs(*right, wrong), targets(task, *truth)), "sensitivity:0.9")
-    assert task.threshold.item() == 0.0
-    task.calibrate(seen(task, outputs(*right, wrong), targets(task, *truth[:2])), "sensitivity:0.5")
-    assert task.scores(torch.tensor(0.1)) < task.threshold < task.scores(torch.tensor(2.2))
-
-
-def test_calibration_without_a_hit_leaves_all_as_it_was(task: Detection) -> None:
-    task.calibrate(seen(task, outputs(row(0, 0, 5, 5, 1.0)), targets(task)), "f1")
-    assert (task.temperature.item(), task.threshold.item()) == (1.0, 0.5)
-
-
 def test_default_boxes_are_chosen_from_the_training_boxes_and_their_share_is_told() -> None:
     task = detection(levels=[4], anchors_per_level=3)
     (line,) = task.begin([batch for s in (2, 4, 8) for batch in part(task, (22 - s, 22 - s, 22 + s, 22 + s))])

@@ -15,6 +15,7 @@ from leanmed.manifest import Manifest
 from leanmed.records import Value
 
 GRAPHS = {"model": ("probabilities",)}
+LEAST = 1e-300  # of a probability: keeps logarithms finite
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,16 @@ def decide(outputs: Sequence[NDArray[Any]], manifest: Manifest) -> Prediction:
     (probabilities,), labels, threshold = outputs, manifest.labels, manifest.threshold
     best = int(np.argmax(probabilities)) if threshold is None else int(probabilities[1] >= threshold)
     return Prediction(labels[best], dict(zip(labels, map(float, probabilities), strict=True)), threshold)
+
+
+def recalibrated(answer: Prediction, temperature: float, threshold: float | None) -> Prediction:
+    """An answer made at a temperature of 1 as it is at another one, decided by a threshold or as the likeliest."""
+    labels = tuple(answer.probabilities)
+    logits = np.log(np.clip([answer.probabilities[label] for label in labels], LEAST, 1.0)) / temperature
+    raised = np.exp(logits - logits.max())
+    probabilities = raised / raised.sum()
+    best = int(np.argmax(probabilities)) if threshold is None else int(np.float32(probabilities[1]) >= threshold)
+    return Prediction(labels[best], dict(zip(labels, probabilities.tolist(), strict=True)), threshold)
 
 
 def is_answer(line: Mapping[str, Any]) -> bool:

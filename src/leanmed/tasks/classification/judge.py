@@ -11,12 +11,13 @@ import numpy as np
 
 from leanmed.data import class_labels
 from leanmed.errors import ArtifactError, DataError
+from leanmed.figures.calibration import Evidence
 from leanmed.manifest import Manifest
 from leanmed.records import Record
 from leanmed.report.glossary import Term
 from leanmed.report.pages import number
 from leanmed.report.report import Mistake
-from leanmed.tasks.classification.answer import Prediction
+from leanmed.tasks.classification.answer import LEAST, Prediction
 from leanmed.tasks.classification.figures import Scored, paired, point, score, subgroups
 from leanmed.tasks.classification.plots import plots_of as plots
 from leanmed.tasks.classification.words import EVERY_LABEL, TERMS, WORDS
@@ -60,6 +61,17 @@ def table_of(
         group=np.array([record.group for record in records], dtype=np.str_),
         labels=labels,
         fold=None if folds is None else np.array(folds),
+    )
+
+
+def evidence(records: Sequence[Record], answers: Sequence[Prediction], labels: tuple[str, ...]) -> Evidence:
+    """Each image's logits: of two labels the second one's, else one for each."""
+    probabilities = np.array([[answer.probabilities[label] for label in labels] for answer in answers])
+    logits = np.log(np.clip(probabilities, LEAST, 1.0))
+    return Evidence(
+        logits=logits[:, 1] - logits[:, 0] if len(labels) == 2 else logits,
+        truth=np.array([labels.index(record.label) for record in records]),
+        group=np.array([record.group for record in records], dtype=np.str_),
     )
 
 

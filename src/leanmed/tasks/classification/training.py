@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leanmed.data import class_labels
-from leanmed.figures.calibration import choose_threshold, fit_temperature
 from leanmed.models.classifier import Classifier
 from leanmed.models.pixels import kept, unit
 from leanmed.recipe.recipe import Recipe
@@ -101,18 +100,15 @@ class Classification(Task):
         """Keeps logits and labels, a few bytes an image."""
         return Logits(self)
 
-    def calibrate(self, seen: Scorer, threshold: str) -> None:
-        """Fit the temperature, then choose the threshold on the calibrated probabilities."""
-        assert isinstance(seen, Logits)  # noqa: S101 (the task's own)
-        logits, labels = seen.gathered()
-        self.temperature.fill_(fit_temperature(logits.double().numpy(), labels.numpy()))
-        if self.binary:
-            positive = self.probabilities(logits)[:, 1].double().numpy()
-            self.threshold.fill_(choose_threshold(labels.numpy(), positive, threshold))
+    def decide_by(self, temperature: float, threshold: float | None) -> None:
+        """Divide logits by a temperature; of two labels, answer the second from a threshold on."""
+        self.temperature.fill_(temperature)
+        if threshold is not None:
+            self.threshold.fill_(threshold)
 
     def answers(self, outputs: Mapping[str, Tensor], sizes: Sequence[Size] | None = None) -> list[Prediction]:
         """One label each, with its probabilities."""
-        probabilities = self.probabilities(outputs["logits"].float().cpu()).double().numpy()
+        probabilities = self.probabilities(outputs["logits"].double().cpu()).numpy()
         threshold = self.threshold.item() if self.binary else None
         return [
             Prediction(self.labels[k], dict(zip(self.labels, row.tolist(), strict=True)), threshold)

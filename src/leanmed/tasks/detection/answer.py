@@ -17,6 +17,7 @@ from leanmed.tasks.detection.candidates import Candidates, find_candidates
 
 GRAPHS = {"model": ("boxes", "scores")}
 LEAST_COMPARED = 0.05  # a box's score
+LEAST = 1e-12  # of a score and of what it lacks to one: keeps logarithms finite
 FAR = 1e5  # pixels; no image reaches so far
 
 
@@ -122,18 +123,31 @@ def decide(outputs: Sequence[NDArray[Any]], manifest: Manifest) -> Detections:
 
     What lies below it is rounded to hundredths of a pixel and millionths: it makes curves, and no answers.
     """
+    return decided(outputs, manifest.threshold or 0.0)
+
+
+def decided(outputs: Sequence[NDArray[Any]], threshold: float) -> Detections:
+    """See `decide`."""
     boxes, scores = _sound(*outputs)
-    sure = scores >= (manifest.threshold or 0.0)
+    sure = scores >= scores.dtype.type(threshold)
     faint = [tuple(round(v, 2) for v in box) for box in boxes[~sure].astype(np.float64).tolist()]
     rounded = [round(score, 6) for score in scores[~sure].astype(np.float64).tolist()]
     kept = [i for i, (x1, y1, x2, y2) in enumerate(faint) if x1 < x2 and y1 < y2]  # some are too small to be rounded
     return Detections(
         tuple(boxes[sure].tolist()),
         tuple(scores[sure].tolist()),
-        manifest.threshold or 0.0,
+        threshold,
         tuple(faint[i] for i in kept),
         tuple(rounded[i] for i in kept),
     )
+
+
+def recalibrated(answer: Detections, temperature: float, threshold: float | None) -> Detections:
+    """An answer made at a temperature of 1 as it is at another one, decided by a threshold."""
+    boxes = np.array(answer.all_boxes, np.float64).reshape(-1, 4)
+    scores = np.clip(np.array(answer.all_scores, np.float64), LEAST, 1 - LEAST)
+    odds = (np.log(scores) - np.log1p(-scores)) / temperature
+    return decided([boxes, 1 / (1 + np.exp(-odds))], threshold or 0.0)
 
 
 def _sound(boxes: NDArray[Any], scores: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -8,13 +8,24 @@ from operator import itemgetter
 import numpy as np
 
 from leanmed.figures.bootstrap import SMALL_CELL, Figure, Floats, SubgroupRow, cells
+from leanmed.figures.calibration import Evidence
 from leanmed.manifest import Manifest
 from leanmed.records import Attribute, Box, Record
 from leanmed.report.glossary import Term
 from leanmed.report.plots import Plot
 from leanmed.report.report import Mistake, Places
-from leanmed.tasks.detection.answer import Detections
-from leanmed.tasks.detection.figures import BAND, Detected, by_diameter, centre_hits, counts, paired, point, score
+from leanmed.tasks.detection.answer import LEAST, Detections
+from leanmed.tasks.detection.figures import (
+    BAND,
+    Detected,
+    by_diameter,
+    centre_hits,
+    counts,
+    match_centres,
+    paired,
+    point,
+    score,
+)
 from leanmed.tasks.detection.froc import DIAMETER_EDGES
 from leanmed.tasks.detection.plots import plots_of
 from leanmed.tasks.detection.scan_report import judge_scans
@@ -60,6 +71,19 @@ def table_of(
 
 def _corners(boxes: Sequence[Box]) -> Floats:
     return np.array(boxes, np.float64).reshape(-1, 4)
+
+
+def evidence(records: Sequence[Record], answers: Sequence[Detections], labels: tuple[str, ...]) -> Evidence:
+    """The logits of the boxes that count, and whether each finds an object, by the rule of LUNA16."""
+    table = table_of(records, answers, labels)
+    marks = match_centres(table)
+    scores = marks.score.clip(LEAST, 1 - LEAST)
+    return Evidence(
+        logits=np.log(scores) - np.log1p(-scores),
+        truth=marks.hit.astype(np.int64),
+        group=table.group[marks.unit],
+        unfound=table.objects - int(marks.hit.sum()),
+    )
 
 
 def terms(table: Detected) -> Mapping[str, Term]:

@@ -13,8 +13,6 @@ from torch.nn import functional as F
 from torchvision.ops import nms
 
 from leanmed.errors import DataError, RecipeError
-from leanmed.figures.calibration import choose_threshold, fit_temperature
-from leanmed.manifest import Manifest
 from leanmed.models.anchors import choose_sides, coverage, decode_boxes
 from leanmed.models.pixels import kept, unit
 from leanmed.models.ssd import SSD
@@ -138,30 +136,19 @@ class Detection(Task):
         """Keeps at most `KEPT` boxes an image."""
         return Found(self)
 
-    def calibrate(self, seen: Scorer, threshold: str) -> None:
-        """Fit the temperature to whether boxes find an object, then choose the threshold; not without any that does."""
-        assert isinstance(seen, Found)  # noqa: S101 (the task's own)
-        logits, hit = seen.marks()
-        if not 0 < hit.sum() < len(hit):
-            return
-        self.temperature.mul_(fit_temperature(logits, hit))
-        logits, hit = seen.marks()
-        missed = np.zeros(seen.objects() - hit.sum())  # objects without a box have no score
-        truth, scores = np.append(hit, missed + 1), np.append(1 / (1 + np.exp(-logits)), missed)
-        self.threshold.fill_(choose_threshold(truth.astype(np.int64), scores, threshold))
+    def decide_by(self, temperature: float, threshold: float | None) -> None:
+        """Divide logits by a temperature; answer boxes from a threshold on."""
+        self.temperature.fill_(temperature)
+        self.threshold.fill_(threshold or 0.0)
 
     def answers(self, outputs: Mapping[str, Tensor], sizes: Sequence[Size] | None = None) -> list[Detections]:
         """The boxes of each image, as the artifact decides them."""
-        rows, square, about = outputs["boxes"].float().cpu(), (self.model.side, self.model.side), self._about()
+        rows, square = outputs["boxes"].double().cpu(), (self.model.side, self.model.side)
         found = []
         for own, size in zip(rows, sizes or [square] * len(rows), strict=True):
             boxes, scores = self.in_image(own, size)
-            found.append(answer.decide([boxes.numpy(), scores.numpy()], about))
+            found.append(answer.decided([boxes.float().numpy(), scores.numpy()], self.threshold.item()))
         return found
-
-    def _about(self) -> Manifest:
-        """As much of a manifest as a decision needs."""
-        return Manifest.model_construct(threshold=self.threshold.item(), labels=self.labels)
 
     def in_image(self, rows: Tensor, size: Size) -> tuple[Tensor, Tensor]:
         """Rows (k, 5) of one image to boxes (n, 4) in its own frame, cut off at its edge, and scores (n,)."""
