@@ -17,7 +17,7 @@ from leanmed.records import Record
 from leanmed.report.report import Provenance, Report
 from leanmed.runtime.lines import kind_of, read_lines
 from leanmed.tasks import TASKS
-from leanmed.tasks.kind import Answer
+from leanmed.tasks.kind import Answer, Kind
 
 
 def evaluate_answers(
@@ -39,7 +39,8 @@ def evaluate_answers(
         data: the folder of the data set that they answer.
         dataset: its reader's name.
         labels: in order, the positive one last; None: as the answers name them.
-        groups: what is kept whole by the bootstrap; as `split.groups` of a recipe.
+        groups: what is kept whole by the bootstrap: `audit`, the data set's groups joined with those of an audit for
+            copies; or `reader`, the data set's alone.
         cache: a folder for the audit's groups; None: they are not kept.
         command: what the user typed, for the record.
 
@@ -49,7 +50,7 @@ def evaluate_answers(
     lines = list(read_lines(file))
     task = _one_task(file, lines)
     kind = TASKS[task]
-    read = [(line["input"], kind.answer.answer_of(line)) for line in lines if "error" not in line]
+    read = [(line["input"], _answer_of(file, kind, line)) for line in lines if "error" not in line]
     known_labels = labels or kind.answer.labels_of([answer for _, answer in read])
     records = read_records_for(Data(dataset=dataset), data, dataset)
     kind.judge.check(dataset, records, known_labels)
@@ -83,6 +84,13 @@ def evaluate_answers(
     return replace(report, notes=notes)
 
 
+def _answer_of(file: Path, kind: Kind, line: Mapping[str, Any]) -> Answer:
+    try:
+        return kind.answer.answer_of(line)
+    except DataError as error:
+        raise DataError(f"{file}, the answer to {line['input']}: {error}") from error
+
+
 def _one_task(file: Path, lines: Sequence[Mapping[str, Any]]) -> str:
     tasks = {kind_of(line) for line in lines if "error" not in line}
     if len(tasks) != 1 or None in tasks:
@@ -106,7 +114,7 @@ def _matched(
     found: dict[str, tuple[Record, Answer]] = {}
     strangers = 0
     for name, answer in answers:
-        parts = Path(name).parts
+        parts = Path(name).parts if "/" in name else tuple(name.split("\\"))  # Windows writes the latter
         tails = ("/".join(parts[i:]) for i in range(len(parts)))
         record = by_id.get(name) or by_path.get(Path(name).resolve())
         record = record or next((by_id[tail] for tail in tails if tail in by_id), None)

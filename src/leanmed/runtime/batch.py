@@ -24,7 +24,7 @@ from PIL import Image
 
 from leanmed import __version__
 from leanmed.errors import LeanmedError, RunError
-from leanmed.files import encodable, sha256_bytes, whole_file, write_text
+from leanmed.files import encodable, sha256_bytes, sha256_json, whole_file, write_text
 from leanmed.reading.volume import is_scan
 from leanmed.runtime.lines import as_text, line_of, read_lines
 from leanmed.runtime.predictor import Predictor
@@ -107,20 +107,32 @@ def predict_file(
     part, marker = (out.with_name(out.name + end) for end in (".part", ".done"))
     if not resume and any(path.exists() for path in (out, part, marker)):
         raise RunError(f"expected a new {out}, got one with content; add --resume, or choose another --out")
-    counts = _finished(out, marker, predictor) if out.suffix == ".csv" and out.exists() else None
+    about = {
+        "artifact": predictor.artifact.sha256,
+        "threshold": predictor.manifest.threshold,
+        "shard": [shard.index, shard.count],
+        "asked": sha256_json([encodable(str(path)) for path in mine]),
+    }
+    counts = _finished(out, marker, about) if _is_table(out) and out.exists() and not part.exists() else None
     if counts is None:
-        if not out.exists():
+        if part.exists() or not out.exists():
             marker.unlink(missing_ok=True)
             _answer_all(predictor, mine, part, pictures, workers, progress)
         lines = _all_lines(part if part.exists() else out, mine, predictor)
-        if part.exists():
-            _named(part, out)
+        if part.exists() and _is_table(out):
+            _write_table(part, out)
+        elif part.exists():
+            part.replace(out)
         counts = {"inputs": lines.count, "failed": [list(pair) for pair in lines.failed]}
-    about = {"artifact": predictor.artifact.sha256, "threshold": predictor.manifest.threshold}
     # Names of files need not be UTF-8: as ASCII, JSON holds them all.
-    write_text(marker, json.dumps({**about, "shard": [shard.index, shard.count], **counts}, indent=1) + "\n")
+    write_text(marker, json.dumps(about | counts, indent=1) + "\n")
+    part.unlink(missing_ok=True)  # of a table; a kill before this line loses nothing
     failed = tuple((name, reason) for name, reason in counts["failed"])
     return Outcome(out, counts["inputs"] - len(failed), failed)
+
+
+def _is_table(out: Path) -> bool:
+    return out.suffix.lower() == ".csv"
 
 
 def predict_lines(
@@ -136,31 +148,27 @@ def predict_lines(
     return Outcome(Path("-"), len(inputs) - len(failed), tuple(failed))
 
 
-def _named(part: Path, out: Path) -> None:
-    """The lines take their name, or become a table of that name."""
-    if out.suffix != ".csv":
-        part.replace(out)
-        return
+def _write_table(part: Path, out: Path) -> None:
+    """Lines as a table, a row for each."""
     cells = [name for line in read_lines(part) for name in line.get("cells", {})]
     columns = ["input", *dict.fromkeys(cells), *ABOUT]
     with whole_file(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
         table.writeheader()
-        table.writerows(
-            {k: encodable(str(v)) for k, v in (line | line.get("cells", {})).items()} for line in read_lines(part)
-        )
-    part.unlink()
+        for line in read_lines(part):
+            table.writerow({k: encodable(str(v)) for k, v in (line | line.get("cells", {})).items()})
 
 
-def _finished(out: Path, marker: Path, predictor: Predictor) -> dict[str, Any] | None:
-    """What the marker of a finished table says, once it is sure that this artifact answered."""
+def _finished(out: Path, marker: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """What the marker of a finished table says, once it is sure that it answers the same question."""
     if not marker.is_file():
-        raise RunError(
-            f"expected {marker.name} beside {out}, got none, so that nobody knows whether it is whole; remove it"
-        )
+        raise RunError(f"expected {marker.name} beside {out}, which says that it is whole, got none; remove {out.name}")
     said: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
-    if (said["artifact"], said.get("threshold")) != (predictor.artifact.sha256, predictor.manifest.threshold):
-        raise RunError(f"{out} was answered by another artifact; remove it, or choose another --out")
+    for name, words in (("artifact", "by another artifact"), ("threshold", "with another threshold")):
+        if said.get(name) != about[name]:
+            raise RunError(f"{out} was answered {words}; remove it, or choose another --out")
+    if said.get("asked") != about["asked"]:
+        raise RunError(f"{out} answers other inputs; remove it, or choose another --out")
     return {"inputs": said["inputs"], "failed": said["failed"]}
 
 
@@ -187,7 +195,7 @@ def _answer_all(
         done = lines.count
         with part.open("r+b") as file:
             file.truncate(lines.size)
-    as_table = part.name.endswith(".csv.part")
+    as_table = part.name.lower().endswith(".csv.part")
     # Names of files need not be UTF-8: what cannot be encoded is written as JSON's own escape.
     with part.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         answered = answers(predictor, inputs[done:], workers, pictures, cells=as_table)

@@ -114,9 +114,15 @@ def _intensities(source: Path | bytes | NDArray[Any] | Image.Image, about: Input
         )
     check_size(array.shape[1], array.shape[0], limits)
     wanted = np.dtype(about.dtype)
-    if not np.isfinite(array).all() or (wanted.kind == "i" and (np.abs(array) > np.iinfo(wanted).max).any()):
+    if not np.isfinite(array).all() or (wanted.kind == "i" and not _fits(array, wanted)):
         raise UnsupportedInput(
             f"image in memory: expected finite {unit} that {about.dtype} can hold, got others; put a finite value "
             "where nothing was measured"
         )
     return np.ascontiguousarray(array.astype(wanted))
+
+
+def _fits(values: NDArray[Any], wanted: np.dtype[Any]) -> bool:
+    """Whether whole numbers of a type can hold the values as they are."""
+    low, high = np.iinfo(wanted).min, np.iinfo(wanted).max
+    return bool((values >= low).all() and (values <= high).all() and (values == np.floor(values)).all())

@@ -40,7 +40,7 @@ class Prediction(Value):
         if not all(0.0 <= p <= 1.0 for p in values) or abs(sum(values) - 1.0) > 1e-4:
             raise DataError(
                 f"expected probabilities in [0, 1] that sum to 1, got {dict(self.probabilities)}; "
-                "the model is unsound: export it again"
+                "the model or the line is unsound"
             )
         if self.label not in self.probabilities:
             raise DataError(f"expected one of the labels {sorted(self.probabilities)}, got {self.label!r}")

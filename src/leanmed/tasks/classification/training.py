@@ -108,12 +108,16 @@ class Classification(Task):
 
     def answers(self, outputs: Mapping[str, Tensor], sizes: Sequence[Size] | None = None) -> list[Prediction]:
         """One label each, with its probabilities."""
-        probabilities = self.probabilities(outputs["logits"].double().cpu()).numpy()
+        probabilities = self._exact(outputs["logits"].double().cpu() / self.temperature.cpu()).numpy()
         threshold = self.threshold.item() if self.binary else None
         return [
             Prediction(self.labels[k], dict(zip(self.labels, row.tolist(), strict=True)), threshold)
             for k, row in zip(self.decided(probabilities), probabilities, strict=True)
         ]
+
+    def _exact(self, scaled: Tensor) -> Tensor:
+        """Scaled logits in double precision to probabilities whose small ones keep their digits."""
+        return torch.stack([(-scaled).sigmoid(), scaled.sigmoid()], -1) if self.binary else scaled.softmax(-1)
 
     def graph(self) -> nn.Module:
         """Pixels (h, w, 3 or 4) uint8 to probabilities (K,)."""

@@ -47,7 +47,7 @@ class Detections(Value):
             if len(boxes) != len(scores) or not all(0.0 <= s <= 1.0 for s in scores):
                 raise DataError(
                     f"expected one score in [0, 1] per box, got {len(boxes)} boxes and scores {list(scores)}; "
-                    "the model is unsound: export it again"
+                    "the model or the line is unsound"
                 )
         for name in ("boxes", "faint_boxes"):
             object.__setattr__(self, name, tuple(checked_box(box) for box in getattr(self, name)))
@@ -121,7 +121,7 @@ def fits(shapes: Mapping[str, Sequence[Any]], labels: tuple[str, ...]) -> bool:
 def decide(outputs: Sequence[NDArray[Any]], manifest: Manifest) -> Detections:
     """Boxes (n, 4) with scores (n,), best first: answered are those that reach the threshold.
 
-    What lies below it is rounded to hundredths of a pixel and millionths: it makes curves, and no answers.
+    What lies below it is rounded to hundredths of a pixel, and down to millionths: it makes curves, and no answers.
     """
     return decided(outputs, manifest.threshold or 0.0)
 
@@ -131,7 +131,7 @@ def decided(outputs: Sequence[NDArray[Any]], threshold: float) -> Detections:
     boxes, scores = _sound(*outputs)
     sure = scores >= scores.dtype.type(threshold)
     faint = [tuple(round(v, 2) for v in box) for box in boxes[~sure].astype(np.float64).tolist()]
-    rounded = [round(score, 6) for score in scores[~sure].astype(np.float64).tolist()]
+    rounded = (np.floor(scores[~sure].astype(np.float64) * 1e6) / 1e6).tolist()
     kept = [i for i, (x1, y1, x2, y2) in enumerate(faint) if x1 < x2 and y1 < y2]  # some are too small to be rounded
     return Detections(
         tuple(boxes[sure].tolist()),
@@ -147,7 +147,7 @@ def recalibrated(answer: Detections, temperature: float, threshold: float | None
     boxes = np.array(answer.all_boxes, np.float64).reshape(-1, 4)
     scores = np.clip(np.array(answer.all_scores, np.float64), LEAST, 1 - LEAST)
     odds = (np.log(scores) - np.log1p(-scores)) / temperature
-    return decided([boxes, 1 / (1 + np.exp(-odds))], threshold or 0.0)
+    return decided([boxes, (1 / (1 + np.exp(-odds))).astype(np.float32)], threshold or 0.0)
 
 
 def _sound(boxes: NDArray[Any], scores: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -61,12 +61,17 @@ def table_of(
         truth=[_corners(boxes.xyxy) for boxes in truth],
         boxes=[_corners(answer.all_boxes) for answer in answers],
         scores=[np.array(answer.all_scores, np.float64) for answer in answers],
-        threshold=np.array([answer.threshold for answer in answers]),
+        threshold=np.array([_cut(answer) for answer in answers]),
         group=np.array([record.group for record in records], dtype=np.str_),
         diameters=[np.array(b.diameters or (np.nan,) * len(b.xyxy), np.float64) for b in truth] if known else (),
         labels=labels,
         fold=None if folds is None else np.array(folds),
     )
+
+
+def _cut(answer: Detections) -> float:
+    """The least score that is answered: graphs decide in single precision, and whoever wrote the line has decided."""
+    return min([float(np.float32(answer.threshold)), *answer.scores])
 
 
 def _corners(boxes: Sequence[Box]) -> Floats:
