@@ -83,7 +83,11 @@ def audit(
     data: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="The data set's folder.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write the findings.")] = None,
     dataset: Annotated[
-        str, typer.Option(help="Its reader: folder, cp-anemic; images: any images, without labels.")
+        str,
+        typer.Option(
+            help="How the folder is laid out: folder (one sub-folder per class, or labels.csv), cp-anemic, "
+            "luna16-slices...; or images (any images, without labels)."
+        ),
     ] = "folder",
     split: Annotated[
         tuple[Path, Path] | None,
@@ -176,7 +180,10 @@ def evaluate(
     out: Out,
     dataset: Annotated[
         str | None,
-        typer.Option(help="How the data folder is laid out, if not as the recipe says; of answers: folder."),
+        typer.Option(
+            help="How the data folder is laid out. An artifact's data are read as its recipe says if this is not "
+            "given, and those of a file of answers as `folder`."
+        ),
     ] = None,
     labels: Annotated[
         str | None,
@@ -207,7 +214,12 @@ def evaluate(
 
     written = (out / "report.html", out / "report.json")
     if labels and not subject.is_file():
-        raise DataError("expected --labels with a file of answers only, whose order nothing else tells; leave it out")
+        raise DataError(
+            "expected --labels with a file of answers only, since runs and artifacts know the order of their labels; "
+            "leave it out"
+        )
+    if dataset and (subject / RUN).is_file():
+        raise DataError("expected no --dataset with a run, which is judged on the data that it split; leave it out")
     if scans:
         if (subject / RUN).is_file():
             raise ArtifactError(f"expected an artifact, got the run {subject}; make one with leanmed export")
@@ -267,7 +279,8 @@ def predict(
     out: Annotated[
         Path,
         typer.Option(
-            help="The file to write: JSON lines, or a table if it ends in .csv; - writes JSON lines to the screen.",
+            help="The file to write: JSON lines, or a table if its name ends in .csv; `-` writes JSON lines to "
+            "standard output.",
             show_default=False,
         ),
     ],
@@ -339,15 +352,24 @@ def quantize(
     data: Data,
     out: Out,
     max_drop: Annotated[
-        float | None, typer.Option(help="The most the main score may fall; if not given .005, and .01 AP of boxes.")
+        float | None,
+        typer.Option(
+            help="The most that the main score may fall. If not given: 0.005 for labels (AUC), 0.01 for boxes (AP50)."
+        ),
     ] = None,
     min_agreement: Annotated[float, typer.Option(help="Share of images to answer as the float artifact does.")] = 0.95,
     calibration: Annotated[
-        int | None, typer.Option(min=1, help="Training images for the ranges: 256, or 64 slices.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many training images set the ranges of the activations. If not given: 256, and 64 for boxes.",
+        ),
     ] = None,
     finetune: Annotated[int, typer.Option(min=0, help="Epochs of training, if nothing else helps; 0: none.")] = 0,
     unpack: Annotated[bool, typer.Option(help="Store 4-bit weights as 8, for runtimes without INT4.")] = False,
-    dataset: Annotated[str | None, typer.Option(help="The data set's reader, if not the recipe's own.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="How the data folder is laid out, if not as the artifact's recipe says.")
+    ] = None,
 ) -> None:
     """Make an artifact smaller and faster, and refuse if it loses more than it may.
 

@@ -32,13 +32,28 @@ class Splitting:
     """Options for those keys of a recipe's `split` that a user meets first; `--set split.KEY` has them all."""
 
     Protocol = Annotated[
-        str | None, typer.Option(help="grouped, holdout, site; or paper: by image, as published, which leaks.")
+        str | None,
+        typer.Option(
+            help="How images are split: grouped (folds that keep groups whole), holdout (one such fold), site (each "
+            "site is left out once), or paper (by image, as published, which leaks)."
+        ),
     ]
     Groups = Annotated[
-        str | None, typer.Option(metavar="audit|reader|FILE", help="What stays whole; a groups.csv of an audit.")
+        str | None,
+        typer.Option(
+            metavar="audit|reader|FILE",
+            help="Which images stay together in a split: those that an audit finds to be copies, with the patients "
+            "that the data set names (audit, the default); those patients alone (reader); or the groups.csv that "
+            "leanmed audit wrote.",
+        ),
     ]
     Conflicts = Annotated[
-        str | None, typer.Option(metavar="drop|keep", help="Images whose copies carry another label.")
+        str | None,
+        typer.Option(
+            metavar="drop|keep",
+            help="What to do with copies of one image that carry different labels: drop them (the default) or keep "
+            "them.",
+        ),
     ]
 
 

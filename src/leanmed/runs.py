@@ -6,7 +6,7 @@ RUN/run.json                   data hash, labels, leak label, versions
 RUN/splits.csv                 each image with its part in each fold
 RUN/fold-0/history.csv         one line an epoch; TensorBoard events lie in tensorboard/
 RUN/fold-0/{last,best}.ckpt    while it trains
-RUN/fold-0/model.safetensors   the chosen epoch, with temperature and threshold
+RUN/fold-0/model.safetensors   the weights of the chosen epoch
 RUN/fold-0/answers-test.jsonl  each test image answered once, by the line that `predict` writes; -validation likewise
 RUN/fold-0/uncalibrated-test.jsonl   the same at a temperature of 1 and a threshold of 0; -validation likewise
 RUN/fold-0/fold.json           written last: a fold that has one is done
@@ -72,7 +72,18 @@ class Run:
     def calibration(self) -> dict[str, Any]:
         """What `calibration.json` says; nothing of a run of format 1, whose folds were calibrated one by one."""
         file = self.path / CALIBRATION
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+        if not file.is_file():
+            return {}
+        try:
+            return dict(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise RunError(
+                f"{file} is damaged ({error}); remove it, then: leanmed train ... --resume, which writes it again"
+            ) from error
+
+    def calibrated_alone(self) -> list[int]:
+        """Finished folds that an earlier version calibrated by themselves, whose first answers are not kept."""
+        return [k for k in range(self.facts["folds"]) if self.done(k) and not self.uncalibrated(k, "test").is_file()]
 
     def done(self, fold: int) -> bool:
         """Whether a fold is finished."""

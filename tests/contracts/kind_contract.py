@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from leanmed.errors import DataError
+from leanmed.errors import ArtifactError, DataError
 from leanmed.manifest import Manifest
 from leanmed.records import Record
 from leanmed.runtime.lines import kind_of, line_of
@@ -73,6 +73,38 @@ class KindContract:
 
     def test_every_line_holds_the_threshold(self, answers: list[Answer], manifest: Manifest) -> None:
         assert [answer.as_json()["threshold"] for answer in answers] == [manifest.threshold] * len(answers)
+
+    def test_a_temperature_of_one_changes_nothing_and_the_threshold_given_decides(
+        self, kind: Kind, answers: list[Answer], manifest: Manifest
+    ) -> None:
+        for answer in answers:
+            same = kind.answer.recalibrated(answer, 1.0, manifest.threshold)
+            assert rounded(same.as_json()) == rounded(answer.as_json())
+            other = kind.answer.recalibrated(answer, 2.0, manifest.threshold)
+            assert other.as_json()["threshold"] == manifest.threshold
+
+    def test_what_calibrates_has_a_truth_and_a_group_for_every_logit(
+        self, kind: Kind, records: list[Record], answers: list[Answer], manifest: Manifest
+    ) -> None:
+        seen = kind.judge.evidence(records, answers, manifest.labels)
+        if seen is None:
+            hot = kind.answer.recalibrated(answers[0], 3.0, manifest.threshold)
+            assert hot == answers[0], "a kind without evidence has no temperature"
+            return
+        assert len(seen.logits) == len(seen.truth) == len(seen.group) > 0
+        assert np.isfinite(seen.logits).all()
+        assert set(seen.group.tolist()) <= {record.group for record in records}
+        assert seen.unfound >= 0
+
+    def test_answers_tell_as_many_labels_as_the_model_has(
+        self, kind: Kind, answers: list[Answer], manifest: Manifest
+    ) -> None:
+        assert len(kind.answer.labels_of(answers)) == len(manifest.labels)
+
+    def test_a_scan_is_refused_by_an_artifact_that_takes_single_images(self, kind: Kind, manifest: Manifest) -> None:
+        single = manifest.model_copy(update={"input": manifest.input.model_copy(update={"kind": "photograph"})})
+        with pytest.raises(ArtifactError, match="expected an artifact that gives boxes in slices of CT"):
+            kind.answer.search(None, lambda pixels: [], single, None)
 
     def test_a_line_that_is_no_answer_is_refused_in_one_paragraph(
         self, kind: Kind, answers: list[Answer], refused: Callable[..., Any]
@@ -213,6 +245,15 @@ class KindContract:
         assert all(plot.svg and plot.alt and plot.reading for plot in kind.judge.plots(table, [0.5]))
         assert manifest.labels[-1] in kind.judge.describe(manifest)
         assert all(sentence.endswith(".") for sentence in kind.judge.limits(manifest))
+
+
+def rounded(value: Any) -> Any:
+    """Plain values with their numbers to six digits."""
+    if isinstance(value, Mapping):
+        return {name: rounded(own) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(own) for own in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def groups_of(targets: Sequence[Any]) -> list[Record]:

@@ -143,8 +143,9 @@ def test_the_list_of_keys_is_complete_and_names_ranges():
     assert "model.side = 224  [>= 32, <= 1024]  pixels; images become side x side; paper: 224" in lines
     assert "training.optimizer = 'adam'  [adam | adamw | sgd]  paper: Adam" in lines
     for name in KINDS:
-        start = lines.index(f"{name} ignores, and refuses:") + 1
+        start = lines.index(f"{name} ignores these keys, and refuses values for them:") + 1
         ignored = KINDS[name].IGNORED
+        assert f"{name} takes as training.select_by: {', '.join(KINDS[name].SCORES)}" in lines
         assert lines[start : start + len(ignored)] == [f"{key}  {why}" for key, why in ignored.items()]
 
 

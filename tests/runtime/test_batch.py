@@ -335,7 +335,7 @@ def test_a_table_that_was_stopped_goes_on_and_a_finished_one_is_left_as_it_is(
     with refused(RunError, "a.csv", "was answered by another artifact"):
         predict_file(leanmed.load(make_artifact(threshold=0.1)), mixed, outcome.path, resume=True)
     (tmp_path / "a.csv.done").unlink()
-    with refused(RunError, "expected a.csv.done beside", "remove it"):
+    with refused(RunError, "expected a.csv.done beside", "got none; remove"):
         predict_file(predictor, mixed, outcome.path, resume=True)
 
 

@@ -90,7 +90,7 @@ def test_threads_that_share_a_predictor_get_the_answers_they_would_get_alone(tin
 @pytest.mark.parametrize("answer", [(0.5, 0.6), (float("nan"), float("nan")), (2.0, -1.0)])
 def test_a_graph_that_gives_no_probabilities_is_an_error_and_no_answer(answer, make_artifact, refused):
     predictor = leanmed.load(make_artifact(graph=graph(constant(*answer))))
-    with refused(DataError, "expected probabilities in [0, 1] that sum to 1", "export it again"):
+    with refused(DataError, "expected probabilities in [0, 1] that sum to 1", "the model or the line is unsound"):
         predictor.predict(np.zeros((9, 9, 3), np.uint8))
 
 

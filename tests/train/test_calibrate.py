@@ -116,6 +116,41 @@ def test_perfectly_separated_answers_do_not_drive_the_temperature_to_a_bound(tmp
     assert 0.1 < run.calibration["value"] < 1
 
 
+def test_answers_that_are_all_wrong_teach_no_temperature_and_say_so(tmp_path: Path) -> None:
+    logits, truth = drawn(90)
+    run = made_run(tmp_path, logits, np.zeros_like(truth), 1.0)
+    sentence = calibrate(run, records_of(np.zeros_like(truth)))
+    assert sentence == "The probabilities are not calibrated: the answers are all right or all wrong."
+    assert (run.calibration["value"], run.calibration["threshold"], run.calibration["groups"]) == (1.0, 0.5, 90)
+
+
+def test_the_sentence_tells_the_temperatures_of_single_folds(tmp_path: Path) -> None:
+    logits, truth = drawn(300)
+    run = made_run(tmp_path, logits, truth, 1.0)
+    own = [fold["value"] for fold in run.calibration["folds"]] if calibrate(run, records_of(truth)) else []
+    assert f"is from {min(own):.3f} to {max(own):.3f}." in run.calibration["sentence"]
+
+
+def test_folds_that_an_earlier_version_calibrated_stay_as_they_are(tmp_path: Path) -> None:
+    logits, truth = drawn(90)
+    run = made_run(tmp_path, logits, truth, 1.0)
+    for fold in range(FOLDS):
+        run.uncalibrated(fold, "test").unlink()
+        run.uncalibrated(fold, "validation").unlink()
+    before = (run.folder(0) / FOLD).read_text()
+    assert "an earlier version" in calibrate(run, records_of(truth))
+    assert (run.folder(0) / FOLD).read_text() == before
+    assert not (tmp_path / CALIBRATION).exists()
+
+
+def test_a_damaged_calibration_is_told_of_with_what_to_do(tmp_path: Path) -> None:
+    logits, truth = drawn(90)
+    run = made_run(tmp_path, logits, truth, 1.0)
+    (tmp_path / CALIBRATION).write_text("{")
+    with pytest.raises(RunError, match=r"calibration\.json is damaged .* remove it, then: .* --resume"):
+        run.folds()
+
+
 def test_a_run_that_is_trained_but_not_calibrated_is_not_finished(tmp_path: Path) -> None:
     logits, truth = drawn(90)
     run = made_run(tmp_path, logits, truth, 1.0)

@@ -71,6 +71,11 @@ def quantize_artifact(
     """
     target, artifact = _target(to), read_artifact(source)
     check_room(out)
+    if len(artifact.graphs) > 1:
+        raise ArtifactError(
+            f"expected an artifact of one graph, got {', '.join(sorted(artifact.graphs))}; compressing several at once "
+            "is not supported yet, use the float artifact"
+        )
     if out.resolve() == source.resolve():
         raise ArtifactError(f"expected --out to be another folder than the float artifact {source}; it is still needed")
     origin = artifact.manifest.provenance

@@ -115,9 +115,11 @@ def class_labels(
             if all_present
             else "the model answers no others: rename those labels, or leave their images out"
         )
+        wrong = {"not in the list": strangers, "without an image": unused}
+        got = "; ".join(f"{what}: {some(names)}" for what, names in wrong.items() if names)
         raise DataError(
-            f"expected labels {list(labels)}, each once and at least two; not in the list: "
-            f"{some(strangers)}; without an image: {some(unused)}; {remedy}"
+            f"expected labels {list(labels)}, each once and at least two; got {got or 'fewer, or one of them twice'}; "
+            f"{remedy}"
         )
     return labels
 

@@ -7,7 +7,6 @@ are, and below `LEAST_GROUPS` none is fitted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +52,7 @@ class Temperature:
         value: logits are divided by it.
         low, high: its 95 % interval over groups; equal to the value where none was fitted.
         answers, groups: what it was fitted to.
+        unfitted: why none was fitted; empty: it was.
     """
 
     value: float
@@ -60,23 +60,21 @@ class Temperature:
     high: float
     answers: int
     groups: int
-
-    @property
-    def fitted(self) -> bool:
-        """Whether there were groups enough."""
-        return self.groups >= LEAST_GROUPS
+    unfitted: str = ""
 
     def sentence(self) -> str:
         """What a report says of it."""
-        if not self.fitted:
-            return (
-                f"The probabilities are not calibrated: {self.groups} groups are too few to fit a temperature, which "
-                f"needs {LEAST_GROUPS}."
-            )
+        if self.unfitted:
+            return f"The probabilities are not calibrated: {self.unfitted}."
         return (
             f"Calibration: temperature {self.value:.3f} (95 % interval {self.low:.3f} to {self.high:.3f}), fitted to "
             f"{self.answers} answers of {self.groups} groups, on validation images of all folds together."
         )
+
+
+def untouched(answers: int, groups: int, why: str) -> Temperature:
+    """The temperature that changes nothing."""
+    return Temperature(1.0, 1.0, 1.0, answers, groups, why)
 
 
 def choose_threshold(truth: Ints, probability: Floats, criterion: str = "f1", *, unfound: int = 0) -> float:
@@ -128,22 +126,6 @@ def _merit(criterion: str, tp: Ints, fp: Ints, positives: int, negatives: int) -
     return np.where(enough, specificity + sensitivity / (2 * negatives), -1.0)
 
 
-def pool(parts: Sequence[Evidence]) -> Evidence:
-    """The evidence of several folds as one.
-
-    Raises:
-        DataError: there is none.
-    """
-    if not parts:
-        raise DataError("calibrating: expected answers to validation images, got none; lower split.folds")
-    return Evidence(
-        np.concatenate([part.logits for part in parts]),
-        np.concatenate([part.truth for part in parts]),
-        np.concatenate([part.group for part in parts]),
-        sum(part.unfound for part in parts),
-    )
-
-
 def pooled_temperature(seen: Evidence, *, resamples: int = 200, seed: int = 0) -> Temperature:
     """The most probable temperature given answers of all folds, and its interval over groups.
 
@@ -151,7 +133,8 @@ def pooled_temperature(seen: Evidence, *, resamples: int = 200, seed: int = 0) -
     """
     groups, answers = seen.groups, len(seen.truth)
     if groups < LEAST_GROUPS:
-        return Temperature(1.0, 1.0, 1.0, answers, groups)
+        few = f"{groups} groups are too few to fit a temperature, which needs {LEAST_GROUPS}"
+        return untouched(answers, groups, few)
     value = fit_temperature(seen.logits, seen.truth, strength=groups)
     names, member = np.unique(seen.group, return_inverse=True)
     rng, drawn = np.random.default_rng(seed), []

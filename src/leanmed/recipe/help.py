@@ -12,7 +12,7 @@ from leanmed.recipe.recipe import Backbones, Kinds, Recipe
 
 
 def describe_recipe(kinds: Kinds) -> str:
-    """Every key of a recipe with its default, range and meaning, one a line; then what each kind of task ignores."""
+    """Every key of a recipe with its default, range and meaning, one a line; then what single kinds of task take."""
     lines = [f"task = {next(iter(kinds))!r}  [{' | '.join(kinds)}]  the kind of task", *_keys(Recipe)]
     lines.append(f"backbones = {_meaning(Backbones.model_fields['backbones'])}")
     for name, settings in kinds.items():
@@ -20,6 +20,9 @@ def describe_recipe(kinds: Kinds) -> str:
         lines += [
             "",
             *[f"{name} has besides:", *own, ""] * bool(own),
+            f"{name} takes as training.select_by: {', '.join(settings.SCORES)}",
+            f"{name} takes as model.backbone: {settings.BACKBONES_HELP}",
+            "",
             f"{name} ignores these keys, and refuses values for them:",
         ]
         lines += [f"{key}  {why}" for key, why in settings.IGNORED.items()]

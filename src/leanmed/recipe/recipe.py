@@ -100,8 +100,7 @@ class Model(Section):
 
     backbone: str = Field(
         default="mobilenetv2_100",
-        description="the name of a timm model; paper: MobileNetV2. Labels: tissue-colours, too. Boxes: mobilenetv1, "
-        "mobilenetv2, inceptionv2, resnet50, resnet101, or another convolutional one of timm's",
+        description="the name of a network, as listed below for each kind of task; paper: MobileNetV2",
     )
     backbone_args: dict[str, Any] = Field(
         default_factory=dict, description="passed to timm.create_model, e.g. {pad_type: same}"
@@ -168,8 +167,7 @@ class Training(Section):
     patience: int = Field(default=10, ge=1, description="epochs without a better score before stopping; paper: 10")
     select_by: str = Field(
         default="f1",
-        description="the validation figure that picks the epoch; paper: F1. Of labels: f1, auc, accuracy, loss. Of "
-        "boxes: ap50, froc, sensitivity, f1, loss",
+        description="the validation figure that picks the epoch, as listed below for each kind of task; paper: F1",
     )
     average: float = Field(
         default=0.0, ge=0, lt=1, description="decay of an exponential moving average of the weights; 0: none"
@@ -219,6 +217,8 @@ class Settings(Protocol):
     """Keys that the kind does not use, `section.key`, each with the reason: a value for one is refused."""
     BACKBONES: tuple[str, ...]
     """Those that a recipe may have settings for; empty: any."""
+    BACKBONES_HELP: str
+    """Which networks it takes, for the list of keys."""
 
 
 Kinds = Mapping[str, Settings]
@@ -320,8 +320,13 @@ def check_recipe(content: Any, source: str, *, kinds: Kinds) -> Recipe:
         raise RecipeError(
             f"{source}: expected keys and values, as `leanmed recipe` lists them, got {reprlib.repr(content)}"
         )
+    if content.get("format", FORMAT) != FORMAT:
+        raise RecipeError(
+            f"{source}: format: expected {FORMAT}, got {content['format']!r}; leave it out, and name the keys as "
+            "`leanmed recipe` lists them"
+        )
     task = content.get("task", next(iter(kinds)))
-    if task not in kinds:
+    if not isinstance(task, str) or task not in kinds:
         raise RecipeError(f"{source}: task: expected one of {', '.join(kinds)}, got {task!r}; name one of these")
     settings = kinds[task]
     _refuse_ignored(content, task, settings, kinds, source)

@@ -162,7 +162,7 @@ def _write_table(part: Path, out: Path) -> None:
 def _finished(out: Path, marker: Path, about: dict[str, Any]) -> dict[str, Any]:
     """What the marker of a finished table says, once it is sure that it answers the same question."""
     if not marker.is_file():
-        raise RunError(f"expected {marker.name} beside {out}, which says that it is whole, got none; remove {out.name}")
+        raise RunError(f"expected {marker.name} beside {out}, which says that it is whole, got none; remove {out}")
     said: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
     for name, words in (("artifact", "by another artifact"), ("threshold", "with another threshold")):
         if said.get(name) != about[name]:

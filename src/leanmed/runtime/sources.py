@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ from leanmed.reading.images import Limits, as_pixels, read_image
 from leanmed.reading.lung_slices import prepare, window
 from leanmed.reading.raster import check_size
 from leanmed.reading.volume import dicom_modality, open_slice
+from leanmed.tasks.kind import Points
 
 PICTURES = ("SC", "OT", "XC")  # modalities in DICOM that say nothing against a slice shown as pixels
 Source = str | Path | bytes | NDArray[Any] | Image.Image
-Points = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from leanmed.figures.calibration import Evidence, Temperature, choose_threshold, pooled_temperature
+from leanmed.figures.calibration import Evidence, Temperature, choose_threshold, pooled_temperature, untouched
 from leanmed.files import write_json
 from leanmed.records import Record
 from leanmed.runs import CALIBRATION, FOLD, Run
@@ -29,6 +29,8 @@ def calibrate(run: Run, records: Sequence[Record]) -> str:
 
     It may be repeated: the answers as the networks gave them stay.
     """
+    if run.calibrated_alone():
+        return "every fold keeps the calibration that an earlier version gave it by itself"
     known, folds = {record.id: record for record in records}, range(run.facts["folds"])
     validation = {fold: _read(run, fold, "validation", known) for fold in folds}
     found: dict[str, Any] = {"folds": []}
@@ -40,9 +42,17 @@ def calibrate(run: Run, records: Sequence[Record]) -> str:
         found["folds"].append({**asdict(temperature), "threshold": threshold})
     whole = _evidence(run, [pair for pairs in validation.values() for pair in pairs], set())
     temperature, threshold = _fitted(run, whole)
-    sentence = "" if whole is None else temperature.sentence()
+    sentence = "" if whole is None else temperature.sentence() + _spread([own["value"] for own in found["folds"]])
     write_json(run.path / CALIBRATION, {**asdict(temperature), "threshold": threshold, "sentence": sentence, **found})
     return sentence or "answers decided"
+
+
+def _spread(temperatures: Sequence[float]) -> str:
+    """A fold's own temperature is not the one told of, since it leaves some answers out."""
+    low, high = min(temperatures), max(temperatures)
+    if low == high:
+        return ""
+    return f" Each fold's own leaves out what the fold is tested on, and is from {low:.3f} to {high:.3f}."
 
 
 def _read(run: Run, fold: int, part: str, known: dict[str, Record]) -> Pairs:
@@ -67,10 +77,9 @@ def _evidence(run: Run, pairs: Pairs, without: set[str]) -> Evidence | None:
 def _fitted(run: Run, seen: Evidence | None) -> tuple[Temperature, float | None]:
     """Temperature and threshold; none of either for kinds that have none, and no threshold for several labels."""
     if seen is None:
-        return Temperature(1.0, 1.0, 1.0, 0, 0), None
-    both = seen.logits.ndim == 1 and 0 < seen.truth.sum() < len(seen.truth)
-    if seen.logits.ndim == 1 and not both:  # nothing is found, or nothing is wrong
-        return Temperature(1.0, 1.0, 1.0, len(seen.truth), 0), 0.5
+        return untouched(0, 0, "answers of this kind have no temperature"), None
+    if seen.logits.ndim == 1 and len(set(seen.truth.tolist())) < 2:
+        return untouched(len(seen.truth), seen.groups, "the answers are all right or all wrong"), 0.5
     temperature = pooled_temperature(seen)
     if seen.logits.ndim > 1:
         return temperature, None

@@ -225,7 +225,9 @@ def _open(
     """Start a new run folder, or check that the old one is of the same recipe, data and split."""
     rows = _split_rows(records, folds)
     if (out / RUN).is_file() and _begun(out):
-        _check_same(open_run(out), recipe, facts, rows)
+        before = open_run(out)
+        _check_same(before, recipe, facts, rows)
+        _check_calibrated_alike(before)
         return
     check_readable(records)
     for stale in (out / RUN, out / CALIBRATION):
@@ -257,6 +259,17 @@ def _check_same(before: Run, recipe: Recipe, facts: dict[str, Any], rows: list[d
             raise RunError(
                 f"{before.path} was started with another {what}; resume with the same one, or choose another --out"
             )
+
+
+def _check_calibrated_alike(run: Run) -> None:
+    """Folds are calibrated by what all of them say, or each by itself; in one run there cannot be both."""
+    alone = run.calibrated_alone()
+    if alone and len(alone) < run.facts["folds"]:
+        names = ", ".join(f"fold-{k}" for k in alone)
+        raise RunError(
+            f"expected folds calibrated alike, got {names} of {run.path} from an earlier version, which did not keep "
+            "what the others need from them; remove these folders to train them again, or finish with that version"
+        )
 
 
 def resumed_recipe(out: Path, asked: Recipe, settings: Sequence[str]) -> Recipe:
@@ -310,8 +323,10 @@ def _train_fold(
     machines: Machines,
     tell: Callable[[str], None],
 ) -> None:
-    """Fit, choose the best epoch, calibrate it on validation data, and only then open the test part."""
+    """Fit, choose the best epoch on validation data, and only then open the test part."""
     folder, settings = run.folder(fold.number), run.recipe.training
+    if is_first():
+        (run.path / CALIBRATION).unlink(missing_ok=True)  # it was fitted to answers that this fold will replace
     seed, last = seed_of(settings.seed, fold.number), folder / LAST
     lightning.seed_everything(seed % 2**32, verbose=False)
     task = build_task(run.recipe, run.labels)

@@ -11,3 +11,4 @@ IGNORED = {
     "data.origin": "labels have no place in the image",
 }
 BACKBONES: tuple[str, ...] = ()
+BACKBONES_HELP = "any model of timm, and tissue-colours, which sees only the colours of what a mask leaves"

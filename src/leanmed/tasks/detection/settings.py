@@ -94,3 +94,4 @@ IGNORED = {
     "training.label_smoothing": "boxes have no class labels",
 }
 BACKBONES = ("mobilenetv1", "mobilenetv2", "inceptionv2", "resnet50", "resnet101")
+BACKBONES_HELP = f"{', '.join(BACKBONES)}, or another convolutional model of timm"
