@@ -69,7 +69,7 @@ def test_of_three_labels_the_probability_is_that_of_the_answer():
 
 @pytest.mark.parametrize("values", [(0.5, 0.6), (-0.1, 1.1), (float("nan"), 0.5), (0.0, 0.0)])
 def test_numbers_that_are_no_probabilities_are_refused(values, refused):
-    with refused(DataError, "expected probabilities in [0, 1] that sum to 1", f"'ill': {values[1]}", "export"):
+    with refused(DataError, "expected probabilities in [0, 1] that sum to 1", f"'ill': {values[1]}", "unsound"):
         Prediction("ill", {"healthy": values[0], "ill": values[1]})
 
 

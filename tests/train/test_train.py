@@ -10,7 +10,7 @@ import subprocess
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,7 @@ from leanmed.errors import DataError, RunError
 from leanmed.evaluation.runs import fold_answers, fold_figures
 from leanmed.files import write_text
 from leanmed.recipe.recipe import dump_recipe
-from leanmed.runs import FOLD, HISTORY, MODEL, RECIPE, RUN, SPLITS, Run, read_csv
-from leanmed.tasks.classification.training import Classification
+from leanmed.runs import CALIBRATION, FOLD, HISTORY, MODEL, RECIPE, RUN, SPLITS, Run, read_csv
 from leanmed.tasks.recipes import load_recipe, open_run
 from leanmed.train import train as training
 from leanmed.train.loop import BEST, LAST, Loop
@@ -47,6 +46,7 @@ from training_fixtures import (
 ONE_FOLD = {"protocol": "holdout", "validation": 0.25, "test": 0.3}
 BRIEF = {"epochs": 1}
 ANSWERS = ("answers-validation.jsonl", "answers-test.jsonl")
+UNCALIBRATED = ("uncalibrated-validation.jsonl", "uncalibrated-test.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +68,8 @@ def assert_same_fold(found: Run, wanted: Run, fold: int) -> None:
 
 def test_a_finished_fold_leaves_what_the_run_folder_promises(unbroken: Run) -> None:
     names = {path.name for path in unbroken.folder(0).iterdir()}
-    assert names == {MODEL, *ANSWERS, FOLD, HISTORY, "tensorboard"}
-    assert {p.name for p in unbroken.path.iterdir()} == {RECIPE, RUN, SPLITS, "fold-0", "fold-1"}
+    assert names == {MODEL, *ANSWERS, *UNCALIBRATED, FOLD, HISTORY, "tensorboard"}
+    assert {p.name for p in unbroken.path.iterdir()} == {RECIPE, RUN, SPLITS, CALIBRATION, "fold-0", "fold-1"}
     assert any("tfevents" in path.name for path in (unbroken.folder(0) / "tensorboard").iterdir())
     readable = 0o044
     assert all(path.stat().st_mode & readable == readable for path in unbroken.folder(0).iterdir())
@@ -130,7 +130,7 @@ def test_each_process_died_where_it_should(
     assert codes == [-signal.SIGKILL] * 3
     assert stopped == {LAST, BEST, HISTORY, "tensorboard"}
     assert interrupted == {LAST, BEST, HISTORY, "tensorboard"}
-    assert written == {LAST, BEST, HISTORY, "tensorboard", MODEL, *ANSWERS}
+    assert written == {LAST, BEST, HISTORY, "tensorboard", MODEL, *UNCALIBRATED}
     assert len(run.fold(0).history) < run.recipe.training.epochs  # so it did stop early
 
 
@@ -255,29 +255,36 @@ def test_an_unreadable_image_is_named_before_anything_is_written(data: Path, tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_the_test_part_is_not_opened_before_the_threshold_is_fixed(
+def test_the_test_part_is_opened_once_when_the_epoch_is_chosen_and_no_image_by_the_calibration(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
-    read, calibrate = reading_data.read_image, Classification.calibrate
+    read = reading_data.read_image
 
     def reading(path: Path, *, side: int | None = None) -> Any:
         if side:  # without, `check_readable` only decodes
             events.append(f"images/{path.name}")
         return read(path, side=side)
 
-    def calibrating(task: Classification, *arguments: Any) -> None:
-        events.append("calibrated")
-        calibrate(task, *arguments)
+    def told(name: str) -> Any:
+        step = getattr(training, name)
+
+        def telling(*arguments: Any) -> Any:
+            events.append(name)
+            return step(*arguments)
+
+        return telling
 
     monkeypatch.setattr(reading_data, "read_image", reading)
-    monkeypatch.setattr(Classification, "calibrate", calibrating)
+    for name in ("_finish_fold", "calibrate"):
+        monkeypatch.setattr(training, name, told(name))
     run = train(tiny_recipe(split=ONE_FOLD, training=BRIEF), data, tmp_path / "run", tell=silent)
     parts = {row["image"]: row["fold_0"] for row in read_csv(run.path / SPLITS)}
-    at = events.index("calibrated")
+    at = events.index("_finish_fold")
     assert {parts[name] for name in events[:at]} == {"train", "validation"}
-    assert {parts[name] for name in events[at + 1 :]} == {"validation", "test"}
-    times = Counter(name for name in events if name != "calibrated")
+    assert {parts[name] for name in events[at + 1 : -1]} == {"validation", "test"}
+    assert events[-1] == "calibrate"
+    times = Counter(name for name in events if name in parts)
     # Of what training keeps, no image is read twice; those that are answered are read again, exactly.
     assert {(parts[name], count) for name, count in times.items()} == {("train", 1), ("validation", 3), ("test", 1)}
 
@@ -395,3 +402,34 @@ def test_two_processes_end_with_the_same_weights_and_write_one_run_folder(data: 
         assert different == []
         assert json.dumps(ranks[0]["history"]) == json.dumps(ranks[1]["history"])
         assert sum(len(fold_answers(run, fold, part)) for part in ("test", "validation")) > 20
+
+
+def test_a_run_whose_folds_were_calibrated_in_two_ways_is_refused_with_what_to_remove(
+    unbroken: Run, data: Path, tmp_path: Path, refused: Callable[..., Any]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(unbroken.path, out)
+    for part in ("validation", "test"):
+        (out / "fold-0" / f"uncalibrated-{part}.jsonl").unlink()
+    (out / "fold-1" / FOLD).unlink()
+    with refused(RunError, "got fold-0", "remove these folders to train them again"):
+        train(tiny_recipe(), data, out, resume=True, tell=silent)
+
+
+def test_a_fold_that_is_trained_again_takes_the_calibration_with_it(
+    unbroken: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(unbroken.path, out)
+    shutil.rmtree(out / "fold-1")
+
+    def dying(*arguments: Any) -> None:
+        raise Stopped
+
+    monkeypatch.setattr(training, "_finish_fold", dying)
+    with pytest.raises(Stopped):
+        train(tiny_recipe(), data, out, resume=True, tell=silent)
+    assert not (out / CALIBRATION).exists()
+    monkeypatch.undo()
+    train(tiny_recipe(), data, out, resume=True, tell=silent)
+    assert (out / CALIBRATION).read_bytes() == (unbroken.path / CALIBRATION).read_bytes()
