@@ -18,7 +18,7 @@ from leanmed.train.batches import (
     Prepared,
     answer_part,
     check_readable,
-    score_part,
+    ordered_batches,
     training_batches,
 )
 
@@ -135,13 +135,16 @@ def test_outputs_are_in_the_records_order_and_leave_the_tasks_mode(task: Classif
     data = Prepared(records, task, Cache(10 * BYTES))
     task.train()
     state = {name: value.clone() for name, value in task.state_dict().items()}
-    logits, labels = score_part(task, data, 3).gathered()  # type: ignore[attr-defined]
     answers = list(answer_part(task, data, 3))
     assert task.training
+    task.eval()
+    seen = task.scorer()
+    for batch in ordered_batches(data, 3):
+        seen.add(task(batch.inputs), batch.targets)
+    logits, labels = seen.gathered()
     assert all(torch.equal(value, state[name]) for name, value in task.state_dict().items())
     assert labels.tolist() == [0, 1, 0, 1, 0, 1, 0]
     assert [record.id for record, _ in answers] == list("0123456")
-    task.eval()
     one_by_one = torch.cat([task({"image": data[k].inputs["image"][None]})["logits"].detach() for k in range(7)])
     assert torch.allclose(logits, one_by_one, atol=1e-5)
     probabilities = task.probabilities(one_by_one)[:, 1].tolist()

@@ -286,7 +286,7 @@ def test_the_test_part_is_opened_once_when_the_epoch_is_chosen_and_no_image_by_t
     assert events[-1] == "calibrate"
     times = Counter(name for name in events if name in parts)
     # Of what training keeps, no image is read twice; those that are answered are read again, exactly.
-    assert {(parts[name], count) for name, count in times.items()} == {("train", 1), ("validation", 3), ("test", 1)}
+    assert {(parts[name], count) for name, count in times.items()} == {("train", 1), ("validation", 2), ("test", 1)}
 
 
 def table(folder: Path, data: Path, rows: list[dict[str, str]]) -> Path:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from leanmed.data import read_pixels
 from leanmed.errors import DataError, InputError
 from leanmed.records import Record
-from leanmed.tasks.base import Batch, Named, Scorer, Size, Task
+from leanmed.tasks.base import Batch, Named, Size, Task
 from leanmed.tasks.kind import Answer
 
 Sized = tuple[Named, Size]  # prepared inputs, and the size of the image they were made of
@@ -110,30 +110,15 @@ def ordered_batches(data: Prepared, batch_size: int) -> DataLoader[Batch]:
     return DataLoader(data, batch_size)
 
 
-@torch.inference_mode()
-def score_part(task: Task, data: Prepared, batch_size: int) -> Scorer:
-    """One of the task's scorers that has seen a whole part, on the device that the task is on."""
-    seen = task.scorer()
-    for batch, outputs in _outputs(task, data, batch_size):
-        seen.add(outputs, batch.targets)
-    return seen
-
-
 def answer_part(task: Task, data: Prepared, batch_size: int) -> Iterator[tuple[Record, Answer]]:
     """Each record of a part with the answer to it, in their order, on the device that the task is on."""
-    start = 0
-    for batch, outputs in _outputs(task, data, batch_size):
-        count = len(next(iter(batch.inputs.values())))
-        sizes = [data.size(index) for index in range(start, start + count)]
-        yield from zip(data.records[start : start + count], task.answers(outputs, sizes), strict=True)
-        start += count
-
-
-def _outputs(task: Task, data: Prepared, batch_size: int) -> Iterator[tuple[Batch, Named]]:
-    device, was_training = next(task.parameters()).device, task.training
+    start, device, was_training = 0, next(task.parameters()).device, task.training
     task.eval()
     for batch in ordered_batches(data, batch_size):
         with torch.inference_mode():
             outputs = task({name: tensor.to(device) for name, tensor in batch.inputs.items()})
-        yield batch, outputs
+        count = len(next(iter(batch.inputs.values())))
+        sizes = [data.size(index) for index in range(start, start + count)]
+        yield from zip(data.records[start : start + count], task.answers(outputs, sizes), strict=True)
+        start += count
     task.train(was_training)

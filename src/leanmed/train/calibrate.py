@@ -1,7 +1,8 @@
 """When all folds have answered: one temperature and one threshold for each, fitted to what all of them say together.
 
 A fold is decided by the validation answers of all folds, but for those to images of the groups that it is tested on: so
-hundreds of answers speak in place of some dozens, and its test part has no say.
+many more answers speak than its own validation part has, and the truths of its test part are never looked at. They have
+a remote say nevertheless: the networks of the other folds, whose answers speak too, were trained on most of them.
 """
 
 from __future__ import annotations
@@ -33,14 +34,15 @@ def calibrate(run: Run, records: Sequence[Record]) -> str:
         return "every fold keeps the calibration that an earlier version gave it by itself"
     known, folds = {record.id: record for record in records}, range(run.facts["folds"])
     validation = {fold: _read(run, fold, "validation", known) for fold in folds}
+    everything = [pair for pairs in validation.values() for pair in pairs]
     found: dict[str, Any] = {"folds": []}
     for fold in folds:
         test = _read(run, fold, "test", known)
-        seen = _evidence(run, [pair for pairs in validation.values() for pair in pairs], _kept_out(run, test))
+        seen = _evidence(run, everything, without={_unit(run, record) for record, _ in test})
         temperature, threshold = _fitted(run, seen)
         _decide(run, fold, {"validation": validation[fold], "test": test}, temperature.value, threshold)
         found["folds"].append({**asdict(temperature), "threshold": threshold})
-    whole = _evidence(run, [pair for pairs in validation.values() for pair in pairs], set())
+    whole = _evidence(run, everything, without=set())
     temperature, threshold = _fitted(run, whole)
     sentence = "" if whole is None else temperature.sentence() + _spread([own["value"] for own in found["folds"]])
     write_json(run.path / CALIBRATION, {**asdict(temperature), "threshold": threshold, "sentence": sentence, **found})
@@ -60,12 +62,8 @@ def _read(run: Run, fold: int, part: str, known: dict[str, Record]) -> Pairs:
     return [(known[line["input"]], kind.answer_of(line)) for line in read_lines(run.uncalibrated(fold, part))]
 
 
-def _kept_out(run: Run, test: Pairs) -> set[str]:
-    """Groups that are tested; under the papers' protocol, which splits by image, images."""
-    return {_unit(run, record) for record, _ in test}
-
-
 def _unit(run: Run, record: Record) -> str:
+    """What the split keeps whole: the group, or under the papers' protocol the image."""
     return record.id if run.facts["protocol"] == "paper" else record.group
 
 

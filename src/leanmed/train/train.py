@@ -45,7 +45,6 @@ from leanmed.train.batches import (
     answer_part,
     check_readable,
     ordered_batches,
-    score_part,
     training_batches,
 )
 from leanmed.train.calibrate import calibrate
@@ -371,7 +370,7 @@ def _finish_fold(run: Run, fold: Fold, task: Task, loop: Loop, parts: dict[str, 
     best = torch.load(folder / BEST, map_location="cpu", weights_only=True)
     loop.load_state_dict(best["state_dict"])
     task.eval()
-    validated = score_part(task, parts["validation"], batch_size).figures()
+    chosen = next(row for row in loop.history if row["epoch"] == best["epoch"])
     task.decide_by(1.0, 0.0)  # `calibrate` decides when all folds have answered
     for part in ("validation", "test"):
         answered = answer_part(task, parts[part], batch_size)
@@ -384,7 +383,11 @@ def _finish_fold(run: Run, fold: Fold, task: Task, loop: Loop, parts: dict[str, 
         "images": {name: len(where) for name, where in fold.parts().items()},
         "epochs": len(loop.history),
         "best_epoch": best["epoch"],
-        "validation": {k: None if math.isnan(v) else v for k, v in validated.items()},
+        "validation": {
+            name.removeprefix("val_"): None if math.isnan(value) else value
+            for name, value in chosen.items()
+            if name.startswith("val_")
+        },
         "manifest": task.manifest(),
         "seconds": round(time.monotonic() - loop.started, 1),
     }

@@ -20,6 +20,7 @@ from leanmed.tasks.augment import augment
 from leanmed.tasks.base import Batch, Named, Scorer, Size, Task
 from leanmed.tasks.classification.answer import Prediction
 from leanmed.tasks.classification.figures import Scored, point
+from leanmed.tasks.classification.judge import MAIN_SCORE
 
 
 class Classification(Task):
@@ -34,6 +35,7 @@ class Classification(Task):
         pretrained: load the backbone's weights named in the recipe.
     """
 
+    main_score = MAIN_SCORE
     temperature: Tensor
     threshold: Tensor
 
@@ -41,7 +43,6 @@ class Classification(Task):
         super().__init__()
         self.labels = labels
         self.binary = len(labels) == 2
-        self.main_score = "auc"
         self.settings = recipe
         self.model = Classifier(recipe.model, 1 if self.binary else len(labels), pretrained=pretrained)
         self.register_buffer("temperature", torch.tensor(1.0))

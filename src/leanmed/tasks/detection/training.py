@@ -22,13 +22,13 @@ from leanmed.tasks.base import Batch, Named, Scorer, Size, Task
 from leanmed.tasks.detection import answer, figures
 from leanmed.tasks.detection.answer import Detections
 from leanmed.tasks.detection.augment import augment_boxes
+from leanmed.tasks.detection.judge import MAIN_SCORE
 from leanmed.tasks.detection.loss import multibox
 from leanmed.tasks.detection.settings import DetectionRecipe
 
 OBJECTS = ("object",)  # what boxes hold, when the recipe does not say
 MOST_TRUE = 100  # boxes of one image to learn from
 CANDIDATES, KEPT = 300, 50  # the best default boxes before suppression, and the boxes after it
-LEAST = 1e-15  # of a score and of what it lacks to one: keeps logarithms finite
 NONE = -100.0  # the logit of a row that holds no box: a score of zero
 FEW = 0.8  # of the training boxes matched by a default box, below which somebody should know
 
@@ -46,13 +46,13 @@ class Detection(Task):
         pretrained: load the backbone's weights named in the recipe.
     """
 
+    main_score = MAIN_SCORE
     temperature: Tensor
     threshold: Tensor
 
     def __init__(self, recipe: Recipe, labels: tuple[str, ...], *, pretrained: bool = True) -> None:
         super().__init__()
         self.labels = labels
-        self.main_score = "ap50"
         self.settings = cast(DetectionRecipe, recipe)
         self.model = SSD(recipe.model, self.settings.detector, pretrained=pretrained)
         self.register_buffer("temperature", torch.tensor(1.0))
@@ -209,18 +209,13 @@ class Found(Scorer):
             labels=self.task.labels,
         )
 
-    def marks(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Logits (m,) of the boxes that count, and whether each finds an object (0 or 1), by the rule of LUNA16."""
-        marks = figures.match_centres(self.table())
-        scores = marks.score.clip(LEAST, 1 - LEAST)
-        logits = np.log(scores) - np.log1p(-scores)
-        return logits, marks.hit.astype(np.int64)
-
     def figures(self) -> dict[str, float]:
-        """The same as in the report; the loss is the log loss of the boxes' scores."""
-        logits, hit = (torch.from_numpy(column) for column in self.marks())
+        """The same as in the report; the loss is the log loss of boxes' scores, by the rule of LUNA16."""
+        table = self.table()
+        marks = figures.match_centres(table)
+        logits, hit = torch.from_numpy(answer.log_odds(marks.score)), torch.from_numpy(marks.hit)
         loss = F.binary_cross_entropy_with_logits(logits, hit.double()).item() if len(hit) else 0.0
-        return {"loss": loss, **figures.point(self.table())}
+        return {"loss": loss, **figures.point(table)}
 
 
 class _PixelsToBoxes(nn.Module):
