@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
 import leanmed
+from leanmed.cli import app
 from leanmed.tasks import TASKS
 
 PACKAGE = Path(leanmed.__file__).parent
@@ -60,3 +62,12 @@ def test_kinds_are_told_apart_by_their_lines_and_their_sections() -> None:
     assert set(lines) == set(TASKS)
     for name, line in lines.items():
         assert [other for other, kind in TASKS.items() if kind.answer.is_answer(line)] == [name]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_help_of_quantize_tells_what_each_kind_takes_if_nothing_is_given(name: str) -> None:
+    judge = TASKS[name].judge
+    options = typer.main.get_command(app).commands["quantize"].params  # type: ignore[attr-defined]
+    told = {option.name: option.help for option in options}
+    assert f"{judge.MAX_DROP:g} for" in told["max_drop"]
+    assert re.search(rf"\b{judge.CALIBRATION}\b", told["calibration"])

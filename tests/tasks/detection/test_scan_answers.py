@@ -213,7 +213,7 @@ def test_other_artifacts_refuse_scans(name, changes, tiny_artifact, make_detecto
 
 def test_a_classifier_of_slices_refuses_scans(make_artifact, grid, hu, tmp_path, refused):
     slices = leanmed.load(make_artifact(input=Input(side=32, kind="slice", slices=1)))
-    with refused(ArtifactError, "gives boxes in slices of CT, got one that gives a label for each slice"):
+    with refused(ArtifactError, "expected an artifact that searches scans, got one that gives a label for each slice"):
         slices.predict(written(tmp_path, "mhd", hu, grid))
 
 

@@ -150,6 +150,6 @@ def apart(one: Sequence[NDArray[Any]], other: Sequence[NDArray[Any]]) -> float:
 def search(scan: Any, run: Any, manifest: Manifest, count: int | None) -> Any:
     """A label is given to one image, not to a scan."""
     raise ArtifactError(
-        "expected an artifact that gives boxes in slices of CT, got one that gives a label for each "
-        f"{manifest.input.kind}; take another artifact, or give it single images"
+        f"expected an artifact that searches scans, got one that gives a label for each {manifest.input.kind}; take "
+        "another artifact, or give it single images"
     )

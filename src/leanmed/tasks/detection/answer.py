@@ -142,11 +142,17 @@ def decided(outputs: Sequence[NDArray[Any]], threshold: float) -> Detections:
     )
 
 
+def log_odds(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores in [0, 1] to finite logits."""
+    inner = np.clip(scores, LEAST, 1 - LEAST)
+    odds: NDArray[np.float64] = np.log(inner) - np.log1p(-inner)
+    return odds
+
+
 def recalibrated(answer: Detections, temperature: float, threshold: float | None) -> Detections:
     """An answer made at a temperature of 1 as it is at another one, decided by a threshold."""
     boxes = np.array(answer.all_boxes, np.float64).reshape(-1, 4)
-    scores = np.clip(np.array(answer.all_scores, np.float64), LEAST, 1 - LEAST)
-    odds = (np.log(scores) - np.log1p(-scores)) / temperature
+    odds = log_odds(np.array(answer.all_scores, np.float64)) / temperature
     return decided([boxes, (1 / (1 + np.exp(-odds))).astype(np.float32)], threshold or 0.0)
 
 
@@ -235,8 +241,8 @@ def search(
     """
     if manifest.input.kind != "slice":
         raise ArtifactError(
-            "expected an artifact that gives boxes in slices of CT, got one that gives boxes in a "
-            f"{manifest.input.kind}; take another artifact"
+            f"expected an artifact for slices of CT, got one that gives boxes in a {manifest.input.kind}; take another "
+            "artifact"
         )
 
     def detect(pixels: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any]]:

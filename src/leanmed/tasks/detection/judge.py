@@ -14,7 +14,7 @@ from leanmed.records import Attribute, Box, Record
 from leanmed.report.glossary import Term
 from leanmed.report.plots import Plot
 from leanmed.report.report import Mistake, Places
-from leanmed.tasks.detection.answer import LEAST, Detections
+from leanmed.tasks.detection.answer import Detections, log_odds
 from leanmed.tasks.detection.figures import (
     BAND,
     Detected,
@@ -82,9 +82,8 @@ def evidence(records: Sequence[Record], answers: Sequence[Detections], labels: t
     """The logits of the boxes that count, and whether each finds an object, by the rule of LUNA16."""
     table = table_of(records, answers, labels)
     marks = match_centres(table)
-    scores = marks.score.clip(LEAST, 1 - LEAST)
     return Evidence(
-        logits=np.log(scores) - np.log1p(-scores),
+        logits=log_odds(marks.score),
         truth=marks.hit.astype(np.int64),
         group=table.group[marks.unit],
         unfound=table.objects - int(marks.hit.sum()),
