@@ -204,7 +204,8 @@ def _pairs(root: Path, images: Sequence[Path], files: Sequence[Path], dataset: s
         )
     pairs = {image: found[key][0] for image in images if (key := _key(root, image)) in found}
     loose = [image for image in images if image not in pairs]
-    unclaimed = [path for path in files if path not in set(pairs.values())]
+    claimed = set(pairs.values())
+    unclaimed = [path for path in files if path not in claimed]
     names = Counter(path.stem for path in loose), Counter(path.stem for path in unclaimed)
     alone = {path.stem: path for path in unclaimed if all(count[path.stem] == 1 for count in names)}
     return pairs | {image: alone[image.stem] for image in loose if image.stem in alone}

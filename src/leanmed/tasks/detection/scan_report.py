@@ -114,7 +114,8 @@ def _search(
 
     marks = {uid: mark for uid in scans.files if (mark := answered(uid, _mark))}
     check_places(scans, marks)
-    known = {scans.groups[uid] for uid, mark in marks.items() if mark in set(seen)}
+    made_from = set(seen)
+    known = {scans.groups[uid] for uid, mark in marks.items() if mark in made_from}
     notes += absent(seen, list(marks.values()))
     for number, uid in enumerate(marks, start=1):
         if scans.groups[uid] in known:
