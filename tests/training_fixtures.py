@@ -16,6 +16,7 @@ from leanmed.phantoms.eyelids import PHANTOMS
 from leanmed.recipe.recipe import Recipe
 from leanmed.runs import FOLD, HISTORY, MODEL, Run
 from leanmed.tasks.recipes import check_recipe
+from leanmed.train import fit
 from leanmed.train import train as training
 from leanmed.train.loop import Loop
 
@@ -49,8 +50,8 @@ def trained_run(base: Path) -> Run:
     return training.train(tiny_recipe(), made_data(base), base / "trained", tell=silent)
 
 
-def weights(run: Run, fold: int) -> dict[str, Tensor]:
-    """What a fold learned."""
+def weights(run: Run, fold: int | None) -> dict[str, Tensor]:
+    """What a fold learned, or the model of all images."""
     return load_file(run.folder(fold) / MODEL)
 
 
@@ -86,8 +87,8 @@ def _after_early_stopping() -> None:
 
 
 def _before_the_fold_is_done() -> None:
-    write = training.write_json
-    training.write_json = lambda path, content: _die() if path.name == FOLD else write(path, content)
+    write = fit.write_json
+    fit.write_json = lambda path, content: _die() if path.name == FOLD else write(path, content)
 
 
 DEATHS: dict[str, Callable[[], None]] = {

@@ -21,6 +21,7 @@ from leanmed.console import (
     needs,
     paragraph,
     progress_bar,
+    rule_or_number,
     stages,
     typed,
 )
@@ -144,7 +145,8 @@ def train(
     split = {"protocol": protocol, "groups": groups, "conflicts": conflicts}
     asked = [*settings, *(f"split.{k}={v}" for k, v in split.items() if v)]
     chosen = load_recipe(recipe, asked)
-    from leanmed.train.train import Machines, resumed_recipe, train
+    from leanmed.train.machines import Machines
+    from leanmed.train.train import resumed_recipe, train
 
     if resume:
         chosen = resumed_recipe(out, chosen, asked)
@@ -250,13 +252,34 @@ def export(
     run: Annotated[Path, typer.Argument(help="A finished run folder.", show_default=False)],
     out: Out,
     fold: Annotated[
-        int | None, typer.Option(help="Which fold; the one with the best validation score if not given.")
+        int | None, typer.Option(help="Export the model of one fold, from 0 on, as it is: nothing is trained.")
+    ] = None,
+    ensemble: Annotated[
+        bool,
+        typer.Option(
+            "--ensemble",
+            help="Export the models of all folds in one file, several times as large and slow: it gives the mean of "
+            "their answers.",
+        ),
+    ] = False,
+    threshold: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER|RULE",
+            help="Answer positive from this probability or score on, such as 0.3; or from one chosen on validation "
+            "images by a rule: f1, youden, or sensitivity:0.95, which finds 95 % of the positive ones. If not given, "
+            "as the recipe says.",
+        ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="The data set's folder, if it has moved since training.")] = None,
 ) -> None:
-    """Write one fold's model as an artifact: one ONNX graph from decoded pixels to the answer.
+    """Write an artifact: one ONNX graph from decoded pixels to the answer, with its card.
 
-    Example: `leanmed export run --out artifact`
+    The model is trained on all images of the run, which takes about as long as one fold. That is done once; when it is
+    stopped, repeat the command, and it goes on. Its figures are the cross-validated ones of the folds, since no image
+    is left to test it. `--fold` exports the model of one fold at once, with the figures of its own test part.
+
+    Example: `leanmed export run --out artifact --threshold sensitivity:0.95`
     """
     needs("export", "train", *TRAINING)
     from leanmed.tasks.recipes import open_run
@@ -264,9 +287,35 @@ def export(
     opened = open_run(run)
     from leanmed.export.export import export
 
-    artifact = export(opened, out, fold=fold, data=data)
+    wanted = rule_or_number(threshold)
+    artifact = export(opened, out, fold=fold, ensemble=ensemble, threshold=wanted, data=data, tell=typer.echo)
     graph = artifact.manifest.graphs["model"]
     typer.echo(f"wrote {out}: {graph.bytes / 1e6:.2f} MB, artifact {artifact.sha256[:12]}")
+    typer.echo(f"now: leanmed predict {out} IMAGES --out answers.jsonl, and read {out / 'CARD.md'}")
+
+
+@app.command()
+def card(
+    artifact: Annotated[Path, typer.Argument(help="An artifact folder.", show_default=False)],
+    settings: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=TEXT", help="Fill in one item; repeatable. An empty text opens it again."),
+    ] = [],  # noqa: B006
+) -> None:
+    """Show which items of an artifact's card are open, and fill them in: what a training cannot know.
+
+    The card is the file CARD.md in the artifact folder. It may also be written with any editor: predictions do not
+    depend on it.
+
+    Example: `leanmed card artifact --set "patients=Children of 6 to 59 months, seen at ..."`
+    """
+    from leanmed.runtime.artifact import CARD, read_artifact
+    from leanmed.runtime.card import fill_card
+
+    read_artifact(artifact)
+    for item in fill_card(artifact, settings):
+        typer.echo(f"{item.key:10} {item.text or 'open: ' + item.question}")
+    typer.echo(f"{'wrote' if settings else 'see'} {artifact / CARD}")
 
 
 @app.command()

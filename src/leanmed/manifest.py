@@ -11,11 +11,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-FORMAT = 2
+FORMAT = 3
 MAX_GRAPH_BYTES = 2**31
+GIVEN = "given"  # a threshold that somebody named as a number
 INTENDED_USE = "Research use only. Not a medical device: never the sole ground of a decision about a patient."
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
+Made = Literal["refit", "fold", "ensemble"]
 
 
 class _Frozen(BaseModel):
@@ -73,7 +75,10 @@ class Provenance(_Frozen):
     data_sha256: str = Field(description="hash of the whole data set: contents, labels and groups")
     seed: int
     protocol: str
-    fold: int
+    made: Made = Field(
+        default="fold", description="refit: trained on all images; fold: one of the run's; ensemble: all of the run's"
+    )
+    fold: int | None = Field(default=None, description="which fold, of a fold")
     seen_images: tuple[str, ...] = Field(default=(), description="`image_mark` of each image used to train or select")
     selected_images: tuple[str, ...] = Field(
         default=(), description="those of seen_images that nothing was trained on: they chose epoch and threshold"
@@ -95,16 +100,40 @@ class Manifest(_Frozen):
     labels: tuple[str, ...] = Field(min_length=1, description="what answers are made of, in the order of the outputs")
     input: Input
     threshold: float | None = Field(ge=0, le=1, description="the least probability or score that is answered")
+    threshold_rule: str = Field(
+        default="",
+        max_length=64,
+        description="how the threshold was chosen on validation images: f1, youden, sensitivity:0.9; given: it was not",
+    )
     temperature: float = Field(gt=0, description="logits were divided by this; it is inside the graph")
     precision: Precision = "fp32"
     main_score: str = Field(description="the figure by which versions of this artifact are compared")
     graphs: dict[str, Graph] = Field(max_length=4)
-    card_sha256: str = Field(default="", description="of CARD.md")
+    figures_of: Literal["itself", "folds"] = Field(
+        default="itself",
+        description="itself: measured with this model on images new to it; folds: cross-validated, with the models of "
+        "the run's folds, which were made in the same way, each on images new to it",
+    )
     figures: dict[str, dict[str, float | int | None]] = Field(default_factory=dict)
     leak: str | None = Field(default=None, description="why the figures are too good, if they are")
     provenance: Provenance
     quantization: dict[str, Any] = Field(default_factory=dict)
     intended_use: str = INTENDED_USE
+
+    @property
+    def threshold_origin(self) -> str:
+        """How the threshold was chosen, in words that follow it."""
+        rule, _, least = self.threshold_rule.partition(":")
+        how = {
+            "f1": "for the best F1",
+            "youden": "for the best sum of sensitivity and specificity",
+            "sensitivity": f"for the best specificity with a sensitivity of at least {least}",
+        }
+        return (
+            "that was given as a number"
+            if rule == GIVEN
+            else f"chosen on validation images {how.get(rule, '')}".rstrip()
+        )
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Manifest:
@@ -116,10 +145,13 @@ class Manifest(_Frozen):
 def migrated(content: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a manifest of an older format in this one; of this one, a copy.
 
-    Format 1 had `output`, which the kind of task says already.
+    Format 1 had `output`, which the kind of task says already. Up to format 2 the card had a hash.
     """
     found = dict(content)
     if found.get("format", FORMAT) == 1:
         found.pop("output", None)
-        found["format"] = FORMAT
+    if found.get("format", FORMAT) < FORMAT:
+        found.pop("card_sha256", None)
+        rule = found.get("provenance", {}).get("recipe", {}).get("training", {}).get("threshold", "")
+        found |= {"format": FORMAT, "threshold_rule": rule if found.get("threshold") is not None else ""}
     return found

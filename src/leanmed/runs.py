@@ -10,6 +10,7 @@ RUN/fold-0/model.safetensors   the weights of the chosen epoch
 RUN/fold-0/answers-test.jsonl  each test image answered once, by the line that `predict` writes; -validation likewise
 RUN/fold-0/uncalibrated-test.jsonl   the same at a temperature of 1 and a threshold of 0; -validation likewise
 RUN/fold-0/fold.json           written last: a fold that has one is done
+RUN/refit/                     history.csv, model.safetensors and fold.json of the model of all images, once exported
 RUN/calibration.json           when all folds are done: temperature and threshold of each, and what they were fitted to
 ```
 """
@@ -30,6 +31,7 @@ from leanmed.recipe.recipe import Recipe
 RECIPE, RUN, SPLITS = "recipe.yaml", "run.json", "splits.csv"
 MODEL, FOLD, HISTORY = "model.safetensors", "fold.json", "history.csv"
 CALIBRATION = "calibration.json"
+REFIT = "refit"
 PREDICTIONS = "predictions.csv"  # in place of the answers, in runs of format 1
 NEEDED = {"data", "data_sha256", "folds", "grouping", "labels", "leak", "protocol"}  # of run.json
 
@@ -56,9 +58,9 @@ class Run:
         """Class labels in the order of the outputs."""
         return tuple(self.facts["labels"])
 
-    def folder(self, fold: int) -> Path:
-        """Where a fold lies."""
-        return self.path / f"fold-{fold}"
+    def folder(self, fold: int | None) -> Path:
+        """Where a fold lies, or if None the refit on all images."""
+        return self.path / (REFIT if fold is None else f"fold-{fold}")
 
     def answers(self, fold: int, part: str) -> Path:
         """Where a fold's answers to its `validation` or `test` part lie, as lines."""
@@ -85,8 +87,8 @@ class Run:
         """Finished folds that an earlier version calibrated by themselves, whose first answers are not kept."""
         return [k for k in range(self.facts["folds"]) if self.done(k) and not self.uncalibrated(k, "test").is_file()]
 
-    def done(self, fold: int) -> bool:
-        """Whether a fold is finished."""
+    def done(self, fold: int | None) -> bool:
+        """Whether a fold is finished, or if None the refit."""
         return (self.folder(fold) / FOLD).is_file()
 
     def fold(self, number: int) -> FoldResult:
@@ -95,18 +97,32 @@ class Run:
         Raises:
             RunError: the run has no such fold, or it is not finished, or damaged.
         """
-        folder, last = self.folder(number), self.facts["folds"] - 1
+        last = self.facts["folds"] - 1
         if not 0 <= number <= last:
             raise RunError(f"expected a fold of {self.path} from 0 to {last}, got {number}; name one of these")
         if not self.done(number):
             raise RunError(f"fold {number} of {self.path} is not finished; go on with: leanmed train ... --resume")
         if self.uncalibrated(number, "test").is_file() and not self.calibration:
             raise RunError(f"{self.path} is trained but not calibrated; go on with: leanmed train ... --resume")
+        return FoldResult(number, *self._read(number, "train ... --resume"))
+
+    def refit(self) -> dict[str, Any]:
+        """What is known of the model of all images.
+
+        Raises:
+            RunError: there is none, or it is damaged.
+        """
+        if not self.done(None):
+            raise RunError(f"{self.path} has no model of all images yet; make it with: leanmed export")
+        return self._read(None, "export")[0]
+
+    def _read(self, fold: int | None, remedy: str) -> tuple[dict[str, Any], list[dict[str, str]]]:
+        folder = self.folder(fold)
         try:
             facts = json.loads((folder / FOLD).read_text(encoding="utf-8"))
-            return FoldResult(number, facts, read_csv(folder / HISTORY))
+            return facts, read_csv(folder / HISTORY)
         except (OSError, ValueError) as error:
-            raise RunError(f"{folder} is damaged ({error}); remove it, then: leanmed train ... --resume") from error
+            raise RunError(f"{folder} is damaged ({error}); remove it, then: leanmed {remedy}") from error
 
     def folds(self) -> list[FoldResult]:
         """Every fold.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,17 @@ def test_the_drop_is_how_much_the_main_score_fell() -> None:
     assert found.agreement == 0.75
     assert (found.before["auc"].value, found.after["auc"].value) == (1.0, pytest.approx(0.75))
     assert (found.images, found.groups) == (4, 4)
+
+
+@pytest.mark.parametrize(("groups", "has_interval"), [(9, False), (10, True)])
+def test_the_changes_of_fewer_than_ten_groups_have_no_interval(groups: int, has_interval: bool) -> None:
+    """20 images; the compressed graph answers each a little otherwise."""
+    records = [replace(r, group=str(k % groups)) for k, r in enumerate(made_records(TRUTHS * 5))]
+    rng = np.random.default_rng(0)
+    before, after = (answered(*rng.random(20)) for _ in range(2))
+    found = make_gate(records, IMAGES * 5, made_manifest()).compare(before, after)
+    assert found.groups == groups
+    assert found.has_interval is has_interval
 
 
 def test_a_main_score_that_is_undefined_is_an_error(refused: Callable[..., Any]) -> None:

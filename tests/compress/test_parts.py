@@ -65,6 +65,18 @@ def test_with_nothing_new_the_figures_are_the_validation_images_and_the_note_say
     assert "also chose" in parts.notes[0]
 
 
+@pytest.mark.parametrize("made", ["refit", "ensemble"])
+def test_a_model_of_all_images_is_compressed_on_images_it_knows_and_the_note_says_so(made: Any) -> None:
+    pairs = [replace(record, group=f"pair {int(record.id) // 2}") for record in RECORDS]
+    whole = origin(range(12)).model_copy(update={"made": made, "fold": None})
+    parts = find_parts(whole, together(pairs), CONTENTS)
+    assert sorted(ids(parts.training) + ids(parts.validation)) == list(range(12))
+    assert not {r.group for r in parts.training} & {r.group for r in parts.validation}
+    assert (parts.test, parts.learned) == ([], True)
+    assert "has learned from all of these images" in parts.notes[0]
+    assert not find_parts(origin(range(4)).model_copy(update={"made": made}), together(pairs), CONTENTS).learned
+
+
 def test_without_images_to_choose_with_nothing_is_done(refused: Callable[..., Any]) -> None:
     with refused(DataError, "of 12 images, 12 trained it and 0 are new", "--data"):
         find_parts(origin(range(12)), together(RECORDS), CONTENTS)

@@ -89,9 +89,10 @@ def test_fine_tuning_comes_last_and_quiets_the_answers() -> None:
     assert tuned.noise < first.noise
 
 
-def judged(drop: float, agreement: float) -> Comparison:
-    """Figures that are known without doubt: their intervals have no width."""
-    before, after, change, same = (Figure(x, x, x, 40) for x in (0.9, 0.9 - drop, -drop, agreement))
+def judged(drop: float, agreement: float, spread: float = 0.0) -> Comparison:
+    """Figures that are known without doubt but for the drop, whose interval reaches so far to either side."""
+    before, after, same = (Figure(x, x, x, 40) for x in (0.9, 0.9 - drop, agreement))
+    change = Figure(-drop, -drop - spread, -drop + spread, 40)
     return Comparison(40, 40, "auc", {"auc": before}, {"auc": after}, {"auc": change, "agreement": same})
 
 
@@ -110,6 +111,25 @@ def test_of_the_attempts_that_pass_the_least_noisy_is_taken() -> None:
     outcome = compress("int4").outcome
     assert outcome.passed
     assert outcome.final.noise == min(attempt.noise for attempt in outcome.attempts)
+
+
+def test_an_attempt_whose_drop_may_be_larger_than_allowed_passes_as_open_and_stops_the_search() -> None:
+    """The drop measured is within the 0.005 of AUC that the gate allows, and its interval is not."""
+    gate = replace(made_gate(ARTIFACT), compare=lambda before, after: judged(0.002, 1.0, spread=0.01))
+    outcome = quantize(ARTIFACT, "int8", IMAGES, gate).outcome
+    (attempt,) = outcome.attempts
+    assert (attempt.verdict, attempt.passed) == ("open", True)
+    assert "a drop of up to 0.012, more than the 0.005 allowed, cannot be excluded" in outcome.not_excluded
+
+
+def test_an_attempt_that_is_shown_is_taken_before_a_quieter_one_that_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leanmed.compress.quantize.QUIET", 0.0)
+    spreads = iter([0.001, 0.01, 0.01, 0.01])
+    gate = replace(made_gate(ARTIFACT), compare=lambda before, after: judged(0.002, 1.0, spread=next(spreads)))
+    outcome = quantize(ARTIFACT, "int4", IMAGES, gate).outcome
+    assert [attempt.verdict for attempt in outcome.attempts] == ["shown", "open", "open", "open"]
+    assert min(attempt.noise for attempt in outcome.attempts[1:]) < outcome.attempts[0].noise
+    assert outcome.final is outcome.attempts[0]
 
 
 def test_a_quieter_attempt_that_fails_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:

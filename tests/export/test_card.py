@@ -6,14 +6,25 @@ import pytest
 
 from detection_fixtures import constant_graph
 from leanmed.evaluation.runs import evaluate_run
-from leanmed.export.card import OPEN_ITEMS, write_card
+from leanmed.export.card import Basis, write_card
 from leanmed.figures.bootstrap import Figure
 from leanmed.runtime.artifact import read_artifact
+from leanmed.runtime.card import ITEMS
 
 
 @pytest.fixture(scope="module")
-def report(finished_run):
-    return evaluate_run(finished_run)
+def basis(finished_run):
+    found = evaluate_run(finished_run)
+    return Basis(
+        images=found.table.group.size,
+        groups=found.table.groups,
+        protocol=found.protocol,
+        made="This artifact is the model of fold 0.",
+        notes=found.notes,
+        figures=found.figures,
+        terms=found.terms,
+        subgroups=found.subgroups,
+    )
 
 
 @pytest.fixture
@@ -22,67 +33,88 @@ def manifest(make_artifact):
     return lambda **changes: read_artifact(make_artifact(**changes)).manifest
 
 
-def test_a_card_says_what_it_is_for_what_it_does_and_what_is_not_known(manifest, report):
-    card = write_card(manifest(threshold=0.25), report, 3e-7)
+def test_a_card_says_what_it_is_for_what_it_does_and_what_is_not_known(manifest, basis):
+    card = write_card(manifest(threshold=0.25), basis, 3e-7)
     headings = [line[3:] for line in card.splitlines() if line.startswith("## ")]
     assert headings == [
         *("Intended use", "What it does", "Data and protocol", "How good it is", "Subgroups", "Limits"),
-        *("Checks", "Open items"),
+        *("Checks", "What a training cannot know"),
     ]
     assert card.startswith("# mean-red (fp32)\n\n## Intended use\n\nResearch use only. Not a medical device")
     assert "answers `anemic` when that probability is at least 0.250" in card
     assert "60 images in" in card
     assert "differ by at most 3.0e-07" in card
-    assert all(f"- {item}" in card for item in OPEN_ITEMS)
+    assert all(f"- **{key}**: {question}\n  *open*\n" in card for key, question in ITEMS.items())
 
 
-def test_a_leak_is_the_first_line(manifest, report):
-    card = write_card(manifest(leak="This result LEAKS."), report, 0)
+def test_a_leak_is_the_first_line(manifest, basis):
+    card = write_card(manifest(leak="This result LEAKS."), basis, 0)
     assert card.startswith("> **This result LEAKS.**\n\n# mean-red")
     assert "- The figures above leak and say nothing about new patients." in card
 
 
-def test_figures_stand_with_their_intervals_beside_those_of_the_run(manifest, report):
+def test_figures_stand_with_their_intervals_beside_those_of_the_run(manifest, basis):
     figures = {"auc": {"value": 0.875, "low": 0.75, "high": 0.9, "n": 20}, "f1": {"value": None}}
-    card = write_card(manifest(figures=figures), report, 0)
-    whole = report.figures["auc"]
+    card = write_card(manifest(figures=figures), basis, 0)
+    whole = basis.figures["auc"]
     expected = f"{whole.value:.3f} ({whole.low:.3f} to {whole.high:.3f})"
     assert f"| ROC-AUC | 0.875 (0.750 to 0.900) | {expected} |" in card
     assert "| F1 | – |" in card
     assert "Brier" not in card  # not measured on this artifact
 
 
-def test_a_figure_without_interval_stands_alone(manifest, report):
+def test_a_figure_without_interval_stands_alone(manifest, basis):
     figures = {"auc": {"value": 0.875, "low": None, "high": None, "n": 20}}
-    alone = replace(report, figures={"auc": Figure(0.5, float("nan"), float("nan"), 60)})
+    alone = replace(basis, figures={"auc": Figure(0.5, float("nan"), float("nan"), 60)})
     assert "| ROC-AUC | 0.875 | 0.500 |" in write_card(manifest(figures=figures), alone, 0)
 
 
-def test_subgroups_are_a_table_whatever_their_values_are_called(manifest, report):
-    row = replace(report.subgroups[0], name="ward", value="A|B")
-    card = write_card(manifest(), replace(report, subgroups=[row]), 0)
+def test_subgroups_are_a_table_whatever_their_values_are_called(manifest, basis):
+    row = replace(basis.subgroups[0], name="ward", value="A|B")
+    card = write_card(manifest(), replace(basis, subgroups=[row]), 0)
     (line,) = [line for line in card.splitlines() if line.startswith("| ward")]
     assert line.startswith(f"| ward: A\\|B | {row.n} | {row.groups} | ")
     assert line.replace("\\|", "").count("|") == 7
 
 
-def test_a_card_without_subgroups_says_why(manifest, report):
-    assert "names no attribute to form subgroups by" in write_card(manifest(), replace(report, subgroups=[]), 0)
+def test_a_card_without_subgroups_says_why(manifest, basis):
+    assert "names no attribute to form subgroups by" in write_card(manifest(), replace(basis, subgroups=[]), 0)
 
 
-def test_three_labels_have_no_threshold(manifest, report):
-    card = write_card(manifest(labels=("a", "b", "c"), threshold=None), report, 0)
+def test_three_labels_have_no_threshold(manifest, basis):
+    card = write_card(manifest(labels=("a", "b", "c"), threshold=None), basis, 0)
     assert "calibrated probabilities of `a`, `b`, `c`" in card
     assert "It answers the likeliest label." in card
 
 
-def test_few_groups_are_called_few(manifest, report):
-    assert "groups are few: the intervals are wide" in write_card(manifest(), report, 0)
+def test_few_groups_are_called_few(manifest, basis):
+    assert "groups are few: the intervals are wide" in write_card(manifest(), basis, 0)
 
 
 @pytest.mark.parametrize(("kind", "said"), [("slice", "From one axial slice"), ("photograph", "From one image")])
-def test_a_detectors_card_says_what_it_looks_at(manifest, report, kind, said):
+def test_a_detectors_card_says_what_it_looks_at(manifest, basis, kind, said):
     boxes = {"task": "detection", "labels": ("node",), "input": {"side": 64, "kind": kind}}
-    card = write_card(manifest(graph=constant_graph(), **boxes), replace(report, subgroups=[]), 0)
+    card = write_card(manifest(graph=constant_graph(), **boxes), replace(basis, subgroups=[]), 0)
     assert said in card
     assert "boxes of `node`" in card
+
+
+def test_a_model_of_all_images_has_the_cross_validated_figures_alone_and_says_so(manifest, basis):
+    card = write_card(manifest(figures_of="folds", figures={"auc": {"value": 0.5}}), basis, 0)
+    whole = basis.figures["auc"]
+    assert f"| ROC-AUC | {whole.value:.3f} ({whole.low:.3f} to {whole.high:.3f}) |" in card
+    assert "No image was kept from this model" in card
+    assert "its own test part" not in card
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("f1", "chosen on validation images for the best F1."),
+        ("youden", "for the best sum of sensitivity and specificity."),
+        ("sensitivity:0.95", "for the best specificity with a sensitivity of at least 0.95."),
+        ("given", "that was given as a number."),
+    ],
+)
+def test_a_card_says_how_the_threshold_was_chosen(manifest, basis, rule, said):
+    assert said in write_card(manifest(threshold=0.25, threshold_rule=rule), basis, 0)

@@ -2,29 +2,33 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
-from leanmed.data import content_hashes, read_records
+from leanmed.data import content_hashes, read_pixels, read_records
 from leanmed.errors import ExportError, RunError
-from leanmed.evaluation.runs import fold_answers, fold_figures
+from leanmed.evaluation import runs as runs_module
+from leanmed.evaluation.runs import evaluate_run, fold_answers, fold_figures, split_records
 from leanmed.export import export as module
-from leanmed.export.export import OPSET, SHAPES, TOLERANCE, best_fold, compare, export, sample_images
+from leanmed.export.export import OPSET, SHAPES, TOLERANCE, compare, export, sample_images
 from leanmed.files import write_json
-from leanmed.runs import FOLD, SPLITS, Run, read_csv
+from leanmed.runs import CALIBRATION, FOLD, HISTORY, MODEL, SPLITS, Run, read_csv
 from leanmed.runtime.artifact import Artifact
-from leanmed.runtime.lines import read_lines, write_lines
 from leanmed.runtime.predictor import load
 from leanmed.tasks.building import load_task
 from leanmed.tasks.classification.answer import apart
 from leanmed.tasks.recipes import open_run
-from training_fixtures import made_data, trained_run
+from leanmed.train.fit import refit
+from leanmed.train.loop import Loop
+from training_fixtures import made_data, silent, trained_run, weights
 
 EXPORTED = 0  # the fold, given by number: what the tests of one artifact are about
 
@@ -145,14 +149,153 @@ def test_seen_images_are_those_trained_on_or_selected_by_in_that_fold_and_no_oth
     assert len(seen) == len(set(seen)) == len(parts) - list(parts.values()).count("test")
 
 
-@pytest.mark.parametrize("best", [0, 1])
-def test_the_fold_with_the_best_validation_score_is_chosen_whatever_the_test_says(own_run: Run, best: int) -> None:
+@pytest.fixture(scope="module")
+def refitted(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """What is exported when nothing else is asked for, and what was told."""
+    told: list[str] = []
+    path = tmp_path_factory.mktemp("refit") / "artifact"
+    export(run, path, tell=told.append)
+    return path, told
+
+
+def test_by_default_a_model_of_all_images_is_trained_for_the_median_epoch_of_the_folds(
+    run: Run, data: Path, refitted: tuple[Path, list[str]]
+) -> None:
+    path, told = refitted
+    chosen = [fold.facts["best_epoch"] + 1 for fold in run.folds()]
+    epochs = round(statistics.median(chosen))
+    history = read_csv(run.folder(None) / HISTORY)
+    assert [int(row["epoch"]) for row in history] == list(range(epochs))
+    assert run.refit()["images"] == {"train": 40}
+    assert f"training on all 40 images for {epochs} epoch(s)" in told[0]
+    origin = load(path).manifest.provenance
+    assert (origin.made, origin.fold) == ("refit", None)
+    assert set(origin.seen_images) == {digest[:16] for digest in content_hashes(read_records("folder", data))}
+    assert origin.selected_images == ()
+    assert not list(run.folder(None).glob("*.ckpt"))
+
+
+def test_its_figures_are_the_cross_validated_ones_and_it_is_decided_by_all_folds_answers(
+    run: Run, refitted: tuple[Path, list[str]]
+) -> None:
+    manifest, report = load(refitted[0]).manifest, evaluate_run(run)
+    assert manifest.figures_of == "folds"
+    assert {name: figure["value"] for name, figure in manifest.figures.items()} == {
+        name: figure.value for name, figure in report.figures.items()
+    }
+    assert manifest.threshold == run.calibration["threshold"]
+    assert manifest.temperature == pytest.approx(run.calibration["value"])
+    assert manifest.threshold_rule == "f1"
+
+
+def test_its_weights_are_those_of_no_fold_and_its_graph_gives_what_it_gives(
+    run: Run, data: Path, refitted: tuple[Path, list[str]]
+) -> None:
+    predictor, task = load(refitted[0]), load_task(run, None)
+    mine = weights(run, None)
+    assert not any(all(torch.equal(mine[k], weights(run, fold)[k]) for k in mine) for fold in (0, 1))
+    (one, *_) = read_records("folder", data)
+    pixels = np.ascontiguousarray(read_pixels(one))
+    with torch.inference_mode():
+        wanted = task.graph()(torch.from_numpy(pixels)).numpy()
+    assert apart([wanted], predictor.outputs(pixels)) <= TOLERANCE
+
+
+def test_a_second_export_trains_nothing(run: Run, refitted: tuple[Path, list[str]], tmp_path: Path) -> None:
+    trained = (run.folder(None) / MODEL).stat().st_mtime_ns
+    told: list[str] = []
+    again = export(run, tmp_path / "again", tell=told.append)
+    assert told == []
+    assert (run.folder(None) / MODEL).stat().st_mtime_ns == trained
+    assert again.graph == load(refitted[0]).artifact.graph
+
+
+def test_a_training_on_all_images_that_was_killed_goes_on_and_ends_as_an_unbroken_one(
+    run: Run, own_run: Run, data: Path, refitted: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kept in own_run.folder(None).iterdir() if own_run.folder(None).is_dir() else []:
+        kept.unlink() if kept.is_file() else shutil.rmtree(kept)
+    step, died = Loop.training_step, []
+
+    def mortal(loop: Loop, batch: Any, number: int) -> Any:
+        if loop.current_epoch == 1 and number == 2 and not died:
+            died.append(number)
+            raise KeyboardInterrupt
+        return step(loop, batch, number)
+
+    monkeypatch.setattr(Loop, "training_step", mortal)
+    records = split_records(own_run, read_records("folder", data))
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        refit(own_run, records, tell=silent)
+    assert died
+    assert not own_run.done(None)
+    refit(own_run, records, tell=silent)
+    assert all(torch.equal(value, weights(run, None)[name]) for name, value in weights(own_run, None).items())
+    assert read_csv(own_run.folder(None) / HISTORY) == read_csv(run.folder(None) / HISTORY)
+
+
+def test_a_run_whose_folds_an_older_version_calibrated_has_no_model_of_all_images(own_run: Run, tmp_path: Path) -> None:
+    shutil.rmtree(own_run.folder(None), ignore_errors=True)
+    (own_run.path / CALIBRATION).unlink()
     for fold in (0, 1):
-        changed_facts(own_run, fold, validation={"auc": 0.9 if fold == best else 0.8, "f1": 1 - 0.5 * fold})
-    kept, other = own_run.answers(best, "test"), dict(zip(own_run.labels, reversed(own_run.labels), strict=True))
-    truth = {row["image"]: row["label"] for row in read_csv(own_run.path / SPLITS)}
-    write_lines(kept, [line | {"label": other[truth[line["input"]]]} for line in read_lines(kept)])  # all wrong now
-    assert best_fold(own_run) == best
+        own_run.uncalibrated(fold, "test").unlink()
+    for how in ({}, {"ensemble": True}, {"fold": 0, "threshold": 0.5}):
+        with pytest.raises((RunError, ExportError), match="of an earlier version"):
+            export(own_run, tmp_path / "artifact", tell=silent, **how)  # type: ignore[arg-type]
+    export(own_run, tmp_path / "artifact", fold=0)
+
+
+def test_the_ensemble_gives_the_mean_of_the_folds_probabilities(run: Run, data: Path, tmp_path: Path) -> None:
+    export(run, tmp_path / "ensemble", ensemble=True)
+    predictor = load(tmp_path / "ensemble")
+    assert predictor.manifest.provenance.made == "ensemble"
+    assert predictor.manifest.figures_of == "folds"
+    pixels = np.ascontiguousarray(read_pixels(read_records("folder", data)[3]))
+    said = []
+    for fold in (0, 1):
+        task = load_task(run, fold)
+        task.decide_by(run.calibration["value"], run.calibration["threshold"])
+        with torch.inference_mode():
+            said.append(task.graph()(torch.from_numpy(pixels)).numpy())
+    assert said[0] != pytest.approx(said[1], abs=1e-3)
+    assert predictor.outputs(pixels)[0] == pytest.approx(np.mean(said, axis=0), abs=1e-5)
+
+
+def test_a_threshold_given_as_a_number_decides_and_its_figures_are_worked_out_anew(run: Run, tmp_path: Path) -> None:
+    manifest = export(run, tmp_path / "all", fold=EXPORTED, threshold=0.0).manifest
+    assert (manifest.threshold, manifest.threshold_rule) == (0.0, "given")
+    assert manifest.figures["recall"]["value"] == 1.0
+    assert manifest.figures["specificity"]["value"] == 0.0
+    assert "that was given as a number" in load(tmp_path / "all").artifact.card
+    none = export(run, tmp_path / "none", threshold=1.0, tell=silent).manifest
+    assert none.figures["recall"]["value"] == 0.0
+    assert none.figures["auc"] == export(run, tmp_path / "as it is", tell=silent).manifest.figures["auc"]
+
+
+def test_a_threshold_chosen_by_a_rule_is_chosen_on_validation_answers(run: Run, data: Path, tmp_path: Path) -> None:
+    manifest = export(run, tmp_path / "artifact", threshold="sensitivity:1", tell=silent).manifest
+    assert manifest.threshold_rule == "sensitivity:1"
+    positive = [
+        answer.probability
+        for fold in run.folds()
+        for name, answer in fold_answers(run, fold, "validation")
+        if name in {r.id for r in read_records("folder", data) if r.label == run.labels[1]}
+    ]
+    assert manifest.threshold is not None
+    assert manifest.threshold <= min(positive) + 0.05  # the folds' own temperatures are near that of all
+
+
+def test_one_fold_and_all_of_them_are_not_exported_at_once(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="leave one out"):
+        export(run, tmp_path / "artifact", fold=0, ensemble=True)
+
+
+def test_an_export_reads_the_data_set_once(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    counted = runs_module.content_hashes
+    monkeypatch.setattr(runs_module, "content_hashes", lambda records: (seen.append(len(records)), counted(records))[1])
+    export(run, tmp_path / "artifact", fold=EXPORTED)
+    assert seen == [40]
 
 
 def test_a_graph_that_disagrees_is_refused_and_nothing_is_written(

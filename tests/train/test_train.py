@@ -31,7 +31,8 @@ from leanmed.runs import CALIBRATION, FOLD, HISTORY, MODEL, RECIPE, RUN, SPLITS,
 from leanmed.tasks.recipes import load_recipe, open_run
 from leanmed.train import train as training
 from leanmed.train.loop import BEST, LAST, Loop
-from leanmed.train.train import Machines, resumed_recipe, train
+from leanmed.train.machines import Machines
+from leanmed.train.train import resumed_recipe, train
 from training_fixtures import (
     DEATHS,
     made_data,

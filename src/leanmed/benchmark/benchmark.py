@@ -40,7 +40,7 @@ STARTS = 5
 NETWORK = frozenset({"Conv", "FusedConv", "QLinearConv", "MatMul", "Gemm", "ConvInteger", "NhwcFusedConv"})
 START_OURS = "import sys, leanmed; leanmed.load(sys.argv[1]).predict(sys.argv[2])"
 START_PEER = """import sys; from pathlib import Path; from leanmed.benchmark.peer import Peer
-Peer(Path(sys.argv[1]), int(sys.argv[3])).predict(Path(sys.argv[2]))"""
+Peer(Path(sys.argv[1]), int(sys.argv[3]) if sys.argv[3].isdigit() else None).predict(Path(sys.argv[2]))"""
 # Linux counts the parent's memory into a child's ru_maxrss, but starts VmHWM afresh with each program.
 PEAK = """
 from pathlib import Path
@@ -98,8 +98,8 @@ def benchmark(
     }
 
 
-def _fold_of(artifact: Path, run: Path | None) -> int:
-    """The fold that the artifact came from, once it is sure that it came from this run."""
+def _fold_of(artifact: Path, run: Path | None) -> int | None:
+    """The fold that the artifact came from, or None of a model of all images, once it is sure that it is this run's."""
     origin = read_artifact(artifact).manifest.provenance
     if run:
         found = open_run(run)
@@ -107,6 +107,8 @@ def _fold_of(artifact: Path, run: Path | None) -> int:
             raise RunError(f"expected --run to be the run that {artifact} was exported from, got {run}; give that one")
         if TASKS[found.recipe.task].answer.GRAPHS != {"model": ("probabilities",)}:
             raise RunError(f"expected --run to be one for labels, got one for {found.recipe.task}; leave --run out")
+        if origin.made == "ensemble":
+            raise RunError(f"expected {artifact} to be one model, got the models of all folds; leave --run out")
     return origin.fold
 
 
@@ -172,7 +174,9 @@ def interleaved(actions: Mapping[str, Action], repeats: int) -> dict[str, dict[s
     }
 
 
-def _latency(artifacts: Sequence[Path], run: Path | None, fold: int, file: Path, threads: int, repeats: int) -> Any:
+def _latency(
+    artifacts: Sequence[Path], run: Path | None, fold: int | None, file: Path, threads: int, repeats: int
+) -> Any:
     """One decoded image, all candidates in turn."""
     pixels = read_image(file)
     actions: dict[str, Action] = {}
@@ -198,7 +202,7 @@ def _bound(function: Callable[[Any], Any], argument: Any) -> Action:
     return lambda: function(argument)
 
 
-def _starts(artifacts: Sequence[Path], run: Path | None, fold: int, file: Path) -> dict[str, dict[str, float]]:
+def _starts(artifacts: Sequence[Path], run: Path | None, fold: int | None, file: Path) -> dict[str, dict[str, float]]:
     """From no process to the first answer, and the process's peak memory, in turn."""
     commands = {str(path): [START_OURS, str(path), str(file)] for path in artifacts}
     if run:
@@ -235,7 +239,7 @@ def _start(command: Sequence[str]) -> tuple[float, float]:
     return seconds, usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _throughput(artifacts: Sequence[Path], run: Path | None, fold: int, files: Sequence[Path]) -> dict[str, Any]:
+def _throughput(artifacts: Sequence[Path], run: Path | None, fold: int | None, files: Sequence[Path]) -> dict[str, Any]:
     """Files to answers on all cores: ours one image per core at a time, PyTorch one image on all cores."""
     cores = available_cores()
     chunks = [files[i : i + 100] for i in range(0, len(files), 100)]

@@ -32,15 +32,15 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 class Peer:
-    """One fold's model in PyTorch.
+    """A run's model in PyTorch.
 
     Args:
         run: a finished run folder.
-        fold: which fold.
+        fold: which fold; None: the model of all images.
         compiled: pass the network through torch.compile.
     """
 
-    def __init__(self, run: Path, fold: int, *, compiled: bool = False) -> None:
+    def __init__(self, run: Path, fold: int | None, *, compiled: bool = False) -> None:
         self.task: Any = load_task(open_run(run), fold)
         self.network: Callable[[Any], Any] = torch.compile(self.task) if compiled else self.task
 

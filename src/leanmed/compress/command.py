@@ -102,8 +102,8 @@ def quantize_artifact(
     if not outcome.passed:
         raise GateError(outcome)
     marks = ([image_mark(known.contents[r.id]) for r in part] for part in (parts.training, parts.validation))
-    manifest = describe(artifact, outcome, *marks)
-    write_artifact(out, manifest, {"model": quantized.graph}, card(artifact, outcome))
+    manifest = describe(artifact, outcome, *marks, learned=parts.learned)
+    write_artifact(out, manifest, {"model": quantized.graph}, card(artifact, outcome, learned=parts.learned))
     return outcome
 
 
@@ -141,17 +141,17 @@ def quantize_parts(
 
 
 def _beyond(tested: Comparison, allowed: Outcome) -> list[str]:
-    """What to say if new images show more than the gate allowed on validation images."""
-    if tested.drop <= allowed.max_drop and tested.agreement >= allowed.min_agreement:
-        return []
-    return [
-        f"On images new to the artifact {tested.main_score} fell by {tested.drop:.4f} and {tested.agreement:.1%} of "
-        f"answers agree; the gate allows {allowed.max_drop:g} and {allowed.min_agreement:.0%} on validation images."
-    ]
+    """What to say if new images show, or cannot exclude, more than the gate allowed on validation images."""
+    return allowed.limits.concerns(tested, which="new to the artifact")
 
 
 def describe(
-    artifact: Artifact, outcome: Outcome, calibrated_on: Sequence[str], chosen_on: Sequence[str] = ()
+    artifact: Artifact,
+    outcome: Outcome,
+    calibrated_on: Sequence[str],
+    chosen_on: Sequence[str] = (),
+    *,
+    learned: bool = False,
 ) -> Manifest:
     """The compressed artifact's manifest.
 
@@ -160,40 +160,51 @@ def describe(
         outcome: of the compression.
         calibrated_on: hashes of the calibration images.
         chosen_on: hashes of the images that chose among the attempts; nobody may be judged on them any more.
+        learned: the model was trained on these too, so that they say nothing of how good it is.
     """
     manifest, found = artifact.manifest, outcome.measured
-    origin = manifest.provenance
+    origin, selected = manifest.provenance, () if learned else tuple(chosen_on)
+    measured = "images that the model was trained on" if learned else "validation images"
     changes = {
         "precision": outcome.to,
-        "figures": defined(found.after),
+        "figures": manifest.figures if learned else defined(found.after),
+        "figures_of": manifest.figures_of if learned else "itself",
         "quantization": {
             "techniques": list(outcome.final.techniques),
             "calibrated_on": list(calibrated_on),
-            "measured_on": "images new to the artifact" if outcome.tested else "validation images",
+            "measured_on": "images new to the artifact" if outcome.tested else measured,
             "images": found.images,
             "change": defined(found.change),
             "max_drop": outcome.max_drop,
+            "verdict": outcome.final.verdict,
+            "not_excluded": outcome.not_excluded,
             "weight_bits": {row.name: row.weight_bits for row in outcome.layers},
             "warnings": list(outcome.warnings),
         },
         "provenance": origin.model_copy(
             update={
                 "parents": (*origin.parents, artifact.sha256),
-                "seen_images": tuple(sorted({*origin.seen_images, *chosen_on})),
-                "selected_images": tuple(sorted({*origin.selected_images, *chosen_on})),
+                "seen_images": tuple(sorted({*origin.seen_images, *selected})),
+                "selected_images": tuple(sorted({*origin.selected_images, *selected})),
             }
         ),
     }
     return manifest.model_copy(update=changes)
 
 
-def card(artifact: Artifact, outcome: Outcome) -> str:
+def card(artifact: Artifact, outcome: Outcome, *, learned: bool = False) -> str:
     """The float artifact's card, with what compression changed."""
+    where = "images that the model was trained on" if learned else "images"
+    now = "" if learned else "; those in `leanmed.json` are this one's"
     found = outcome.measured
+    doubts = _beyond(found, outcome) if outcome.tested else [outcome.not_excluded]
     before = artifact.card.replace("(fp32)", f"({outcome.to})", 1)  # in the title
     return before + (
         f"\n## Compression\n\n{outcome.to.upper()}, made with {', '.join(outcome.final.techniques)}. "
-        f"{outcome.final.bytes / 1e6:.2f} MB in place of {outcome.before_bytes / 1e6:.2f}. On {found.images} images, "
+        f"{outcome.final.bytes / 1e6:.2f} MB in place of {outcome.before_bytes / 1e6:.2f}. On {found.images} {where}, "
         f"{found.main_score} changed by {-found.drop:+.4f}, and {100 * found.agreement:.1f} % of answers are those of "
-        "the float model. The figures above are the float model's; those in `leanmed.json` are this one's.\n"
+        "the float model. The figures above are the float model's"
+        + now
+        + ".\n"
+        + "".join(f"\n{doubt}\n" for doubt in doubts if doubt)
     )

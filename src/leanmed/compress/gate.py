@@ -81,7 +81,7 @@ def table_of(records: Sequence[Record], answers: Sequence[Answer], manifest: Man
 
 
 def compare_tables(before: Any, after: Any, main_score: str, judge: JudgePart, *, resamples: int = 2000) -> Comparison:
-    """Two tables of the same images as figures and their changes.
+    """Two tables of the same images as figures and their changes, the changes of few groups without intervals.
 
     Args:
         before, after: what the float graph answered, and the compressed one.
@@ -104,7 +104,7 @@ def compare_tables(before: Any, after: Any, main_score: str, judge: JudgePart, *
         main_score=main_score,
         before=judge.score(before, resamples=resamples),
         after=judge.score(after, resamples=resamples),
-        change=change,
+        change={name: figure.of_groups(before.groups) for name, figure in change.items()},
     )
 
 

@@ -12,9 +12,14 @@ from leanmed.errors import DataError
 from leanmed.manifest import Provenance, image_mark
 from leanmed.records import Record
 
-OLD = (
-    "This artifact does not say which of its images were its validation part, or none of them is here: one half of the "
-    "images new to it, by groups, chose among the attempts, and the other half gave the figures."
+HALVED = (
+    "None of the images here is known to be of this artifact's validation part: one half of the images new to it, by "
+    "groups, chose among the attempts, and the other half gave the figures."
+)
+LEARNED = (
+    "The model has learned from all of these images, so on new ones compression may cost more than is measured here; "
+    "the figures in leanmed.json stay those of the float model. To measure on images it has not seen, give new ones "
+    "with --data, or compress one fold of the run (leanmed export --fold 0)."
 )
 NOTHING_NEW = (
     "No image here is new to this artifact: the figures are those of its validation images, which also chose among "
@@ -28,15 +33,17 @@ class Parts:
 
     Args:
         training: the network learned from them; they calibrate.
-        validation: they choose among attempts.
+        validation: they choose among attempts; if `learned`, the model was trained on them too.
         test: they share no group with those above, and measure the one that was chosen, once. There may be none.
         notes: what a report must say of it.
+        learned: no image is new to the artifact, and none was kept from it for validation.
     """
 
     training: Sequence[Record]
     validation: Sequence[Record]
     test: Sequence[Record]
     notes: tuple[str, ...] = ()
+    learned: bool = False
 
 
 def find_parts(origin: Provenance, grouping: Grouping, contents: Mapping[str, str]) -> Parts:
@@ -59,12 +66,14 @@ def find_parts(origin: Provenance, grouping: Grouping, contents: Mapping[str, st
     notes = tuple(absent(seen, list(known.values())))
     if validation:
         return Parts(training, validation, new, notes if new else (NOTHING_NEW, *notes))
-    if len({r.group for r in new}) < 2:
+    if len({r.group for r in new}) >= 2:
+        return Parts(training, *_halves(new), (HALVED, *notes))
+    if origin.made == "fold" or len({r.group for r in training}) < 2:
         raise DataError(
             "expected images this artifact was validated on, or images new to it, to measure what compression costs; "
             f"of {len(records)} images, {len(training)} trained it and {len(new)} are new; give others with --data"
         )
-    return Parts(training, *_halves(new), (OLD, *notes))
+    return Parts(*_halves(training), [], (LEARNED, *notes), learned=True)
 
 
 def _halves(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:

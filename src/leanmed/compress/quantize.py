@@ -14,7 +14,8 @@ with one more technique:
 
 GPTQ is on from the start: it costs seconds, and neither bytes nor speed. A technique that adds noise to the answers on
 the calibration images is dropped again before the next is tried. A score on some dozens of images says little, and a
-noisy graph may pass by luck: so the noise decides when to stop, and which of several that passed is taken.
+noisy graph may pass by luck: so the noise decides when to stop, and which of several that passed is taken. Where the
+images show of some attempts that they keep within the limits (outcome.py), it is the least noisy of these.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from leanmed.compress.fp16 import store_half
 from leanmed.compress.gate import Answer, Gate, Images, answers, latency
 from leanmed.compress.graph import parse, refuse_quantized, simplify
 from leanmed.compress.network import Network, cut_out, find_network
-from leanmed.compress.outcome import Attempt, LayerRow, Outcome, Target, chosen
+from leanmed.compress.outcome import Attempt, LayerRow, Limits, Outcome, Target, chosen
 from leanmed.compress.sensitivity import noise
 from leanmed.errors import ArtifactError, DataError
 from leanmed.runtime.artifact import Artifact
@@ -51,7 +52,7 @@ class Options:
 
     Args:
         max_drop: the most the main score may fall, as a fraction: .005 is half a point of accuracy, or .005 AUC; None:
-            what the gate says.
+            what the gate says. See `Limits` for what is made of it where the images are few.
         min_agreement: the least share of images to which both must answer the same; 0 asks for none.
         start: techniques of the first attempt.
         ladder: techniques tried one after another while the drop is too large; those in `start` are passed over.
@@ -114,8 +115,8 @@ def quantize(
 def _outcome(bench: _Bench, to: Target, built: Built, attempts: tuple[Attempt, ...]) -> Outcome:
     return Outcome(
         to=to,
-        max_drop=bench.max_drop,
-        min_agreement=bench.options.min_agreement,
+        max_drop=bench.limits.max_drop,
+        min_agreement=bench.limits.min_agreement,
         calibration_images=len(bench.samples),
         before_bytes=len(bench.graph),
         attempts=attempts,
@@ -147,9 +148,10 @@ class _Bench:
     options: Options
 
     @property
-    def max_drop(self) -> float:
+    def limits(self) -> Limits:
         """The user's, else the gate's."""
-        return self.gate.max_drop if self.options.max_drop is None else self.options.max_drop
+        asked = self.options.max_drop
+        return Limits(self.gate.max_drop if asked is None else asked, self.options.min_agreement)
 
     @cached_property
     def seen(self) -> Sequence[Sample]:
@@ -167,7 +169,8 @@ class _Bench:
             noise=noise(self.network, core, self.samples or self.seen),
             bytes=len(graph),
             milliseconds=self._times(graph, core.SerializeToString()),
-            passed=bool(judged.drop <= self.max_drop and judged.agreement >= self.options.min_agreement),
+            verdict=self.limits.verdict(judged),
+            passed=self.limits.passes(judged),
         )
 
     def _times(self, graph: bytes, core: bytes) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from leanmed.figures.bootstrap import SubgroupRow
@@ -46,6 +46,12 @@ class Answered:
     def judge(self) -> JudgePart:
         """Of the kind of task."""
         return TASKS[self.task].judge
+
+    def of_fold(self, fold: int) -> Answered:
+        """What one fold answered."""
+        chosen = [i for i, number in enumerate(self.folds or ()) if number == fold]
+        records, answers = [self.records[i] for i in chosen], [self.answers[i] for i in chosen]
+        return replace(self, records=records, answers=answers, folds=[fold] * len(chosen))
 
     def table(self) -> Any:
         """As the kind's figures take it."""

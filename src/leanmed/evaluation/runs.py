@@ -22,8 +22,7 @@ from leanmed.tasks.kind import Answer
 
 def run_answers(run: Run, records: Sequence[Record], folds: Sequence[FoldResult], part: str = "test") -> Answered:
     """The answers that a run keeps to one part, all folds together; groups are those that its split kept whole."""
-    groups = {row["image"]: row["group"] for row in read_csv(run.path / SPLITS)}
-    known = {record.id: replace(record, group=groups.get(record.id, record.group)) for record in records}
+    known = {record.id: record for record in split_records(run, records)}
     rows = [(fold.number, *pair) for fold in folds for pair in fold_answers(run, fold, part)]
     return Answered(
         records=[known[name] for _, name, _ in rows],
@@ -32,6 +31,12 @@ def run_answers(run: Run, records: Sequence[Record], folds: Sequence[FoldResult]
         task=run.recipe.task,
         folds=[number for number, _, _ in rows],
     )
+
+
+def split_records(run: Run, records: Sequence[Record]) -> list[Record]:
+    """Those of the data set's records that a run splits, in its order, with the groups that its split keeps whole."""
+    known = {record.id: record for record in records}
+    return [replace(known[row["image"]], group=row["group"]) for row in read_csv(run.path / SPLITS)]
 
 
 def fold_answers(run: Run, fold: FoldResult, part: str) -> list[tuple[str, Answer]]:
@@ -59,19 +64,25 @@ def _thresholds(folds: Sequence[FoldResult]) -> dict[int, float]:
 
 
 def records_of(run: Run, data: Path | None) -> list[Record]:
-    """The records a run was trained on, read again.
+    """The records of the data set a run was trained on; see `read_again`."""
+    return read_again(run, data)[0]
+
+
+def read_again(run: Run, data: Path | None) -> tuple[list[Record], dict[str, str]]:
+    """The records of the data set a run was trained on, and the SHA-256 of each image's file by its id.
 
     Raises:
         RunError: they have changed since.
     """
     root = data or Path(run.facts["data"])
     records = read_records(run.recipe.data.dataset, root)
-    if data_hash(records, content_hashes(records)) != run.facts["data_sha256"]:
+    contents = content_hashes(records)
+    if data_hash(records, contents) != run.facts["data_sha256"]:
         raise RunError(
             f"expected at {root} the images and labels that {run.path} was trained on, got others; give the "
             "same ones with --data, or evaluate the exported artifact on the new ones"
         )
-    return records
+    return records, dict(zip((record.id for record in records), contents, strict=True))
 
 
 def evaluate_run(run: Run, *, data: Path | None = None, command: str = "") -> Report:
@@ -94,25 +105,25 @@ def evaluate_run(run: Run, *, data: Path | None = None, command: str = "") -> Re
         answered,
         run.recipe.evaluation,
         title=f"{run.recipe.name}: {run.recipe.model.backbone}",
-        protocol=PROTOCOLS[run.facts["protocol"]].format(folds=len(folds), whole=_whole(run)),
+        protocol=protocol_of(run),
         main_score=folds[0].facts["manifest"]["main_score"],
         provenance=provenance,
         thresholds=_thresholds(folds),
     )
     rows = fold_rows(report.table, answered.judge.point, _thresholds(folds), temperatures)
     histories = [_history(fold, run.recipe) for fold in folds]
-    notes = [*run.facts["grouping"], *_calibration(run)]
-    return replace(report, leak=run.facts["leak"], folds=rows, notes=notes, histories=histories)
+    return replace(report, leak=run.facts["leak"], folds=rows, notes=notes_of(run), histories=histories)
 
 
-def _calibration(run: Run) -> list[str]:
-    sentence = run.calibration.get("sentence", "")
-    return [sentence] if sentence else []
+def protocol_of(run: Run) -> str:
+    """How a run's split tests its images, in words; nobody may read that patients were kept whole if none are known."""
+    whole = "groups" if run.facts.get("patients_known", True) else "copies of an image (patients are not known)"
+    return PROTOCOLS[run.facts["protocol"]].format(folds=run.facts["folds"], whole=whole)
 
 
-def _whole(run: Run) -> str:
-    """What a split kept whole: nobody may read that patients were, where none are known."""
-    return "groups" if run.facts.get("patients_known", True) else "copies of an image (patients are not known)"
+def notes_of(run: Run) -> list[str]:
+    """What a reader of a run's figures should know: how images were grouped, and how answers were calibrated."""
+    return [*run.facts["grouping"], *filter(None, [run.calibration.get("sentence")])]
 
 
 def fold_figures(run: Run, records: Sequence[Record], fold: int) -> dict[str, Figure]:

@@ -1,51 +1,70 @@
 """`CARD.md`: what an artifact is for, what it was made from, how good it is, and what is not known of it.
 
 The headings follow the items of TRIPOD+AI (Collins et al. 2024, doi:10.1136/bmj-2023-078378) and CLAIM 2024
-(Tejani et al., doi:10.1148/ryai.240300) that a training run can answer; the rest is listed as open, for
-whoever publishes the model.
+(Tejani et al., doi:10.1148/ryai.240300) that a training run can answer; `leanmed.runtime.card` has the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
+from leanmed.figures.bootstrap import Figure, SubgroupRow
 from leanmed.manifest import Manifest
 from leanmed.report import markdown
-from leanmed.report.report import Report
+from leanmed.report.glossary import Term
+from leanmed.runtime.card import empty_items
 from leanmed.tasks import TASKS
 from leanmed.tasks.kind import JudgePart
 
-OPEN_ITEMS = (
-    "Who the patients were, how and when they were enrolled, and who was left out (TRIPOD+AI 5, 6)",
-    "How the reference standard was measured, and by whom (TRIPOD+AI 8; CLAIM: ground truth)",
-    "How many images the study needed, and why (TRIPOD+AI 10)",
-    "Validation in another place, at another time, with other devices (CLAIM: external testing)",
-    "What a user does with the answer, and what a wrong one costs (TRIPOD+AI 27)",
-    "Funding, conflicts of interest, ethics approval, registration (TRIPOD+AI 18)",
-)
+OWN = "this model, its own test part"
+FOLDS = "cross-validated, all folds together"
 
 
-def write_card(manifest: Manifest, report: Report, difference: float) -> str:
+@dataclass(frozen=True)
+class Basis:
+    """What a card tells of the run behind an artifact.
+
+    Args:
+        images, groups: how many.
+        protocol: of its split, in words.
+        made: how this model was made of the run, in a sentence.
+        notes: what a reader of the figures should know.
+        figures: cross-validated, of all folds together.
+        terms: what they are called.
+        subgroups: cross-validated too.
+    """
+
+    images: int
+    groups: int
+    protocol: str
+    made: str
+    notes: Sequence[str]
+    figures: Mapping[str, Figure]
+    terms: Mapping[str, Term]
+    subgroups: Sequence[SubgroupRow]
+
+
+def write_card(manifest: Manifest, basis: Basis, difference: float) -> str:
     """The card as Markdown.
 
     Args:
-        manifest: of the artifact, with the figures of its own test part.
-        report: of the whole run it comes from.
+        manifest: of the artifact.
+        basis: the run it comes from.
         difference: the largest one found between graph and model.
     """
     sections = {
         "Intended use": manifest.intended_use,
         "What it does": _judge(manifest).describe(manifest),
-        "Data and protocol": _data(manifest, report),
-        "How good it is": _figures(manifest, report),
-        "Subgroups": _subgroups(manifest, report),
-        "Limits": markdown.bullets(_limits(manifest, report)),
+        "Data and protocol": _data(manifest, basis),
+        "How good it is": _figures(manifest, basis),
+        "Subgroups": _subgroups(manifest, basis),
+        "Limits": markdown.bullets(_limits(manifest, basis)),
         "Checks": f"Graph and model differ by at most {difference:.1e} on real images at their own size, "
         "20 x 20, 64 x 1000, portrait, landscape and 12 megapixels. The SHA-256 of each graph stands in "
         "leanmed.json and is checked before use.",
-        "Open items": "A training run cannot answer these; whoever publishes the model should:\n\n"
-        + markdown.bullets(OPEN_ITEMS),
+        "What a training cannot know": "Whoever publishes the model fills this in, here or with "
+        f"`leanmed card ARTIFACT --set KEY=TEXT`.\n\n{empty_items().rstrip()}",
     }
     leak = f"> **{manifest.leak}**\n\n" if manifest.leak else ""
     title = f"# {manifest.name} ({manifest.precision})\n\n"
@@ -56,31 +75,40 @@ def _judge(manifest: Manifest) -> JudgePart:
     return TASKS[manifest.task].judge
 
 
-def _data(manifest: Manifest, report: Report) -> str:
-    origin, table = manifest.provenance, report.table
-    counts = f"{table.group.size} images in {table.groups} groups. " if table is not None else ""
+def _data(manifest: Manifest, basis: Basis) -> str:
+    origin = manifest.provenance
     dataset, model = origin.recipe.get("data", {}).get("dataset"), origin.recipe.get("model", {})
     return (
-        f"Data set `{dataset}` (SHA-256 `{origin.data_sha256[:16]}`): {counts}Protocol: {report.protocol}. "
-        f"This artifact is fold {origin.fold}; unless asked for another, that is the one with the best "
-        f"validation score. Backbone `{model.get('backbone')}`, weights `{model.get('weights')}`, seed "
-        f"{origin.seed}, leanmed {origin.leanmed}. The whole recipe stands in leanmed.json. "
-        f"{' '.join(report.notes)}"
+        f"Data set `{dataset}` (SHA-256 `{origin.data_sha256[:16]}`): {basis.images} images in {basis.groups} groups. "
+        f"Protocol: {basis.protocol}. {basis.made} Backbone `{model.get('backbone')}`, weights "
+        f"`{model.get('weights')}`, seed {origin.seed}, leanmed {origin.leanmed}. The whole recipe stands in "
+        f"leanmed.json. {' '.join(basis.notes)}"
     )
 
 
-def _figures(manifest: Manifest, report: Report) -> str:
+def _figures(manifest: Manifest, basis: Basis) -> str:
+    own = manifest.figures_of == "itself"
     rows = [
-        (term.title, markdown.interval(manifest.figures[name], 3), markdown.interval(asdict(report.figures[name]), 3))
-        for name, term in report.terms.items()
-        if name in manifest.figures and name in report.figures
+        (
+            term.title,
+            *([markdown.interval(manifest.figures[name], 3)] if own else []),
+            markdown.interval(asdict(basis.figures[name]), 3),
+        )
+        for name, term in basis.terms.items()
+        if name in manifest.figures and name in basis.figures
     ]
-    table = markdown.table(("", "this model, its own test part", "all folds together"), rows)
-    return f"{table}\n\nIn brackets: 95 % interval, bootstrap over groups."
+    table = markdown.table(("", *([OWN] if own else []), FOLDS), rows)
+    text = f"{table}\n\nIn brackets: 95 % interval, bootstrap over groups."
+    if own:
+        return text
+    return (
+        f"{text} No image was kept from this model, so it cannot be tested on these. The figures are those of the "
+        "models of the folds, which were made in the same way from fewer images, each tested on images new to it."
+    )
 
 
-def _subgroups(manifest: Manifest, report: Report) -> str:
-    if not report.subgroups:
+def _subgroups(manifest: Manifest, basis: Basis) -> str:
+    if not basis.subgroups:
         return "The data set names no attribute to form subgroups by."
     columns = _judge(manifest).CARD_COLUMNS
     rows = [
@@ -90,12 +118,12 @@ def _subgroups(manifest: Manifest, report: Report) -> str:
             row.groups,
             *(markdown.interval(asdict(row.figures[c]), 3) for c in columns),
         )
-        for row in report.subgroups
+        for row in basis.subgroups
     ]
     return markdown.table(("", "images", "groups", *columns.values()), rows)
 
 
-def _limits(manifest: Manifest, report: Report) -> Iterable[str]:
+def _limits(manifest: Manifest, basis: Basis) -> Iterable[str]:
     if manifest.leak:
         yield "The figures above leak and say nothing about new patients."
     yield (
@@ -104,5 +132,5 @@ def _limits(manifest: Manifest, report: Report) -> Iterable[str]:
     )
     yield "It answers for any picture, whatever it shows: it cannot say that an image is of another kind."
     yield from _judge(manifest).limits(manifest)
-    if report.table is not None and report.table.groups < 500:
-        yield f"{report.table.groups} groups are few: the intervals are wide, and subgroups are wider still."
+    if basis.groups < 500:
+        yield f"{basis.groups} groups are few: the intervals are wide, and subgroups are wider still."

@@ -1,13 +1,15 @@
-"""From one fold of a run folder to an artifact, refused when the graph and the model disagree."""
+"""From a run folder to an artifact, refused when the graph and the model disagree."""
 
 from __future__ import annotations
 
 import io
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,21 +18,25 @@ from PIL import Image
 from torch import nn
 
 from leanmed import __version__
-from leanmed.data import content_hashes, read_pixels
+from leanmed.data import read_pixels
 from leanmed.errors import ExportError
-from leanmed.evaluation.runs import evaluate_run, fold_figures, records_of
-from leanmed.export.card import write_card
+from leanmed.evaluation.answered import subgroup_rows
+from leanmed.evaluation.runs import notes_of, protocol_of, read_again, run_answers, split_records
+from leanmed.export.card import Basis, write_card
 from leanmed.export.graph import slim
+from leanmed.figures.bootstrap import Figure
 from leanmed.files import defined
-from leanmed.manifest import Manifest, Provenance, image_mark
+from leanmed.manifest import GIVEN, Made, Manifest, Provenance, image_mark
 from leanmed.reading.images import read_image
 from leanmed.records import Record
 from leanmed.runs import SPLITS, Run, read_csv
-from leanmed.runtime.artifact import Artifact, write_artifact
+from leanmed.runtime.artifact import Artifact, check_room, write_artifact
 from leanmed.runtime.predictor import open_session
 from leanmed.tasks import TASKS
 from leanmed.tasks.building import load_task
 from leanmed.tasks.kind import Outputs
+from leanmed.train.calibrate import decided, rules_of
+from leanmed.train.fit import refit
 
 OPSET = 20
 REDUCTION = 1e-3  # of any output, between a file decoded at a reduced scale and in full
@@ -41,49 +47,127 @@ PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "timm")
 Pixels = NDArray[np.uint8]
 
 
-def export(run: Run, out: Path, *, fold: int | None = None, data: Path | None = None) -> Artifact:
-    """Write the artifact of one fold.
+def export(
+    run: Run,
+    out: Path,
+    *,
+    fold: int | None = None,
+    ensemble: bool = False,
+    threshold: str | float | None = None,
+    data: Path | None = None,
+    tell: Callable[[str], None] = print,
+) -> Artifact:
+    """Write an artifact of a run: a model trained on all of its images, unless one of the other two is asked for.
 
     Args:
         run: a finished run.
         out: the artifact folder; an older artifact there is replaced.
-        fold: which one; None: the one with the best validation score.
-        data: where the images lie, to compare graph and model on; None: where the run found them.
+        fold: export the model of this fold instead.
+        ensemble: export the models of all folds in one graph instead, whose answers are averaged.
+        threshold: decide by this probability or score, or by one chosen anew on validation images by a rule (`f1`,
+            `youden`, `sensitivity:0.95`); None: as the run did.
+        data: where the images lie; None: where the run found them.
+        tell: takes one line of progress at a time.
 
     Raises:
         RunError: the run is unfinished, or its images have changed.
-        ExportError: graph and model differ by more than `TOLERANCE` on some image.
+        ExportError: graph and model differ by more than `TOLERANCE` on some image, or the run's answers are not decided
+            by a threshold.
     """
-    records = records_of(run, data)
-    chosen = best_fold(run) if fold is None else run.fold(fold).number
-    kind = TASKS[run.recipe.task].answer
-    module = load_task(run, chosen).graph().eval()
+    check_room(out)
+    if ensemble and fold is not None:
+        raise ExportError(f"expected one fold or the ensemble of all, got fold {fold} and --ensemble; leave one out")
+    records, contents = read_again(run, data)
+    split, kind = split_records(run, records), TASKS[run.recipe.task].answer
+    made: Made = "ensemble" if ensemble else "refit" if fold is None else "fold"
+    if made == "refit":
+        refit(run, split, tell=tell)
+    module, facts, sentence = _model(run, made, fold)
+    basis, own, chosen = _figures(run, split, fold, threshold, sentence)
+    facts |= {} if threshold is None else {"threshold": chosen}
     graph = export_graph(module, kind.GRAPHS["model"])
     difference = compare(module, graph, sample_images(records), kind.apart)
-    figures = fold_figures(run, records, chosen)
-    facts = run.fold(chosen).facts["manifest"]
     if facts["input"].get("reduced", True):
         facts["input"]["reduced"] = reduction(graph, records, facts["input"]["side"], kind.apart) <= REDUCTION
     manifest = Manifest(
         name=run.recipe.name,
         graphs={},
-        figures=defined(figures),
+        threshold_rule=_rule(run, facts["threshold"], threshold),
+        figures=defined(own),
+        figures_of="itself" if made == "fold" else "folds",
         leak=run.facts["leak"],
-        provenance=provenance(run, records, chosen),
+        provenance=provenance(run, contents, made, fold),
         **facts,
     )
-    card = write_card(manifest, evaluate_run(run, data=data), difference)
-    return write_artifact(out, manifest, {"model": graph}, card)
+    return write_artifact(out, manifest, {"model": graph}, write_card(manifest, basis, difference))
 
 
-def best_fold(run: Run) -> int:
-    """The fold whose validation score is best: the test parts have no say."""
+def _model(run: Run, made: Made, fold: int | None) -> tuple[nn.Module, dict[str, Any], str]:
+    """The module to export, what the manifest says of it, and how it was made in a sentence."""
+    if made == "fold" and fold is not None:
+        sentence = f"This artifact is the model of fold {fold}."
+        return load_task(run, fold).graph().eval(), run.fold(fold).facts["manifest"], sentence
+    if made == "refit":
+        facts = run.refit()
+        sentence = (
+            f"This artifact is a model trained on all of these images, for {facts['epochs']} epoch(s), which is the "
+            "median of what the folds chose."
+        )
+        return load_task(run, None).graph().eval(), facts["manifest"], sentence
+    facts, calibration = run.fold(0).facts["manifest"], run.calibration
+    if not calibration:
+        raise ExportError(
+            f"{run.path} is of an earlier version, whose folds are calibrated each by itself; name a --fold"
+        )
+    tasks = [load_task(run, number) for number in range(run.facts["folds"])]
+    decided = {"temperature": calibration["value"], "threshold": calibration["threshold"]}
+    for task in tasks:
+        task.decide_by(**decided)
+    sentence = f"This artifact averages the answers of the models of all {len(tasks)} folds."
+    return tasks[0].ensemble(tasks[1:]).eval(), facts | decided, sentence
 
-    def merit(number: int) -> float:
-        facts = run.fold(number).facts
-        return float(facts["validation"][facts["manifest"]["main_score"]])
 
-    return max(range(run.facts["folds"]), key=merit)
+def _figures(
+    run: Run, split: Sequence[Record], fold: int | None, threshold: str | float | None, made: str
+) -> tuple[Basis, Mapping[str, Figure], float | None]:
+    """What the card tells of the run; the figures of one fold, or of all; the threshold, if one is asked for."""
+    answered, chosen = run_answers(run, split, run.folds()), None
+    if threshold is not None:
+        if run.calibrated_alone():
+            raise ExportError(
+                f"{run.path} is of an earlier version, which keeps no answers to choose by; leave --threshold out"
+            )
+        rules = rules_of(run, split, threshold)
+        _, chosen = rules.whole if fold is None else rules.folds[fold]
+        if chosen is None:
+            raise ExportError(
+                f"expected no --threshold with the labels {', '.join(run.labels)}, of which the likeliest is answered; "
+                "leave it out"
+            )
+        folds, records, answers = zip(*decided(run, split, rules), strict=True)
+        answered = replace(answered, records=records, answers=answers, folds=folds)
+    judge, table, settings = answered.judge, answered.table(), run.recipe.evaluation
+    pooled = judge.score(table, resamples=settings.resamples)
+    basis = Basis(
+        images=table.group.size,
+        groups=table.groups,
+        protocol=protocol_of(run),
+        made=made,
+        notes=notes_of(run),
+        figures=pooled,
+        terms=judge.terms(table),
+        subgroups=subgroup_rows(answered, table, settings),
+    )
+    if fold is None:
+        return basis, pooled, chosen
+    return basis, judge.score(answered.of_fold(fold).table(), resamples=settings.resamples), chosen
+
+
+def _rule(run: Run, threshold: float | None, asked: str | float | None) -> str:
+    """How the threshold was chosen."""
+    if threshold is None:
+        return ""
+    return (asked if isinstance(asked, str) else GIVEN) if asked is not None else run.recipe.training.threshold
 
 
 def export_graph(module: nn.Module, outputs: Sequence[str]) -> bytes:
@@ -157,12 +241,19 @@ def sample_images(records: Sequence[Record]) -> Iterator[Pixels]:
             yield np.ascontiguousarray(enlarged[..., :3])
 
 
-def provenance(run: Run, records: Sequence[Record], fold: int) -> Provenance:
-    """Where a fold's model comes from, with the images it was trained and selected on."""
-    contents = dict(zip((r.id for r in records), content_hashes(records), strict=True))
+def provenance(run: Run, contents: Mapping[str, str], made: Made, fold: int | None) -> Provenance:
+    """Where a model comes from, with the images it was trained and selected on.
+
+    Args:
+        run: the run.
+        contents: record id -> SHA-256 of the image's file.
+        made: of a fold, or of all images.
+        fold: which fold.
+    """
     parts: dict[str, set[str]] = defaultdict(set)
     for row in read_csv(run.path / SPLITS):
-        parts[row[f"fold_{fold}"]].add(image_mark(contents[row["image"]]))
+        part = row[f"fold_{fold}"] if made == "fold" else "train"
+        parts[part].add(image_mark(contents[row["image"]]))
     trained, selected = parts["train"], parts["validation"]
     return Provenance(
         leanmed=__version__,
@@ -170,6 +261,7 @@ def provenance(run: Run, records: Sequence[Record], fold: int) -> Provenance:
         data_sha256=run.facts["data_sha256"],
         seed=run.recipe.training.seed,
         protocol=run.facts["protocol"],
+        made=made,
         fold=fold,
         seen_images=tuple(sorted(trained | selected)),
         selected_images=tuple(sorted(selected - trained)),

@@ -26,6 +26,7 @@ Deviation = Annotated[float, Field(gt=0, le=1)]
 STRIDES = (2, 4, 8, 16, 32)  # of a backbone's maps
 Origin = Literal["corner", "centre"]
 ORIGINS: dict[Origin, float] = {"corner": 0.0, "centre": 0.5}  # of a pixel
+THRESHOLD_RULE = r"^(f1|youden|sensitivity:(0?\.\d*[1-9]\d*|1(\.0*)?))$"
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _Checked = TypeVar("_Checked", bound=BaseModel)
 _Change = tuple[str, Any, str]  # a key's path, its value, and who says so
@@ -174,7 +175,7 @@ class Training(Section):
     )
     threshold: str = Field(
         default="f1",
-        pattern=r"^(f1|youden|sensitivity:(0?\.\d*[1-9]\d*|1(\.0*)?))$",
+        pattern=THRESHOLD_RULE,
         description="how the decision threshold is chosen on validation data: f1, youden, sensitivity:0.9",
     )
     seed: Seed = 0

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from leanmed.errors import ExportError
 from leanmed.records import Record
 from leanmed.tasks.kind import Answer
 
@@ -98,6 +99,14 @@ class Task(nn.Module, ABC):
 
         It gives a tensor, or a tuple of them, in the order in which the kind's `answer.GRAPHS` names them.
         """
+
+    def ensemble(self, others: Sequence[Task]) -> nn.Module:
+        """As `graph`, of this task and others trained alike: the mean of their answers.
+
+        Raises:
+            ExportError: the kind's answers have no mean.
+        """
+        raise ExportError("expected a kind of task whose answers have a mean, got one whose have none; export one fold")
 
     @abstractmethod
     def manifest(self) -> dict[str, Any]:

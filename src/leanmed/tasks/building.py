@@ -26,13 +26,13 @@ def build_task(recipe: Recipe, labels: tuple[str, ...], *, pretrained: bool = Tr
     return task
 
 
-def load_task(run: Run, fold: int) -> Task:
-    """The trained task of a finished fold, calibrated, in evaluation mode.
+def load_task(run: Run, fold: int | None) -> Task:
+    """The trained task of a finished fold, or if None of the refit on all images, calibrated, in evaluation mode.
 
     Raises:
-        RunError: the fold is not finished.
+        RunError: it is not finished.
     """
-    decided = run.fold(fold).facts["manifest"]
+    decided = (run.refit() if fold is None else run.fold(fold).facts)["manifest"]
     task = build_task(run.recipe, run.labels, pretrained=False)
     task.load_state_dict(load_file(run.folder(fold) / MODEL))
     task.decide_by(decided["temperature"], decided["threshold"])

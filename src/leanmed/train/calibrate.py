@@ -8,9 +8,8 @@ a remote say nevertheless: the networks of the other folds, whose answers speak 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -22,7 +21,23 @@ from leanmed.runtime.lines import line_of, read_lines, write_lines
 from leanmed.tasks import TASKS
 from leanmed.tasks.kind import Answer
 
+NO_TEMPERATURE = "answers of this kind have no temperature"
 Pairs = list[tuple[Record, Answer]]
+Rule = tuple[Temperature, float | None]
+"""A temperature and a threshold, if there is one."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How the answers of a run are decided.
+
+    Args:
+        folds: each fold's, fitted to no answer to an image of a group that the fold is tested on.
+        whole: of a model of all images, or of all folds, fitted to all answers.
+    """
+
+    folds: Sequence[Rule]
+    whole: Rule
 
 
 def calibrate(run: Run, records: Sequence[Record]) -> str:
@@ -32,21 +47,45 @@ def calibrate(run: Run, records: Sequence[Record]) -> str:
     """
     if run.calibrated_alone():
         return "every fold keeps the calibration that an earlier version gave it by itself"
-    known, folds = {record.id: record for record in records}, range(run.facts["folds"])
-    validation = {fold: _read(run, fold, "validation", known) for fold in folds}
-    everything = [pair for pairs in validation.values() for pair in pairs]
-    found: dict[str, Any] = {"folds": []}
-    for fold in folds:
-        test = _read(run, fold, "test", known)
-        seen = _evidence(run, everything, without={_unit(run, record) for record, _ in test})
-        temperature, threshold = _fitted(run, seen)
-        _decide(run, fold, {"validation": validation[fold], "test": test}, temperature.value, threshold)
-        found["folds"].append({**asdict(temperature), "threshold": threshold})
-    whole = _evidence(run, everything, without=set())
-    temperature, threshold = _fitted(run, whole)
-    sentence = "" if whole is None else temperature.sentence() + _spread([own["value"] for own in found["folds"]])
-    write_json(run.path / CALIBRATION, {**asdict(temperature), "threshold": threshold, "sentence": sentence, **found})
+    rules = rules_of(run, records)
+    for fold, (temperature, threshold) in enumerate(rules.folds):
+        _decide(run, fold, _uncalibrated(run, fold, records), temperature.value, threshold)
+    fitted, spread = rules.whole[0], _spread([own.value for own, _ in rules.folds])
+    sentence = "" if fitted.unfitted == NO_TEMPERATURE else fitted.sentence() + spread
+    whole, *folds = ({**asdict(own), "threshold": threshold} for own, threshold in (rules.whole, *rules.folds))
+    write_json(run.path / CALIBRATION, {**whole, "sentence": sentence, "folds": folds})
     return sentence or "answers decided"
+
+
+def rules_of(run: Run, records: Sequence[Record], threshold: str | float | None = None) -> Rules:
+    """What decides the answers of a run whose folds have answered.
+
+    Args:
+        run: its folds are trained.
+        records: of the run, with the groups that its split keeps whole.
+        threshold: how thresholds are chosen, or one for all; None: as the recipe says.
+    """
+    chosen = run.recipe.training.threshold if threshold is None else threshold
+    parts = [_uncalibrated(run, fold, records) for fold in range(run.facts["folds"])]
+    everything = [pair for part in parts for pair in part["validation"]]
+    tested = [{_unit(run, record) for record, _ in part["test"]} for part in parts]
+    return Rules(
+        folds=[_fitted(_evidence(run, everything, without=units), chosen) for units in tested],
+        whole=_fitted(_evidence(run, everything, without=set()), chosen),
+    )
+
+
+def decided(run: Run, records: Sequence[Record], rules: Rules) -> Iterator[tuple[int, Record, Answer]]:
+    """The answers to all test parts as other rules than the run's own decide them, each with its fold."""
+    kind = TASKS[run.recipe.task].answer
+    for fold, (temperature, threshold) in enumerate(rules.folds):
+        for record, answer in _uncalibrated(run, fold, records)["test"]:
+            yield fold, record, kind.recalibrated(answer, temperature.value, threshold)
+
+
+def _uncalibrated(run: Run, fold: int, records: Sequence[Record]) -> dict[str, Pairs]:
+    known = {record.id: record for record in records}
+    return {part: _read(run, fold, part, known) for part in ("validation", "test")}
 
 
 def _spread(temperatures: Sequence[float]) -> str:
@@ -72,17 +111,20 @@ def _evidence(run: Run, pairs: Pairs, without: set[str]) -> Evidence | None:
     return TASKS[run.recipe.task].judge.evidence([r for r, _ in kept], [a for _, a in kept], run.labels)
 
 
-def _fitted(run: Run, seen: Evidence | None) -> tuple[Temperature, float | None]:
+def _fitted(seen: Evidence | None, chosen: str | float) -> Rule:
     """Temperature and threshold; none of either for kinds that have none, and no threshold for several labels."""
     if seen is None:
-        return untouched(0, 0, "answers of this kind have no temperature"), None
+        return untouched(0, 0, NO_TEMPERATURE), None
     if seen.logits.ndim == 1 and len(set(seen.truth.tolist())) < 2:
-        return untouched(len(seen.truth), seen.groups, "the answers are all right or all wrong"), 0.5
+        why = "the answers are all right or all wrong"
+        return untouched(len(seen.truth), seen.groups, why), 0.5 if isinstance(chosen, str) else chosen
     temperature = pooled_temperature(seen)
     if seen.logits.ndim > 1:
         return temperature, None
+    if not isinstance(chosen, str):
+        return temperature, chosen
     positive = 1 / (1 + np.exp(-seen.logits / temperature.value))
-    threshold = choose_threshold(seen.truth, positive, run.recipe.training.threshold, unfound=seen.unfound)
+    threshold = choose_threshold(seen.truth, positive, chosen, unfound=seen.unfound)
     return temperature, float(np.float32(threshold))
 
 

@@ -45,12 +45,14 @@ class Loop(lightning.LightningModule):
     Args:
         task: what is trained.
         settings: optimiser, schedule, selection.
-        fold: goes into every seed, so that folds differ.
+        fold: its number, which goes into every seed, so that folds differ; None: the refit on all images.
         folder: of the fold; takes the history, written whole after every epoch.
         tell: takes one line per epoch.
     """
 
-    def __init__(self, task: Task, settings: Training, fold: int, folder: Path, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, task: Task, settings: Training, fold: int | None, folder: Path, tell: Callable[[str], None]
+    ) -> None:
         super().__init__()
         self.task, self.settings, self.fold, self.folder, self.tell = task, settings, fold, folder, tell
         self.history: list[dict[str, float]] = []
@@ -58,6 +60,11 @@ class Loop(lightning.LightningModule):
         self._scores: dict[str, float] = {}
         self._seen = task.scorer()
         self._losses: list[Tensor] = []
+
+    @property
+    def name(self) -> str:
+        """What a line calls the training."""
+        return "all images" if self.fold is None else f"fold {self.fold}"
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's losses."""
@@ -80,7 +87,7 @@ class Loop(lightning.LightningModule):
         outputs = self.task(batch.inputs)
         if not all(tensor.isfinite().all() for tensor in outputs.values()):
             raise RunError(
-                f"fold {self.fold}, epoch {self.current_epoch}: expected finite outputs, got others, so the "
+                f"{self.name}, epoch {self.current_epoch}: expected finite outputs, got others, so the "
                 "training has diverged; train again with a lower training.learning_rate"
             )
         self._seen.add(outputs, batch.targets)
@@ -103,7 +110,7 @@ class Loop(lightning.LightningModule):
             write_csv(self.folder / HISTORY, self.history)
         names = dict.fromkeys(("val_loss", f"val_{self.settings.select_by}", f"val_{self.task.main_score}"))
         shown = "  ".join(f"{k} {scores[k]:.4f}" for k in names if k in scores)
-        self.tell(f"fold {self.fold}  epoch {self.current_epoch}  train_loss {float(loss):.4f}  {shown}")
+        self.tell(f"{self.name}  epoch {self.current_epoch}  train_loss {float(loss):.4f}  {shown}".rstrip())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """History and time spent travel with the checkpoint, so that a resumed run has all of them."""
@@ -139,14 +146,41 @@ class Stopping(EarlyStopping):
         trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
-class Keep(Checkpoint):
+class StopAfter(Callback):
+    """Ends a training after some epochs, while its schedule is the one of the recipe's `epochs`."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stop at once when the last epoch was over before the kill."""
+        trainer.should_stop = trainer.should_stop or trainer.current_epoch >= self.epochs
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stop after the last one."""
+        trainer.should_stop = trainer.should_stop or trainer.current_epoch + 1 >= self.epochs
+
+
+class KeepLast(Checkpoint):
+    """Writes `last` after every epoch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """See the class."""
+        trainer.save_checkpoint(self.folder / LAST)
+
+
+class Keep(KeepLast):
     """Writes `best` after every epoch better than all before, and `last` after every one.
 
     Lightning's ModelCheckpoint would forget the best score when the folder is moved before it is resumed.
     """
 
     def __init__(self, folder: Path, monitor: str, mode: str) -> None:
-        self.folder, self.monitor, self.sign = folder, monitor, 1 if mode == "max" else -1
+        super().__init__(folder)
+        self.monitor, self.sign = monitor, 1 if mode == "max" else -1
         self.merit = -math.inf
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -155,7 +189,7 @@ class Keep(Checkpoint):
         if merit > self.merit:
             self.merit = merit
             trainer.save_checkpoint(self.folder / BEST)
-        trainer.save_checkpoint(self.folder / LAST)
+        super().on_train_epoch_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """The best score so far."""
@@ -175,20 +209,25 @@ class WholeCheckpoints(TorchCheckpointIO):
             torch.save(checkpoint, temporary)
 
 
-def make_trainer(folder: Path, settings: Training, **machines: Any) -> lightning.Trainer:
+def make_trainer(folder: Path, settings: Training, epochs: int | None = None, **machines: Any) -> lightning.Trainer:
     """A Trainer that keeps the best epoch and the last one in `folder` and continues from there.
 
     Args:
-        folder: of one fold.
+        folder: of one fold, or of the refit.
         settings: epochs, patience, what selects.
+        epochs: train for so many, without validation, and keep the last; None: stop when validation shows no more gain.
         machines: `accelerator`, `devices`, `num_nodes`, `strategy`, as Lightning takes them.
     """
     monitor = f"val_{settings.select_by}"
     mode = "min" if settings.select_by == "loss" else "max"
-    callbacks: list[Callback] = [
-        Stopping(monitor, mode=mode, patience=settings.patience, check_on_train_epoch_end=True),
-        Keep(folder, monitor, mode),
-    ]
+    callbacks: list[Callback] = (
+        [
+            Stopping(monitor, mode=mode, patience=settings.patience, check_on_train_epoch_end=True),
+            Keep(folder, monitor, mode),
+        ]
+        if epochs is None
+        else [StopAfter(epochs), KeepLast(folder)]
+    )
     if settings.average:
         callbacks.insert(0, EMAWeightAveraging(decay=settings.average))
     return lightning.Trainer(

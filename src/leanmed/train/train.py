@@ -6,22 +6,12 @@ draws is a function of seed, fold, epoch, process and step.
 
 from __future__ import annotations
 
-import gc
-import math
 import os
 import platform
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import lightning
-import torch
-from lightning.pytorch.accelerators import AcceleratorRegistry
-from safetensors.torch import save
 
 from leanmed import __version__
 from leanmed.audit.grouping import AUDIT, Grouping, group_records
@@ -29,72 +19,25 @@ from leanmed.cores import available_cores
 from leanmed.data import content_hashes, data_hash, read_records
 from leanmed.data.splits import LEAK, Fold, make_folds
 from leanmed.errors import RunError
-from leanmed.files import check_free, is_leftover, whole_file, write_json, write_text
+from leanmed.evaluation.runs import split_records
+from leanmed.files import check_free, is_leftover, write_json, write_text
 from leanmed.reading.greys import range_remarks
 from leanmed.recipe.recipe import Recipe, dump_recipe
 from leanmed.records import Record
-from leanmed.runs import CALIBRATION, FOLD, HISTORY, MODEL, RECIPE, RUN, SPLITS, Run, read_csv, write_csv
-from leanmed.runtime.lines import line_of, write_lines
+from leanmed.runs import CALIBRATION, HISTORY, RECIPE, RUN, SPLITS, Run, read_csv, write_csv
 from leanmed.tasks import TASKS
-from leanmed.tasks.base import Task
 from leanmed.tasks.building import build_task
 from leanmed.tasks.recipes import open_run
 from leanmed.train.batches import (
     Cache,
-    Prepared,
-    answer_part,
     check_readable,
-    ordered_batches,
-    training_batches,
 )
 from leanmed.train.calibrate import calibrate
-from leanmed.train.loop import BEST, LAST, Loop, hushed, make_trainer, seed_of
+from leanmed.train.fit import train_fold
+from leanmed.train.machines import Machines
 from leanmed.train.ranks import first_alone, is_first
 
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "scikit-learn")
-
-
-@dataclass(frozen=True)
-class Machines:
-    """Where to train, passed through to Lightning. Several machines must share the data and the run folder.
-
-    Raises:
-        RunError: as many processes are needed as there are devices, and others were started; or this machine has no
-            such accelerator.
-    """
-
-    accelerator: str = "auto"
-    devices: int = 1
-    nodes: int = 1
-    strategy: str = "auto"
-
-    def __post_init__(self) -> None:
-        self._check_accelerator()
-        processes = int(os.environ.get("WORLD_SIZE", "1"))  # as torchrun says
-        if processes != self.nodes * self.devices:
-            raise RunError(
-                f"expected one process for each of {self.nodes} x {self.devices} devices, got {processes}; "
-                "set --nodes and --devices to what is there, and start with: "
-                f"torchrun --nnodes {self.nodes} --nproc-per-node {self.devices} -m leanmed train ..."
-            )
-
-    def _check_accelerator(self) -> None:
-        known = [name for name in AcceleratorRegistry if AcceleratorRegistry[name]["accelerator"].is_available()]
-        known += ["gpu"] * bool({"cuda", "mps"} & set(known))
-        if self.accelerator not in ("auto", *known):
-            raise RunError(
-                f"expected --accelerator as auto or one that this machine has ({', '.join(sorted(known))}), got "
-                f"{self.accelerator!r}; leave it out, and the best one is taken"
-            )
-
-    def options(self) -> dict[str, Any]:
-        """As Lightning's Trainer takes them."""
-        return {
-            "accelerator": self.accelerator,
-            "devices": self.devices,
-            "num_nodes": self.nodes,
-            "strategy": self.strategy,
-        }
 
 
 def train(
@@ -130,8 +73,7 @@ def train(
     inputs = Cache(recipe.data.cache_bytes)
     for fold in folds:
         if not run.done(fold.number):
-            _train_fold(run, fold, records, inputs, machines, tell)
-            gc.collect()  # trainer and loop refer to each other, and hold a whole model with its optimiser
+            train_fold(run, fold, records, inputs, machines, tell)
     with first_alone("calibration") as first:
         if first:
             tell(calibrate(run, records))
@@ -163,8 +105,7 @@ def _start(recipe: Recipe, data: Path, out: Path, resume: bool, tell: Callable[[
 
 def _split_of(run: Run, data: Path) -> tuple[list[Record], list[Fold]]:
     """The records of a run with the groups it keeps whole, and its folds, as `splits.csv` has them."""
-    rows, known = read_csv(run.path / SPLITS), {r.id: r for r in read_records(run.recipe.data.dataset, data)}
-    records = [replace(known[row["image"]], group=row["group"]) for row in rows]
+    records, rows = split_records(run, read_records(run.recipe.data.dataset, data)), read_csv(run.path / SPLITS)
     return records, [Fold.of_parts(k, [row[f"fold_{k}"] for row in rows]) for k in range(run.facts["folds"])]
 
 
@@ -312,85 +253,3 @@ def _flat(content: dict[str, Any]) -> dict[str, Any]:
 def _is_harmless(path: Path) -> bool:
     """Whether a file is one of those that a run killed in its first second leaves behind."""
     return path.name in (SPLITS, RECIPE) or is_leftover(path) or path.match("fold-*")
-
-
-def _train_fold(
-    run: Run,
-    fold: Fold,
-    records: Sequence[Record],
-    inputs: Cache,
-    machines: Machines,
-    tell: Callable[[str], None],
-) -> None:
-    """Fit, choose the best epoch on validation data, and only then open the test part."""
-    folder, settings = run.folder(fold.number), run.recipe.training
-    if is_first():
-        (run.path / CALIBRATION).unlink(missing_ok=True)  # it was fitted to answers that this fold will replace
-    seed, last = seed_of(settings.seed, fold.number), folder / LAST
-    lightning.seed_everything(seed % 2**32, verbose=False)
-    task = build_task(run.recipe, run.labels)
-    task.to(memory_format=torch.channels_last)  # on a CPU convolutions run half as long again without it
-    parts = {n: Prepared([records[i] for i in where], task, inputs) for n, where in fold.parts().items()}
-    for line in task.begin(parts["train"]):
-        tell(f"fold {fold.number}: {line}")
-    loop = Loop(task, settings, fold.number, folder, tell)
-    with hushed():
-        trainer = make_trainer(folder, settings, **machines.options())
-        rank, world = trainer.global_rank, trainer.world_size
-        with _one_image_told():
-            trainer.fit(
-                loop,
-                training_batches(parts["train"], settings.batch_size, seed, rank, world),
-                ordered_batches(parts["validation"], settings.batch_size),
-                ckpt_path=last if last.is_file() else None,
-                weights_only=True,
-            )
-    if trainer.is_global_zero:
-        exact = {n: Prepared([records[i] for i in fold.parts()[n]], task, None) for n in ("validation", "test")}
-        _finish_fold(run, fold, task.to(trainer.strategy.root_device), loop, exact)
-    trainer.strategy.barrier()
-
-
-@contextmanager
-def _one_image_told() -> Iterator[None]:
-    """Batch normalisation has no variance to learn from one value a channel, and says so in its own words."""
-    try:
-        yield
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise RunError(
-            "expected at least two images a batch, since this network's batch normalisation cannot learn from one; set "
-            "training.batch_size to 2 or more"
-        ) from error
-
-
-def _finish_fold(run: Run, fold: Fold, task: Task, loop: Loop, parts: dict[str, Prepared]) -> None:
-    folder, batch_size = run.folder(fold.number), run.recipe.training.batch_size
-    best = torch.load(folder / BEST, map_location="cpu", weights_only=True)
-    loop.load_state_dict(best["state_dict"])
-    task.eval()
-    chosen = next(row for row in loop.history if row["epoch"] == best["epoch"])
-    task.decide_by(1.0, 0.0)  # `calibrate` decides when all folds have answered
-    for part in ("validation", "test"):
-        answered = answer_part(task, parts[part], batch_size)
-        write_lines(run.uncalibrated(fold.number, part), (line_of(record.id, answer) for record, answer in answered))
-    weights = {name: tensor.cpu().contiguous() for name, tensor in task.state_dict().items()}
-    with whole_file(folder / MODEL) as temporary:
-        temporary.write_bytes(save(weights))
-    facts = {
-        "fold": fold.number,
-        "images": {name: len(where) for name, where in fold.parts().items()},
-        "epochs": len(loop.history),
-        "best_epoch": best["epoch"],
-        "validation": {
-            name.removeprefix("val_"): None if math.isnan(value) else value
-            for name, value in chosen.items()
-            if name.startswith("val_")
-        },
-        "manifest": task.manifest(),
-        "seconds": round(time.monotonic() - loop.started, 1),
-    }
-    write_json(folder / FOLD, facts)
-    for leftover in (folder / BEST, folder / LAST, *folder.glob(".*.part")):
-        leftover.unlink(missing_ok=True)

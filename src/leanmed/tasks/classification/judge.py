@@ -119,8 +119,8 @@ def describe(manifest: Manifest) -> str:
     rule = "It answers the likeliest label."
     if manifest.threshold is not None:
         rule = (
-            f"It answers `{labels[1]}` when that probability is at least {manifest.threshold:.3f}, a "
-            "threshold chosen on validation images."
+            f"It answers `{labels[1]}` when that probability is at least {manifest.threshold:.3f}, a threshold "
+            f"{manifest.threshold_origin}."
         )
     return (
         f"From one photograph (uint8, RGB or RGBA, any size, resized inside to {side} x {side}; what alpha "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -122,7 +122,11 @@ class Classification(Task):
 
     def graph(self) -> nn.Module:
         """Pixels (h, w, 3 or 4) uint8 to probabilities (K,)."""
-        return _PixelsToProbabilities(self)
+        return _PixelsToProbabilities([self])
+
+    def ensemble(self, others: Sequence[Task]) -> nn.Module:
+        """Pixels (h, w, 3 or 4) uint8 to the mean of all tasks' probabilities (K,)."""
+        return _PixelsToProbabilities([self, *others])
 
     def manifest(self) -> dict[str, Any]:
         """Labels, input side, threshold, temperature, main score."""
@@ -170,13 +174,17 @@ class Logits(Scorer):
 
 
 class _PixelsToProbabilities(nn.Module):
-    def __init__(self, task: Classification) -> None:
+    """Of several tasks the mean; they resize alike, so the image is resized once."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
         super().__init__()
-        self.task = task
+        self.tasks = nn.ModuleList(tasks)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        model = self.task.model
-        return self.task.probabilities(self.task({"image": model.resize(pixels)[None]})["logits"])[0]
+        tasks = [cast(Classification, task) for task in self.tasks]
+        image = tasks[0].model.resize(pixels)[None]
+        found = [task.probabilities(task({"image": image})["logits"])[0] for task in tasks]
+        return found[0] if len(found) == 1 else torch.stack(found).mean(0)
 
 
 TASK = Classification

@@ -122,7 +122,7 @@ def describe(manifest: Manifest) -> str:
         )
     return (
         f"From one {seen} it gives boxes of `{label}` with scores, in its own pixels. Boxes scored at least "
-        f"{manifest.threshold:.3f} are answered, a threshold chosen on validation images (temperature "
+        f"{manifest.threshold:.3f} are answered, a threshold {manifest.threshold_origin} (temperature "
         f"{manifest.temperature:.3f})."
     )
 

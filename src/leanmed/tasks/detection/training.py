@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import nms
+from torchvision.ops import box_iou, nms
 
 from leanmed.errors import DataError, RecipeError
 from leanmed.models.anchors import choose_sides, coverage, decode_boxes
@@ -163,6 +163,10 @@ class Detection(Task):
         """Pixels (h, w, 3 or 4) uint8 to boxes (n, 4) xyxy in their frame, and scores (n,), best first."""
         return _PixelsToBoxes(self)
 
+    def ensemble(self, others: Sequence[Task]) -> nn.Module:
+        """As `graph`: the boxes of all tasks, each scored by the mean of what the tasks say of its place."""
+        return _PixelsToJointBoxes([self, *others])
+
     def manifest(self) -> dict[str, Any]:
         """Labels, input, threshold, temperature, main score."""
         return {
@@ -227,6 +231,26 @@ class _PixelsToBoxes(nn.Module):
         task = self.task
         outputs = task.model(task.model.frame(pixels)[None])[0]
         return task.in_image(task.suppress(outputs, task.model.side), (pixels.shape[0], pixels.shape[1]))
+
+
+class _PixelsToJointBoxes(nn.Module):
+    """The boxes of several detectors: what one says of a box is its best score that overlaps it, or nothing, 0."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(_PixelsToBoxes(cast(Detection, task)) for task in tasks)
+        self.overlap = cast(Detection, tasks[0]).settings.detector.nms
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        found = [member(pixels) for member in self.members]
+        boxes = torch.cat([own for own, _ in found])  # (n, 4)
+        said = []
+        for own, scores in found:
+            seen = torch.where(box_iou(boxes, own) > self.overlap, scores, 0.0)  # (n, k)
+            said.append(F.pad(seen, (0, 1)).amax(1))  # one more, so that a detector without boxes says 0
+        joint = torch.stack(said).mean(0)
+        kept = nms(boxes, joint, self.overlap)[:KEPT]
+        return boxes[kept], joint[kept]
 
 
 def there(boxes: Tensor) -> Tensor:
