@@ -21,7 +21,6 @@ from leanmed.console import (
     needs,
     paragraph,
     progress_bar,
-    rule_or_number,
     stages,
     typed,
 )
@@ -286,8 +285,9 @@ def export(
 
     opened = open_run(run)
     from leanmed.export.export import export
+    from leanmed.recipe.recipe import threshold_of
 
-    wanted = rule_or_number(threshold)
+    wanted = threshold_of(threshold) if threshold else None
     artifact = export(opened, out, fold=fold, ensemble=ensemble, threshold=wanted, data=data, tell=typer.echo)
     graph = artifact.manifest.graphs["model"]
     typer.echo(f"wrote {out}: {graph.bytes / 1e6:.2f} MB, artifact {artifact.sha256[:12]}")

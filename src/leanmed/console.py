@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
-from leanmed.errors import DataError, MissingExtraError
+from leanmed.errors import MissingExtraError
 
 REPORTING = ("sklearn", "scipy", "matplotlib", "jinja2", "cv2", "faiss")  # of the extra `report`
 TRAINING = (*REPORTING, "torch", "torchvision", "timm", "lightning", "safetensors", "onnx", "onnxscript")
@@ -64,29 +63,6 @@ def paragraph(error: Exception) -> str:
         return str(error)
     where = error.filename or "a file"
     return f"{where}: expected to read or write it, got: {error.strerror or error}; mend that and start again"
-
-
-def rule_or_number(text: str | None) -> str | float | None:
-    """A threshold as it is typed: a number from 0 to 1, or the name of a rule.
-
-    Raises:
-        DataError: it is neither.
-    """
-    if text is None:
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        from leanmed.recipe.recipe import THRESHOLD_RULE
-
-        if re.match(THRESHOLD_RULE, text):
-            return text
-        number = -1
-    if not 0 <= number <= 1:
-        raise DataError(
-            f"expected --threshold as a number from 0 to 1, f1, youden or sensitivity:0.95, got {text!r}; correct it"
-        )
-    return number
 
 
 class Evaluated(Protocol):

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 FORMAT = 3
 MAX_GRAPH_BYTES = 2**31
+MAX_TRACES_BYTES = 2**23
 GIVEN = "given"  # a threshold that somebody named as a number
 INTENDED_USE = "Research use only. Not a medical device: never the sole ground of a decision about a patient."
 
@@ -30,6 +31,13 @@ class Graph(_Frozen):
     file: str = Field(pattern=r"^[A-Za-z0-9_-]+\.onnx$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     bytes: int = Field(gt=0, le=MAX_GRAPH_BYTES)
+
+
+class Traces(_Frozen):
+    """What is kept of the training images, so that copies of them are recognised: see `leanmed.audit.traces`."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: int = Field(gt=0, le=MAX_TRACES_BYTES)
 
 
 class Input(_Frozen):
@@ -109,6 +117,7 @@ class Manifest(_Frozen):
     precision: Precision = "fp32"
     main_score: str = Field(description="the figure by which versions of this artifact are compared")
     graphs: dict[str, Graph] = Field(max_length=4)
+    traces: Traces | None = Field(default=None, description="of traces.bin; None: there is none")
     figures_of: Literal["itself", "folds"] = Field(
         default="itself",
         description="itself: measured with this model on images new to it; folds: cross-validated, with the models of "

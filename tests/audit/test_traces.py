@@ -13,10 +13,15 @@ from leanmed.audit.traces import (
     EVEN,
     FEATURES_KEPT,
     HEADER,
+    MAX_DISTANCE,
     MAX_TRACED,
     ODD,
     ODD_WAVES,
     Traces,
+    _distance,
+    _Index,
+    _ones,
+    _ones_by_sums,
     best_votes,
     copies,
     query,
@@ -139,6 +144,23 @@ def test_an_image_in_the_middle_of_many_is_found_whatever_the_memory_allows(
     whole = list(best_votes(traces, asked))
     monkeypatch.setattr("leanmed.audit.traces.AT_ONCE", 10)
     assert list(best_votes(traces, asked)) == whole
+
+
+@pytest.mark.parametrize("count", [_ones, _ones_by_sums])
+def test_bits_are_counted(count):
+    values = np.array([0, 1, 0b1011, 2**63, 2**64 - 1, 0x0123456789ABCDEF], np.uint64)
+    assert count(values).tolist() == [0, 1, 3, 1, 64, 32]
+
+
+def test_the_index_finds_what_comparing_each_with_each_finds(traces: Traces):
+    rng = np.random.default_rng(0)
+    flips = (rng.random((80, CODE_BITS)) < 0.15) @ (np.uint64(1) << np.arange(CODE_BITS, dtype=np.uint64))
+    index = _Index(traces)
+    asked = index.codes[:80] ^ flips ^ np.where(rng.random(80) < 0.5, ODD, np.uint64(0))
+    features, numbers, *_ = index.near(asked)
+    distance, _ = _distance(asked[:, None], index.codes[None])
+    assert len(features) > 40
+    assert np.array_equal(np.stack([features, numbers]), np.stack(np.nonzero(distance <= MAX_DISTANCE)))
 
 
 def renamed(content: bytes, at: int, value: bytes) -> bytes:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from made_artifacts import LABELS, made_manifest, made_records
 
-from leanmed.audit.grouping import Grouping
-from leanmed.compress.parts import find_parts, sample_records
+from leanmed.audit.grouping import Grouping, Known
+from leanmed.audit.seen import meet
+from leanmed.compress.parts import Parts, find_parts, sample_records
 from leanmed.errors import DataError
 from leanmed.manifest import Provenance
 from leanmed.records import Record
@@ -29,12 +30,17 @@ def together(records: list[Record]) -> Grouping:
     return Grouping(records, (), False, "as given")
 
 
+def sorted_parts(made_of: Provenance, grouping: Grouping) -> Parts:
+    known = Known(grouping, CONTENTS, "")
+    return find_parts(made_of, known, meet(known, made_of, b"", None))
+
+
 def ids(records: Any) -> list[int]:
     return [int(record.id) for record in records]
 
 
 def test_training_calibrates_validation_chooses_and_new_images_test() -> None:
-    parts = find_parts(origin(range(9), range(6, 9)), together(RECORDS), CONTENTS)
+    parts = sorted_parts(origin(range(9), range(6, 9)), together(RECORDS))
     assert ids(parts.training) == [0, 1, 2, 3, 4, 5]
     assert ids(parts.validation) == [6, 7, 8]
     assert ids(parts.test) == [9, 10, 11]
@@ -45,7 +51,7 @@ def test_an_artifact_without_its_validation_part_is_chosen_on_one_half_of_the_ne
     None
 ):
     pairs = [replace(record, group=f"pair {int(record.id) // 2}") for record in RECORDS]
-    parts = find_parts(origin(range(4)), together(pairs), CONTENTS)
+    parts = sorted_parts(origin(range(4)), together(pairs))
     assert ids(parts.training) == [0, 1, 2, 3]
     assert sorted(ids(parts.validation) + ids(parts.test)) == [4, 5, 6, 7, 8, 9, 10, 11]
     assert len(parts.validation) == len(parts.test) == 4
@@ -55,11 +61,11 @@ def test_an_artifact_without_its_validation_part_is_chosen_on_one_half_of_the_ne
 
 def test_images_of_a_group_that_was_seen_do_not_test() -> None:
     siblings = [replace(record, group="seen") if int(record.id) in (0, 10) else record for record in RECORDS]
-    assert ids(find_parts(origin(range(9), range(6, 9)), together(siblings), CONTENTS).test) == [9, 11]
+    assert ids(sorted_parts(origin(range(9), range(6, 9)), together(siblings)).test) == [9, 11]
 
 
 def test_with_nothing_new_the_figures_are_the_validation_images_and_the_note_says_so() -> None:
-    parts = find_parts(origin(range(12), range(8, 12)), together(RECORDS), CONTENTS)
+    parts = sorted_parts(origin(range(12), range(8, 12)), together(RECORDS))
     assert ids(parts.validation) == [8, 9, 10, 11]
     assert parts.test == []
     assert "also chose" in parts.notes[0]
@@ -69,17 +75,17 @@ def test_with_nothing_new_the_figures_are_the_validation_images_and_the_note_say
 def test_a_model_of_all_images_is_compressed_on_images_it_knows_and_the_note_says_so(made: Any) -> None:
     pairs = [replace(record, group=f"pair {int(record.id) // 2}") for record in RECORDS]
     whole = origin(range(12)).model_copy(update={"made": made, "fold": None})
-    parts = find_parts(whole, together(pairs), CONTENTS)
+    parts = sorted_parts(whole, together(pairs))
     assert sorted(ids(parts.training) + ids(parts.validation)) == list(range(12))
     assert not {r.group for r in parts.training} & {r.group for r in parts.validation}
     assert (parts.test, parts.learned) == ([], True)
     assert "has learned from all of these images" in parts.notes[0]
-    assert not find_parts(origin(range(4)).model_copy(update={"made": made}), together(pairs), CONTENTS).learned
+    assert not sorted_parts(origin(range(4)).model_copy(update={"made": made}), together(pairs)).learned
 
 
 def test_without_images_to_choose_with_nothing_is_done(refused: Callable[..., Any]) -> None:
     with refused(DataError, "of 12 images, 12 trained it and 0 are new", "--data"):
-        find_parts(origin(range(12)), together(RECORDS), CONTENTS)
+        sorted_parts(origin(range(12)), together(RECORDS))
 
 
 @pytest.mark.parametrize(("count", "drawn"), [(5, 5), (12, 12), (100, 12), (0, 0)])

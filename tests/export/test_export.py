@@ -5,6 +5,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import onnx
 import pytest
 import torch
 
+from leanmed.audit.traces import Traces
 from leanmed.data import content_hashes, read_pixels, read_records
 from leanmed.errors import ExportError, RunError
 from leanmed.evaluation import runs as runs_module
@@ -288,6 +290,18 @@ def test_a_threshold_chosen_by_a_rule_is_chosen_on_validation_answers(run: Run, 
 def test_one_fold_and_all_of_them_are_not_exported_at_once(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="leave one out"):
         export(run, tmp_path / "artifact", fold=0, ensemble=True)
+
+
+def test_an_artifact_keeps_traces_of_the_images_that_made_it_if_copies_were_looked_for(
+    run: Run, artifact: Artifact, tmp_path: Path
+) -> None:
+    assert artifact.traces == b""  # its run was made with groups: reader
+    split = run.recipe.split.model_copy(update={"groups": "audit"})
+    audited = replace(run, recipe=run.recipe.model_copy(update={"split": split}))
+    export(audited, tmp_path / "artifact", fold=EXPORTED)
+    kept = load(tmp_path / "artifact").artifact
+    assert len(Traces.from_bytes(kept.traces).counts) == len(kept.manifest.provenance.seen_images)
+    assert "What it keeps of its training images" in kept.card
 
 
 def test_an_export_reads_the_data_set_once(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

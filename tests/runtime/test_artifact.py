@@ -11,7 +11,7 @@ import leanmed
 from leanmed.errors import ArtifactError
 from leanmed.files import sha256_json
 from leanmed.manifest import FORMAT
-from leanmed.runtime.artifact import CARD, MANIFEST, read_artifact, write_artifact
+from leanmed.runtime.artifact import CARD, MANIFEST, TRACES, read_artifact, write_artifact
 
 
 def edit(artifact: Path, change: Callable[[dict[str, Any]], object], *, sign: bool = False) -> None:
@@ -174,6 +174,18 @@ def test_a_folder_without_manifest_is_no_artifact(tmp_path, refused):
 def test_an_artifact_without_its_card_still_works(own_artifact):
     (own_artifact / CARD).unlink()
     assert read_artifact(own_artifact).card == ""
+
+
+def test_traces_travel_with_the_artifact_and_are_checked_and_may_be_left_behind(own_artifact, tiny_artifact, refused):
+    old = read_artifact(tiny_artifact)
+    new = write_artifact(own_artifact, old.manifest, old.graphs, "# card\n", b"some codes")
+    assert new.manifest.traces.bytes == 10
+    assert read_artifact(own_artifact) == new
+    (own_artifact / TRACES).write_bytes(b"same bytes")
+    with refused(ArtifactError, TRACES, "does not match its hash"):
+        read_artifact(own_artifact)
+    (own_artifact / TRACES).unlink()
+    assert read_artifact(own_artifact).traces == b""
 
 
 def test_an_artifact_of_other_graphs_has_no_single_one(own_artifact, refused):

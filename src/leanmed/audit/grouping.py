@@ -137,14 +137,24 @@ def share_nothing(found: Grouping, was_seen: Callable[[Record], bool]) -> list[R
     return [record for record in found.records if record.group not in known]
 
 
-def absent(seen: Collection[str], contents: Collection[str]) -> list[str]:
-    """What to say of images an artifact was made from that are not in a data set, by the hashes of their contents."""
+def absent(seen: Collection[str], contents: Collection[str], copies: int | None = None) -> list[str]:
+    """What to say of images an artifact was made from that are not in a data set.
+
+    Args:
+        seen, contents: marks of the images that made it, and of those in the data set.
+        copies: how many images are taken for copies by the artifact's traces; None: it has none.
+    """
     lost = len(set(seen) - set(contents))
-    line = (
-        f"{lost} of {len(set(seen))} images that made the artifact are not in this data set, so that changed copies of "
-        "them and other images of their patients cannot be told: check with `leanmed audit --split`."
-    )
-    return [line] * bool(lost)
+    start = f"{lost} of {len(set(seen))} images that made the artifact are not in this data set."
+    if copies is None:
+        rest = "Changed copies of them and other images of their patients cannot be recognised"
+    else:
+        rest = (
+            f"By the traces that the artifact keeps of them, {copies} images here are taken for changed copies of one, "
+            "and are left out with their groups (docs/audit.md says how many copies traces miss). Other images of "
+            "their patients cannot be recognised"
+        )
+    return [f"{start} {rest}: check with `leanmed audit --split`."] * bool(lost)
 
 
 def _audit(records: Sequence[Record], cache: Path, path: Path) -> None:

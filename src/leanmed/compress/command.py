@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from leanmed.audit.grouping import AUDIT, group_for_artifact
+from leanmed.audit.seen import meet
 from leanmed.compress.gate import Pixels, answers, make_gate
 from leanmed.compress.outcome import Comparison, GateError, Outcome, Target
 from leanmed.compress.parts import Parts, find_parts, sample_records
@@ -82,7 +83,7 @@ def quantize_artifact(
     recipe = recipe_of_artifact(origin.recipe)
     records = read_records_for(recipe.data, data, dataset)
     known = group_for_artifact(records, recipe.split, out.parent / AUDIT)
-    parts = find_parts(origin, known.grouping, known.contents)
+    parts = find_parts(origin, known, meet(known, origin, artifact.traces, out.parent / AUDIT))
     most = TASKS[artifact.manifest.task].judge.CALIBRATION if calibration is None else calibration
     parts = replace(parts, training=sample_records(parts.training, 0 if target == "fp16" else most))
     counts = len(parts.training), len(parts.validation), len(parts.test)
@@ -103,7 +104,8 @@ def quantize_artifact(
         raise GateError(outcome)
     marks = ([image_mark(known.contents[r.id]) for r in part] for part in (parts.training, parts.validation))
     manifest = describe(artifact, outcome, *marks, learned=parts.learned)
-    write_artifact(out, manifest, {"model": quantized.graph}, card(artifact, outcome, learned=parts.learned))
+    text = card(artifact, outcome, learned=parts.learned)
+    write_artifact(out, manifest, {"model": quantized.graph}, text, artifact.traces)
     return outcome
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from leanmed.audit.grouping import Grouping, absent, share_nothing
+from leanmed.audit.grouping import Known
+from leanmed.audit.seen import Met
 from leanmed.errors import DataError
 from leanmed.manifest import Provenance, image_mark
 from leanmed.records import Record
@@ -46,24 +47,22 @@ class Parts:
     learned: bool = False
 
 
-def find_parts(origin: Provenance, grouping: Grouping, contents: Mapping[str, str]) -> Parts:
+def find_parts(origin: Provenance, known: Known, met: Met) -> Parts:
     """Sort records by what an artifact was made from.
 
     Args:
         origin: of the artifact.
-        grouping: of the data set.
-        contents: record id -> SHA-256 of its image file.
+        known: the data set, grouped.
+        met: which of its images are new to the artifact.
 
     Raises:
         DataError: there is no image to choose with.
     """
-    known = {name: image_mark(content) for name, content in contents.items()}
-    seen, selected = set(origin.seen_images), set(origin.selected_images)
-    records = grouping.records
-    training = [r for r in records if known[r.id] in seen - selected]
-    validation = [r for r in records if known[r.id] in selected]
-    new = share_nothing(grouping, lambda r: known[r.id] in seen)
-    notes = tuple(absent(seen, list(known.values())))
+    marks = {name: image_mark(content) for name, content in known.contents.items()}
+    seen, selected, records = set(origin.seen_images), set(origin.selected_images), known.grouping.records
+    training = [r for r in records if marks[r.id] in seen - selected]
+    validation = [r for r in records if marks[r.id] in selected]
+    new, notes = met.unseen, tuple(met.notes)
     if validation:
         return Parts(training, validation, new, notes if new else (NOTHING_NEW, *notes))
     if len({r.group for r in new}) >= 2:

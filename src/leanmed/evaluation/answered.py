@@ -20,7 +20,8 @@ PROTOCOLS = {
     "site": "Leave one site out: each site is tested by a model that saw no image of it, nor of its groups",
     "paper": "{folds}-fold cross-validation by image, as published",
     "answers": "Answers from a file; whether their model saw these images, or others of their groups, is not known",
-    "artifact": "One artifact on images that share no group with one it was trained or selected on",
+    "artifact": "One artifact on images that, as far as is known, share no group with those it was trained or selected "
+    "on",
 }
 
 

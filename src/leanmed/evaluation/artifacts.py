@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from leanmed import __version__
-from leanmed.audit.grouping import Known, absent, group_for_artifact, share_nothing
+from leanmed.audit.grouping import group_for_artifact
+from leanmed.audit.seen import meet
 from leanmed.data import read_records_for
 from leanmed.errors import DataError, InputError, LeanmedError
 from leanmed.evaluation.answered import PROTOCOLS, Answered, missing_notes, report_of
-from leanmed.manifest import Provenance as Origin
-from leanmed.manifest import image_mark
 from leanmed.records import Record
 from leanmed.report.report import Provenance, Report, write_report
 from leanmed.runtime.predictor import Predictor
@@ -50,7 +49,13 @@ def evaluate_artifact(
     records = read_records_for(recipe.data, data, dataset)
     TASKS[manifest.task].judge.check(dataset or recipe.data.dataset, records, manifest.labels)
     known = group_for_artifact(records, recipe.split, cache)
-    unseen = _unseen(known, origin)
+    met = meet(known, origin, predictor.artifact.traces, cache)
+    unseen = met.unseen
+    if not unseen:
+        raise DataError(
+            "expected images new to this artifact, got only those it was made from, or others of their groups; give "
+            "new ones" + ": the figures in its card were cross-validated on these" * (manifest.figures_of == "folds")
+        )
     answered, failed = _answer_all(predictor, unseen, progress)
     report = report_of(
         answered,
@@ -66,7 +71,7 @@ def evaluate_artifact(
         *records.notes,
         *known.grouping.notes(),
         *missing_notes(failed, images=images, left_out=images - len(unseen)),
-        *absent(origin.seen_images, list(map(image_mark, known.contents.values()))),
+        *met.notes,
     ]
     return replace(report, leak=manifest.leak and f"{manifest.leak} This artifact was made under it.", notes=notes)
 
@@ -97,14 +102,6 @@ def evaluate_scans(
     written = judged.write(out)
     write_report(out, judged.report)
     return judged.report, written
-
-
-def _unseen(known: Known, origin: Origin) -> list[Record]:
-    seen = set(origin.seen_images)
-    unseen = share_nothing(known.grouping, lambda record: image_mark(known.contents[record.id]) in seen)
-    if not unseen:
-        raise DataError("expected images new to this artifact, got only those it was made from; give others")
-    return unseen
 
 
 def _answer_all(

@@ -18,6 +18,12 @@ from leanmed.tasks import TASKS
 from leanmed.tasks.kind import JudgePart
 
 OWN = "this model, its own test part"
+TRACED = (
+    "The file `traces.bin` holds up to 32 numbers of 64 bits for each training image, by which leanmed recognises "
+    "copies of it, so that nobody judges the model on images that it has learned. They hold neither places nor grey "
+    "levels, so no picture can be put together from them; but whoever has a training image can find out that it is "
+    "one. The file may be left out when the artifact is passed on: predictions do not need it."
+)
 FOLDS = "cross-validated, all folds together"
 
 
@@ -45,13 +51,14 @@ class Basis:
     subgroups: Sequence[SubgroupRow]
 
 
-def write_card(manifest: Manifest, basis: Basis, difference: float) -> str:
+def write_card(manifest: Manifest, basis: Basis, difference: float, *, traced: bool = False) -> str:
     """The card as Markdown.
 
     Args:
         manifest: of the artifact.
         basis: the run it comes from.
         difference: the largest one found between graph and model.
+        traced: the artifact keeps traces of its training images.
     """
     sections = {
         "Intended use": manifest.intended_use,
@@ -60,6 +67,7 @@ def write_card(manifest: Manifest, basis: Basis, difference: float) -> str:
         "How good it is": _figures(manifest, basis),
         "Subgroups": _subgroups(manifest, basis),
         "Limits": markdown.bullets(_limits(manifest, basis)),
+        **({"What it keeps of its training images": TRACED} if traced else {}),
         "Checks": f"Graph and model differ by at most {difference:.1e} on real images at their own size, "
         "20 x 20, 64 x 1000, portrait, landscape and 12 megapixels. The SHA-256 of each graph stands in "
         "leanmed.json and is checked before use.",

@@ -18,6 +18,8 @@ from PIL import Image
 from torch import nn
 
 from leanmed import __version__
+from leanmed.audit.grouping import AUDIT
+from leanmed.audit.seen import make_traces
 from leanmed.data import read_pixels
 from leanmed.errors import ExportError
 from leanmed.evaluation.answered import subgroup_rows
@@ -99,7 +101,11 @@ def export(
         provenance=provenance(run, contents, made, fold),
         **facts,
     )
-    return write_artifact(out, manifest, {"model": graph}, write_card(manifest, basis, difference))
+    made_from = [record for record in split if image_mark(contents[record.id]) in manifest.provenance.seen_images]
+    audited = run.recipe.split.groups != "reader"  # else nobody asked for copies to be found
+    traces = make_traces(made_from, run.path.parent / AUDIT) if audited else b""
+    card = write_card(manifest, basis, difference, traced=bool(traces))
+    return write_artifact(out, manifest, {"model": graph}, card, traces)
 
 
 def _model(run: Run, made: Made, fold: int | None) -> tuple[nn.Module, dict[str, Any], str]:

@@ -7,6 +7,7 @@ backbones under `backbones`, {backbone: {section: {key: value}}}, is merged in f
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -378,6 +379,25 @@ def _checked(kind: type[_Checked], content: Any, source: str) -> _Checked:
             f"{source}: {key}: {wrong}, got {reprlib.repr(first['input'])}; "
             "`leanmed recipe` lists every key with its range"
         ) from error
+
+
+def threshold_of(text: str) -> str | float:
+    """A threshold as it is typed: a number from 0 to 1, or the name of a rule.
+
+    Raises:
+        RecipeError: it is neither.
+    """
+    if re.match(THRESHOLD_RULE, text):
+        return text
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 1:
+        raise RecipeError(
+            f"expected a threshold as a number from 0 to 1, f1, youden or sensitivity:0.95, got {text!r}; correct it"
+        )
+    return number
 
 
 def dump_recipe(recipe: Recipe) -> str:

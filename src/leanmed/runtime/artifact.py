@@ -2,6 +2,7 @@
 
 ```
 model.onnx      pixels (h, w, c) of any size in; out, what `tasks/KIND/answer.py` names; up to four graphs
+traces.bin      if there is one: of each training image some codes, by which copies of it are recognised
 leanmed.json    the Manifest, with the SHA-256 of each graph and of itself
 CARD.md         what it is for, what it was made from, how good it is
 ```
@@ -19,11 +20,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from leanmed.errors import ArtifactError
 from leanmed.files import check_free, sha256_bytes, sha256_json, whole_folder, write_json, write_text
-from leanmed.manifest import FORMAT, Graph, Manifest, migrated
+from leanmed.manifest import FORMAT, Graph, Manifest, Traces, migrated
 from leanmed.tasks import TASKS
 
 MANIFEST = "leanmed.json"
 CARD = "CARD.md"
+TRACES = "traces.bin"
 MAX_CARD_BYTES = 2**20
 MAX_MANIFEST_BYTES = 2**26  # it names a million training images in a third of that
 
@@ -37,6 +39,7 @@ class Artifact(BaseModel):
     sha256: str
     graphs: dict[str, bytes]
     card: str
+    traces: bytes = b""
 
     @property
     def graph(self) -> bytes:
@@ -52,22 +55,27 @@ class Artifact(BaseModel):
         return self.graphs["model"]
 
 
-def write_artifact(out: Path, manifest: Manifest, graphs: Mapping[str, bytes], card: str) -> Artifact:
-    """Write an artifact folder whole, filling in the graphs' hashes and sizes; an older one is replaced.
+def write_artifact(
+    out: Path, manifest: Manifest, graphs: Mapping[str, bytes], card: str, traces: bytes = b""
+) -> Artifact:
+    """Write an artifact folder whole, filling in the files' hashes and sizes; an older one is replaced.
 
     Raises:
         ArtifactError: `out` exists and is no artifact.
     """
     check_room(out)
     entries = {n: Graph(file=f"{n}.onnx", sha256=sha256_bytes(b), bytes=len(b)) for n, b in graphs.items()}
-    manifest = manifest.model_copy(update={"graphs": entries})
+    traced = Traces(sha256=sha256_bytes(traces), bytes=len(traces)) if traces else None
+    manifest = manifest.model_copy(update={"graphs": entries, "traces": traced})
     content = manifest.model_dump(mode="json")
     with whole_folder(out, replace=True) as folder:
         for name, graph in graphs.items():
             (folder / entries[name].file).write_bytes(graph)
+        if traces:
+            (folder / TRACES).write_bytes(traces)
         write_json(folder / MANIFEST, content | {"sha256": sha256_json(content)})
         write_text(folder / CARD, card)
-    return Artifact(manifest=manifest, sha256=sha256_json(content), graphs=dict(graphs), card=card)
+    return Artifact(manifest=manifest, sha256=sha256_json(content), graphs=dict(graphs), card=card, traces=traces)
 
 
 def check_room(out: Path) -> None:
@@ -87,8 +95,10 @@ def read_artifact(path: Path) -> Artifact:
         ArtifactError: no artifact, damaged, edited by hand, or written by a newer leanmed.
     """
     manifest, digest = _read_manifest(path)
-    graphs = {name: _read_graph(path / graph.file, graph) for name, graph in manifest.graphs.items()}
-    return Artifact(manifest=manifest, sha256=digest, graphs=graphs, card=read_card(path))
+    graphs = {name: _read_file(path / graph.file, graph) for name, graph in manifest.graphs.items()}
+    kept = manifest.traces if (path / TRACES).is_file() else None  # left behind, they are missed by nobody who predicts
+    traces = _read_file(path / TRACES, kept) if kept else b""
+    return Artifact(manifest=manifest, sha256=digest, graphs=graphs, card=read_card(path), traces=traces)
 
 
 def read_card(path: Path) -> str:
@@ -145,7 +155,7 @@ def _parse(file: Path) -> Any:
     return content
 
 
-def _read_graph(file: Path, graph: Graph) -> bytes:
+def _read_file(file: Path, graph: Graph | Traces) -> bytes:
     try:
         size = file.stat().st_size
         content = file.read_bytes() if size == graph.bytes else b""
