@@ -22,9 +22,7 @@ TRAINED = 12  # of 24 images
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Record]:
     """Twenty-four made eyelids, each of its own."""
-    return read_records(
-        "folder", PHANTOMS["eyelids"](tmp_path_factory.mktemp("seen") / "data", count=24, seed=7)
-    )
+    return read_records("folder", PHANTOMS["eyelids"](tmp_path_factory.mktemp("seen") / "data", count=24, seed=7))
 
 
 @pytest.fixture(scope="module")

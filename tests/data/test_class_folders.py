@@ -123,12 +123,12 @@ def test_class_folders_may_have_a_table_of_groups(folder):
 
 
 def test_files_that_are_passed_over_are_counted_with_the_reason(folder):
-    found = read_records("folder", folder("x/1.png", "y/2.webp", "x/a.txt", "x/b.txt", "y/c.heic", "y/d.nii.gz", "x/e"))
+    found = read_records("folder", folder("x/1.png", "y/2.webp", "x/a.txt", "x/b.txt", "y/c.gif", "y/d.nii.gz", "x/e"))
     (note,) = (note for note in found.notes if "passed over" in note)
     for words in (
         "5 files were",
         "2 .txt",
-        "1 .heic (save such as JPEG or PNG)",
+        "1 .gif (save such as JPEG or PNG)",
         "1 .nii.gz (a whole scan",
         "1 without an",
     ):
@@ -136,8 +136,8 @@ def test_files_that_are_passed_over_are_counted_with_the_reason(folder):
 
 
 def test_a_folder_of_images_that_are_not_read_is_refused_with_the_reason(folder, refused):
-    with refused(DataError, "in 0 sub-folder(s)", "2 .heic (save such as JPEG or PNG)"):
-        read_records("folder", folder("x/1.heic", "y/2.heic"))
+    with refused(DataError, "in 0 sub-folder(s)", "2 .gif (save such as JPEG or PNG)"):
+        read_records("folder", folder("x/1.gif", "y/2.gif"))
 
 
 @pytest.mark.realdata

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from leanmed.errors import InputTooLarge, UnreadableInput, UnsupportedInput
-from leanmed.reading.images import read_image
+from leanmed.reading import raster
+from leanmed.reading.images import Limits, image_size, read_image
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (12, 16, 4), dtype=np.uint8)
 FORMATS = ("JPEG", "PNG", "TIFF")
@@ -249,8 +250,48 @@ def test_a_webp_of_several_frames_is_refused():
         read_image(encoded(COLOURS, "WEBP", save_all=True, append_images=[second]))
 
 
-def test_a_telephones_heic_is_refused_by_name():
-    with pytest.raises(UnsupportedInput, match="HEIC"):
+def heic(pixels, **settings) -> bytes:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(pixels)).save(file, quality=95, **settings)
+    return file.getvalue()
+
+
+def test_a_telephones_heic_is_read():
+    wide = np.zeros((48, 64, 3), np.uint8)
+    wide[:, :32], wide[:24, 32:] = (200, 30, 60), (20, 200, 90)
+    found = read_image(heic(wide))
+    assert found.shape == (48, 64, 4)
+    assert np.abs(found[..., :3].astype(int) - wide).mean() < 4
+    assert (found[..., 3] == 255).all()
+    assert image_size(heic(wide)) == (64, 48)
+
+
+def test_a_heic_is_upright_whatever_its_exif_says():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide = np.zeros((48, 64, 3), np.uint8)
+    wide[:24, :24] = 255
+    data = heic(wide, exif=exif.tobytes())
+    assert read_image(data).shape[:2] == image_size(data)[::-1] == (64, 48)
+    assert (read_image(data)[:20, -20:, :3] > 200).all()  # what was stored at the left is at the top
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_a_heic_that_is_cut_short_is_unreadable(share):
+    data = heic(COLOURS[..., :3].repeat(8, 0).repeat(8, 1))
+    with pytest.raises(UnreadableInput):
+        read_image(data[: int(len(data) * share)])
+
+
+def test_a_huge_heic_is_refused_by_its_header():
+    with pytest.raises(InputTooLarge, match="expected at most 1,000 pixels, got 64 x 48"):
+        read_image(heic(np.zeros((48, 64, 3), np.uint8)), limits=Limits(max_pixels=1000))
+
+
+def test_without_its_extra_a_heic_is_refused_with_the_remedy(monkeypatch):
+    monkeypatch.setattr(raster, "find_spec", lambda name: None)
+    with pytest.raises(UnsupportedInput, match=r"got HEIC; install .* 'leanmed\[heic\]'"):
         read_image(b"\0\0\0\x18ftypheic" + bytes(100))
 
 

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from leanmed.errors import InputError
@@ -19,11 +20,16 @@ from leanmed.reading.volume import SUFFIXES as SCANS
 from leanmed.reading.volume import is_series, is_volume
 
 DICOM = frozenset(DICOM_SUFFIXES)
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", *DICOM})
+HEIC = frozenset({".heic", ".heif"})  # images where the extra `heic` is installed
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", *DICOM}) | (
+    HEIC if find_spec("pillow_heif") else frozenset()
+)
 
 _CONVERT = "save such as JPEG or PNG"
-_REMARKS = dict.fromkeys((".heic", ".heif", ".avif", ".gif", ".jp2", ".j2k"), _CONVERT) | dict.fromkeys(
-    (*SCANS, ".mha", ".nrrd", ".nhdr"), "a whole scan, not an image"
+_REMARKS = (
+    dict.fromkeys((".avif", ".gif", ".jp2", ".j2k"), _CONVERT)
+    | dict.fromkeys(HEIC, f"pip install 'leanmed[heic]', or {_CONVERT}")
+    | dict.fromkeys((*SCANS, ".mha", ".nrrd", ".nhdr"), "a whole scan, not an image")
 )
 _VOXELS = frozenset({".raw", ".zraw"})  # of an .mhd beside them
 _NOISE = frozenset({".ds_store", "thumbs.db", "desktop.ini"})  # what file managers write, which nobody misses

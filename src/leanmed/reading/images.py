@@ -1,6 +1,6 @@
 """Untrusted files to pixels: the only door through which an image enters at prediction.
 
-JPEG, PNG, TIFF, BMP, WebP (`raster.py`) and DICOM (`dicom.py`) are read, and nothing else: each further parser is a
+JPEG, PNG, TIFF, BMP, WebP, HEIC (`raster.py`) and DICOM (`dicom.py`) are read, and nothing else: a further parser is a
 further way in. Whatever is wrong with a file, it ends as one of three errors, never as a crash, a hang or
 half a picture.
 

@@ -1,4 +1,4 @@
-"""JPEG, PNG, TIFF, BMP and WebP, opened with care: what a header says is checked before anything is decoded.
+"""JPEG, PNG, TIFF, BMP, WebP and HEIC, opened with care: what a header says is checked before anything is decoded.
 
 Readings that one could choose otherwise:
 
@@ -16,6 +16,7 @@ import re
 import stat
 import struct
 from dataclasses import dataclass
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ _READERS = (
     (b"RIFF", WebPImageFile),
 )
 _READ = "JPEG, PNG, TIFF, BMP, WebP or DICOM"
-_FOREIGN = ((0, b"GIF8", "GIF"), (4, b"ftyp", "HEIC or AVIF"))
+_FOREIGN = ((0, b"GIF8", "GIF"), (4, b"ftyp", "AVIF or a film"))
+_HEIC = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"})  # brands of what telephones write
 
 # Pillow mode -> the mode to pass through on the way to RGBA.
 _EIGHT_BIT = {mode: mode for mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA")} | {
@@ -169,7 +171,7 @@ def check_size(width: int, height: int, limits: Limits) -> None:
 
 
 def open_raster(data: bytes, limits: Limits) -> ImageFile.ImageFile:
-    """Open a JPEG, PNG, TIFF, BMP or WebP and check all that can be checked before decoding.
+    """Open a JPEG, PNG, TIFF, BMP, WebP or HEIC and check all that can be checked before decoding.
 
     Pillow's readers are called directly: `Image.open` has a cap of its own, global to the process, and warns
     by it.
@@ -186,7 +188,7 @@ def open_raster(data: bytes, limits: Limits) -> ImageFile.ImageFile:
             "expected PIL.ImageFile.LOAD_TRUNCATED_IMAGES to be off, got it on, set by another package; "
             "set it to False, or half a picture reads as a whole one"
         )
-    reader = next((reader for mark, reader in _READERS if data.startswith(mark)), None)
+    reader = next((reader for mark, reader in _READERS if data.startswith(mark)), None) or _heic_reader(data)
     if reader is None:
         raise _unknown_format(data)
     if reader is JpegImageFile:
@@ -264,7 +266,7 @@ def scaled_to_eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    if len(image.info.get("exif", b"")) > _MAX_METADATA:
+    if len(image.info.get("exif") or b"") > _MAX_METADATA:
         raise UnsupportedInput(
             f"expected at most {_MAX_METADATA:,} bytes of EXIF, got more; save it anew without metadata"
         )
@@ -285,6 +287,20 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     if transparent is not None:
         grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     return grey
+
+
+def _heic_reader(data: bytes) -> type[ImageFile.ImageFile] | None:
+    """The reader of HEIC, which the extra `heic` brings, if data are HEIC."""
+    if data[4:8] != b"ftyp" or data[8:12] not in _HEIC:
+        return None
+    if find_spec("pillow_heif") is None:
+        raise UnsupportedInput(
+            f"expected {_READ}, got HEIC; install what reads it: pip install 'leanmed[heic]', or save it as JPEG or PNG"
+        )
+    from pillow_heif import HeifImageFile
+
+    reader: type[ImageFile.ImageFile] = HeifImageFile
+    return reader
 
 
 def _unknown_format(data: bytes) -> InputError:
