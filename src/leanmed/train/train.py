@@ -111,7 +111,9 @@ def _split_of(run: Run, data: Path) -> tuple[list[Record], list[Fold]]:
 
 def _labels_line(labels: tuple[str, ...]) -> str:
     names = ", ".join(labels)
-    return f"objects: {names}" if len(labels) == 1 else f"labels {names}; of two, the last is the positive one"
+    if len(labels) == 2:
+        return f"labels: {labels[0]} (negative), {labels[1]} (positive)"
+    return f"{'objects' if len(labels) == 1 else 'labels'}: {names}"
 
 
 def _facts(

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import leanmed
-from leanmed.data import read_records
+from leanmed.data import read_pixels, read_records
 from leanmed.evaluation.runs import fold_answers
 from leanmed.export.export import export
 from leanmed.recipe.recipe import Recipe
@@ -20,6 +20,7 @@ from leanmed.runs import Run, read_csv
 from leanmed.runtime.batch import predict_file
 from leanmed.tasks.building import load_task
 from leanmed.tasks.detection.answer import apart
+from leanmed.tasks.detection.figures import iou
 from leanmed.tasks.recipes import load_recipe
 from leanmed.train.loop import Loop
 from leanmed.train.train import train
@@ -196,6 +197,28 @@ def test_answers_are_apart_by_the_worst_box_that_is_not_faint() -> None:
     assert apart((boxes, scores), (boxes, scores - 0.005)) == pytest.approx(0.005)
     assert apart((boxes, scores), (boxes[1:], scores[1:])) == 1.0
     assert apart((boxes[1:], scores[1:]), (boxes[:0], scores[:0])) == 0
+
+
+def test_the_ensemble_scores_a_box_by_the_mean_of_what_the_folds_say_of_its_place(
+    run: Run, data: Path, tmp_path: Path
+) -> None:
+    export(run, tmp_path / "ensemble", ensemble=True)
+    pixels = np.ascontiguousarray(read_pixels(read_records("voc", data)[1]))
+    boxes, scores = leanmed.load(tmp_path / "ensemble").outputs(pixels)
+    members = []
+    for fold in range(run.facts["folds"]):
+        task = load_task(run, fold)
+        task.decide_by(run.calibration["value"], run.calibration["threshold"])
+        with torch.inference_mode():
+            members.append([part.numpy() for part in task.graph()(torch.from_numpy(pixels))])
+    limit = run.recipe.model_dump()["detector"]["nms"]
+    assert 0 < len(boxes) <= sum(len(own) for own, _ in members)
+    assert (np.diff(scores) <= 1e-6).all()
+    for box, score in zip(boxes[:10], scores[:10], strict=True):
+        said = [max(own[iou(box[None], places)[0] > limit], default=0.0) for places, own in members]
+        assert score == pytest.approx(np.mean(said), abs=1e-4)
+    apart_enough = iou(boxes, boxes) - np.eye(len(boxes))
+    assert apart_enough.max() <= limit + 1e-6
 
 
 def test_the_splits_table_tells_the_boxes(run: Run) -> None:
