@@ -65,7 +65,9 @@ def _root(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where to write.")] = Path("leanmed-demo"),
-    nodules: Annotated[bool, typer.Option("--nodules", help="Nodules in CT, not anemia in photographs.")] = False,
+    nodules: Annotated[
+        bool, typer.Option("--nodules", help="Show nodules in CT instead of anemia in photographs.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier demo there.")] = False,
 ) -> None:
     """Every step on made data, and a report to open: under 3 minutes on two cores.
@@ -91,7 +93,10 @@ def audit(
     ] = "folder",
     split: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(metavar="TRAIN TEST", help="Instead: two folders, or CSV files with a column `image`."),
+        typer.Option(
+            metavar="TRAIN TEST",
+            help="Check this split instead of DIR: two folders, or CSV files with a column `image`.",
+        ),
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
 ) -> None:
@@ -129,10 +134,12 @@ def train(
     groups: Splitting.Groups = None,
     conflicts: Splitting.Conflicts = None,
     resume: Resume = False,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu, gpu, mps...: as Lightning takes it.")] = "auto",
-    devices: Annotated[int, typer.Option(min=1, help="Devices per machine; more than one: start with torchrun.")] = 1,
-    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1,
-    strategy: Annotated[str, typer.Option(help="auto, ddp...: as Lightning takes it.")] = "auto",
+    accelerator: Annotated[str, typer.Option(help="Lightning's accelerator: auto, cpu, gpu, mps...")] = "auto",
+    devices: Annotated[
+        int, typer.Option(min=1, help="Devices per machine; for more than one, start with torchrun.")
+    ] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="How many machines.")] = 1,
+    strategy: Annotated[str, typer.Option(help="Lightning's strategy: auto, ddp...")] = "auto",
 ) -> None:
     """Train every fold of a recipe into one run folder.
 
@@ -257,8 +264,8 @@ def export(
         bool,
         typer.Option(
             "--ensemble",
-            help="Export the models of all folds in one file, several times as large and slow: it gives the mean of "
-            "their answers.",
+            help="Export the models of all folds in one file, which gives the mean of their answers. Of five folds, it "
+            "is five times as large and slow.",
         ),
     ] = False,
     threshold: Annotated[
@@ -266,8 +273,8 @@ def export(
         typer.Option(
             metavar="NUMBER|RULE",
             help="Answer positive from this probability or score on, such as 0.3; or from one chosen on validation "
-            "images by a rule: f1, youden, or sensitivity:0.95, which finds 95 % of the positive ones. If not given, "
-            "as the recipe says.",
+            "images by a rule: f1, youden, or sensitivity:0.95, which finds 95 % of their positive images or objects. "
+            "If not given, the rule of the recipe applies.",
         ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="The data set's folder, if it has moved since training.")] = None,
@@ -281,13 +288,19 @@ def export(
     Example: `leanmed export run --out artifact --threshold sensitivity:0.95`
     """
     needs("export", "train", *TRAINING)
+    from leanmed.recipe.recipe import threshold_of
+    from leanmed.runtime.artifact import check_room
     from leanmed.tasks.recipes import open_run
 
-    opened = open_run(run)
-    from leanmed.export.export import export
-    from leanmed.recipe.recipe import threshold_of
-
+    if ensemble and fold is not None:
+        raise DataError("expected --fold or --ensemble, got both; leave one out")
     wanted = threshold_of(threshold) if threshold else None
+    check_room(out)
+    opened = open_run(run)
+    if fold is not None:
+        opened.fold(fold)  # refused before torch is imported, which takes long
+    from leanmed.export.export import export
+
     artifact = export(opened, out, fold=fold, ensemble=ensemble, threshold=wanted, data=data, tell=typer.echo)
     graph = artifact.manifest.graphs["model"]
     typer.echo(f"wrote {out}: {graph.bytes / 1e6:.2f} MB, artifact {artifact.sha256[:12]}")
@@ -299,10 +312,12 @@ def card(
     artifact: Annotated[Path, typer.Argument(help="An artifact folder.", show_default=False)],
     settings: Annotated[
         list[str],
-        typer.Option("--set", metavar="KEY=TEXT", help="Fill in one item; repeatable. An empty text opens it again."),
+        typer.Option(
+            "--set", metavar="KEY=TEXT", help="Fill in one item; repeatable. An empty text leaves it open again."
+        ),
     ] = [],  # noqa: B006
 ) -> None:
-    """Show which items of an artifact's card are open, and fill them in: what a training cannot know.
+    """Show and fill in those items of an artifact's card that a training cannot know.
 
     The card is the file CARD.md in the artifact folder. It may also be written with any editor: predictions do not
     depend on it.
@@ -406,25 +421,28 @@ def quantize(
             help="The most that the main score may fall. If not given: 0.005 for labels (AUC), 0.01 for boxes (AP50)."
         ),
     ] = None,
-    min_agreement: Annotated[float, typer.Option(help="Share of images to answer as the float artifact does.")] = 0.95,
+    min_agreement: Annotated[
+        float, typer.Option(help="The share of images that must get the float artifact's answer.")
+    ] = 0.95,
     calibration: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="How many training images set the ranges of the activations. If not given: 256, and 64 for boxes.",
+            help="Training images that set the ranges of the activations. If not given: 256 for labels, 64 for boxes.",
         ),
     ] = None,
-    finetune: Annotated[int, typer.Option(min=0, help="Epochs of training, if nothing else helps; 0: none.")] = 0,
-    unpack: Annotated[bool, typer.Option(help="Store 4-bit weights as 8, for runtimes without INT4.")] = False,
+    finetune: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning if nothing else helps; 0: none.")] = 0,
+    unpack: Annotated[bool, typer.Option(help="Store 4-bit weights in 8 bits, for runtimes without INT4.")] = False,
     dataset: Annotated[
-        str | None, typer.Option(help="How the data folder is laid out, if not as the artifact's recipe says.")
+        str | None, typer.Option(help="How the data folder is laid out. If not given, as the artifact's recipe says.")
     ] = None,
 ) -> None:
     """Make an artifact smaller and faster, and refuse if it loses more than it may.
 
     Training images set the ranges, validation images choose among the techniques, and images new to the
-    artifact measure the choice. Writes the artifact OUT and a report OUT-report; if every attempt loses too
-    much, the report alone.
+    artifact measure the choice. If a model was trained on all images and none is new to it, one half of them sets the
+    ranges, and the other half chooses and measures. Writes the artifact OUT and a report OUT-report; if every attempt
+    loses too much, it writes the report alone.
 
     Example: `leanmed quantize artifact --to int8 --data my-images --out artifact-int8`
     """
@@ -456,10 +474,11 @@ def benchmark(
     artifacts: Annotated[list[Path], typer.Argument(help="Artifact folders.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The JSON file to write.", show_default=False)],
     run: Annotated[
-        Path | None, typer.Option(help="A run folder: the same model in PyTorch, eager and compiled.")
+        Path | None,
+        typer.Option(help="The run folder of the same model, to measure it in PyTorch too, eager and compiled."),
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Images to predict; made ones if not given.")] = None,
-    repeats: Annotated[int, typer.Option(min=3, help="Interleaved rounds.")] = 30,
+    images: Annotated[Path | None, typer.Option(help="Images to predict. If not given, images are made.")] = None,
+    repeats: Annotated[int, typer.Option(min=3, help="Rounds, in which all take turns.")] = 30,
 ) -> None:
     """Measure size, latency, start time and memory, side by side with PyTorch on the same pixels.
 
@@ -484,23 +503,30 @@ def reproduce(
     settings: Set = [],  # noqa: B006
     protocols: Annotated[
         str,
-        typer.Option(help="Which, with commas: paper,content,audited, or mobilenetv1,resnet50... All if not given."),
+        typer.Option(
+            help="Those to train, with commas: paper,content,audited, or mobilenetv1,resnet50... All if not given."
+        ),
     ] = "",
-    seeds: Annotated[str, typer.Option(help="With commas; each is a split and a training of its own.")] = "0",
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas; each gives a split and a training.")] = "0",
     artifacts: Annotated[
-        Path | None, typer.Option(help="nodules: a folder of artifacts resnet50, resnet50-int8... to measure beside.")
+        Path | None,
+        typer.Option(help="nodules only: a folder of artifacts to measure too, such as resnet50 and resnet50-int8."),
     ] = None,
     resume: Resume = False,
     quantization: Annotated[
-        bool, typer.Option("--quantization", help="anemia: instead, compress every fold of the runs in OUT.")
+        bool,
+        typer.Option("--quantization", help="anemia only: train nothing, and compress every fold of the runs in OUT."),
     ] = False,
-    finetune: Annotated[int, typer.Option(min=0, help="Of a quantization: epochs, if nothing else helps.")] = 0,
+    finetune: Annotated[
+        int, typer.Option(min=0, help="With --quantization: epochs of fine-tuning if nothing else helps.")
+    ] = 0,
 ) -> None:
     """Train by the paper's protocol and by ours, and print the paper's tables beside what was measured.
 
     Example: `leanmed reproduce anemia --data cp-anemic --out reproduction --seeds 0,1,2`
 
-    `--set resnet50:training.epochs=9` is for one of them. With `--quantization`, OUT/quantization.md has FP16 to INT4.
+    `--set resnet50:training.epochs=9` changes one of them alone. `--quantization` writes OUT/quantization.md, with the
+    figures in FP16, INT8 and INT4.
     """
     needs("reproduce", "train", *TRAINING)
     from leanmed.papers.reproduce import parse_seeds, reproduce

@@ -13,7 +13,7 @@ from leanmed.runtime.predictor import load
 
 @pytest.fixture
 def artifact(own_artifact):
-    (own_artifact / CARD).write_text(f"# made\n\n## Items\n\n{empty_items()}\n## After\n\n- **bold**: no item\n")
+    (own_artifact / CARD).write_text(f"# made\n\n## Items\n\n{empty_items()}\n## After\n\n- **Bold**: no item\n")
     return own_artifact
 
 
@@ -40,6 +40,25 @@ def test_an_item_can_be_filled_in_again_and_opened_again(artifact):
     assert [item.text for item in fill_card(artifact, ["ethics=approved"]) if item.key == "ethics"] == ["approved"]
     fill_card(artifact, ["ethics="])
     assert (artifact / CARD).read_text() == before
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        lambda text: text.rstrip("\n"),
+        lambda text: text.replace("*open*", "*open*  "),
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("  *open*", "not indented\n\nand a second paragraph"),
+    ],
+)
+def test_whatever_editor_wrote_the_card_what_is_filled_in_is_kept_and_the_rest_stays(artifact, edited):
+    (artifact / CARD).write_bytes(edited((artifact / CARD).read_text()).encode())
+    before = {item.key: item.text for item in items_of((artifact / CARD).read_bytes().decode())}
+    assert list(before) == list(ITEMS)
+    fill_card(artifact, ["use=a nurse", "ethics=approved"])
+    after = {item.key: item.text for item in items_of((artifact / CARD).read_text())}
+    assert after == before | {"use": "a nurse", "ethics": "approved"}
+    assert "\n## After\n\n- **Bold**: no item\n" in (artifact / CARD).read_text()
 
 
 def test_a_card_that_was_written_with_an_editor_is_no_damage(own_artifact):

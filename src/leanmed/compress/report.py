@@ -108,10 +108,10 @@ def plot(outcomes: Sequence[Outcome], score: str, title: str, beside: Beside | N
             axes[0].legend(loc="lower left")
         alt = "; ".join(f"{n}: {', '.join(_words(p) for p in found)}" for n, found in series.items())
         reading = (
-            "Each dot is a model beside its own FP32 version: up is better; on the left small files lie left, on the "
-            "right side fast models right."
+            "Each dot compares a model with its own FP32 version; higher is better. In the left plot, smaller files "
+            "lie further left; in the right plot, faster models lie further right."
         )
-        reading += " Data and machines differ between the two series; sizes and ratios compare." * (len(series) > 1)
+        reading += " Data and machines differ between the two series: compare only ratios." * (len(series) > 1)
         return Plot(f"{title} against size and speed", reading, f"{title} change. {alt}.", svg_of(canvas))
 
 

@@ -53,8 +53,10 @@ def evaluate_artifact(
     unseen = met.unseen
     if not unseen:
         raise DataError(
-            "expected images new to this artifact, got only those it was made from, or others of their groups; give "
-            "new ones" + ": the figures in its card were cross-validated on these" * (manifest.figures_of == "folds")
+            "expected images new to this artifact, got only those that made it, or that share a group with one that "
+            "did; give images that are new to it"
+            + "; CARD.md has its cross-validated figures"
+            * (manifest.figures_of == "folds")
         )
     answered, failed = _answer_all(predictor, unseen, progress)
     report = report_of(

@@ -22,7 +22,8 @@ TRACED = (
     "The file `traces.bin` holds up to 32 numbers of 64 bits for each training image, by which leanmed recognises "
     "copies of it, so that nobody judges the model on images that it has learned. They hold neither places nor grey "
     "levels, so no picture can be put together from them; but whoever has a training image can find out that it is "
-    "one. The file may be left out when the artifact is passed on: predictions do not need it."
+    "one. The file may be left out when the artifact is passed on: predictions do not need it. (`seen_images` in "
+    "leanmed.json tells the same of unchanged files.)"
 )
 FOLDS = "cross-validated, all folds together"
 

@@ -48,8 +48,8 @@ class Data(Section):
     )
     origin: Origin | None = Field(
         default=None,
-        description="where in a pixel the whole-numbered coordinates of boxes lie: corner, centre; None: in its "
-        "corner, and of luna16-slices in its centre",
+        description="which point of a pixel has whole-numbered coordinates in the boxes of the data set: its corner "
+        "or its centre; None: the centre for luna16-slices, the corner for all others",
     )
     labels: tuple[str, ...] | None = Field(
         default=None,
@@ -85,14 +85,14 @@ class Split(Section):
     validation: float = Field(
         default=0.15, gt=0, lt=0.5, description="share of a fold's training images held back for selection"
     )
-    test: float = Field(default=0.2, gt=0, lt=0.9, description="share tested under `holdout`")
+    test: float = Field(default=0.2, gt=0, lt=0.9, description="share of the images that `holdout` tests on")
     groups: str = Field(
         default="audit",
-        description="what stays whole: audit: the data set's groups joined with those of an audit for "
-        "copies; reader: the data set's alone; else a groups.csv that `leanmed audit` wrote",
+        description="which images a split keeps together; audit: the data set's groups joined with the copies that "
+        "an audit finds; reader: the data set's groups alone; else the path of a groups.csv that `leanmed audit` wrote",
     )
     conflicts: Literal["drop", "keep"] = Field(
-        default="drop", description="images whose copies carry another label: leave them out, or keep them"
+        default="drop", description="copies of one image that carry different labels: drop leaves all of them out"
     )
     seed: Seed = 0
 
@@ -108,16 +108,19 @@ class Model(Section):
         default_factory=dict, description="passed to timm.create_model, e.g. {pad_type: same}"
     )
     weights: str = Field(
-        default="imagenet", description="imagenet: timm's hub; none: random; else a .safetensors or .pth file"
+        default="imagenet",
+        description="imagenet: from timm's hub; none: random weights; else the path of a .safetensors or .pth file",
     )
     side: int = Field(default=224, ge=32, le=1024, description="pixels; images become side x side; paper: 224")
     mean: tuple[Fraction, Fraction, Fraction] | None = Field(
-        default=None, description="per-channel mean of the pixels in [0, 1]; None: what timm says of the backbone"
+        default=None, description="per-channel mean of the pixels in [0, 1]; None: timm's value for the backbone"
     )
     std: tuple[Deviation, Deviation, Deviation] | None = Field(
-        default=None, description="per-channel standard deviation in [0, 1]; None: what timm says of the backbone"
+        default=None, description="per-channel standard deviation in [0, 1]; None: timm's value for the backbone"
     )
-    dropout: Fraction = Field(default=0.2, description="before the last layer; ours, the paper names none")
+    dropout: Fraction = Field(
+        default=0.2, description="rate before the last layer; this is our choice, as the paper states none"
+    )
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Model:
@@ -131,9 +134,7 @@ class Augment(Section):
 
     horizontal_flip: Fraction = Field(default=0.5, description="probability")
     vertical_flip: Fraction = Field(default=0.0, description="probability; not in the paper")
-    quarter_turns: bool = Field(
-        default=False, description="turn by 0, 90, 180 or 270 degrees besides; not in the paper"
-    )
+    quarter_turns: bool = Field(default=False, description="also turn by 0, 90, 180 or 270 degrees; not in the paper")
     rotation: float = Field(
         default=15.0, ge=0, le=180, description="degrees, drawn from [-rotation, rotation]; not with boxes"
     )
@@ -157,14 +158,17 @@ class Training(Section):
 
     optimizer: Literal["adam", "adamw", "sgd"] = Field(default="adam", description="paper: Adam")
     learning_rate: float = Field(default=1e-4, gt=0, le=10, description="paper: 1e-4 (garbled in print)")
-    schedule: Literal["constant", "cosine"] = Field(default="constant", description="over `epochs`, to zero")
-    warmup_steps: int = Field(default=0, ge=0, description="in which the learning rate rises to where it belongs")
-    weight_decay: float = Field(default=0.0, ge=0, description="as the optimiser takes it")
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="of the learning rate; cosine falls to zero over `epochs`"
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="steps over which the learning rate rises to its full value")
+    weight_decay: float = Field(default=0.0, ge=0, description="passed to the optimiser")
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, description="of class labels; boxes have none")
     precision: Literal["32-true", "bf16-mixed"] = Field(
-        default="32-true", description="of the arithmetic while training, as Lightning names it; what is kept is 32-bit"
+        default="32-true",
+        description="of the arithmetic in training, by Lightning's name for it; weights are stored in 32 bits",
     )
-    batch_size: int = Field(default=32, ge=1, description="images, per device; paper: 32")
+    batch_size: int = Field(default=32, ge=1, description="images per step and device; paper: 32")
     epochs: int = Field(default=150, ge=1, description="at most; paper: 150")
     patience: int = Field(default=10, ge=1, description="epochs without a better score before stopping; paper: 10")
     select_by: str = Field(
@@ -190,7 +194,8 @@ class Evaluation(Section):
         default=None, description="attributes to show figures by; None: the site and every attribute of few values"
     )
     edges: dict[str, tuple[float, ...]] = Field(
-        default_factory=dict, description="attribute -> inner edges of its bands, in its own unit; else quartiles"
+        default_factory=dict,
+        description="for each attribute, the inner edges of its bands in its own unit; without them, quartiles",
     )
 
 

@@ -24,7 +24,10 @@ ITEMS = {
     "ethics": "Funding, conflicts of interest, ethics approval, registration (TRIPOD+AI 18)",
 }
 OPEN = "*open*"
-_ITEM = re.compile(r"^- \*\*(?P<key>[a-z]+)\*\*: (?P<question>.*)\n(?P<text>(?:  .*(?:\n|$))+)", re.MULTILINE)
+# An item goes on to the next one, to a heading, or to the end: people indent as they like.
+_ITEM = re.compile(
+    r"^- \*\*(?P<key>[a-z]+)\*\*: (?P<question>.*)\n(?P<text>(?:(?!- \*\*|#).*(?:\n|\Z))*?)(?=- \*\*|#|\Z)", re.M
+)
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,14 @@ def empty_items() -> str:
 
 def items_of(card: str) -> Iterator[Item]:
     """The items of a card, in their order."""
-    for found in _ITEM.finditer(card):
-        text = "\n".join(line[2:] for line in found["text"].splitlines())
-        yield Item(found["key"], found["question"], "" if text.strip() == OPEN else text)
+    for found in _ITEM.finditer(_with_line_ends(card)):
+        text = "\n".join(line.removeprefix("  ").rstrip() for line in found["text"].splitlines()).strip()
+        yield Item(found["key"], found["question"].strip(), "" if text == OPEN else text)
+
+
+def _with_line_ends(card: str) -> str:
+    """Each line ended as here, the last one too, whichever editor wrote it."""
+    return "".join(f"{line}\n" for line in card.splitlines())
 
 
 def fill_card(path: Path, settings: Sequence[str]) -> list[Item]:
@@ -75,7 +83,7 @@ def fill_card(path: Path, settings: Sequence[str]) -> list[Item]:
             f"expected a card of at most {MAX_CARD_BYTES:,} bytes at {file}, got none or a larger one; export the "
             "artifact again"
         )
-    card = read_card(path)
+    card = _with_line_ends(read_card(path))
     for setting in settings:
         key, equals, text = setting.partition("=")
         known = [item.key for item in items_of(card)]
@@ -84,9 +92,9 @@ def fill_card(path: Path, settings: Sequence[str]) -> list[Item]:
                 f"expected --set KEY=TEXT with a KEY among {', '.join(known) or 'none, as this card has no such items'}"
                 f", got {setting!r}; correct it, or write into {file} with an editor"
             )
-        filled = next(item for item in items_of(card) if item.key == key)
-        new = Item(key, filled.question, text.strip()).markdown()
-        card = card.replace(filled.markdown(), new)
+        start, end, question = next((*f.span(), f["question"]) for f in _ITEM.finditer(card) if f["key"] == key)
+        last = "\n" if card[end:].startswith("#") else ""
+        card = card[:start] + Item(key, question.strip(), text.strip()).markdown() + last + card[end:]
     if settings:
         write_text(file, card)
     return list(items_of(card))

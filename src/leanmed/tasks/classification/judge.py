@@ -32,7 +32,7 @@ CARD_COLUMNS = {"auc": "ROC-AUC", "recall": "sensitivity", "specificity": "speci
 
 
 def check(dataset: str, records: Sequence[Record], labels: tuple[str, ...]) -> None:
-    """Refuse labels the model does not know; that one of its labels has no image here is told, not refused."""
+    """Refuse labels the model does not know; that one of its labels has no image here is noted, not refused."""
     class_labels(dataset, records, labels, all_present=False)
 
 
@@ -105,7 +105,10 @@ def remarks(table: Scored) -> list[str]:
         f"Always answering {most} would have an accuracy of {share}."
     ]
     if len(table.labels) > 2:
-        said.append("All but accuracy, Brier score, ECE and log loss are means over labels, one against the rest.")
+        said.append(
+            "Accuracy, Brier score, ECE and log loss are of all labels together. Every other figure is a mean over the "
+            "labels, each taken as positive against the rest."
+        )
     return said
 
 

@@ -154,7 +154,7 @@ def distribution(table: Scored, thresholds: Sequence[float] = ()) -> Plot:
     binary = k == 2
     reading = "The further right a row's images stand, the surer the model is of their true label."
     if binary:
-        reading = "The less the two rows overlap, the better the labels are told apart."
+        reading = "The less the two rows overlap, the better the model separates the labels."
         reading += " Dashed lines are the decision thresholds of the folds." if thresholds else ""
     with canvas_of(6.4, 1 + 1.15 * k, k, 1, sharex=True) as (canvas, rows):
         for j, axes in enumerate(rows):

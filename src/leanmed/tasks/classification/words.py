@@ -13,15 +13,19 @@ TERMS = {
     ),
     "average_precision": Term(
         "Average precision",
-        "Precision averaged over the gains in recall as the threshold falls. Guessing gives the prevalence.",
+        "The mean precision over all thresholds, each weighted by the recall gained there. Guessing reaches the "
+        "prevalence, the share of positive images.",
         EVERY_LABEL,
     ),
-    "accuracy": Term("Accuracy", "The share of images answered rightly. It follows the commonest label."),
+    "accuracy": Term(
+        "Accuracy", "The share of right answers. It is high already if one label is common and always answered."
+    ),
     "recall": Term("Recall (sensitivity)", "Of the positive images, the share answered positive.", "positive images"),
     "specificity": Term("Specificity", "Of the negative images, the share answered negative.", "negative images"),
     "precision": Term(
         "Precision",
-        "Of the images answered positive, the share that is. It falls where positives are rarer than here.",
+        "Of the images answered positive, the share that is positive. It is lower where positive images are rarer "
+        "than here.",
         "positive images and answers",
     ),
     "f1": Term("F1", "The harmonic mean of precision and recall.", "positive images"),
@@ -38,7 +42,7 @@ TERMS = {
     ),
     "loss": Term(
         "Log loss",
-        "The mean of −ln of the probability given to the true label. Evenly guessing two labels gives 0.693.",
+        "The mean of −ln of the probability given to the true label. Guessing 0.5 for each of two labels gives 0.693.",
         lower_is_better=True,
     ),
     "agreement": Term("Agreement", "The share of images to which two models give the same answer."),
@@ -47,7 +51,7 @@ WORDS = Words(
     things="images",
     positives="Positive",
     dash="fewer than ten images, or images of one label only",
-    mistakes="Wrong answers, the most confident first, one of each group.",
-    threshold="Logits are divided by the temperature so that probabilities mean what they say; the positive label is "
-    "answered from the threshold upwards.",
+    mistakes="The wrong answers with the highest probability, at most one from each group.",
+    threshold="Logits are divided by the temperature, so that what has a probability of 0.7 comes true in about 70 % "
+    "of images. An image is answered positive if its probability is at least the threshold.",
 )

@@ -19,7 +19,7 @@ class Detector(Section):
     slices: Literal[1, 3] = Field(
         default=1, description="1: the middle channel alone, which is the slice itself; 3: its neighbours too"
     )
-    zoom: int = Field(default=1, ge=1, le=4, description="images are enlarged by this inside the network")
+    zoom: int = Field(default=1, ge=1, le=4, description="factor by which images are enlarged inside the network")
     neck: Literal["none", "fpn"] = Field(
         default="fpn", description="none: heads on the backbone's own maps, as in SSD; fpn: maps joined top-down"
     )
@@ -39,21 +39,41 @@ class Detector(Section):
         default="auto", description="sides of the square default boxes; auto: from the training boxes' own sizes"
     )
     anchors_per_level: int = Field(default=5, ge=1, le=20, description="default boxes per position")
-    matching: float = Field(default=0.5, gt=0, lt=1, description="IoU from which a default box is an object; paper: .5")
+    matching: float = Field(
+        default=0.5, gt=0, lt=1, description="IoU from which a default box is taken for an object; paper: .5"
+    )
     near: float = Field(
-        default=0.4, ge=0, lt=1, description="IoU from which a default box is no background either; paper: .5"
+        default=0.4,
+        ge=0,
+        lt=1,
+        description="a default box with an IoU from this up to `matching` is ignored: neither object nor background; "
+        "paper: .5",
     )
-    negatives: float = Field(default=3.0, gt=0, description="hard negatives per positive; paper: 3")
+    negatives: float = Field(default=3.0, gt=0, description="hard negatives per positive default box; paper: 3")
     negatives_floor: int = Field(
-        default=8, ge=1, description="at least so many per image, so that images without objects teach"
+        default=8,
+        ge=1,
+        description="hard negatives per image at least, so that images without objects are learned from",
     )
-    box_weight: float = Field(default=0.5, gt=0, description="of the box term against the class term; paper: 1")
+    box_weight: float = Field(
+        default=0.5, gt=0, description="weight of the box term of the loss against the class term; paper: 1"
+    )
     crop: int = Field(
-        default=160, ge=32, le=1024, description="pixels; training sees crops of this side, selection whole images"
+        default=160,
+        ge=32,
+        le=1024,
+        description="side in pixels of the crops in training; the epoch is selected on whole images",
     )
-    crops: int = Field(default=1, ge=1, le=64, description="of each image a step, so that an epoch sees it so often")
+    crops: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="crops of each image in a step, so that an epoch sees each image this many times",
+    )
     crop_on_object: Fraction = Field(default=0.8, description="share of crops that hold an object, where there is one")
-    nms: float = Field(default=0.3, gt=0, lt=1, description="IoU above which the lower scored of two boxes goes")
+    nms: float = Field(
+        default=0.3, gt=0, lt=1, description="of two boxes with a higher IoU, the lower scored one is removed"
+    )
 
     @field_validator("levels")
     @classmethod

@@ -12,14 +12,16 @@ FOUND = Term(
     "Sensitivity at 1 FP",
     "The share of the objects found when the threshold allows one false positive (FP) per image on average. A box "
     "finds an object if its centre lies within half the object's shorter side of the object's centre: LUNA16's rule in "
-    "two dimensions. Further boxes on the same object count neither way.",
+    "two dimensions. Further boxes on the same object are ignored: they are neither hits nor false "
+    "positives.",
     OBJECTS,
 )
 TERMS = {
     "ap50": Term(
         "AP at IoU 0.5",
         "Average precision: the area under precision over recall as the threshold falls, as PASCAL VOC defines it. A "
-        "box is right if it overlaps an object with an IoU (intersection over union) of at least 0.5, as the first.",
+        "box is right if it overlaps an object with an IoU (intersection over union) of at least 0.5 and no box with a "
+        "higher score has found that object.",
         OBJECTS,
     ),
     "froc": Term(
@@ -31,21 +33,25 @@ TERMS = {
     "sensitivity": FOUND,
     **{f"sensitivity@{r:g}": Term(f"Sensitivity at {r:g} FP", "", OBJECTS) for r in RATES if r != 1},
     "recall": Term(
-        "Recall", "The share of the objects found by the boxes answered, those from the threshold upwards.", OBJECTS
+        "Recall",
+        "The share of the objects found by the boxes answered, whose scores are at least the threshold.",
+        OBJECTS,
     ),
     "precision": Term(
         "Precision",
-        "Of the boxes answered, the share that finds an object. It falls where objects are rarer than here.",
+        "Of the boxes answered, the share that finds an object. It is lower where objects are rarer than here.",
         "objects to find and boxes answered",
     ),
     "f1": Term("F1", "The harmonic mean of precision and recall.", OBJECTS),
     "agreement": Term(
-        "Agreement", "The share of images on which two models answer the same boxes, with an IoU of at least 0.5 each."
+        "Agreement",
+        "The share of images in which two models answer the same boxes: as many, each with an IoU of at least 0.5.",
     ),
     "top_precision": Term(
         "Paper's protocol: precision",
-        "Of images that hold an object, the best box alone, whatever its score: the share of these boxes that is "
-        "right, with an IoU of at least 0.5. It leaves out images without an object, and so most false alarms.",
+        "In each image that holds an object, only the box with the highest score is judged, however low that score is. "
+        "The figure is the share of these boxes that is right, with an IoU of at least 0.5. Images without an object "
+        "are left out, and with them most false alarms.",
         OBJECTS,
     ),
     "top_recall": Term("Paper's protocol: recall", "The share of all objects that these boxes find.", OBJECTS),
@@ -55,9 +61,9 @@ WORDS = Words(
     things="images",
     positives="Objects",
     dash="fewer than ten images or objects",
-    mistakes="The surest false alarms and the largest objects missed, one of each kind and group. True boxes are blue, "
-    "predicted ones orange.",
-    threshold="Logits are divided by the temperature; boxes are answered from the threshold upwards.",
+    mistakes="The false alarms with the highest scores and the largest missed objects, at most one of each from a "
+    "group. True boxes are blue, predicted ones orange.",
+    threshold="Logits are divided by the temperature; a box is answered if its score is at least the threshold.",
 )
 
 SCANS = {
@@ -65,7 +71,7 @@ SCANS = {
         "CPM",
         "LUNA16's competition performance metric: the mean of the sensitivities at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false "
         "positives (FP) per scan. A candidate finds a nodule if it lies within half its diameter of its centre; a "
-        "second hit, and a hit of an excluded finding, count neither way.",
+        "second hit, and a hit of an excluded finding, are ignored: they are neither hits nor false positives.",
         "nodules",
     ),
     **{f"sensitivity@{r:g}": Term(f"Sensitivity at {r:g} FP", "", "nodules") for r in RATES},
