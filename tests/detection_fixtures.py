@@ -88,7 +88,7 @@ def planted(missed: dict[str, int] | None = None) -> Any:
         scores = {"ap50": 0.5, "froc": 0.5}
         write_json(folder / FOLD, facts | {"validation": scores, "manifest": task.manifest() | {"threshold": 0.5}})
 
-    return mock.patch.object(training, "_train_fold", plant)
+    return mock.patch.object(training, "train_fold", plant)
 
 
 def constant_graph() -> bytes:

@@ -161,7 +161,7 @@ def test_nor_on_copies_of_what_it_was_made_from(copied, make_artifact, tmp_path)
 def test_an_artifact_that_has_seen_everything_is_not_judged_at_all(clinic, make_artifact, refused):
     seen = tuple(digest[:16] for digest in content_hashes(read_records("folder", clinic)))
     predictor = leanmed.load(make_artifact(provenance=made(seen_images=seen)))
-    with refused(DataError, "expected images new to this artifact", "give others"):
+    with refused(DataError, "expected images new to this artifact", "give images that are new to it"):
         evaluate_artifact(predictor, clinic)
 
 

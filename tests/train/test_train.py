@@ -27,8 +27,9 @@ from leanmed.errors import DataError, RunError
 from leanmed.evaluation.runs import fold_answers, fold_figures
 from leanmed.files import write_text
 from leanmed.recipe.recipe import dump_recipe
-from leanmed.runs import CALIBRATION, FOLD, HISTORY, MODEL, RECIPE, RUN, SPLITS, Run, read_csv
+from leanmed.runs import CALIBRATION, FOLD, HISTORY, MODEL, RECIPE, REFIT, RUN, SPLITS, Run, read_csv
 from leanmed.tasks.recipes import load_recipe, open_run
+from leanmed.train import fit
 from leanmed.train import train as training
 from leanmed.train.loop import BEST, LAST, Loop
 from leanmed.train.machines import Machines
@@ -70,7 +71,7 @@ def assert_same_fold(found: Run, wanted: Run, fold: int) -> None:
 def test_a_finished_fold_leaves_what_the_run_folder_promises(unbroken: Run) -> None:
     names = {path.name for path in unbroken.folder(0).iterdir()}
     assert names == {MODEL, *ANSWERS, *UNCALIBRATED, FOLD, HISTORY, "tensorboard"}
-    assert {p.name for p in unbroken.path.iterdir()} == {RECIPE, RUN, SPLITS, CALIBRATION, "fold-0", "fold-1"}
+    assert {p.name for p in unbroken.path.iterdir()} - {REFIT} == {RECIPE, RUN, SPLITS, CALIBRATION, "fold-0", "fold-1"}
     assert any("tfevents" in path.name for path in (unbroken.folder(0) / "tensorboard").iterdir())
     readable = 0o044
     assert all(path.stat().st_mode & readable == readable for path in unbroken.folder(0).iterdir())
@@ -150,7 +151,7 @@ def test_a_resume_repeats_no_epoch_of_what_is_trained_already(
 
 
 def test_finished_folds_are_not_trained_again(unbroken: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "_train_fold", None)
+    monkeypatch.setattr(training, "train_fold", None)
     assert train(tiny_recipe(), data, unbroken.path, resume=True, tell=silent).path == unbroken.path
 
 
@@ -267,8 +268,8 @@ def test_the_test_part_is_opened_once_when_the_epoch_is_chosen_and_no_image_by_t
             events.append(f"images/{path.name}")
         return read(path, side=side)
 
-    def told(name: str) -> Any:
-        step = getattr(training, name)
+    def told(where: Any, name: str) -> Any:
+        step = getattr(where, name)
 
         def telling(*arguments: Any) -> Any:
             events.append(name)
@@ -277,8 +278,8 @@ def test_the_test_part_is_opened_once_when_the_epoch_is_chosen_and_no_image_by_t
         return telling
 
     monkeypatch.setattr(reading_data, "read_image", reading)
-    for name in ("_finish_fold", "calibrate"):
-        monkeypatch.setattr(training, name, told(name))
+    for where, name in ((fit, "_finish_fold"), (training, "calibrate")):
+        monkeypatch.setattr(where, name, told(where, name))
     run = train(tiny_recipe(split=ONE_FOLD, training=BRIEF), data, tmp_path / "run", tell=silent)
     parts = {row["image"]: row["fold_0"] for row in read_csv(run.path / SPLITS)}
     at = events.index("_finish_fold")
@@ -315,7 +316,7 @@ def test_a_site_of_one_label_is_tested_alone_and_no_fold_outlives_its_training(
             super().__init__(*arguments)
             alive.append(weakref.ref(self))
 
-    monkeypatch.setattr(training, "Loop", Watched)
+    monkeypatch.setattr(fit, "Loop", Watched)
     recipe = tiny_recipe(split={"protocol": "site"}, training=BRIEF)
     root = table(tmp_path / "data", data, rows)
     run = train(recipe, root, tmp_path / "run", tell=silent)
@@ -423,14 +424,17 @@ def test_a_fold_that_is_trained_again_takes_the_calibration_with_it(
     out = tmp_path / "run"
     shutil.copytree(unbroken.path, out)
     shutil.rmtree(out / "fold-1")
+    (out / REFIT).mkdir(exist_ok=True)
+    (out / REFIT / FOLD).write_text("{}")  # a model of all images, made before
 
     def dying(*arguments: Any) -> None:
         raise Stopped
 
-    monkeypatch.setattr(training, "_finish_fold", dying)
+    monkeypatch.setattr(fit, "_finish_fold", dying)
     with pytest.raises(Stopped):
         train(tiny_recipe(), data, out, resume=True, tell=silent)
     assert not (out / CALIBRATION).exists()
+    assert not (out / REFIT / FOLD).exists()
     monkeypatch.undo()
     train(tiny_recipe(), data, out, resume=True, tell=silent)
     assert (out / CALIBRATION).read_bytes() == (unbroken.path / CALIBRATION).read_bytes()
