@@ -98,7 +98,7 @@ def run_demo(out: Path, demo: Demo = EYELIDS, *, overwrite: bool = False, tell: 
     report = evaluate_run(run, command=demo.command)
     write_report(out / "report", report, read=read_image)
     tell("4  exporting")
-    export(run, out / "artifact")
+    export(run, out / "artifact", tell=tell)
     tell("5  predicting without torch")
     predictor = load(out / "artifact")
     inputs = list(find_inputs([str(out / demo.inputs)], scans=predictor.takes_scans))

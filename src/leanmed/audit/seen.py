@@ -58,7 +58,8 @@ def meet(known: Known, origin: Provenance, traces: bytes, cache: Path | None) ->
         cache: as in `make_traces`.
     """
     seen, marks = set(origin.seen_images), {name: image_mark(content) for name, content in known.contents.items()}
-    strangers = [record for record in known.grouping.records if marks[record.id] not in seen]
+    everyone = (*known.grouping.records, *known.grouping.left_out)
+    strangers = [record for record in everyone if marks[record.id] not in seen]
     found, more = None, []
     if traces and seen - set(marks.values()):
         try:

@@ -19,13 +19,13 @@ from leanmed.tasks.kind import JudgePart
 
 OWN = "this model, its own test part"
 TRACED = (
-    "The file `traces.bin` holds up to 32 numbers of 64 bits for each training image, by which leanmed recognises "
-    "copies of it, so that nobody judges the model on images that it has learned. They hold neither places nor grey "
-    "levels, so no picture can be put together from them; but whoever has a training image can find out that it is "
-    "one. The file may be left out when the artifact is passed on: predictions do not need it. (`seen_images` in "
-    "leanmed.json tells the same of unchanged files.)"
+    "The file `traces.bin` holds up to 32 numbers of 64 bits for each training image (for 20,000 of them if there are "
+    "more), by which leanmed recognises copies of it, so that nobody judges the model on images that it has learned. "
+    "They hold neither places nor grey levels, so no picture can be put together from them; but whoever has a training "
+    "image can find out that it is one. The file may be left out when the artifact is passed on: predictions do not "
+    "need it. (`seen_images` in leanmed.json tells the same of unchanged files.)"
 )
-FOLDS = "cross-validated, all folds together"
+FOLDS = "all folds of the run together, each on images new to it"
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _figures(manifest: Manifest, basis: Basis) -> str:
         return text
     return (
         f"{text} No image was kept from this model, so it cannot be tested on these. The figures are those of the "
-        "models of the folds, which were made in the same way from fewer images, each tested on images new to it."
+        "models of the run's folds, each made from fewer images in the same way and tested on images new to it."
     )
 
 

@@ -101,7 +101,8 @@ def export(
         provenance=provenance(run, contents, made, fold),
         **facts,
     )
-    made_from = [record for record in split if image_mark(contents[record.id]) in manifest.provenance.seen_images]
+    seen = set(manifest.provenance.seen_images)
+    made_from = [record for record in split if image_mark(contents[record.id]) in seen]
     audited = run.recipe.split.groups != "reader"  # else nobody asked for copies to be found
     traces = make_traces(made_from, run.path.parent / AUDIT) if audited else b""
     card = write_card(manifest, basis, difference, traced=bool(traces))
@@ -117,9 +118,12 @@ def _model(run: Run, made: Made, fold: int | None) -> tuple[nn.Module, dict[str,
         facts = run.refit()
         sentence = (
             f"This artifact is a model trained on all of these images, for {facts['epochs']} epoch(s), which is the "
-            "median of what the folds chose."
+            "median of what the run's folds chose."
         )
-        return load_task(run, None).graph().eval(), facts["manifest"], sentence
+        task = load_task(run, None)
+        fitted = {"temperature": run.calibration["value"], "threshold": run.calibration["threshold"]}
+        task.decide_by(**fitted)  # as the run decides now, whenever it was trained
+        return task.graph().eval(), facts["manifest"] | fitted, sentence
     facts, calibration = run.fold(0).facts["manifest"], run.calibration
     if not calibration:
         raise ExportError(
@@ -129,7 +133,11 @@ def _model(run: Run, made: Made, fold: int | None) -> tuple[nn.Module, dict[str,
     decided = {"temperature": calibration["value"], "threshold": calibration["threshold"]}
     for task in tasks:
         task.decide_by(**decided)
-    sentence = f"This artifact averages the answers of the models of all {len(tasks)} folds."
+    sentence = (
+        f"This artifact averages the answers of the models of all {len(tasks)} folds. Temperature and threshold were "
+        "fitted to the answers of single models; a mean of several is less extreme, so that fewer answers may reach "
+        "the threshold than its figures say."
+    )
     return tasks[0].ensemble(tasks[1:]).eval(), facts | decided, sentence
 
 
@@ -155,8 +163,8 @@ def _figures(
     judge, table, settings = answered.judge, answered.table(), run.recipe.evaluation
     pooled = judge.score(table, resamples=settings.resamples)
     basis = Basis(
-        images=table.group.size,
-        groups=table.groups,
+        images=len(split),
+        groups=len({record.group for record in split}),
         protocol=protocol_of(run),
         made=made,
         notes=notes_of(run),

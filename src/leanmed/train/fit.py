@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import math
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +40,7 @@ def train_fold(run: Run, fold: Fold, records: Sequence[Record], inputs: Cache, m
     """Fit, choose the best epoch on validation data, and only then open the test part."""
     if is_first():  # what was made of the answers that this fold will replace
         (run.path / CALIBRATION).unlink(missing_ok=True)
-        (run.folder(None) / FOLD).unlink(missing_ok=True)
+        shutil.rmtree(run.folder(None), ignore_errors=True)
     parts = {name: [records[i] for i in where] for name, where in fold.parts().items()}
     loop, trainer = _fit(run, fold.number, parts["train"], parts["validation"], inputs, machines, tell)
     if trainer.is_global_zero:
@@ -71,6 +72,11 @@ def refit(run: Run, records: Sequence[Record], machines: Machines | None = None,
         raise RunError(
             f"{run.path} is of an earlier version, which calibrated each fold by itself, so that nothing calibrates a "
             "model of all images; export one fold with --fold, or train again"
+        )
+    if run.facts.get("processes", 1) != 1:
+        raise RunError(
+            f"expected a run trained by one process, got one of {run.facts['processes']}, whose batches a single "
+            "process does not repeat; export one fold with --fold"
         )
     epochs = max(1, round(statistics.median(chosen)))
     tell(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +25,7 @@ from leanmed.files import check_free, is_leftover, write_json, write_text
 from leanmed.reading.greys import range_remarks
 from leanmed.recipe.recipe import Recipe, dump_recipe
 from leanmed.records import Record
-from leanmed.runs import CALIBRATION, HISTORY, RECIPE, RUN, SPLITS, Run, read_csv, write_csv
+from leanmed.runs import CALIBRATION, HISTORY, RECIPE, REFIT, RUN, SPLITS, Run, read_csv, write_csv
 from leanmed.tasks import TASKS
 from leanmed.tasks.building import build_task
 from leanmed.tasks.recipes import open_run
@@ -172,6 +173,7 @@ def _open(
         _check_calibrated_alike(before)
         return
     check_readable(records)
+    shutil.rmtree(out / REFIT, ignore_errors=True)
     for stale in (out / RUN, out / CALIBRATION):
         stale.unlink(missing_ok=True)  # the first is what makes a folder a run's, and is written last
     write_csv(out / SPLITS, rows)

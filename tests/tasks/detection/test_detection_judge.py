@@ -13,7 +13,7 @@ from leanmed.errors import DataError
 from leanmed.evaluation.answered import Answered, report_of
 from leanmed.evaluation.artifacts import evaluate_artifact
 from leanmed.evaluation.runs import evaluate_run, fold_figures, run_answers
-from leanmed.export.card import write_card
+from leanmed.export.card import Basis, write_card
 from leanmed.manifest import Input, Manifest, Provenance
 from leanmed.phantoms.scans import write_luna16
 from leanmed.reading.images import read_image
@@ -196,8 +196,23 @@ def test_images_with_labels_are_no_test_for_boxes(make_artifact, made_eyelids: P
         evaluate_artifact(predictor, made_eyelids, dataset="folder")
 
 
+def basis_of(report: Report) -> Basis:
+    return Basis(
+        images=report.table.group.size,
+        groups=report.table.groups,
+        protocol=report.protocol,
+        made="",
+        notes=report.notes,
+        figures=report.figures,
+        terms=report.terms,
+        subgroups=report.subgroups,
+    )
+
+
 def test_the_card_of_a_detector_tells_what_its_boxes_are(report: Report) -> None:
     figures = {name: vars(figure) for name, figure in report.figures.items()}
-    card = write_card(Manifest(name="n", temperature=1.0, graphs={}, figures=figures, **boxes_manifest()), report, 1e-6)
+    card = write_card(
+        Manifest(name="n", temperature=1.0, graphs={}, figures=figures, **boxes_manifest()), basis_of(report), 1e-6
+    )
     for words in ("boxes of `nodule`", "at least 0.500", "| AP at IoU 0.5 |", "diameter: < 6 mm", "per slice"):
         assert words in card
