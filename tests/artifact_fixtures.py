@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from leanmed import __version__
+from leanmed.export.card import Basis
 from leanmed.manifest import Input, Manifest, Provenance
+from leanmed.report.report import Report
 
 LABELS = ("non-anemic", "anemic")
 
@@ -25,3 +27,17 @@ def manifest(**changes: Any) -> Manifest:
         "provenance": origin,
     }
     return Manifest(**(content | changes))
+
+
+def basis_of(report: Report) -> Basis:
+    """What a card tells of the run that a report is of."""
+    return Basis(
+        images=report.table.group.size,
+        groups=report.table.groups,
+        protocol=report.protocol,
+        notes=report.notes,
+        figures=report.figures,
+        terms=report.terms,
+        subgroups=report.subgroups,
+        made="This artifact is the model of fold 0.",
+    )

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from artifact_fixtures import basis_of
 from detection_fixtures import constant_graph
 from leanmed.evaluation.runs import evaluate_run
-from leanmed.export.card import Basis, write_card
+from leanmed.export.card import write_card
 from leanmed.figures.bootstrap import Figure
 from leanmed.runtime.artifact import read_artifact
 from leanmed.runtime.card import ITEMS
@@ -14,17 +15,7 @@ from leanmed.runtime.card import ITEMS
 
 @pytest.fixture(scope="module")
 def basis(finished_run):
-    found = evaluate_run(finished_run)
-    return Basis(
-        images=found.table.group.size,
-        groups=found.table.groups,
-        protocol=found.protocol,
-        made="This artifact is the model of fold 0.",
-        notes=found.notes,
-        figures=found.figures,
-        terms=found.terms,
-        subgroups=found.subgroups,
-    )
+    return basis_of(evaluate_run(finished_run))
 
 
 @pytest.fixture

@@ -287,6 +287,17 @@ def test_a_threshold_chosen_by_a_rule_is_chosen_on_validation_answers(run: Run, 
     assert manifest.threshold <= min(positive) + 0.05  # the folds' own temperatures are near that of all
 
 
+def test_a_threshold_is_refused_before_anything_is_trained(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = module.rules_of(run, split_records(run, read_records("folder", Path(run.facts["data"]))))
+    several = replace(rules, whole=(rules.whole[0], None))
+    monkeypatch.setattr(module, "rules_of", lambda *arguments: several)  # as of three labels
+    monkeypatch.setattr(module, "refit", None)
+    with pytest.raises(ExportError, match="of which the likeliest is answered; leave it out"):
+        export(run, tmp_path / "artifact", threshold=0.3)
+
+
 def test_one_fold_and_all_of_them_are_not_exported_at_once(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="leave one out"):
         export(run, tmp_path / "artifact", fold=0, ensemble=True)

@@ -133,6 +133,23 @@ def test_an_artifact_of_format_1_is_read_with_the_same_answers_and_hash(own_arti
     assert leanmed.load(own_artifact).predict(photographs[3]) == leanmed.load(tiny_artifact).predict(photographs[3])
 
 
+def test_an_artifact_of_format_2_is_read_with_what_its_recipe_says_of_the_threshold(own_artifact, tiny_artifact):
+    """Up to format 2 the card had a hash, and nothing said what the figures were of."""
+
+    def as_format_2(content: dict[str, Any]) -> None:
+        for name in ("traces", "figures_of", "threshold_rule"):
+            del content[name]
+        del content["provenance"]["made"]
+        content["provenance"]["recipe"] = {"training": {"threshold": "youden"}}
+        content |= {"format": 2, "card_sha256": "0" * 64}
+
+    edit(own_artifact, as_format_2, sign=True)
+    old, new = read_artifact(own_artifact).manifest, read_artifact(tiny_artifact).manifest
+    assert (old.threshold_rule, old.figures_of, old.traces, old.provenance.made) == ("youden", "itself", None, "fold")
+    assert old.figures == new.figures
+    assert old.threshold == new.threshold
+
+
 DEEP = 100_000
 DAMAGED = {
     "empty": b"",

@@ -35,21 +35,21 @@ class Basis:
     Args:
         images, groups: how many.
         protocol: of its split, in words.
-        made: how this model was made of the run, in a sentence.
         notes: what a reader of the figures should know.
         figures: cross-validated, of all folds together.
         terms: what they are called.
         subgroups: cross-validated too.
+        made: how this model was made of the run, in a sentence.
     """
 
     images: int
     groups: int
     protocol: str
-    made: str
     notes: Sequence[str]
     figures: Mapping[str, Figure]
     terms: Mapping[str, Term]
     subgroups: Sequence[SubgroupRow]
+    made: str = ""
 
 
 def write_card(manifest: Manifest, basis: Basis, difference: float, *, traced: bool = False) -> str:

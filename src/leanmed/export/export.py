@@ -79,13 +79,16 @@ def export(
     check_room(out)
     if ensemble and fold is not None:
         raise ExportError(f"expected one fold or the ensemble of all, got fold {fold} and --ensemble; leave one out")
+    if fold is not None:
+        run.fold(fold)  # refused before the data are read
     records, contents = read_again(run, data)
     split, kind = split_records(run, records), TASKS[run.recipe.task].answer
     made: Made = "ensemble" if ensemble else "refit" if fold is None else "fold"
+    basis, own, chosen = _figures(run, split, fold, threshold)  # a threshold is refused before anything is trained
     if made == "refit":
         refit(run, split, tell=tell)
     module, facts, sentence = _model(run, made, fold)
-    basis, own, chosen = _figures(run, split, fold, threshold, sentence)
+    basis = replace(basis, made=sentence)
     facts |= {} if threshold is None else {"threshold": chosen}
     graph = export_graph(module, kind.GRAPHS["model"])
     difference = compare(module, graph, sample_images(records), kind.apart)
@@ -114,35 +117,29 @@ def _model(run: Run, made: Made, fold: int | None) -> tuple[nn.Module, dict[str,
     if made == "fold" and fold is not None:
         sentence = f"This artifact is the model of fold {fold}."
         return load_task(run, fold).graph().eval(), run.fold(fold).facts["manifest"], sentence
+    if not run.calibration:
+        raise ExportError(f"{run.path} is of an earlier version, which calibrated each fold by itself; name a --fold")
+    fitted = {"temperature": run.calibration["value"], "threshold": run.calibration["threshold"]}
+    tasks = [load_task(run, number) for number in ([None] if made == "refit" else range(run.facts["folds"]))]
+    for task in tasks:
+        task.decide_by(**fitted)  # as the run decides now, whenever the model was trained
     if made == "refit":
         facts = run.refit()
         sentence = (
             f"This artifact is a model trained on all of these images, for {facts['epochs']} epoch(s), which is the "
             "median of what the run's folds chose."
         )
-        task = load_task(run, None)
-        fitted = {"temperature": run.calibration["value"], "threshold": run.calibration["threshold"]}
-        task.decide_by(**fitted)  # as the run decides now, whenever it was trained
-        return task.graph().eval(), facts["manifest"] | fitted, sentence
-    facts, calibration = run.fold(0).facts["manifest"], run.calibration
-    if not calibration:
-        raise ExportError(
-            f"{run.path} is of an earlier version, whose folds are calibrated each by itself; name a --fold"
-        )
-    tasks = [load_task(run, number) for number in range(run.facts["folds"])]
-    decided = {"temperature": calibration["value"], "threshold": calibration["threshold"]}
-    for task in tasks:
-        task.decide_by(**decided)
+        return tasks[0].graph().eval(), facts["manifest"] | fitted, sentence
     sentence = (
         f"This artifact averages the answers of the models of all {len(tasks)} folds. Temperature and threshold were "
         "fitted to the answers of single models; a mean of several is less extreme, so that fewer answers may reach "
         "the threshold than its figures say."
     )
-    return tasks[0].ensemble(tasks[1:]).eval(), facts | decided, sentence
+    return tasks[0].ensemble(tasks[1:]).eval(), run.fold(0).facts["manifest"] | fitted, sentence
 
 
 def _figures(
-    run: Run, split: Sequence[Record], fold: int | None, threshold: str | float | None, made: str
+    run: Run, split: Sequence[Record], fold: int | None, threshold: str | float | None
 ) -> tuple[Basis, Mapping[str, Figure], float | None]:
     """What the card tells of the run; the figures of one fold, or of all; the threshold, if one is asked for."""
     answered, chosen = run_answers(run, split, run.folds()), None
@@ -166,7 +163,6 @@ def _figures(
         images=len(split),
         groups=len({record.group for record in split}),
         protocol=protocol_of(run),
-        made=made,
         notes=notes_of(run),
         figures=pooled,
         terms=judge.terms(table),

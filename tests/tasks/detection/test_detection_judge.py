@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 import leanmed
+from artifact_fixtures import basis_of
 from detection_fixtures import ALARM, NODULE, constant_graph, planted_run, write_slices
 from leanmed.data import read_records
 from leanmed.errors import DataError
 from leanmed.evaluation.answered import Answered, report_of
 from leanmed.evaluation.artifacts import evaluate_artifact
 from leanmed.evaluation.runs import evaluate_run, fold_figures, run_answers
-from leanmed.export.card import Basis, write_card
+from leanmed.export.card import write_card
 from leanmed.manifest import Input, Manifest, Provenance
 from leanmed.phantoms.scans import write_luna16
 from leanmed.reading.images import read_image
@@ -194,19 +195,6 @@ def test_images_with_labels_are_no_test_for_boxes(make_artifact, made_eyelids: P
     predictor = leanmed.load(make_artifact(graph=constant_graph(), **boxes_manifest()))
     with refused(DataError, "expected boxes, got a class label"):
         evaluate_artifact(predictor, made_eyelids, dataset="folder")
-
-
-def basis_of(report: Report) -> Basis:
-    return Basis(
-        images=report.table.group.size,
-        groups=report.table.groups,
-        protocol=report.protocol,
-        made="",
-        notes=report.notes,
-        figures=report.figures,
-        terms=report.terms,
-        subgroups=report.subgroups,
-    )
 
 
 def test_the_card_of_a_detector_tells_what_its_boxes_are(report: Report) -> None:
