@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from leanmed.errors import DataError
-from leanmed.records import Record
+from leanmed.records import Mask, Record
 from leanmed.tasks.classification.answer import Prediction
 
 
@@ -83,3 +84,28 @@ def test_a_prediction_cannot_be_changed_from_outside():
     answer = Prediction("ill", probabilities)
     probabilities["ill"] = 0.9
     assert answer.probability == 0.5
+
+
+def test_a_mask_says_what_the_values_in_its_files_mean():
+    mask = Mask((Path("a.png"), Path("b.png")), {"gland": (1, 2), "tumour": (3,)})
+    assert json.loads(mask.text()) == {"mask": ["a.png", "b.png"], "values": {"gland": [1, 2], "tumour": [3]}}
+    assert pickle.loads(pickle.dumps(mask)) == mask
+
+
+@pytest.mark.parametrize("values", [{}, {"a": (0,)}, {"a": (1,), "b": (1,)}, {"a": (), "b": (1,)}, {"a": (1.5,)}])
+def test_values_of_a_mask_without_a_single_meaning_are_refused(values):
+    with pytest.raises(DataError, match="whole numbers above 0"):
+        Mask((), values)
+
+
+def test_a_record_with_a_mask_has_neither_label_nor_boxes():
+    record = Record("a", Path("a.png"), Mask(()), "g", spacing=(0.5, 0.5))
+    assert record.mask == Mask(())
+    with pytest.raises(DataError, match="expected a class label, got a mask; choose a recipe for masks"):
+        _ = record.label
+    with pytest.raises(DataError, match="expected boxes, got a mask"):
+        _ = record.boxes
+    with pytest.raises(DataError, match="expected a mask, got a class label; choose a recipe for labels"):
+        _ = Record("a", Path("a.png"), "sick", "g").mask
+    with pytest.raises(DataError, match="expected a spacing above 0 mm"):
+        Record("a", Path("a.png"), Mask(()), "g", spacing=(0.5, 0.0))

@@ -65,6 +65,42 @@ class Boxes(Value):
         return json.dumps([[*corners, d] for corners, d in zip(self.xyxy, diameters, strict=True)])
 
 
+@dataclass(frozen=True)
+class Mask(Value):
+    """Where things are in an image, pixel by pixel.
+
+    Args:
+        files: label images, or volumes, of the image's own size; what any of them marks is marked, and no file marks
+            nothing.
+        values: label -> the values in the files that mean it; without values, all but 0 mean it.
+        within: an image of the same size that is not 0 where the mask says something (a field of view); None:
+            everywhere.
+
+    Raises:
+        DataError: no label, a value that is no whole number above 0, one value with two meanings, or a label without
+            values beside others.
+    """
+
+    files: tuple[Path, ...]
+    values: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: {"object": ()}, hash=False)
+    within: Path | None = None
+
+    def __post_init__(self) -> None:
+        meant = [value for values in self.values.values() for value in values]
+        whole = all(isinstance(value, int) and value > 0 for value in meant)
+        open_ended = not all(self.values.values()) and len(self.values) > 1
+        if not self.values or not all(self.values) or not whole or len(set(meant)) < len(meant) or open_ended:
+            raise DataError(
+                "expected of each label of a mask the whole numbers above 0 that mean it, each number once, got "
+                f"{dict(self.values)}; correct them"
+            )
+        object.__setattr__(self, "values", MappingProxyType({k: tuple(v) for k, v in self.values.items()}))
+
+    def text(self) -> str:
+        """As JSON: the names of the files, and what their values mean."""
+        return json.dumps({"mask": [file.name for file in self.files], "values": dict(self.values)})
+
+
 def checked_box(corners: Sequence[float]) -> Box:
     """Four numbers as a box.
 
@@ -86,25 +122,28 @@ class Record(Value):
     Args:
         id: unique within the data set; the image's path below the root, as a rule.
         image: the image file, or a volume's.
-        target: the class label, or the boxes of what is to be found.
+        target: the class label, the boxes of what is to be found, or a mask of it.
         group: what must never be split between training and test: a patient, a photograph, a scan.
         site: the hospital or device the image came from, or None.
         attributes: what else is known (age, sex, haemoglobin...), for subgroup tables. Numbers become floats;
             missing values are left out.
-        frame: when `image` is a volume, which of its slices, counted from 0 as they are stored.
+        frame: when `image` is a volume, which of its slices, counted from 0: of CT as they are stored, of MR from the
+            patient's feet.
+        spacing: mm between the centres of pixels along (y, x), or of a volume's voxels along (z, y, x), where known.
 
     Raises:
         DataError: an empty id, target or group; an id that is no text in UTF-8; an attribute that is neither
-            text nor a finite number; a negative frame.
+            text nor a finite number; a negative frame; a spacing that is not above 0.
     """
 
     id: str
     image: Path
-    target: str | Boxes
+    target: str | Boxes | Mask
     group: str
     site: str | None = None
     attributes: Mapping[str, Attribute] = field(default_factory=dict, hash=False)
     frame: int | None = None
+    spacing: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("id", "target", "group"):
@@ -116,6 +155,10 @@ class Record(Value):
             raise DataError(f"record {self.id!r}: expected a name in UTF-8; rename the file") from error
         if self.frame is not None and self.frame < 0:
             raise DataError(f"record {self.id}: expected a frame from 0, got {self.frame}; correct it")
+        if self.spacing is not None and not (
+            len(self.spacing) in (2, 3) and all(0 < step < math.inf for step in self.spacing)
+        ):
+            raise DataError(f"record {self.id}: expected a spacing above 0 mm, got {self.spacing}; correct it")
         checked = {name: self._attribute(name, value) for name, value in self.attributes.items()}
         object.__setattr__(self, "attributes", MappingProxyType(checked))
 
@@ -124,10 +167,10 @@ class Record(Value):
         """The class label.
 
         Raises:
-            DataError: the record has boxes instead.
+            DataError: the record has boxes or a mask instead.
         """
         if not isinstance(self.target, str):
-            raise DataError(f"record {self.id}: expected a class label, got boxes; choose a recipe for boxes")
+            raise self._other("a class label")
         return self.target
 
     @property
@@ -135,16 +178,32 @@ class Record(Value):
         """The boxes.
 
         Raises:
-            DataError: the record has a class label instead.
+            DataError: the record has a class label or a mask instead.
         """
-        if isinstance(self.target, str):
-            raise DataError(f"record {self.id}: expected boxes, got a class label; choose a recipe for labels")
+        if not isinstance(self.target, Boxes):
+            raise self._other("boxes")
+        return self.target
+
+    @property
+    def mask(self) -> Mask:
+        """The mask.
+
+        Raises:
+            DataError: the record has a class label or boxes instead.
+        """
+        if not isinstance(self.target, Mask):
+            raise self._other("a mask")
         return self.target
 
     @property
     def truth(self) -> str:
-        """The target as text: the label, or the boxes as JSON."""
+        """The target as text: the label, or boxes or a mask as JSON."""
         return self.target if isinstance(self.target, str) else self.target.text()
+
+    def _other(self, wanted: str) -> DataError:
+        got = {str: "a class label", Boxes: "boxes", Mask: "a mask"}[type(self.target)]
+        several = {str: "labels", Boxes: "boxes", Mask: "masks"}[type(self.target)]
+        return DataError(f"record {self.id}: expected {wanted}, got {got}; choose a recipe for {several}")
 
     def _attribute(self, name: str, value: Any) -> Attribute:
         if isinstance(value, str):

@@ -36,7 +36,7 @@ from leanmed.audit.findings import Findings, Pair
 from leanmed.errors import InputError
 from leanmed.files import encodable, whole_file, write_json, write_text
 from leanmed.reading.images import read_image
-from leanmed.records import Record
+from leanmed.records import Boxes, Mask, Record
 from leanmed.report.pages import NOTICE, render_page
 
 SHOWN_GROUPS, SHOWN_IMAGES, SHOWN_ROWS = 12, 8, 100  # on the page; the other files hold everything
@@ -101,9 +101,11 @@ def as_json(found: Findings, conflicts: Sequence[Conflict], records: Sequence[Re
 
 
 def _kind(record: Record) -> str:
-    """The class of an image, or whether it has boxes."""
+    """The class of an image, or whether it has boxes or a mask."""
     if isinstance(record.target, str):
         return record.target
+    if isinstance(record.target, Mask):
+        return "with a mask" if record.target.files else "without a mask"
     return "with boxes" if record.target.xyxy else "without boxes"
 
 
@@ -154,7 +156,7 @@ def _shown_groups(found: Findings, images: Mapping[str, Path], records: Mapping[
 def _said(record: Record | None) -> str:
     if record is None:
         return ""
-    target = record.target if isinstance(record.target, str) else f"{len(record.target.xyxy)} box(es)"
+    target = f"{len(record.target.xyxy)} box(es)" if isinstance(record.target, Boxes) else _kind(record)
     return ", ".join(value for value in (target, record.site) if value)
 
 

@@ -24,7 +24,7 @@ from leanmed.reading.images import read_image
 from leanmed.reading.lung_slices import read_slice
 from leanmed.reading.volume import is_volume, open_volume
 from leanmed.recipe.recipe import ORIGINS, Data, origin_of
-from leanmed.records import Boxes, Record, Records
+from leanmed.records import Boxes, Mask, Record, Records
 
 DATASETS: dict[str, Callable[[Path], Records]] = {
     "cp-anemic": anemia.read,
@@ -61,7 +61,7 @@ def read_records(dataset: str, root: Path) -> Records:
     twice = [name for name, count in Counter(r.id for r in records).items() if count > 1]
     if twice:
         raise DataError(f"{root}: expected each image once, got more than once: {some(twice)}; correct the table")
-    if not any(isinstance(r.target, str) or r.target.xyxy for r in records):
+    if not any(not isinstance(r.target, Boxes) or r.target.xyxy for r in records):
         raise DataError(
             f"{root}: expected at least one box, got none in {len(records)} images; the reader {dataset} looks for "
             f"boxes in {PLACES[dataset]}; put them there, or check that they are not empty"
@@ -159,4 +159,7 @@ def data_hash(records: Sequence[Record], contents: Sequence[str]) -> str:
 
 
 def _target(record: Record) -> str | list[str | int | None]:
-    return record.target if isinstance(record.target, str) else [record.target.text(), record.frame]
+    if isinstance(record.target, str):
+        return record.target
+    files = (*record.target.files, record.target.within) if isinstance(record.target, Mask) else ()
+    return [record.target.text(), record.frame, *(content_hash(file) if file else None for file in files)]

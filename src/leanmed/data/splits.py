@@ -16,7 +16,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from leanmed.errors import DataError, LeakError
 from leanmed.recipe.recipe import Split
-from leanmed.records import Record
+from leanmed.records import Mask, Record
 
 Indices = NDArray[np.int64]
 Names = NDArray[np.str_]
@@ -102,10 +102,14 @@ class _Kinds:
 
 
 def _kinds(records: Sequence[Record]) -> _Kinds:
-    """Labels; or images without, with one, and with several boxes, of which every part needs some with boxes.
+    """Labels; or images without, with one, and with several boxes, of which every part needs some with boxes; or sites.
 
-    One or several boxes are kept apart if many groups have each.
+    One or several boxes are kept apart if many groups have each. Of masks it is not known before they are read what
+    they hold, so that every part gets images of every site.
     """
+    if all(isinstance(r.target, Mask) for r in records):
+        sites = np.array([r.site or "" for r in records])
+        return _Kinds(sites, np.full(len(records), ""), "of site {}")
     if all(isinstance(r.target, str) for r in records):
         labels = np.array([r.target for r in records])
         return _Kinds(labels, labels, "of label {}")
