@@ -133,6 +133,14 @@ def train(
     protocol: Splitting.Protocol = None,
     groups: Splitting.Groups = None,
     conflicts: Splitting.Conflicts = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="A finished run on the same data and split, from whose models this one learns too (distillation); "
+            "the recipe's section `distillation` says how.",
+        ),
+    ] = None,
     resume: Resume = False,
     accelerator: Annotated[str, typer.Option(help="Lightning's accelerator: auto, cpu, gpu, mps...")] = "auto",
     devices: Annotated[
@@ -158,7 +166,19 @@ def train(
         chosen = resumed_recipe(out, chosen, asked)
 
     machines = Machines(accelerator, devices, nodes, strategy)
-    train(chosen, data, out, resume=resume, machines=machines, tell=typer.echo)
+    taught = _teacher(teacher, out if resume else None)
+    train(chosen, data, out, resume=resume, machines=machines, teacher=taught, tell=typer.echo)
+
+
+def _teacher(named: Path | None, resumed: Path | None) -> Any:
+    """The teacher that is named, or that of the run to go on with; None: there is none."""
+    from leanmed.compress.distil import open_teacher, teacher_of
+    from leanmed.runs import RUN
+    from leanmed.tasks.recipes import open_run
+
+    if named is not None:
+        return open_teacher(named)
+    return teacher_of(open_run(resumed)) if resumed is not None and (resumed / RUN).is_file() else None
 
 
 @app.command()
@@ -301,7 +321,8 @@ def export(
         opened.fold(fold)  # refused before torch is imported, which takes long
     from leanmed.export.export import export
 
-    artifact = export(opened, out, fold=fold, ensemble=ensemble, threshold=wanted, data=data, tell=typer.echo)
+    made: dict[str, Any] = {"fold": fold, "ensemble": ensemble, "threshold": wanted, "data": data}
+    artifact = export(opened, out, **made, teacher=teacher_of(opened), tell=typer.echo)
     graph = artifact.manifest.graphs["model"]
     typer.echo(f"wrote {out}: {graph.bytes / 1e6:.2f} MB, artifact {artifact.sha256[:12]}")
     typer.echo(f"now: leanmed predict {out} IMAGES --out answers.jsonl, and read {out / 'CARD.md'}")

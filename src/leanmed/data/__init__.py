@@ -6,7 +6,7 @@ A new data set is one module and one line of `DATASETS`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from unicodedata import normalize
@@ -82,14 +82,25 @@ def read_records_for(recipe: Data, root: Path, dataset: str | None = None) -> Re
         DataError: as `read_records`.
     """
     if dataset is None or dataset == recipe.dataset:
-        return read_records(recipe.dataset, root)
+        return _named(read_records(recipe.dataset, root), recipe.values)
     by = ORIGINS[origin_of(dataset)] - ORIGINS[recipe.box_origin]
-    found = read_records(dataset, root)
+    found = _named(read_records(dataset, root), recipe.values)
     moved = (
         replace(record, target=record.target.moved(by)) if by and isinstance(record.target, Boxes) else record
         for record in found
     )
     return Records(moved, found.notes)
+
+
+def _named(records: Records, values: Mapping[str, tuple[int, ...]] | None) -> Records:
+    """Records whose masks' values mean what a recipe says."""
+    if not values:
+        return records
+    named = (
+        replace(record, target=replace(record.target, values=values)) if isinstance(record.target, Mask) else record
+        for record in records
+    )
+    return Records(named, records.notes)
 
 
 def class_labels(

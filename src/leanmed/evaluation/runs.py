@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from leanmed.data import content_hashes, data_hash, read_records
+from leanmed.data import content_hashes, data_hash, read_records_for
 from leanmed.errors import DataError, RunError
 from leanmed.evaluation.answered import PROTOCOLS, Answered, report_of
 from leanmed.figures.bootstrap import Figure
@@ -75,7 +75,7 @@ def read_again(run: Run, data: Path | None) -> tuple[list[Record], dict[str, str
         RunError: they have changed since.
     """
     root = data or Path(run.facts["data"])
-    records = read_records(run.recipe.data.dataset, root)
+    records = read_records_for(run.recipe.data, root)
     contents = content_hashes(records)
     if data_hash(records, contents) != run.facts["data_sha256"]:
         raise RunError(

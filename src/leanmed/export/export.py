@@ -38,7 +38,7 @@ from leanmed.tasks import TASKS
 from leanmed.tasks.building import load_task
 from leanmed.tasks.kind import Outputs
 from leanmed.train.calibrate import decided, rules_of
-from leanmed.train.fit import refit
+from leanmed.train.fit import Teaching, refit
 
 OPSET = 20
 REDUCTION = 1e-3  # of any output, between a file decoded at a reduced scale and in full
@@ -57,6 +57,7 @@ def export(
     ensemble: bool = False,
     threshold: str | float | None = None,
     data: Path | None = None,
+    teacher: Teaching | None = None,
     tell: Callable[[str], None] = print,
 ) -> Artifact:
     """Write an artifact of a run: a model trained on all of its images, unless one of the other two is asked for.
@@ -69,6 +70,7 @@ def export(
         threshold: decide by this probability or score, or by one chosen anew on validation images by a rule (`f1`,
             `youden`, `sensitivity:0.95`); None: as the run did.
         data: where the images lie; None: where the run found them.
+        teacher: of a run that has one, from whom the model of all images learns too.
         tell: takes one line of progress at a time.
 
     Raises:
@@ -86,7 +88,7 @@ def export(
     made: Made = "ensemble" if ensemble else "refit" if fold is None else "fold"
     basis, own, chosen = _figures(run, split, fold, threshold)  # a threshold is refused before anything is trained
     if made == "refit":
-        refit(run, split, tell=tell)
+        refit(run, split, teacher=teacher, tell=tell)
     module, facts, sentence = _model(run, made, fold)
     basis = replace(basis, made=sentence)
     facts |= {} if threshold is None else {"threshold": chosen}

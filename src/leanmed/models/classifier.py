@@ -64,10 +64,18 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(b, 4, side, side), uint8 or in [0, 1], to logits (b, outputs)."""
+        return self.backbone(self._seen(images))  # type: ignore[no-any-return]
+
+    def reveal(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, and the features that the last layers see: (b, c, h, w), or as the backbone gives them."""
+        features = self.backbone.forward_features(self._seen(images))
+        return self.backbone.forward_head(features), features
+
+    def _seen(self, images: Tensor) -> Tensor:
         images = unit(images)
         if isinstance(self.backbone, TissueColours):
-            return self.backbone(images)  # type: ignore[no-any-return]
-        return self.backbone((fill_background(images) - self.mean) / self.std)  # type: ignore[no-any-return]
+            return images
+        return (fill_background(images) - self.mean) / self.std  # type: ignore[no-any-return]
 
 
 def fill_background(images: Tensor) -> Tensor:

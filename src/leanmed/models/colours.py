@@ -41,7 +41,15 @@ class TissueColours(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(b, 4, h, w) colour times alpha, and alpha, in [0, 1], to logits (b, outputs)."""
-        return self.layers(self.histograms(images).sqrt().flatten(1))  # type: ignore[no-any-return]
+        return self.forward_head(self.forward_features(images))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """What the hidden layer makes of images, (b, hidden); the names of both halves are timm's."""
+        return self.layers[:3](self.histograms(images).sqrt().flatten(1))  # type: ignore[no-any-return]
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """The hidden layer's values (b, hidden) to logits (b, outputs)."""
+        return self.layers[3:](features)  # type: ignore[no-any-return]
 
     def histograms(self, images: Tensor) -> Tensor:
         """The share of the tissue near each bin's centre, (b, 3, bins); a pixel between two centres counts to both."""

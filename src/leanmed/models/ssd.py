@@ -96,11 +96,15 @@ class SSD(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(b, slices, s, s), uint8 or in [0, 1], to (b, n, 5): four offsets and a logit for each default box."""
+        return self.reveal(images)[0]
+
+    def reveal(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """As `forward`, and the maps that the heads look at, (b, c, h, w) each, finest first."""
         images = unit(images)
         if self.zoom > 1:
             images = F.interpolate(images, scale_factor=self.zoom, mode="bilinear")
-        maps = self.neck(self.backbone(images.expand(-1, 3, -1, -1)))
-        return torch.cat([head(m) for head, m in zip(self.heads, maps, strict=True)], 1).float()
+        maps: list[Tensor] = self.neck(self.backbone(images.expand(-1, 3, -1, -1)))
+        return torch.cat([head(m) for head, m in zip(self.heads, maps, strict=True)], 1).float(), maps
 
 
 def backbone_strides(detector: Design) -> tuple[int, ...]:

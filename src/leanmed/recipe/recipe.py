@@ -43,8 +43,10 @@ class Data(Section):
     """What is read."""
 
     dataset: str = Field(default="folder", description="a reader's name: folder, cp-anemic, luna16-slices...")
-    kind: Literal["photograph", "slice"] = Field(
-        default="photograph", description="slice: of a CT scan, 1 mm per pixel, [-1000, 400] HU mapped to 0..255"
+    kind: Literal["photograph", "slice", "intensities"] = Field(
+        default="photograph",
+        description="slice: of a CT scan, 1 mm per pixel, [-1000, 400] HU mapped to 0..255; intensities: axial slices of "
+        "MR volumes, from whose values the volume's mean is subtracted and which are divided by its standard deviation",
     )
     origin: Origin | None = Field(
         default=None,
@@ -54,6 +56,11 @@ class Data(Section):
     labels: tuple[str, ...] | None = Field(
         default=None,
         description="class labels in order, the positive one last, or what boxes hold; None: the reader's own order",
+    )
+    values: dict[str, tuple[int, ...]] | None = Field(
+        default=None,
+        description="for each label the values in the masks that mean it, e.g. {gland: [1, 2]}; None: as the reader "
+        "says, which for masks without names is that all values but 0 mean `object`",
     )
     cache_bytes: int = Field(
         default=2**30, ge=0, description="prepared images are kept in memory up to this many bytes"
@@ -158,8 +165,14 @@ class Training(Section):
 
     optimizer: Literal["adam", "adamw", "sgd"] = Field(default="adam", description="paper: Adam")
     learning_rate: float = Field(default=1e-4, gt=0, le=10, description="paper: 1e-4 (garbled in print)")
-    schedule: Literal["constant", "cosine"] = Field(
-        default="constant", description="of the learning rate; cosine falls to zero over `epochs`"
+    schedule: Literal["constant", "cosine", "cyclic"] = Field(
+        default="constant",
+        description="of the learning rate; cosine falls to zero over `epochs`; cyclic rises in a straight line from "
+        "`least_rate` over `cycle_steps` and falls back as slowly, again and again (Smith 2017, arXiv:1506.01186)",
+    )
+    cycle_steps: int = Field(default=2000, ge=1, description="steps of half a cycle; the prostate paper: 2000")
+    least_rate: float = Field(
+        default=1e-6, ge=0, description="the learning rate at which a cycle starts; the prostate paper: 1e-6"
     )
     warmup_steps: int = Field(default=0, ge=0, description="steps over which the learning rate rises to its full value")
     weight_decay: float = Field(default=0.0, ge=0, description="passed to the optimiser")
@@ -186,6 +199,53 @@ class Training(Section):
     seed: Seed = 0
 
 
+class Distillation(Section):
+    """How a student learns from a teacher, which `leanmed train --teacher RUN` names: terms added to its own loss.
+
+    A term of weight 0 is left out; None stands for the prostate paper's weights where the kind of task allows the term.
+    """
+
+    affinity: float | None = Field(
+        default=None, ge=0, description="weight of AAM: pixels differ from their neighbours as in the teacher's mask; .9"
+    )
+    kernel: float | None = Field(
+        default=None, ge=0, description="weight of KMM: images of a batch resemble each other as they do to the teacher; .9"
+    )
+    logits: float | None = Field(
+        default=None, ge=0, description="weight of LM: probabilities are those of the teacher; .2"
+    )
+    soft_targets: float = Field(
+        default=0.0, ge=0, description="weight of plain distillation at a temperature (Hinton 2015, arXiv:1503.02531)"
+    )
+    attention: float = Field(
+        default=0.0, ge=0, description="weight of attention transfer (Zagoruyko 2017, arXiv:1612.03928)"
+    )
+    emkd: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of EMKD: predictions, attention maps and region contrast (Qin 2021, arXiv:2108.09987)",
+    )
+    mskd: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of our reading of MSKD: predictions and attention at every scale; the paper says no more",
+    )
+    margin: float = Field(default=3.0, gt=0, description="of AAM: pixels of different labels are pushed so far apart")
+    between: Literal["labels", "features"] = Field(
+        default="labels",
+        description="of AAM; labels: the teacher's labels say which neighbours are alike; features: the deepest "
+        "features of both are compared",
+    )
+    gram: Literal["batch", "channel"] = Field(
+        default="batch",
+        description="of KMM; batch: likeness of images; channel: likeness of channels, through a 1 x 1 convolution",
+    )
+    direction: Literal["teacher||student", "student||teacher"] = Field(
+        default="teacher||student", description="of LM's Kullback-Leibler divergence; the paper's text has the other"
+    )
+    temperature: float = Field(default=4.0, gt=0, description="of soft_targets, emkd and mskd")
+
+
 class Evaluation(Section):
     """What the report shows."""
 
@@ -210,6 +270,7 @@ class Recipe(Section):
     model: Model = Field(default_factory=Model)
     augment: Augment = Field(default_factory=Augment)
     training: Training = Field(default_factory=Training)
+    distillation: Distillation = Field(default_factory=Distillation)
     evaluation: Evaluation = Field(default_factory=Evaluation)
 
 

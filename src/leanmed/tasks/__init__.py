@@ -9,5 +9,6 @@ from leanmed.tasks.kind import Kind
 TASKS: dict[str, Kind] = {
     "classification": Kind("leanmed.tasks.classification"),
     "detection": Kind("leanmed.tasks.detection"),
+    "segmentation": Kind("leanmed.tasks.segmentation"),
 }
 """Every kind by its name; the first is the one of a recipe that names none."""

@@ -46,6 +46,11 @@ class Task(nn.Module, ABC):
     main_score: str
     """The figure by which versions of one model are compared, higher being better."""
 
+    @property
+    def kept(self) -> Task:
+        """The task whose weights a training leaves behind: this one, unless a technique has put itself around it."""
+        return self
+
     def begin(self, data: Iterable[Batch]) -> list[str]:
         """Take from the training part, image by image, what must be known before; lines to tell whoever watches."""
         return []
@@ -74,8 +79,20 @@ class Task(nn.Module, ABC):
         """Inputs as `prepare` or `augment` gives them, batched, to uncalibrated outputs."""
 
     @abstractmethod
+    def reveal(self, inputs: Mapping[str, Tensor]) -> Named:
+        """What the network makes of inputs, before anything is decided: what the loss takes, and a student compares.
+
+        Among it are `logits`, whose axis 1 has the classes, and `features`, or `features.0`, `features.1`... from the
+        shallowest to the deepest, with channels on axis 1.
+        """
+
+    @abstractmethod
+    def loss_of(self, revealed: Named, targets: Named) -> Tensor:
+        """The scalar that training lowers, of what `reveal` gives."""
+
     def loss(self, batch: Batch) -> Tensor:
         """The scalar that training lowers."""
+        return self.loss_of(self.reveal(batch.inputs), batch.targets)
 
     @abstractmethod
     def scorer(self) -> Scorer:

@@ -14,26 +14,25 @@ from leanmed.records import Record
 from leanmed.tasks.base import Batch, Named, Size, Task
 from leanmed.tasks.kind import Answer
 
-Sized = tuple[Named, Size]  # prepared inputs, and the size of the image they were made of
+Sized = tuple[Batch, Size]  # one prepared input with its target, and the size of the image they were made of
 
 
 class Cache:
-    """Prepared inputs, kept until `room` bytes are used up; folds prepare alike, and share one cache."""
+    """Prepared inputs and targets, kept until `room` bytes are used up; folds prepare alike, and share one cache."""
 
     def __init__(self, room: int) -> None:
         self.room = room
-        self._kept: dict[tuple[Path, int | None], Sized] = {}
+        self._kept: dict[str, Sized] = {}
 
     def get(self, record: Record, prepare: Callable[[], Sized]) -> Sized:
-        """What was kept of a record's image, else what `prepare` makes of it."""
-        key = record.image, record.frame
-        if key in self._kept:
-            return self._kept[key]
+        """What was kept of a record, else what `prepare` makes of it."""
+        if record.id in self._kept:
+            return self._kept[record.id]
         prepared = prepare()
-        needed = sum(tensor.nbytes for tensor in prepared[0].values())
+        needed = sum(tensor.nbytes for part in prepared[0] for tensor in part.values())
         if needed <= self.room:
             self.room -= needed
-            self._kept[key] = prepared
+            self._kept[record.id] = prepared
         return prepared
 
 
@@ -43,7 +42,7 @@ class Prepared(Dataset[Batch]):
     Args:
         records: what to read.
         task: prepares pixels and encodes targets.
-        cache: keeps prepared inputs, in their own type; what has no room there is read again each time. None: they
+        cache: keeps prepared inputs, in their own type, and targets; what has no room there is read again each time. None: they
             are exactly what the graph makes of the image, and are not kept.
     """
 
@@ -59,9 +58,9 @@ class Prepared(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         record = self.records[index]
-        inputs, size = self.cache.get(record, lambda: self._kept(record)) if self.cache else self._prepared(record)
+        batch, size = self.cache.get(record, lambda: self._kept(record)) if self.cache else self._prepared(record)
         self._sizes[index] = size
-        return Batch(inputs, self.encode(record, size))
+        return batch
 
     def __iter__(self) -> Iterator[Batch]:
         return (self[index] for index in range(len(self)))
@@ -71,12 +70,13 @@ class Prepared(Dataset[Batch]):
         return self._sizes[index]
 
     def _kept(self, record: Record) -> Sized:
-        inputs, size = self._prepared(record)
-        return self.keep(inputs), size
+        (inputs, targets), size = self._prepared(record)
+        return Batch(self.keep(inputs), targets), size
 
     def _prepared(self, record: Record) -> Sized:
         pixels = read_pixels(record, side=self.side)
-        return self.prepare(pixels), (pixels.shape[0], pixels.shape[1])
+        size = pixels.shape[0], pixels.shape[1]
+        return Batch(self.prepare(pixels), self.encode(record, size)), size
 
 
 def check_readable(records: Sequence[Record]) -> None:

@@ -13,9 +13,9 @@ import math
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import lightning
 import torch
@@ -24,9 +24,11 @@ from safetensors.torch import save
 from leanmed.data.splits import Fold
 from leanmed.errors import RunError
 from leanmed.files import whole_file, write_json
+from leanmed.recipe.recipe import Distillation, Recipe
 from leanmed.records import Record
 from leanmed.runs import CALIBRATION, FOLD, MODEL, Run
 from leanmed.runtime.lines import line_of, write_lines
+from leanmed.tasks.base import Task
 from leanmed.tasks.building import build_task
 from leanmed.train.batches import Cache, Prepared, answer_part, ordered_batches, training_batches
 from leanmed.train.loop import BEST, LAST, Loop, hushed, make_trainer, seed_of
@@ -36,29 +38,59 @@ from leanmed.train.ranks import is_first
 Tell = Callable[[str], None]
 
 
-def train_fold(run: Run, fold: Fold, records: Sequence[Record], inputs: Cache, machines: Machines, tell: Tell) -> None:
+class Teaching(Protocol):
+    """Who makes a task one that learns from a teacher too; see `leanmed.compress.distil`."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a run keeps of its teacher; `sha256` tells it from others."""
+
+    def check(self, recipe: Recipe, labels: tuple[str, ...], rows: Sequence[Mapping[str, str]]) -> None:
+        """Refuse to teach such a student on such a split, with a RunError."""
+
+    def apply(self, task: Task, fold: int | None, settings: Distillation) -> Task:
+        """The task of a fold, or if None of all images, with a teacher's terms added to its loss."""
+
+
+def train_fold(
+    run: Run,
+    fold: Fold,
+    records: Sequence[Record],
+    inputs: Cache,
+    machines: Machines,
+    tell: Tell,
+    teacher: Teaching | None = None,
+) -> None:
     """Fit, choose the best epoch on validation data, and only then open the test part."""
     if is_first():  # what was made of the answers that this fold will replace
         (run.path / CALIBRATION).unlink(missing_ok=True)
         shutil.rmtree(run.folder(None), ignore_errors=True)
     parts = {name: [records[i] for i in where] for name, where in fold.parts().items()}
-    loop, trainer = _fit(run, fold.number, parts["train"], parts["validation"], inputs, machines, tell)
+    loop, trainer = _fit(run, fold.number, parts["train"], parts["validation"], inputs, machines, tell, teacher)
     if trainer.is_global_zero:
         loop.task.to(trainer.strategy.root_device)
-        exact = {name: Prepared(parts[name], loop.task, None) for name in ("validation", "test")}
+        exact = {name: Prepared(parts[name], loop.task.kept, None) for name in ("validation", "test")}
         _finish_fold(run, fold, loop, exact)
     trainer.strategy.barrier()
     del loop, trainer
     gc.collect()  # they refer to each other, and hold a whole model with its optimiser
 
 
-def refit(run: Run, records: Sequence[Record], machines: Machines | None = None, *, tell: Tell = print) -> None:
+def refit(
+    run: Run,
+    records: Sequence[Record],
+    machines: Machines | None = None,
+    *,
+    teacher: Teaching | None = None,
+    tell: Tell = print,
+) -> None:
     """Train one model on all images of a finished run, unless that was done; a stopped refit goes on.
 
     Args:
         run: finished and calibrated.
         records: all of its images, as `train` had them.
         machines: where to train; None: one device of this machine.
+        teacher: of a run that has one.
         tell: takes one line of progress at a time.
 
     Raises:
@@ -78,15 +110,17 @@ def refit(run: Run, records: Sequence[Record], machines: Machines | None = None,
             f"expected a run trained by one process, got one of {run.facts['processes']}, whose batches a single "
             "process does not repeat; export one fold with --fold"
         )
+    if (teacher is not None) != ("teacher" in run.facts):
+        raise RunError(f"expected the teacher that {run.path} was trained with, got another or none; name it")
     epochs = max(1, round(statistics.median(chosen)))
     tell(
         f"training on all {len(records)} images for {epochs} epoch(s), the median of the folds' "
         f"({', '.join(map(str, chosen))}); --fold exports one fold without that"
     )
     inputs = Cache(run.recipe.data.cache_bytes)
-    loop, _ = _fit(run, None, records, None, inputs, machines or Machines(), tell, epochs)
+    loop, _ = _fit(run, None, records, None, inputs, machines or Machines(), tell, teacher, epochs)
     _weights_at(loop, LAST)
-    task = loop.task
+    task = loop.task.kept
     if not all(tensor.isfinite().all() for tensor in task.state_dict().values() if tensor.is_floating_point()):
         raise RunError(
             "expected finite weights of the model of all images, got others, so its training has diverged; export one "
@@ -106,6 +140,7 @@ def _fit(
     inputs: Cache,
     machines: Machines,
     tell: Tell,
+    teacher: Teaching | None,
     epochs: int | None = None,
 ) -> tuple[Loop, lightning.Trainer]:
     """Train a new task: until validation images show no more gain, or for so many epochs."""
@@ -113,6 +148,7 @@ def _fit(
     seed, last = seed_of(settings.seed, fold), folder / LAST
     lightning.seed_everything(seed % 2**32, verbose=False)
     task = build_task(run.recipe, run.labels)
+    task = teacher.apply(task, fold, run.recipe.distillation) if teacher else task
     task.to(memory_format=torch.channels_last)  # on a CPU convolutions run half as long again without it
     prepared = Prepared(training, task, inputs)
     loop = Loop(task, settings, fold, folder, tell)
@@ -145,7 +181,7 @@ def _one_image_told() -> Iterator[None]:
 
 
 def _finish_fold(run: Run, fold: Fold, loop: Loop, parts: dict[str, Prepared]) -> None:
-    task, batch_size = loop.task, run.recipe.training.batch_size
+    task, batch_size = loop.task.kept, run.recipe.training.batch_size
     best = _weights_at(loop, BEST)
     task.eval()
     chosen = next(row for row in loop.history if row["epoch"] == best["epoch"])
@@ -175,7 +211,7 @@ def _weights_at(loop: Loop, checkpoint: str) -> dict[str, Any]:
 
 def _write(run: Run, fold: int | None, loop: Loop, facts: dict[str, Any], checkpoints: Sequence[str]) -> None:
     """The weights, then the facts, which make the training a finished one, and no checkpoint any more."""
-    folder, task = run.folder(fold), loop.task
+    folder, task = run.folder(fold), loop.task.kept
     weights = {name: tensor.cpu().contiguous() for name, tensor in task.state_dict().items()}
     with whole_file(folder / MODEL) as temporary:
         temporary.write_bytes(save(weights))

@@ -132,10 +132,21 @@ class Loop(lightning.LightningModule):
         def share(step: int) -> float:
             """Of the learning rate, at a step from 0."""
             warm = min(1.0, (step + 1) / (self.settings.warmup_steps + 1))
-            return warm * (1 + math.cos(math.pi * step / steps)) / 2 if self.settings.schedule == "cosine" else warm
+            return warm * self._shape(step, steps)
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+    def _shape(self, step: int, steps: int) -> float:
+        """The schedule's share of the learning rate at a step of so many."""
+        settings = self.settings
+        if settings.schedule == "cosine":
+            return (1 + math.cos(math.pi * step / steps)) / 2
+        if settings.schedule == "cyclic":
+            least = settings.least_rate / settings.learning_rate
+            return least + (1 - least) * (1 - abs(step / settings.cycle_steps % 2 - 1))
+        return 1.0
 
 
 class Stopping(EarlyStopping):

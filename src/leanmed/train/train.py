@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from typing import Any
 from leanmed import __version__
 from leanmed.audit.grouping import AUDIT, Grouping, group_records
 from leanmed.cores import available_cores
-from leanmed.data import content_hashes, data_hash, read_records
+from leanmed.data import content_hashes, data_hash, read_records_for
 from leanmed.data.splits import LEAK, Fold, make_folds
 from leanmed.errors import RunError
 from leanmed.evaluation.runs import split_records
 from leanmed.files import check_free, is_leftover, write_json, write_text
 from leanmed.reading.greys import range_remarks
-from leanmed.recipe.recipe import Recipe, dump_recipe
+from leanmed.recipe.recipe import Distillation, Recipe, dump_recipe
 from leanmed.records import Record
 from leanmed.runs import CALIBRATION, HISTORY, RECIPE, REFIT, RUN, SPLITS, Run, read_csv, write_csv
 from leanmed.tasks import TASKS
@@ -34,7 +34,7 @@ from leanmed.train.batches import (
     check_readable,
 )
 from leanmed.train.calibrate import calibrate
-from leanmed.train.fit import train_fold
+from leanmed.train.fit import Teaching, train_fold
 from leanmed.train.machines import Machines
 from leanmed.train.ranks import first_alone, is_first
 
@@ -48,6 +48,7 @@ def train(
     *,
     resume: bool = False,
     machines: Machines | None = None,
+    teacher: Teaching | None = None,
     tell: Callable[[str], None] = print,
 ) -> Run:
     """Train every fold of a recipe that is not finished yet.
@@ -58,6 +59,7 @@ def train(
         out: the run folder; new or empty, unless `resume`.
         resume: go on with a run that was stopped.
         machines: where to train; None: one device of this machine.
+        teacher: from whom each fold learns too, see `leanmed.compress.distil`; None: nobody.
         tell: takes one line of progress at a time.
 
     Raises:
@@ -68,13 +70,13 @@ def train(
     tell = tell if is_first() else (lambda line: None)
     with first_alone() as first:  # who comes first audits and writes the split; the others read it
         if first:
-            _start(recipe, data, out, resume, tell)
+            _start(recipe, data, out, resume, teacher, tell)
     run = open_run(out)
     records, folds = _split_of(run, data)
     inputs = Cache(recipe.data.cache_bytes)
     for fold in folds:
         if not run.done(fold.number):
-            train_fold(run, fold, records, inputs, machines, tell)
+            train_fold(run, fold, records, inputs, machines, tell, teacher)
     with first_alone("calibration") as first:
         if first:
             tell(calibrate(run, records))
@@ -82,10 +84,14 @@ def train(
     return run
 
 
-def _start(recipe: Recipe, data: Path, out: Path, resume: bool, tell: Callable[[str], None]) -> None:
+def _start(
+    recipe: Recipe, data: Path, out: Path, resume: bool, teacher: Teaching | None, tell: Callable[[str], None]
+) -> None:
     """Everything before the first fold: check what can be checked, audit, split, and open the run folder."""
     _check_room(out, resume)
-    found = read_records(recipe.data.dataset, data)
+    if teacher is None and recipe.distillation != Distillation():
+        raise RunError("expected a teacher beside the recipe's `distillation`, got none; name one with --teacher RUN")
+    found = read_records_for(recipe.data, data)
     for note in found.notes:
         tell(note)
     data_sha256 = data_hash(found, content_hashes(found))
@@ -94,6 +100,9 @@ def _start(recipe: Recipe, data: Path, out: Path, resume: bool, tell: Callable[[
     labels = TASKS[recipe.task].training.labels_of(recipe.data.dataset, records, recipe.data.labels)
     folds = make_folds(records, recipe.split)
     facts = _facts(recipe, data, grouping, labels, len(folds), data_sha256, found.notes)
+    if teacher:
+        teacher.check(recipe, labels, _split_rows(records, folds))
+        facts["teacher"] = teacher.facts
     if not _begun(out):
         build_task(recipe, labels)  # a backbone or weights that are not there are told of before a folder is made
     _open(out, recipe, facts, records, folds)
@@ -106,7 +115,7 @@ def _start(recipe: Recipe, data: Path, out: Path, resume: bool, tell: Callable[[
 
 def _split_of(run: Run, data: Path) -> tuple[list[Record], list[Fold]]:
     """The records of a run with the groups it keeps whole, and its folds, as `splits.csv` has them."""
-    records, rows = split_records(run, read_records(run.recipe.data.dataset, data)), read_csv(run.path / SPLITS)
+    records, rows = split_records(run, read_records_for(run.recipe.data, data)), read_csv(run.path / SPLITS)
     return records, [Fold.of_parts(k, [row[f"fold_{k}"] for row in rows]) for k in range(run.facts["folds"])]
 
 
@@ -196,6 +205,7 @@ def _check_same(before: Run, recipe: Recipe, facts: dict[str, Any], rows: list[d
         f"recipe ({', '.join(differ)})": not differ,
         "data set": before.facts["data_sha256"] == facts["data_sha256"],
         "number of processes": before.facts.get("processes", 1) == facts["processes"],
+        "teacher": _teacher_of(before.facts) == _teacher_of(facts),
         "split": read_csv(before.path / SPLITS) == rows,
     }
     for what, is_same in same.items():
@@ -203,6 +213,10 @@ def _check_same(before: Run, recipe: Recipe, facts: dict[str, Any], rows: list[d
             raise RunError(
                 f"{before.path} was started with another {what}; resume with the same one, or choose another --out"
             )
+
+
+def _teacher_of(facts: Mapping[str, Any]) -> str | None:
+    return (facts.get("teacher") or {}).get("sha256")
 
 
 def _check_calibrated_alike(run: Run) -> None:

@@ -9,6 +9,7 @@ SCORES = ("f1", "auc", "accuracy", "loss")
 IGNORED = {
     "data.kind": "its images are taken as photographs",
     "data.origin": "labels have no place in the image",
+    "data.values": "it reads no masks",
 }
 BACKBONES: tuple[str, ...] = ()
 BACKBONES_HELP = "any model of timm, and tissue-colours, which sees only the colours of what a mask leaves"

@@ -71,9 +71,15 @@ class Classification(Task):
         logits: Tensor = self.model(inputs["image"])
         return {"logits": logits[:, 0] if self.binary else logits}
 
-    def loss(self, batch: Batch) -> Tensor:
+    def reveal(self, inputs: Mapping[str, Tensor]) -> Named:
+        """`logits` (b, 1) for two labels or (b, K), and the backbone's last `features` (b, c, h, w)."""
+        logits, features = self.model.reveal(inputs["image"])
+        return {"logits": logits, "features": features}
+
+    def loss_of(self, revealed: Named, targets: Named) -> Tensor:
         """Binary cross-entropy on one logit, or cross-entropy on K; labels smoothed as the recipe says."""
-        logits, labels = self(batch.inputs)["logits"], batch.targets["label"]
+        logits, labels = revealed["logits"], targets["label"]
+        logits = logits[:, 0] if self.binary else logits
         smoothing = self.settings.training.label_smoothing
         if not self.binary:
             return F.cross_entropy(logits, labels, label_smoothing=smoothing)

@@ -112,6 +112,7 @@ IGNORED = {
     "augment.rotation": "boxes stay upright; augment.quarter_turns turns them",
     "augment.shift": "training sees crops, which move about; detector.crop sets them",
     "training.label_smoothing": "boxes have no class labels",
+    "data.values": "it reads no masks",
 }
 BACKBONES = ("mobilenetv1", "mobilenetv2", "inceptionv2", "resnet50", "resnet101")
 BACKBONES_HELP = f"{', '.join(BACKBONES)}, or another convolutional model of timm"

@@ -122,11 +122,18 @@ class Detection(Task):
         kept = nms(boxes, logits, self.settings.detector.nms)[:KEPT]
         return torch.cat([boxes[kept], logits[kept, None]], 1)
 
-    def loss(self, batch: Batch) -> Tensor:
+    def reveal(self, inputs: Mapping[str, Tensor]) -> Named:
+        """`logits` (b, 1, n) of all default boxes, their `boxes` (b, n, 5) with offsets, and the maps as `features`."""
+        outputs, maps = self.model.reveal(inputs["image"])
+        features = {f"features.{k}": m for k, m in enumerate(maps)}
+        return {"logits": outputs[..., 4][:, None], "boxes": outputs} | features
+
+    def loss_of(self, revealed: Named, targets: Named) -> Tensor:
         """SSD's loss over all default boxes: see `multibox`."""
-        images = batch.inputs["image"]
-        defaults = self.model.default_boxes(images.shape[-1])
-        return multibox(self.model(images), batch.targets["boxes"], defaults, self.settings.detector)
+        # The maps' shapes give the square's side back, which crops make smaller than that of whole images.
+        side = revealed["features.0"].shape[-1] * self.model.levels[0] // self.model.zoom
+        defaults = self.model.default_boxes(side)
+        return multibox(revealed["boxes"], targets["boxes"], defaults, self.settings.detector)
 
     def scores(self, logits: Tensor) -> Tensor:
         """Logits to the probability that a box is right: a sigmoid, calibrated."""

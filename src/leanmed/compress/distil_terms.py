@@ -1,0 +1,251 @@
+"""The terms of distillation: functions of what a student and its teacher make of the same images.
+
+Logits are (b, K), (b, K, n) or (b, K, h, w), classes on axis 1; of one logit (K = 1) the classes are its absence and its
+presence. Features are (b, c) or (b, c, h, w). All terms are at least 0, and 0 where student and teacher agree (AAM over
+labels alone is not: it asks for the teacher's borders, and not for its probabilities). No gradient reaches a teacher, and
+all is computed in single precision.
+
+AAM, KMM and LM: "Lightweight students distilled from large teachers" for prostate MRI, whose text leaves the readings open
+that each function states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+LEAST = 1e-4  # of a probability in an affinity, so that no divergence exceeds 9.2
+OFFSETS = ((0, 1), (1, 0), (1, 1), (1, -1))  # (down, right): with their opposites the eight neighbours
+
+
+def affinity(student: Tensor, teacher: Tensor, *, margin: float = 3.0) -> Tensor:
+    """AAM: neighbouring pixels are alike where the teacher gives them one label, and differ where it gives them two.
+
+    With p the student's probabilities and W_ij = KL(p_i || p_j) for each pixel i and each of its 8 neighbours j: the mean
+    of W over pairs of one label, and the mean of max(0, margin - W) over pairs of two; a mean over no pair is 0. The
+    margin is that of adaptive affinity fields (Ke et al. 2018, arXiv:1803.10335), since the paper names none. Pairs are
+    computed again in the backward pass, so that a batch of 16 images of 384 x 384 keeps less than 100 MiB.
+
+    Args:
+        student, teacher: logits (b, K, h, w); labels are the teacher's likeliest.
+        margin: of the divergence, in nats.
+    """
+    labels = _log_probabilities(teacher.detach()).argmax(1)
+    probability = _log_probabilities(student).exp().clamp_min(LEAST)
+    alike = differing = probability.new_zeros(())
+    pairs, apart = probability.new_zeros(()), probability.new_zeros(())
+    for offset in OFFSETS:
+        here, there = _neighbours(labels, offset)
+        same = here == there
+        near, far = cast(
+            tuple[Tensor, Tensor],
+            checkpoint(_divergences, probability, same, offset, margin, use_reentrant=False, preserve_rng_state=False),
+        )
+        alike, differing = alike + near, differing + far
+        pairs, apart = pairs + 2 * same.sum(), apart + 2 * (~same).sum()
+    return alike / pairs.clamp_min(1) + differing / apart.clamp_min(1)
+
+
+def feature_affinity(student: Tensor, teacher: Tensor) -> Tensor:
+    """AAM's other reading: how much neighbouring places differ is as in the teacher's features.
+
+    Features are taken for distributions by a softmax over their channels. For each place i and each of its 8 neighbours
+    j the divergence KL(p_i || p_j) is computed in both networks; the term is the mean squared difference of the two.
+
+    Args:
+        student, teacher: features (b, c, h, w); the larger ones are averaged to the size of the smaller ones.
+    """
+    student, teacher = _same_places(student.float(), teacher.detach().float())
+    total, count = student.new_zeros(()), 0
+    for offset in OFFSETS:
+        both = [_both_ways(features.softmax(1).clamp_min(LEAST), offset) for features in (student, teacher)]
+        for own, wanted in zip(*both, strict=True):
+            total, count = total + ((own - wanted) ** 2).sum(), count + own.numel()
+    return total / max(count, 1)
+
+
+def kernel(student: Tensor, teacher: Tensor, *, gram: str = "batch") -> Tensor:
+    """KMM: the Gram matrix of the student's features is that of the teacher's: mean squared plus mean absolute difference.
+
+    Args:
+        student, teacher: features (b, ...).
+        gram: batch: the likeness (b, b) of the images of a batch, each with its features as one vector of length 1; of one
+            image it is 1 whatever the features. channel: in each image the likeness (c, c) of channels, each as one
+            vector of length 1; the student's channels must be as many as the teacher's, by a projection. Raw features,
+            the text's plain reading, give terms of 1e12.
+
+    Raises:
+        ValueError: another Gram matrix, or other channels.
+    """
+    if gram not in ("batch", "channel"):
+        raise ValueError(f"expected gram batch or channel, got {gram!r}")
+    if gram == "channel" and student.shape[:2] != teacher.shape[:2]:
+        raise ValueError(f"expected as many channels as the teacher has, {teacher.shape[1]}, got {student.shape[1]}")
+    start = 1 if gram == "batch" else 2
+    own, wanted = (_gram(features.float().flatten(start)) for features in (student, teacher.detach()))
+    return F.mse_loss(own, wanted) + F.l1_loss(own, wanted)
+
+
+def logits(student: Tensor, teacher: Tensor, *, direction: str = "teacher||student", temperature: float = 1.0) -> Tensor:
+    """LM: the divergence of the student's probabilities from the teacher's, mean over images and places.
+
+    Args:
+        student, teacher: logits.
+        direction: teacher||student: KL(teacher || student), as is usual; student||teacher: as the paper's text has it.
+        temperature: both logits are divided by it.
+
+    Raises:
+        ValueError: another direction, or a temperature that is not above 0.
+    """
+    if direction not in ("teacher||student", "student||teacher") or temperature <= 0:
+        raise ValueError(f"expected a direction and a temperature above 0, got {direction!r} and {temperature}")
+    own, wanted = (_log_probabilities(values, temperature) for values in (student, teacher.detach()))
+    first, second = (wanted, own) if direction == "teacher||student" else (own, wanted)
+    return (first.exp() * (first - second)).sum(1).mean()
+
+
+def soft_targets(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
+    """Plain distillation: KL(teacher || student) at a temperature, times its square (Hinton et al. 2015, arXiv:1503.02531)."""
+    return temperature**2 * logits(student, teacher, temperature=temperature)
+
+
+def attention(student: Tensor, teacher: Tensor) -> Tensor:
+    """Attention transfer: where features are strong (Zagoruyko and Komodakis 2017, arXiv:1612.03928, equation 2).
+
+    The map of an image is the sum of its squared features over channels, as a vector of length 1; the term is the squared
+    distance of both maps, mean over images. It is squared, unlike in the equation, so that it has a gradient at 0.
+
+    Args:
+        student, teacher: features (b, c, h, w), or (b, c), of which each channel is a place; the larger maps are averaged
+            to the size of the smaller ones.
+    """
+    own, wanted = (_with_places(features.float()) for features in (student, teacher.detach()))
+    own, wanted = _same_places((own**2).sum(1, keepdim=True), (wanted**2).sum(1, keepdim=True))
+    return ((_unit(own.flatten(1)) - _unit(wanted.flatten(1))) ** 2).sum(1).mean()
+
+
+def regions(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """EMKD's region affinity: how much the features of two labels' regions resemble each other.
+
+    Of each label in an image the mean of the features over its pixels is taken; the term is the squared difference of the
+    cosines between every two labels' means, mean over the pairs of labels that an image has (Qin et al. 2021,
+    arXiv:2108.09987, section III-C). Of images with one label there is no pair, and the term is 0.
+
+    Args:
+        student, teacher: features (b, c, h, w) of any size and channels.
+        labels: (b, h, w) whole numbers from 0; the paper has the true ones, here the teacher's likeliest.
+    """
+    count = int(labels.max()) + 1
+    masks = F.one_hot(labels.long(), count).movedim(-1, 1).float()  # (b, K, h, w)
+    own, wanted = (_cosines(features.float(), masks) for features in (student, teacher.detach()))
+    both = [_areas(masks, features.shape[-2:]) > 0 for features in (student, teacher)]
+    present = both[0] & both[1]
+    pairs = torch.triu((present[:, :, None] & present[:, None]).float(), 1)
+    return (((own - wanted) ** 2) * pairs).sum() / pairs.sum().clamp_min(1)
+
+
+def emkd(
+    student: tuple[Tensor, Sequence[Tensor]], teacher: tuple[Tensor, Sequence[Tensor]], *, temperature: float = 4.0
+) -> Tensor:
+    """EMKD: predictions, importance maps and region affinity, added with equal weights (Qin et al. 2021).
+
+    Args:
+        student, teacher: logits (b, K, h, w) of each, and its features from the shallowest to the deepest. Importance
+            maps are compared at the deepest, regions at the shallowest.
+        temperature: of the predictions.
+    """
+    (own, features), (wanted, taught) = student, teacher
+    labels = _log_probabilities(wanted.detach()).argmax(1)
+    predictions = soft_targets(own, wanted, temperature=temperature)
+    return predictions + attention(features[-1], taught[-1]) + regions(features[0], taught[0], labels)
+
+
+def mskd(
+    student: tuple[Tensor, Sequence[Tensor]], teacher: tuple[Tensor, Sequence[Tensor]], *, temperature: float = 4.0
+) -> Tensor:
+    """Our reading of MSKD, multi-scale distillation, of which the paper gives a name and figures alone.
+
+    Predictions, and attention maps at every scale: the student's features and the teacher's are paired from the deepest on.
+
+    Args:
+        student, teacher: as of `emkd`.
+        temperature: of the predictions.
+    """
+    (own, features), (wanted, taught) = student, teacher
+    pairs = list(zip(reversed(features), reversed(taught), strict=False))
+    scales = torch.stack([attention(first, second) for first, second in pairs]).mean()
+    return soft_targets(own, wanted, temperature=temperature) + scales
+
+
+def _log_probabilities(values: Tensor, temperature: float = 1.0) -> Tensor:
+    """Logits to log-probabilities of two classes at least, on axis 1."""
+    scaled = values.float() / temperature
+    if scaled.shape[1] == 1:
+        return torch.cat([F.logsigmoid(-scaled), F.logsigmoid(scaled)], 1)
+    return scaled.log_softmax(1)
+
+
+def _neighbours(maps: Tensor, offset: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Views of maps (..., h, w): every place that has a neighbour at the offset, and these neighbours."""
+    down, right = offset
+    height, width = maps.shape[-2:]
+    first, second = maps[..., : height - down, :], maps[..., down:, :]
+    if right >= 0:
+        return first[..., : width - right], second[..., right:]
+    return first[..., -right:], second[..., : width + right]
+
+
+def _both_ways(probability: Tensor, offset: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """KL(here || there) and KL(there || here), (b, h', w') each."""
+    here, there = _neighbours(probability, offset)
+    difference = here.log() - there.log()
+    return (here * difference).sum(1), -(there * difference).sum(1)
+
+
+def _divergences(probability: Tensor, same: Tensor, offset: tuple[int, int], margin: float) -> tuple[Tensor, Tensor]:
+    """Sums over both directions: of W where labels are the same, and of max(0, margin - W) where not."""
+    near = far = probability.new_zeros(())
+    for divergence in _both_ways(probability, offset):
+        near = near + torch.where(same, divergence, 0.0).sum()
+        far = far + torch.where(same, 0.0, (margin - divergence).relu()).sum()
+    return near, far
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """(..., n, m) to (..., n, n): the cosines of its rows."""
+    unit = _unit(rows)
+    return unit @ unit.mT
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return F.normalize(rows, dim=-1, eps=1e-6)
+
+
+def _with_places(features: Tensor) -> Tensor:
+    """(b, c) to (b, 1, 1, c); maps as they are."""
+    return features[:, None, None] if features.ndim == 2 else features
+
+
+def _same_places(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps of two sizes, averaged to the smaller height and width."""
+    size: Any = tuple(min(a, b) for a, b in zip(one.shape[-2:], other.shape[-2:], strict=True))
+    pooled = (m if m.shape[-2:] == size else F.adaptive_avg_pool2d(m, size) for m in (one, other))
+    first, second = pooled
+    return first, second
+
+
+def _areas(masks: Tensor, size: Any) -> Tensor:
+    """How much of each label (b, K) there is at another size."""
+    return F.adaptive_avg_pool2d(masks, tuple(size)).sum((2, 3))
+
+
+def _cosines(features: Tensor, masks: Tensor) -> Tensor:
+    """(b, K, K): the cosines between the mean features of labels' regions."""
+    shares = F.adaptive_avg_pool2d(masks, features.shape[-2:])  # (b, K, h', w')
+    sums = torch.einsum("bkhw,bchw->bkc", shares, features)
+    return _gram(sums / shares.sum((2, 3))[..., None].clamp_min(1e-6))

@@ -1,0 +1,272 @@
+"""A mask of one image. numpy and Pillow alone.
+
+A graph gives two images of the size of the one it was shown, both uint8: `mask`, 0 for background and k + 1 for the
+label k, and `confidence`, 255 times a probability. With one label that is the label's own, and the mask is where it
+reaches the threshold; with several it is the probability of what the mask says, the likeliest.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leanmed.errors import DataError
+from leanmed.manifest import Manifest
+from leanmed.records import Value
+from leanmed.tasks.segmentation.scan import MaskedScan, mask_scan
+
+Plane = NDArray[np.uint8]  # (h, w)
+GRAPHS = {"model": ("mask", "confidence")}
+LEVELS = 255  # of a probability of one
+MAX_LABELS = 254
+MAX_PIXELS = 2**28  # of a mask in a line of a file of answers
+EVEN = 0.5  # the threshold of a mask whose line names none
+
+
+@dataclass(frozen=True)
+class Segmentation(Value):
+    """What a segmenter says of one image. Masks are held packed, so that ten thousand of them fit into memory.
+
+    Args:
+        labels: what the mask's values mean, from 1 on.
+        packed: the mask as a PNG: see `mask`.
+        packed_confidence: as a PNG: see `confidence`; None: not known.
+        threshold: of one label, the least probability that is marked; None: of several labels.
+
+    Raises:
+        DataError: no label, no PNG of one channel of at most `MAX_PIXELS`, values without a label, or a confidence of
+            another size.
+    """
+
+    labels: tuple[str, ...]
+    packed: bytes
+    packed_confidence: bytes | None = None
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        mask, confidence = self.mask, self.confidence
+        if not 1 <= len(self.labels) <= MAX_LABELS or int(mask.max(initial=0)) > len(self.labels):
+            raise DataError(
+                f"expected a mask with 1 to {MAX_LABELS} labels and values up to their number, got values up to "
+                f"{int(mask.max(initial=0))} for {', '.join(self.labels) or 'no label'}; the model or the line is "
+                "unsound"
+            )
+        if confidence is not None and confidence.shape != mask.shape:
+            raise DataError(
+                f"expected a confidence of the mask's size {mask.shape}, got {confidence.shape}; the model or the line "
+                "is unsound"
+            )
+
+    @classmethod
+    def of(
+        cls, labels: tuple[str, ...], mask: Plane, confidence: Plane | None = None, threshold: float | None = None
+    ) -> Segmentation:
+        """Of a mask and a confidence (h, w), uint8 each."""
+        return cls(labels, packed(mask), None if confidence is None else packed(confidence), threshold)
+
+    @property
+    def mask(self) -> Plane:
+        """(h, w) uint8, 0 for background and k + 1 for the label k, in the image's own frame; unpacked anew."""
+        return unpacked(self.packed)
+
+    @property
+    def confidence(self) -> Plane | None:
+        """(h, w) uint8, 255 times the probability: see the module; None: not known; unpacked anew."""
+        return None if self.packed_confidence is None else unpacked(self.packed_confidence)
+
+    @property
+    def pixels(self) -> dict[str, int]:
+        """How many pixels each label marks."""
+        counts = np.bincount(self.mask.ravel(), minlength=len(self.labels) + 1)
+        return {label: int(counts[k]) for k, label in enumerate(self.labels, start=1)}
+
+    def as_json(self) -> dict[str, Any]:
+        """`mask` and `confidence` as PNG in base64, `labels`, `threshold`, and `pixels`, how many each label marks."""
+        return {
+            "labels": list(self.labels),
+            "pixels": self.pixels,
+            "threshold": self.threshold,
+            "mask": _text(self.packed),
+            "confidence": None if self.packed_confidence is None else _text(self.packed_confidence),
+        }
+
+    def cells(self) -> dict[str, str | float]:
+        """How many pixels each label marks, and their share of the image."""
+        counts = self.pixels.items()
+        shares = {f"share {label}": round(n / max(self.mask.size, 1), 6) for label, n in counts}
+        return {f"pixels {label}": n for label, n in counts} | shares
+
+    def draw(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The image with the outline of each label over it, and how much of it each label marks below it."""
+        from leanmed.tasks.drawing import on_grey, outlined, with_caption
+
+        mask = self.mask
+        share = ", ".join(f"{label} {n / max(mask.size, 1):.1%}" for label, n in self.pixels.items())
+        return with_caption(outlined(on_grey(pixels), mask), f"of the image: {share}")
+
+    def file(self) -> tuple[str, bytes]:
+        """The mask as a file of its own: the end of its name, and its bytes."""
+        return ".png", self.packed
+
+    def placed(self, points: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Segmentation:
+        """The same mask in another frame, whose axes are those of this one swapped, reversed or scaled."""
+        mask, confidence = self.mask, self.confidence
+        height, width = mask.shape
+        corners = points(np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64))
+        low, high = corners.min(axis=0), corners.max(axis=0)
+        columns, rows = (max(1, round(side)) for side in (high - low))
+        along = np.stack([corners[1] - corners[0], corners[2] - corners[0]], axis=1) / (width, height)
+        x, y = np.meshgrid(np.arange(columns) + 0.5, np.arange(rows) + 0.5)
+        inside = (np.stack([x, y], axis=-1) + low - corners[0]) @ np.linalg.inv(along).T
+        column, row = (np.clip(np.floor(inside[..., i]).astype(int), 0, n - 1) for i, n in ((0, width), (1, height)))
+        moved = None if confidence is None else confidence[row, column]
+        return Segmentation.of(self.labels, mask[row, column], moved, self.threshold)
+
+
+def least_level(threshold: float) -> int:
+    """The least confidence, of 0 to 255, that reaches a threshold."""
+    return math.ceil(LEVELS * threshold - 1e-6)
+
+
+def decided(confidence: Plane, labels: tuple[str, ...], threshold: float) -> Segmentation:
+    """The mask of one label: where its confidence reaches a threshold."""
+    mask = (confidence >= least_level(threshold)).astype(np.uint8)
+    return Segmentation.of(labels, mask, confidence, threshold)
+
+
+def check(labels: tuple[str, ...], threshold: float | None) -> None:
+    """A threshold with one label, and none with several."""
+    if not 1 <= len(labels) <= MAX_LABELS:
+        raise ValueError(f"expected 1 to {MAX_LABELS} labels of masks, got {len(labels)}")
+    if (threshold is None) != (len(labels) > 1):
+        raise ValueError(
+            f"expected a threshold for one label and none for several, got {threshold} for {', '.join(labels)}"
+        )
+
+
+def fits(shapes: Mapping[str, Sequence[Any]], labels: tuple[str, ...]) -> bool:
+    """A mask (h, w) and a confidence (h, w)."""
+    return list(shapes) == ["mask", "confidence"] and [len(shape) for shape in shapes.values()] == [2, 2]
+
+
+def decide(outputs: Sequence[NDArray[Any]], manifest: Manifest) -> Segmentation:
+    """Mask and confidence, both (h, w) uint8; of one label the threshold decides anew."""
+    mask, confidence = outputs
+    if manifest.threshold is None:
+        return Segmentation.of(manifest.labels, mask, confidence)
+    return decided(confidence, manifest.labels, manifest.threshold)
+
+
+def log_odds(confidence: NDArray[Any]) -> NDArray[np.float64]:
+    """Confidences of 0 to 255 to finite logits, each as of the middle of what was rounded to it."""
+    inner = (np.asarray(confidence, np.float64) + 0.25) / (LEVELS + 0.5)
+    odds: NDArray[np.float64] = np.log(inner) - np.log1p(-inner)
+    return odds
+
+
+def recalibrated(answer: Segmentation, temperature: float, threshold: float | None) -> Segmentation:
+    """An answer made at a temperature of 1 as it is at another one, decided by a threshold."""
+    confidence = answer.confidence
+    if confidence is None or threshold is None:
+        return answer
+    table = np.arange(LEVELS + 1)
+    if temperature != 1.0:
+        table = np.round(LEVELS / (1 + np.exp(-log_odds(table) / temperature)))
+    return decided(table.astype(np.uint8)[confidence], answer.labels, threshold)
+
+
+def is_answer(line: Mapping[str, Any]) -> bool:
+    """Whether a line holds a mask."""
+    return "mask" in line
+
+
+def answer_of(line: Mapping[str, Any]) -> Segmentation:
+    """Read a line with `mask`, a PNG in base64 whose values are 0 and those of `labels` from 1 on."""
+    try:
+        labels = tuple(map(str, line.get("labels") or ("object",)))
+        confidence, threshold = line.get("confidence"), line.get("threshold")
+        return Segmentation(
+            labels,
+            base64.b64decode(line["mask"], validate=True),
+            None if confidence is None else base64.b64decode(confidence, validate=True),
+            float(EVEN if threshold is None else threshold) if len(labels) == 1 else None,
+        )
+    except (KeyError, TypeError, ValueError, OSError, binascii.Error) as error:
+        raise DataError(
+            "expected `mask`, a PNG of one channel in base64 whose values are 0 and those of `labels` from 1 on, got "
+            f"{type(error).__name__}: {error}; correct the line"
+        ) from error
+
+
+def answer_of_row(row: Mapping[str, str], labels: tuple[str, ...], threshold: float | None) -> Segmentation:
+    """Runs of format 1 had no masks."""
+    raise DataError("expected a run of format 2 or newer for masks, got an older one; train again")
+
+
+def labels_of(answers: Sequence[Segmentation]) -> tuple[str, ...]:
+    """Those of the answer that has most."""
+    return max((answer.labels for answer in answers), key=len)
+
+
+def apart(one: Sequence[NDArray[Any]], other: Sequence[NDArray[Any]]) -> float:
+    """The largest difference in probability of any pixel, beyond the one level of 255 that rounding may make.
+
+    Where two outputs name different labels, their probabilities differ by what both exceed one by together, at least.
+    """
+    (mask, first), (another, second) = (tuple(part.astype(np.int64) for part in own) for own in (one, other))
+    if mask.shape != another.shape:
+        return 1.0
+    levels = np.abs(first - second) - 1
+    if max(mask.max(initial=0), another.max(initial=0)) > 1:
+        levels = np.where(mask == another, levels, first + second - LEVELS - 1)
+    return float(max(levels.max(initial=0), 0)) / LEVELS
+
+
+def search(
+    scan: Any, run: Callable[[NDArray[Any]], Sequence[NDArray[Any]]], manifest: Manifest, count: int | None
+) -> MaskedScan:
+    """The mask of a whole volume of MR, slice by slice; see `mask_scan`."""
+    return mask_scan(scan, lambda pixels: decide(run(pixels), manifest).mask, manifest)
+
+
+def packed(plane: Plane) -> bytes:
+    """(h, w) uint8 as a PNG."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(plane).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def unpacked(content: bytes) -> Plane:
+    """A PNG of one channel as (h, w) uint8.
+
+    Raises:
+        DataError: it is none, or has more than `MAX_PIXELS`.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(
+                    f"expected a mask of at most {MAX_PIXELS:,} pixels, got {image.width} x {image.height}; take a "
+                    "smaller one"
+                )
+            if image.mode not in ("L", "P", "1"):
+                raise DataError(f"expected a mask as a PNG of one channel of 8 bits, got mode {image.mode}; convert it")
+            return np.array(image, dtype=np.uint8)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"expected a mask as a PNG, got something else ({error}); correct the line") from error
+
+
+def _text(content: bytes) -> str:
+    return base64.b64encode(content).decode()
