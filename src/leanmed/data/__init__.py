@@ -14,9 +14,10 @@ from unicodedata import normalize
 import numpy as np
 from numpy.typing import NDArray
 
-from leanmed.data import anemia, class_folders, coco, luna16, tables
+from leanmed.data import anemia, class_folders, coco, luna16, masks, tables
 from leanmed.data import box_formats as boxes
 from leanmed.data import luna16_slices as nodules
+from leanmed.data.masks import read_mask as read_mask
 from leanmed.data.telling import some
 from leanmed.errors import DataError
 from leanmed.files import sha256_file, sha256_json
@@ -30,6 +31,7 @@ DATASETS: dict[str, Callable[[Path], Records]] = {
     "cp-anemic": anemia.read,
     "folder": class_folders.read,
     "images": tables.read_images,
+    "masks": masks.read,
     "luna16-slices": nodules.read_slices,
     "luna16": luna16.read,
     "luna16-centres": luna16.read_centres,
