@@ -217,8 +217,8 @@ def _read_folders(root: Path) -> Records:
             for mask in masks.get(key, ()):
                 if owners.setdefault(mask, image) != image:
                     raise DataError(
-                        f"{root / mask}: expected the mask of one image, got {owners[mask]} and {image}; give each image "
-                        "a mask of its own, beside it or in a folder of masks beside its own"
+                        f"{root / mask}: expected the mask of one image, got {owners[mask]} and {image}; give each "
+                        "image a mask of its own, beside it or in a folder of masks beside its own"
                     )
                 homes[image] = key[0]
                 mine[image].append(mask)

@@ -1,4 +1,4 @@
-"""MetaImage, the form of LUNA16: a text header `.mhd` and beside it a file of voxels, or both in one file, `.mha`.
+"""MetaImage, the form of LUNA16 and PROMISE12: a header `.mhd` with a file of voxels beside it, or one file, `.mha`.
 
 Read are the keys that say where and what the voxels are. One slice of compressed voxels cannot be read without all
 before it: these are unpacked and thrown away.
@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from leanmed.errors import InputTooLarge, UnreadableInput, UnsupportedInput
-from leanmed.reading.ct import Grid, Triple, Volume
+from leanmed.reading.ct import A, Grid, Modality, Triple, Volume
 from leanmed.reading.raster import Limits, check_size
 from leanmed.reading.voxels import Stored
 
@@ -35,13 +35,13 @@ SPACING = ("ElementSpacing",)
 DATA = "ElementDataFile"
 INSIDE = re.compile(rb"^[ \t]*ElementDataFile[ \t]*=[ \t]*LOCAL[ \t]*\r?\n", re.MULTILINE | re.IGNORECASE)
 BIG_ENDIAN = ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
-CT = {"MET_MOD_CT", "MET_MOD_OTHER", "MET_MOD_UNKNOWN"}
+UNTOLD = ("MET_MOD_OTHER", "MET_MOD_UNKNOWN")  # what the key Modality says of masks, and where it says nothing
 
 Header = Mapping[str, str]
 
 
-def open_metaimage(path: Path, limits: Limits) -> Volume:
-    """Open an `.mhd` or `.mha` file; its voxels must be in Hounsfield units, and its name is the series' identifier.
+def open_metaimage(path: Path, limits: Limits, modality: Modality) -> Volume:
+    """Open an `.mhd` or `.mha` file; voxels of CT must be in Hounsfield units. Its name is the series' identifier.
 
     Raises:
         UnreadableInput: no header, a missing key, no file of voxels, or one whose size is not that declared.
@@ -51,7 +51,7 @@ def open_metaimage(path: Path, limits: Limits) -> Volume:
     """
     header, length = _header(path)
     inside = _value(header, (DATA,)).upper() == "LOCAL"
-    _check_kind(header)
+    _check_kind(header, modality)
     columns, rows, count = map(round, _triple(header, ("DimSize",)))
     check_size(columns, rows, limits)
     grid = Grid((count, rows, columns), _triple(header, SPACING), _triple(header, ORIGIN), _direction(header))
@@ -90,13 +90,13 @@ def _is_true(header: Header, names: tuple[str, ...]) -> bool:
     return any(header.get(name, "False").lower() == "true" for name in names)
 
 
-def _check_kind(header: Header) -> None:
+def _check_kind(header: Header, modality: Modality) -> None:
     wanted = {"NDims": "3", "BinaryData": "True", "ElementNumberOfChannels": "1", "HeaderSize": "0"}
     for key, value in wanted.items():
         if header.get(key, value).lower() != value.lower():
             raise UnsupportedInput(f"expected {key} = {value}, got {header[key]}; save it so, one scan in one file")
-    if header.get("Modality", "MET_MOD_CT") not in CT:
-        raise UnsupportedInput(f"expected CT, got Modality = {header['Modality']}; give a CT scan")
+    if header.get("Modality", UNTOLD[0]) not in (f"MET_MOD_{modality}", *UNTOLD):
+        raise UnsupportedInput(f"expected {modality}, got Modality = {header['Modality']}; give {A[modality]} scan")
     if _value(header, ("ElementType",)) not in TYPES:
         raise UnsupportedInput(
             f"expected ElementType to be one of {', '.join(TYPES)}, got {header['ElementType']}; save it as MET_SHORT"
