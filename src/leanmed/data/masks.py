@@ -39,7 +39,8 @@ from leanmed.data.telling import each, some
 from leanmed.errors import DataError
 from leanmed.reading.folders import MASK_FOLDER, MASK_NAME, list_folder
 from leanmed.reading.images import image_size
-from leanmed.reading.labels import Labels, labels_size, read_labels
+from leanmed.reading.labels import Labels, check_on_grid, labels_size, read_label_slice, read_labels
+from leanmed.reading.mr import mr_grid
 from leanmed.records import Attribute, Mask, Record, Records
 
 TABLES = ("manifest.csv", "masks.csv", "labels.csv")
@@ -81,10 +82,10 @@ def read(root: Path) -> Records:
 
 
 def read_mask(record: Record, labels: Sequence[str]) -> Marks:
-    """A record's mask, in the frame of its image's pixels.
+    """A record's mask, in the frame of the pixels that `read_pixels` gives.
 
     Args:
-        record: an image with a mask.
+        record: an image, or a slice of an MR volume, with a mask.
         labels: of the mask, in the order of their numbers; what is marked with any other label is background.
 
     Returns:
@@ -104,20 +105,36 @@ def read_mask(record: Record, labels: Sequence[str]) -> Marks:
         )
     if len(labels) > MOST_LABELS:
         raise DataError(f"expected at most {MOST_LABELS} labels of masks, got {len(labels)}; leave some out")
-    width, height = image_size(record.image)
-    marks = np.zeros((height, width), np.uint8)
-    found = [_checked_values(file, mask, (width, height)) for file in mask.files]
+    marks = np.zeros(_shape(record), np.uint8)
+    found = [_checked_values(file, _values(record, file), mask) for file in mask.files]
     for number, label in enumerate(labels, start=1):
         for values in found:
             marks[_means(values, mask.values[label])] = number
     if mask.within is not None:
-        marks[_sized(mask.within, (width, height)) == 0] = OUTSIDE
+        marks[_values(record, mask.within) == 0] = OUTSIDE
     return marks
 
 
-def _checked_values(file: Path, mask: Mask, size: tuple[int, int]) -> Labels:
+def _shape(record: Record) -> tuple[int, int]:
+    """Height and width of a record's image, or of its slice in the patient's order."""
+    if record.frame is None:
+        width, height = image_size(record.image)
+        return height, width
+    return mr_grid(record.image).shape[1:]
+
+
+def _values(record: Record, file: Path) -> Labels:
+    """The values that a file of a record's mask stores, of the record's size."""
+    if record.frame is None:
+        values = read_labels(file)
+        _check_size(file, values.shape[::-1], _shape(record)[::-1])
+        return values
+    check_on_grid(file, record.image)
+    return read_label_slice(file, record.frame)
+
+
+def _checked_values(file: Path, values: Labels, mask: Mask) -> Labels:
     """The values of a file, each of which means something."""
-    values = _sized(file, size)
     meant = {0, *(value for values in mask.values.values() for value in values)}
     held, counts = np.unique(values, return_counts=True)
     if len(meant) > 1:
@@ -140,12 +157,6 @@ def _checked_values(file: Path, mask: Mask, size: tuple[int, int]) -> Labels:
 
 def _means(values: Labels, meant: tuple[int, ...]) -> NDArray[np.bool_]:
     return np.isin(values, meant) if meant else values > 0
-
-
-def _sized(file: Path, size: tuple[int, int]) -> Labels:
-    values = read_labels(file)
-    _check_size(file, values.shape[::-1], size)
-    return values
 
 
 def _check_size(file: Path, got: tuple[int, ...], wanted: tuple[int, int]) -> None:

@@ -1,4 +1,4 @@
-"""Label images: the values that a mask's file stores, and not what they look like.
+"""Label images and volumes: the values that a mask's file stores, and not what they look like.
 
 A palette's colours say nothing of a label, so its indices are read; grey of 2 or 4 bits is not stretched. Whatever
 packs with loss smears labels over their edges and is refused.
@@ -6,6 +6,7 @@ packs with loss smears labels over their edges and is refused.
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from leanmed.errors import UnsupportedInput
+from leanmed.reading.hdf5 import hdf5_parts
+from leanmed.reading.mr import VolumeCache, mr_grid, open_mr, read_whole
 from leanmed.reading.raster import (
     DEFAULT_LIMITS,
     Limits,
@@ -28,6 +31,8 @@ from leanmed.reading.source import border, name_of
 Labels = NDArray[np.int64]
 
 LOSSLESS = (b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"BM")  # how PNG, TIFF and BMP begin
+OFF_GRID = 0.25  # share of a voxel by which a mask may lie beside its image: headers are rounded
+ROUNDED = 1e-3  # by which a label that is stored as a scaled or floating-point number may miss a whole one
 _PLAIN = frozenset({"1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N"})
 _COLOURS = frozenset({"LA", "RGB", "RGBA"})
 _AS_PNG = "save the mask as PNG with one channel, each pixel holding the number of its label"
@@ -66,6 +71,66 @@ def labels_size(source: Path, *, limits: Limits = DEFAULT_LIMITS) -> tuple[int, 
     """
     with border(name_of(source), "mask"):
         return upright_size(_open(source, limits))
+
+
+def read_label_slice(path: Path, z: int) -> Labels:
+    """One axial slice of a volume of labels; the volumes read last are kept, as `VolumeCache` says.
+
+    Args:
+        path: as `open_mr` takes it, or a data set of an HDF5 file.
+        z: which slice, from 0 at the patient's feet.
+
+    Returns:
+        (h, w) int64, from 0, in the patient's order.
+
+    Raises:
+        UnsupportedInput: NaN, values that are no whole numbers, or below 0.
+        InputError: as `open_mr`.
+    """
+    labels: Labels = _kept_labels(path)[z].astype(np.int64)
+    return labels
+
+
+def check_on_grid(mask: Path, image: Path) -> None:
+    """Refuse a volume of labels that does not lie on its image, voxel by voxel, in whichever order either is stored.
+
+    Of HDF5, which says nothing of where a volume lies, the shapes are compared.
+
+    Raises:
+        UnsupportedInput: another shape, or another place, by more than a share `OFF_GRID` of a voxel's shortest side.
+        InputError: as `open_mr`.
+    """
+    got, wanted = mr_grid(mask), mr_grid(image)
+    if got.shape != wanted.shape:
+        raise UnsupportedInput(
+            f"{mask}: expected a mask of its image's shape, {wanted.shape} along z, y, x, got {got.shape}; give the "
+            f"mask that was drawn on {image.name}, or resample it to that grid"
+        )
+    corners = np.array(list(product(*((0, length - 1) for length in wanted.shape[::-1]))))
+    apart = float(np.linalg.norm(got.world(corners) - wanted.world(corners), axis=1).max())
+    if apart > OFF_GRID * min(wanted.spacing) and hdf5_parts(mask) is None:
+        raise UnsupportedInput(
+            f"{mask}: expected a mask that lies on its image, got one that lies up to {apart:.2f} mm away from "
+            f"{image.name}; resample it to that grid, or correct spacing, origin and direction in its header"
+        )
+
+
+def _read_label_volume(path: Path) -> NDArray[np.int32]:
+    volume = open_mr(path)
+    with border(name_of(path), "mask"):
+        stored = read_whole(volume)
+        whole = np.rint(stored)
+        off = np.abs(stored - whole)
+        if off.max() > ROUNDED or whole.min() < 0:
+            strange = stored.min() if whole.min() < 0 else stored.flat[off.argmax()]
+            raise UnsupportedInput(
+                f"expected labels, whole numbers from 0, got {strange:g}; of probabilities take the likeliest label, "
+                "and resample masks by the nearest voxel"
+            )
+        return whole.astype(np.int32)
+
+
+_kept_labels = VolumeCache[NDArray[np.int32]](_read_label_volume)
 
 
 def _open(source: Path, limits: Limits) -> ImageFile.ImageFile:

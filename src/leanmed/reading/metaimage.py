@@ -50,17 +50,28 @@ def open_metaimage(path: Path, limits: Limits, modality: Modality) -> Volume:
         OSError, ValueError: a file that cannot be read, a number that is none.
     """
     header, length = _header(path)
-    inside = _value(header, (DATA,)).upper() == "LOCAL"
+    files = _files(path, header)
     _check_kind(header, modality)
     columns, rows, count = map(round, _triple(header, ("DimSize",)))
     check_size(columns, rows, limits)
     grid = Grid((count, rows, columns), _triple(header, SPACING), _triple(header, ORIGIN), _direction(header))
     kind = np.dtype(TYPES[header["ElementType"]]).newbyteorder(">" if _is_true(header, BIG_ENDIAN) else "<")
-    voxels = path if inside else _beside(path, header)
     packed = _is_true(header, ("CompressedData",))
     size = int(header["CompressedDataSize"]) if packed and "CompressedDataSize" in header else None
-    stored = Stored(voxels, length if inside else 0, kind, grid.shape, packed, size)
-    return Volume(path.stem, grid, stored.reader(limits), (path,) if inside else (path, voxels))
+    stored = Stored(files[-1], length if len(files) == 1 else 0, kind, grid.shape, packed, size)
+    return Volume(path.stem, grid, stored.reader(limits), files)
+
+
+def metaimage_files(path: Path) -> tuple[Path, ...]:
+    """The file, and that of its voxels if they are not in it.
+
+    Raises: as `open_metaimage`.
+    """
+    return _files(path, _header(path)[0])
+
+
+def _files(path: Path, header: Header) -> tuple[Path, ...]:
+    return (path,) if _value(header, (DATA,)).upper() == "LOCAL" else (path, _beside(path, header))
 
 
 def _header(path: Path) -> tuple[Header, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, Generic, TypeVar
@@ -87,6 +88,23 @@ def open_mr(path: Path, limits: Limits = DEFAULT_LIMITS) -> Volume:
     Raises: as `open_volume`.
     """
     return open_volume(path, limits, "MR")
+
+
+def mr_grid(path: Path) -> Grid:
+    """Where the voxels of an MR volume, or of a mask on one, lie, in the patient's order.
+
+    Raises:
+        UnsupportedInput: oblique slices.
+        InputError: as `open_mr`.
+    """
+    return _grid_of(*_version(path))
+
+
+@lru_cache(maxsize=1024)
+def _grid_of(path: Path, *_: float) -> Grid:
+    volume = open_mr(path)
+    with border(name_of(path), "MR scan"):
+        return in_order(volume).grid
 
 
 def read_mr_volume(path: Path, limits: Limits = DEFAULT_LIMITS) -> tuple[Scores, Grid, Orientation]:

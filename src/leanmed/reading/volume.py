@@ -14,7 +14,8 @@ from pathlib import Path
 
 from leanmed.errors import UnreadableInput, UnsupportedInput
 from leanmed.reading.ct import A, Grid, Hounsfield, Modality, Volume
-from leanmed.reading.metaimage import open_metaimage
+from leanmed.reading.hdf5 import hdf5_parts, open_hdf5
+from leanmed.reading.metaimage import metaimage_files, open_metaimage
 from leanmed.reading.nrrd import open_nrrd
 from leanmed.reading.raster import DEFAULT_LIMITS, Limits, checked_bytes
 from leanmed.reading.source import border, dicom_head, name_of, silence_decoders
@@ -31,6 +32,7 @@ __all__ = [
     "open_slice",
     "open_volume",
     "scan_advice",
+    "scan_files",
 ]
 
 SUFFIXES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd")
@@ -78,6 +80,20 @@ def dicom_modality(source: Path | bytes) -> str | None:
 
     silence_decoders()
     return modality(head)
+
+
+def scan_files(path: Path) -> tuple[Path, ...]:
+    """The files that a scan is made of, whatever it is of: of a folder its DICOM files, of `.mhd` two.
+
+    Raises:
+        InputError: a header that cannot be read.
+    """
+    if path.is_dir():
+        return tuple(file for file in sorted(path.iterdir()) if dicom_modality(file) is not None)
+    if inside := hdf5_parts(path):
+        return inside[:1]
+    with border(name_of(path), "scan"):
+        return metaimage_files(path) if path.suffix.lower() in (".mhd", ".mha") else (path,)
 
 
 def open_slice(source: Path | bytes, limits: Limits = DEFAULT_LIMITS) -> Volume:
@@ -129,6 +145,8 @@ def _opener(path: Path, modality: Modality) -> Callable[[Path, Limits], Volume]:
         from leanmed.reading.series import open_series
 
         return partial(open_series, modality=modality)
+    if modality == "MR" and hdf5_parts(path):
+        return open_hdf5
     if not path.is_file():
         raise UnreadableInput("expected a file or a folder, found nothing there; check the path")
     if path.name.lower().endswith((".nii", ".nii.gz")):
