@@ -70,11 +70,11 @@ def open_nifti(path: Path, limits: Limits) -> Volume:
     return Volume(path.name[: path.name.lower().rindex(".nii")], grid, read, (path,), notes)
 
 
-def nifti_bytes(marks: NDArray[np.uint8], grid: Grid, like: Path | None) -> bytes:
-    """A volume of uint8 as an unpacked NIfTI file.
+def nifti_bytes(voxels: NDArray[Any], grid: Grid, like: Path | None = None) -> bytes:
+    """A volume as an unpacked NIfTI file.
 
     Args:
-        marks: (z, y, x) on the grid.
+        voxels: (z, y, x) on the grid, of a kind that NIfTI has.
         grid: where the voxels lie.
         like: a NIfTI file on the grid, whose qform and sform are copied as they are; None: both are made of the grid.
 
@@ -87,7 +87,7 @@ def nifti_bytes(marks: NDArray[np.uint8], grid: Grid, like: Path | None) -> byte
     except ImportError as error:
         raise MissingExtraError("writing NIfTI", "ct") from error
     make: Any = Nifti1Image
-    stored = np.ascontiguousarray(marks.transpose(2, 1, 0))
+    stored = np.ascontiguousarray(voxels.transpose(2, 1, 0))
     if like is None:
         affine = np.eye(4)
         affine[:3, :3], affine[:3, 3] = TO_LPS @ (np.array(grid.direction) * grid.spacing), TO_LPS @ grid.origin
