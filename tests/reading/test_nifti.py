@@ -78,7 +78,7 @@ def test_a_scan_lies_where_itk_puts_it_and_what_disagrees_is_noted(nifti, capfd,
     np.testing.assert_allclose(volume.grid.spacing, image.GetSpacing(), rtol=1e-6)
     for index in ((0, 0, 0), (23, 19, 5), (3, 7, 2)):
         np.testing.assert_allclose(volume.grid.world(index), image.TransformIndexToPhysicalPoint(index), atol=1e-3)
-    assert np.array_equal(volume.hu(1, 3), sitk.GetArrayFromImage(image)[1:3])
+    assert np.array_equal(volume.voxels(1, 3), sitk.GetArrayFromImage(image)[1:3])
     assert (len(volume.notes), noted is None or noted in volume.notes[0]) == (int(noted is not None), True)
 
 
@@ -106,11 +106,11 @@ def test_forms_that_leave_left_and_right_or_the_size_open_are_refused(nifti, ref
 @pytest.mark.parametrize("scaling", [(0, 7), (float("nan"), 0), (1, 0), (0, float("nan"))])
 def test_a_slope_of_nothing_leaves_the_stored_values_alone(nifti, scaling):
     volume = open_volume(nifti(1, 0, NOTHING, scaling=scaling))
-    assert volume.hu(2, 3)[0, :3, 0].tolist() == [200, 201, 202]
+    assert volume.voxels(2, 3)[0, :3, 0].tolist() == [200, 201, 202]
 
 
 def test_slope_and_intercept_are_applied(nifti):
-    assert open_volume(nifti(1, 0, NOTHING, scaling=(2, -1024))).hu(2, 3)[0, 1, 0] == 2 * 201 - 1024
+    assert open_volume(nifti(1, 0, NOTHING, scaling=(2, -1024))).voxels(2, 3)[0, 1, 0] == 2 * 201 - 1024
 
 
 def test_a_qfac_of_zero_is_one(nifti):
@@ -124,7 +124,7 @@ def test_nifti_2_is_read(nifti, tmp_path):
     old = Nifti1Image.from_filename(nifti(1, 1, GOOD))
     save(Nifti2Image(np.asarray(old.dataobj), old.affine), tmp_path / "new.nii.gz")
     volume = open_volume(tmp_path / "new.nii.gz")
-    assert np.array_equal(volume.hu(0, 6), open_volume(tmp_path / "scan.nii").hu(0, 6))
+    assert np.array_equal(volume.voxels(0, 6), open_volume(tmp_path / "scan.nii").voxels(0, 6))
     np.testing.assert_allclose(volume.grid.world((1, 2, 3)), open_volume(tmp_path / "scan.nii").grid.world((1, 2, 3)))
 
 

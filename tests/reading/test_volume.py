@@ -95,15 +95,15 @@ def test_world_and_voxel_are_those_of_itk(tmp_path, stored, direction, kind):
     wanted = [image.TransformPhysicalPointToContinuousIndex(point) for point in points.tolist()]
     np.testing.assert_allclose(volume.grid.voxel(points), wanted, atol=1e-4)
     np.testing.assert_allclose(volume.grid.world(wanted), points, atol=1e-4)
-    assert np.array_equal(volume.hu(2, 5), stored[2:5])
+    assert np.array_equal(volume.voxels(2, 5), stored[2:5])
 
 
 @pytest.mark.parametrize("direction", [AXIAL, FLIPPED, OBLIQUE])
 def test_a_series_has_the_order_and_place_that_itk_gives_it(series, stored, direction):
     folder = series(direction)
     image, volume = itk_series(folder), open_volume(folder)
-    assert np.array_equal(volume.hu(0, 6), sitk.GetArrayFromImage(image))
-    assert np.array_equal(volume.hu(0, 6), stored)
+    assert np.array_equal(volume.voxels(0, 6), sitk.GetArrayFromImage(image))
+    assert np.array_equal(volume.voxels(0, 6), stored)
     wanted = image.TransformPhysicalPointToContinuousIndex((10.0, 20.0, -290.0))
     np.testing.assert_allclose(volume.grid.voxel((10, 20, -290)), wanted, atol=1e-4)
 
@@ -119,9 +119,9 @@ def test_only_the_slices_asked_for_are_read(series, stored):
     volume = open_volume(folder)
     for name in ("0006.dcm", "0001.dcm"):  # slices 0 and 5
         (folder / name).unlink()
-    assert np.array_equal(volume.hu(1, 5), stored[1:5])
+    assert np.array_equal(volume.voxels(1, 5), stored[1:5])
     with pytest.raises(UnreadableInput, match="series"):
-        volume.hu(0, 1)
+        volume.voxels(0, 1)
 
 
 def test_slices_that_a_scan_has_not_got_are_no_slices(mhd):
@@ -129,7 +129,7 @@ def test_slices_that_a_scan_has_not_got_are_no_slices(mhd):
     assert len(volume) == 6
     for first, end in ((-1, 2), (3, 3), (4, 7)):
         with pytest.raises(IndexError):
-            volume.hu(first, end)
+            volume.voxels(first, end)
 
 
 def test_identifiers_are_the_name_or_the_series(mhd, series):
@@ -142,7 +142,7 @@ def test_identifiers_are_the_name_or_the_series(mhd, series):
 def test_big_endian_and_floating_point_voxels_are_read(mhd, tmp_path, stored):
     path = mhd(ElementType="MET_FLOAT", BinaryDataByteOrderMSB="True")
     (tmp_path / "scan.raw").write_bytes((stored + 0.5).astype(">f4").tobytes())
-    assert np.array_equal(open_volume(path).hu(0, 6), stored + 0.5)
+    assert np.array_equal(open_volume(path).voxels(0, 6), stored + 0.5)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def packed_as_itk(path, kind):
 def test_packed_voxels_are_read_in_any_order(mhd, stored, kind):
     volume = open_volume(packed_as_itk(mhd(), kind))
     for first, end in ((0, 2), (2, 5), (1, 2), (5, 6), (0, 6)):
-        assert np.array_equal(volume.hu(first, end), stored[first:end])
+        assert np.array_equal(volume.voxels(first, end), stored[first:end])
 
 
 @pytest.mark.parametrize(("count", "words"), [(5, "got more"), (7, "got fewer")])
@@ -198,7 +198,7 @@ def test_packed_voxels_of_another_number_than_declared_are_refused(mhd, refused,
     path = packed_as_itk(mhd(), ".mha")
     path.write_bytes(path.read_bytes().replace(b"DimSize = 14 11 6", b"DimSize = 14 11 %d" % count))
     with refused(UnreadableInput, "packed.mha", words):
-        open_volume(path).hu(0, count)
+        open_volume(path).voxels(0, count)
 
 
 def test_voxels_that_would_unfold_beyond_the_cap_are_refused_before_any_is_unpacked(mhd, refused, monkeypatch):
@@ -217,7 +217,7 @@ def test_no_more_is_unpacked_than_is_asked_for(tmp_path):
     path.write_bytes(f"{header}ElementDataFile = LOCAL\n".encode() + zlib.compress(bytes(64 << 20)))
     volume = open_volume(path)
     tracemalloc.start()
-    assert not volume.hu(9, 10).any()
+    assert not volume.voxels(9, 10).any()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 16 << 20  # the slice as floats is 4 MiB, all slices as bytes would be 64
@@ -251,7 +251,7 @@ def nrrd(path, stored, **changes):
 
 def test_a_nrrd_worked_by_hand_is_read(tmp_path, stored):
     volume = open_volume(nrrd(tmp_path / "a.nrrd", stored))
-    assert np.array_equal(volume.hu(2, 5), stored[2:5])
+    assert np.array_equal(volume.voxels(2, 5), stored[2:5])
     assert volume.grid.spacing == pytest.approx((0.7, 0.9, 2.5))
     assert volume.grid.world((1, 1, 1)).tolist() == pytest.approx([-10 + 0.7, -20 + 0.9, 32.5])  # as LPS
 
@@ -290,7 +290,7 @@ def test_scans_in_pairs_are_refused_with_advice_that_works(tmp_path, mhd, stored
         open_volume(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     exec(str(caught.value).partition("in Python: ")[2])
-    assert np.array_equal(open_volume(tmp_path / "scan.nii.gz").hu(0, 6), stored)
+    assert np.array_equal(open_volume(tmp_path / "scan.nii.gz").voxels(0, 6), stored)
 
 
 def test_no_text_and_no_file_are_no_scan(tmp_path, refused):
@@ -317,7 +317,7 @@ def test_a_compressed_nifti_is_read_in_any_order_whatever_the_case_of_its_name(m
     path.rename(loud)
     volume = open_volume(loud)
     for first, end in ((0, 2), (2, 5), (1, 2)):
-        assert np.array_equal(volume.hu(first, end), stored[first:end])
+        assert np.array_equal(volume.voxels(first, end), stored[first:end])
 
 
 def test_a_nifti_without_direction_or_with_time_is_refused(mhd, refused):
@@ -413,7 +413,7 @@ def test_what_an_archive_puts_beside_the_slices_is_passed_over_and_counted(serie
     beside(folder, "h.dcm", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     beside(folder, "i.dcm", SOPClassUID="1.2.840.10008.5.1.4.1.1.7", ImagePositionPatient=None)
     volume = open_volume(folder)
-    assert np.array_equal(volume.hu(0, 6), stored)
+    assert np.array_equal(volume.voxels(0, 6), stored)
     assert volume.notes == (
         "Passed over beside the slices: KO with no pixel data (1), PR with no pixel data (1), RTSTRUCT with no pixel "
         "data (1), SR with no pixel data (2), dose distribution (1), localizer (1), picture of a screen (1), "
@@ -433,7 +433,7 @@ def test_slices_without_preamble_and_file_meta_are_a_series(series, stored):
         write_dataset(bare, dcmread(path))
         path.unlink()
         (folder / f"IM{number}").write_bytes(bare.getvalue())
-    assert np.array_equal(open_volume(folder).hu(0, 6), stored)
+    assert np.array_equal(open_volume(folder).voxels(0, 6), stored)
 
 
 def test_slices_packed_by_rle_are_a_series(series, stored):
@@ -442,7 +442,7 @@ def test_slices_packed_by_rle_are_a_series(series, stored):
         dataset = dcmread(path)
         dataset.compress(RLELossless, generate_instance_uid=False)
         dataset.save_as(path)
-    assert np.array_equal(open_volume(folder).hu(0, 6), stored)
+    assert np.array_equal(open_volume(folder).voxels(0, 6), stored)
 
 
 def test_a_folder_without_a_series_is_refused(tmp_path, refused):
@@ -469,4 +469,4 @@ def test_a_real_series_opens_in_hounsfield_units(real_data):
     image, volume = itk_series(folder), open_volume(folder)
     assert volume.grid.shape == (30, 512, 512)
     assert volume.grid.spacing == pytest.approx(image.GetSpacing())
-    assert np.array_equal(volume.hu(14, 17), sitk.GetArrayFromImage(image)[14:17])
+    assert np.array_equal(volume.voxels(14, 17), sitk.GetArrayFromImage(image)[14:17])

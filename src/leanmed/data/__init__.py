@@ -8,21 +8,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 from unicodedata import normalize
 
-import numpy as np
 from numpy.typing import NDArray
 
-from leanmed.data import anemia, class_folders, coco, luna16, tables
+from leanmed.data import anemia, class_folders, coco, luna16, masks, tables, volumes
 from leanmed.data import box_formats as boxes
 from leanmed.data import luna16_slices as nodules
+from leanmed.data.masks import read_mask as read_mask
 from leanmed.data.telling import some
 from leanmed.errors import DataError
 from leanmed.files import sha256_file, sha256_json
+from leanmed.reading.hdf5 import hdf5_parts
 from leanmed.reading.images import read_image
 from leanmed.reading.lung_slices import read_slice
-from leanmed.reading.volume import is_volume, open_volume
+from leanmed.reading.mr import read_mr_slice
+from leanmed.reading.volume import is_scan, scan_files
 from leanmed.recipe.recipe import ORIGINS, Data, origin_of
 from leanmed.records import Boxes, Mask, Record, Records
 
@@ -30,6 +34,12 @@ DATASETS: dict[str, Callable[[Path], Records]] = {
     "cp-anemic": anemia.read,
     "folder": class_folders.read,
     "images": tables.read_images,
+    "masks": masks.read,
+    "mr-sites": volumes.read_sites,
+    "promise12": volumes.read_promise12,
+    "nnunet": volumes.read_nnunet,
+    "nci-isbi": volumes.read_nci_isbi,
+    "volumes-h5": volumes.read_hdf5,
     "luna16-slices": nodules.read_slices,
     "luna16": luna16.read,
     "luna16-centres": luna16.read_centres,
@@ -135,8 +145,11 @@ def class_labels(
     return labels
 
 
-def read_pixels(record: Record, *, side: int | None = None) -> NDArray[np.uint8]:
+def read_pixels(record: Record, *, side: int | None = None) -> NDArray[Any]:
     """Pixels (h, w, 4) of a record's image, or (h, w, 3) of its slice of a volume with the slices next to it.
+
+    A slice with a mask is one of MR, and its pixels are float32, z-scores of the volume; any other is one of CT. All
+    other pixels are uint8.
 
     Args:
         record: what to read.
@@ -147,7 +160,8 @@ def read_pixels(record: Record, *, side: int | None = None) -> NDArray[np.uint8]
     """
     if record.frame is None:
         return read_image(record.image, side=side)
-    return read_slice(record.image, record.frame)
+    read = read_mr_slice if isinstance(record.target, Mask) else read_slice
+    return read(record.image, record.frame)
 
 
 def content_hashes(records: Sequence[Record]) -> list[str]:
@@ -157,20 +171,23 @@ def content_hashes(records: Sequence[Record]) -> list[str]:
 
 
 def content_hash(image: Path) -> str:
-    """The SHA-256 of an image file; of a scan, one over all its files."""
-    if is_volume(image):
-        return sha256_json([sha256_file(path) for path in open_volume(image).files])
+    """The SHA-256 of an image file; of a scan, one over all its files; of a data set in HDF5, with its name."""
+    if inside := hdf5_parts(image):
+        return sha256_json([inside[1], sha256_file(inside[0])])
+    if is_scan(image):
+        return sha256_json([sha256_file(path) for path in scan_files(image)])
     return sha256_file(image)
 
 
 def data_hash(records: Sequence[Record], contents: Sequence[str]) -> str:
     """One hash for all that a data set says: contents, labels or boxes, groups, sites and attributes."""
     pairs = sorted(zip(records, contents, strict=True), key=lambda pair: pair[0].id)
-    return sha256_json([[r.id, c, _target(r), r.group, r.site, dict(r.attributes)] for r, c in pairs])
+    hashed = cache(content_hash)  # the slices of a volume share a mask
+    return sha256_json([[r.id, c, _target(r, hashed), r.group, r.site, dict(r.attributes)] for r, c in pairs])
 
 
-def _target(record: Record) -> str | list[str | int | None]:
+def _target(record: Record, hashed: Callable[[Path], str]) -> str | list[str | int | None]:
     if isinstance(record.target, str):
         return record.target
     files = (*record.target.files, record.target.within) if isinstance(record.target, Mask) else ()
-    return [record.target.text(), record.frame, *(content_hash(file) if file else None for file in files)]
+    return [record.target.text(), record.frame, *(hashed(file) if file else None for file in files)]

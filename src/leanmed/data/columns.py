@@ -20,6 +20,8 @@ NAMES = {
     "label": ("label", "labels", "class", "classname", "classlabel", "diagnosis", "target", "category"),
     "group": ("group", "groups", "groupid"),
     "site": ("site",),
+    "mask": ("mask", "maskfile", "maskfilename", "maskname", "maskpath", "segmentation", "segmentationpath"),
+    "fov": ("fov", "fieldofview", "within"),
 }
 _ENDINGS = ("", "id", "ids", "no", "nr", "number", "num", "uid", "key", "code", "identifier", "instanceuid", "name")
 _PERSON = ("patient", "subject", "participant", "person", "individual", "subj", "pat", "mrn", "pid")

@@ -16,7 +16,7 @@ import csv
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def read_table(root: Path) -> Records:
     table = open_table(root / TABLE, needed=("image", "label"))
     listing = list_folder(root)
     images = {name_below(root, path): path for path in (*listing.images, *listing.masks)}
-    rows = [row | {table.image: _as_listed(row[table.image], images)} for row in table.rows]
+    rows = [row | {table.image: as_listed(row[table.image], images)} for row in table.rows]
     listed = {row[table.image] for row in rows}
     # A mask that the table names is an image for all its name.
     masks = tuple(path for path in listing.masks if name_below(root, path) not in listed)
@@ -96,7 +96,7 @@ def read_side(path: Path) -> Records:
         return read_table(path) if (path / TABLE).is_file() else read_images(path)
     table = open_table(path, needed=("image",))
     names = {row[table.image] for row in table.rows}
-    images = {name: found for name in names if (found := _beside(path.parent, name))}
+    images = {name: found for name in names if (found := file_beside(path.parent, name))}
     if missing := names - images.keys():
         raise DataError(
             f"{path}: expected image files named from {path.parent}, but missing: {some(missing)}; correct the column"
@@ -149,7 +149,7 @@ def read_groups(root: Path, names: set[str]) -> tuple[dict[str, str], list[str]]
     if not path.is_file():
         return {}, group_notes(f"a table {path} (image, group)", None, [])
     table = open_table(path, needed=("image", "group"))
-    known = {_as_listed(row[table.image], names): row[table.group or ""] for row in table.rows}
+    known = {as_listed(row[table.image], names): row[table.group or ""] for row in table.rows}
     if known.keys() != names or len(table.rows) > len(names):
         raise DataError(
             f"{path}: expected one row for each image, got {len(table.rows)} for {len(names)}; images without: "
@@ -158,13 +158,21 @@ def read_groups(root: Path, names: set[str]) -> tuple[dict[str, str], list[str]]
     return {image: group for image, group in known.items() if not is_missing(group)}, list(table.notes)
 
 
+def row_attributes(table: Table, apart: Collection[str | None] = ()) -> list[dict[str, Attribute]]:
+    """What each row says beside its image, label, group and site, and beside the columns named `apart`."""
+    known = {table.image, table.label, table.group, table.site, *apart}
+    typed = {name: _typed([row[name] for row in table.rows]) for name in table.rows[0] if name not in known}
+    return [
+        {name: value for name, values in typed.items() if (value := values[number]) is not None}
+        for number in range(len(table.rows))
+    ]
+
+
 def _records(table: Table, images: Mapping[str, Path]) -> list[Record]:
-    others = [name for name in table.rows[0] if name not in (table.image, table.label, table.group, table.site)]
-    typed = {name: _typed([row[name] for row in table.rows]) for name in others}
+    attributes = row_attributes(table)
 
     def record(numbered: tuple[int, Mapping[str, str]]) -> Record:
         number, row = numbered
-        values = {name: typed[name][number] for name in others}
         image = images[row[table.image]]
         group = row[table.group] if table.group else ""
         site = row[table.site] if table.site else ""
@@ -174,21 +182,21 @@ def _records(table: Table, images: Mapping[str, Path]) -> list[Record]:
             target=row[table.label] if table.label else UNLABELLED,
             group=content_group(image) if is_missing(group) else group,
             site=None if is_missing(site) else site,
-            attributes={name: value for name, value in values.items() if value is not None},
+            attributes=attributes[number],
         )
 
     return each(enumerate(table.rows), record)
 
 
-def _as_listed(name: str, images: Iterable[str]) -> str:
+def as_listed(name: str, images: Iterable[str]) -> str:
     """A name as the folder has it, though the table may write it with backslashes or a leading `./`."""
     return name if name in images else name.replace("\\", "/").removeprefix("./")
 
 
-def _beside(folder: Path, name: str) -> Path | None:
+def file_beside(folder: Path, name: str) -> Path | None:
     """The file of a name, in whichever Unicode form the file system has it."""
     for form in ("NFC", "NFD"):
-        path = folder / unicodedata.normalize(form, _as_listed(name, ()))
+        path = folder / unicodedata.normalize(form, as_listed(name, ()))
         if path.is_file():
             return path
     return folder / name if (folder / name).is_file() else None

@@ -1,4 +1,4 @@
-"""CT scans: where their voxels lie in the world, and Hounsfield units of the slices that are asked for.
+"""Scans, of CT or MR: where their voxels lie in the world, and the values of the slices that are asked for.
 
 Coordinates are triples (x, y, z) and the world is the patient's, in mm: x to the left, y to the back, z to the head
 (LPS, as in DICOM, ITK and LUNA16). A voxel's index is continuous, and whole numbers are voxel centres. Only arrays
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +20,9 @@ from leanmed.errors import UnreadableInput, UnsupportedInput
 Floats = NDArray[np.float64]
 Hounsfield = NDArray[np.float32]
 Triple = tuple[float, float, float]
+Modality = Literal["CT", "MR"]
 
+A = {"CT": "a CT", "MR": "an MR"}  # as messages name a scan or a series of a modality
 MAX_SLICES = 5000  # the finest whole-body scans have about 3000
 ORTHONORMAL = 1e-3  # how far direction cosines may be off, after being written with few digits
 
@@ -78,12 +81,12 @@ class Grid:
 
 @dataclass(frozen=True)
 class Volume:
-    """A scan in Hounsfield units, none of which is read before it is asked for.
+    """A scan, CT in Hounsfield units or MR in the scanner's own; no voxel is read before it is asked for.
 
     Args:
         uid: the series' identifier, or the file's name where it says none.
         grid: where the voxels lie.
-        read: (z0, z1) -> the stored slices z0 to z1 - 1 in HU, (z1 - z0, y, x).
+        read: (z0, z1) -> the stored slices z0 to z1 - 1, (z1 - z0, y, x).
         files: what the scan is made of.
         notes: whole sentences on what the user should know of it, such as files that were passed over.
     """
@@ -97,8 +100,8 @@ class Volume:
     def __len__(self) -> int:
         return self.grid.shape[0]
 
-    def hu(self, first: int, end: int) -> Hounsfield:
-        """Slices `first` to `end` - 1, (end - first, y, x) in HU; no other slice is read.
+    def voxels(self, first: int, end: int) -> Hounsfield:
+        """Slices `first` to `end` - 1, (end - first, y, x); no other slice is read.
 
         Raises:
             IndexError: slices that the scan has not got.

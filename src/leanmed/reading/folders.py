@@ -34,8 +34,8 @@ _REMARKS = (
 _VOXELS = frozenset({".raw", ".zraw"})  # of an .mhd beside them
 _NOISE = frozenset({".ds_store", "thumbs.db", "desktop.ini"})  # what file managers write, which nobody misses
 _MASK = r"(?:mask|segmentation|seg|ground[_ -]?truth|gt|label|annotation)s?"
-_MASK_NAME = re.compile(rf"(?P<image>.+?)[_ .-]+{_MASK}(?:[_ -]*\d+)?", re.IGNORECASE)
-_MASK_FOLDER = re.compile(_MASK, re.IGNORECASE)
+MASK_NAME = re.compile(rf"(?P<image>.+?)[_ .-]+{_MASK}(?:[_ -]*\d+)?", re.IGNORECASE)
+MASK_FOLDER = re.compile(_MASK, re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -126,15 +126,15 @@ def masks_among(paths: Collection[Path]) -> set[Path]:
     stems: dict[Path, set[str]] = {}
     for path in paths:
         stems.setdefault(path.parent, set()).add(path.stem)
-        if not _MASK_FOLDER.fullmatch(path.parent.name):
+        if not MASK_FOLDER.fullmatch(path.parent.name):
             stems.setdefault(path.parent.parent / "*", set()).add(path.stem)
     found = set()
     for path in paths:
-        name = _MASK_NAME.fullmatch(path.stem)
+        name = MASK_NAME.fullmatch(path.stem)
         image = name["image"] if name else path.stem
         if name and image in stems[path.parent]:
             found.add(path)
-        elif _MASK_FOLDER.fullmatch(path.parent.name):
+        elif MASK_FOLDER.fullmatch(path.parent.name):
             above = path.parent.parent
             images = stems.get(above, set()) | stems.get(above / "*", set())
             if image in images or path.stem in images:

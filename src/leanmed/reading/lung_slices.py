@@ -251,7 +251,7 @@ def _checked_size(volume: Volume) -> tuple[int, int]:
 def _at_one_mm(volume: Volume, first: int, end: int) -> Pixels:
     """Clipping comes before resampling, so that metal does not ring."""
     size, (low, high) = _checked_size(volume)[::-1], LUNG_WINDOW_HU
-    clipped = np.clip(volume.hu(first, end), low, high)
+    clipped = np.clip(volume.voxels(first, end), low, high)
     resized = [Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR) for plane in clipped]
     return window(np.stack([np.asarray(image) for image in resized]))
 

@@ -1,4 +1,4 @@
-"""MetaImage, the form of LUNA16: a text header `.mhd` and beside it a file of voxels, or both in one file, `.mha`.
+"""MetaImage, the form of LUNA16 and PROMISE12: a header `.mhd` with a file of voxels beside it, or one file, `.mha`.
 
 Read are the keys that say where and what the voxels are. One slice of compressed voxels cannot be read without all
 before it: these are unpacked and thrown away.
@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from leanmed.errors import InputTooLarge, UnreadableInput, UnsupportedInput
-from leanmed.reading.ct import Grid, Triple, Volume
+from leanmed.reading.ct import A, Grid, Modality, Triple, Volume
 from leanmed.reading.raster import Limits, check_size
 from leanmed.reading.voxels import Stored
 
@@ -35,13 +35,13 @@ SPACING = ("ElementSpacing",)
 DATA = "ElementDataFile"
 INSIDE = re.compile(rb"^[ \t]*ElementDataFile[ \t]*=[ \t]*LOCAL[ \t]*\r?\n", re.MULTILINE | re.IGNORECASE)
 BIG_ENDIAN = ("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
-CT = {"MET_MOD_CT", "MET_MOD_OTHER", "MET_MOD_UNKNOWN"}
+UNTOLD = ("MET_MOD_OTHER", "MET_MOD_UNKNOWN")  # what the key Modality says of masks, and where it says nothing
 
 Header = Mapping[str, str]
 
 
-def open_metaimage(path: Path, limits: Limits) -> Volume:
-    """Open an `.mhd` or `.mha` file; its voxels must be in Hounsfield units, and its name is the series' identifier.
+def open_metaimage(path: Path, limits: Limits, modality: Modality) -> Volume:
+    """Open an `.mhd` or `.mha` file; voxels of CT must be in Hounsfield units. Its name is the series' identifier.
 
     Raises:
         UnreadableInput: no header, a missing key, no file of voxels, or one whose size is not that declared.
@@ -50,17 +50,28 @@ def open_metaimage(path: Path, limits: Limits) -> Volume:
         OSError, ValueError: a file that cannot be read, a number that is none.
     """
     header, length = _header(path)
-    inside = _value(header, (DATA,)).upper() == "LOCAL"
-    _check_kind(header)
+    files = _files(path, header)
+    _check_kind(header, modality)
     columns, rows, count = map(round, _triple(header, ("DimSize",)))
     check_size(columns, rows, limits)
     grid = Grid((count, rows, columns), _triple(header, SPACING), _triple(header, ORIGIN), _direction(header))
     kind = np.dtype(TYPES[header["ElementType"]]).newbyteorder(">" if _is_true(header, BIG_ENDIAN) else "<")
-    voxels = path if inside else _beside(path, header)
     packed = _is_true(header, ("CompressedData",))
     size = int(header["CompressedDataSize"]) if packed and "CompressedDataSize" in header else None
-    stored = Stored(voxels, length if inside else 0, kind, grid.shape, packed, size)
-    return Volume(path.stem, grid, stored.reader(limits), (path,) if inside else (path, voxels))
+    stored = Stored(files[-1], length if len(files) == 1 else 0, kind, grid.shape, packed, size)
+    return Volume(path.stem, grid, stored.reader(limits), files)
+
+
+def metaimage_files(path: Path) -> tuple[Path, ...]:
+    """The file, and that of its voxels if they are not in it.
+
+    Raises: as `open_metaimage`.
+    """
+    return _files(path, _header(path)[0])
+
+
+def _files(path: Path, header: Header) -> tuple[Path, ...]:
+    return (path,) if _value(header, (DATA,)).upper() == "LOCAL" else (path, _beside(path, header))
 
 
 def _header(path: Path) -> tuple[Header, int]:
@@ -90,13 +101,13 @@ def _is_true(header: Header, names: tuple[str, ...]) -> bool:
     return any(header.get(name, "False").lower() == "true" for name in names)
 
 
-def _check_kind(header: Header) -> None:
+def _check_kind(header: Header, modality: Modality) -> None:
     wanted = {"NDims": "3", "BinaryData": "True", "ElementNumberOfChannels": "1", "HeaderSize": "0"}
     for key, value in wanted.items():
         if header.get(key, value).lower() != value.lower():
             raise UnsupportedInput(f"expected {key} = {value}, got {header[key]}; save it so, one scan in one file")
-    if header.get("Modality", "MET_MOD_CT") not in CT:
-        raise UnsupportedInput(f"expected CT, got Modality = {header['Modality']}; give a CT scan")
+    if header.get("Modality", UNTOLD[0]) not in (f"MET_MOD_{modality}", *UNTOLD):
+        raise UnsupportedInput(f"expected {modality}, got Modality = {header['Modality']}; give {A[modality]} scan")
     if _value(header, ("ElementType",)) not in TYPES:
         raise UnsupportedInput(
             f"expected ElementType to be one of {', '.join(TYPES)}, got {header['ElementType']}; save it as MET_SHORT"

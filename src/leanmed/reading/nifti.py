@@ -9,11 +9,13 @@ refused, as left and right hang on it.
 
 from __future__ import annotations
 
+import copy
 import gzip
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leanmed.errors import MissingExtraError, UnreadableInput, UnsupportedInput
 from leanmed.reading.ct import ORTHONORMAL, Floats, Grid, Hounsfield, Triple, Volume
@@ -26,11 +28,16 @@ SCANNER = 1  # the code of coordinates that are the scanner's
 TURNED = 0.02  # by which the axes of two forms may differ: about a degree
 SCALED = 1e-3  # share by which voxel sizes may differ
 MOVED = 0.1  # mm by which the places of two forms may differ
+# What a header says of where a scan lies, beside pixdim.
+PLACING = (
+    *("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("sform_code", "srow_x", "srow_y", "srow_z"),
+)
 REPAIR = "repair it with nibabel: image.set_sform(AFFINE, 1); image.set_qform(AFFINE, 1), AFFINE being the right one"
 
 
 def open_nifti(path: Path, limits: Limits) -> Volume:
-    """Open a `.nii` or `.nii.gz` file in Hounsfield units; its name is the series' identifier.
+    """Open a `.nii` or `.nii.gz` file; voxels of CT must be in Hounsfield units. Its name is the series' identifier.
 
     Of a compressed file all up to the slices asked for is unpacked, but no more than these is kept; who goes from slice
     to slice unpacks it once.
@@ -61,6 +68,43 @@ def open_nifti(path: Path, limits: Limits) -> Volume:
         return np.ascontiguousarray(stored.transpose(2, 1, 0))
 
     return Volume(path.name[: path.name.lower().rindex(".nii")], grid, read, (path,), notes)
+
+
+def nifti_bytes(voxels: NDArray[Any], grid: Grid, like: Path | None = None) -> bytes:
+    """A volume as an unpacked NIfTI file.
+
+    Args:
+        voxels: (z, y, x) on the grid, of a kind that NIfTI has.
+        grid: where the voxels lie.
+        like: a NIfTI file on the grid, whose qform and sform are copied as they are; None: both are made of the grid.
+
+    Raises:
+        MissingExtraError: without nibabel.
+    """
+    try:
+        from nibabel.nifti1 import Nifti1Image
+        from nibabel.nifti2 import Nifti2Image
+    except ImportError as error:
+        raise MissingExtraError("writing NIfTI", "ct") from error
+    make: Any = Nifti1Image
+    stored = np.ascontiguousarray(voxels.transpose(2, 1, 0))
+    if like is None:
+        affine = np.eye(4)
+        affine[:3, :3], affine[:3, 3] = TO_LPS @ (np.array(grid.direction) * grid.spacing), TO_LPS @ grid.origin
+        image = make(stored, affine)
+        image.header.set_xyzt_units("mm")
+        image.set_qform(affine, SCANNER)
+        image.set_sform(affine, SCANNER)
+        return bytes(image.to_bytes())
+    known = _header(like)
+    if known["sizeof_hdr"] == max(SIZES):
+        make = Nifti2Image
+    blank = make(stored, np.eye(4)).header
+    for name in PLACING:
+        blank[name] = copy.copy(known[name])
+    blank["pixdim"][:4] = known["pixdim"][:4]
+    blank.set_xyzt_units("mm")
+    return bytes(make(stored, None, blank).to_bytes())
 
 
 def _header(path: Path) -> Any:

@@ -37,7 +37,7 @@ Header = Mapping[str, str]
 
 
 def open_nrrd(path: Path, limits: Limits) -> Volume:
-    """Open a `.nrrd` file; its voxels must be in Hounsfield units, and its name is the series' identifier.
+    """Open a `.nrrd` file; voxels of CT must be in Hounsfield units. Its name is the series' identifier.
 
     Raises:
         UnreadableInput: no header, a missing field, or other voxels than declared.

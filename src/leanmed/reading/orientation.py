@@ -87,6 +87,11 @@ class Orientation:
         flips = [slice(None, None, -1 if self.flipped[to] else 1) for to in (2, 1, 0)]
         return ordered[tuple(flips)]
 
+    def as_stored(self, ordered: NDArray[Any]) -> NDArray[Any]:
+        """A whole scan (z, y, x) in the patient's order -> a view of it as stored; the inverse of `turned`."""
+        flips = [slice(None, None, -1 if self.flipped[to] else 1) for to in (2, 1, 0)]
+        return ordered[tuple(flips)].transpose(np.argsort([2 - self.order[to] for to in (2, 1, 0)]))
+
     def grid(self, stored: Grid) -> Grid:
         """The grid as stored -> in the patient's order; every voxel keeps its place in the world."""
         direction = np.array(stored.direction)[:, self.order] * np.where(self.flipped, -1.0, 1.0)
@@ -139,7 +144,7 @@ def in_order(volume: Volume) -> Volume:
 
     def axial(first: int, end: int) -> Hounsfield:
         low, high = (count - end, count - first) if orientation.flipped[2] else (first, end)
-        return orientation.turned(volume.hu(low, high))
+        return orientation.turned(volume.voxels(low, high))
 
     @cache
     def whole() -> Hounsfield:
@@ -148,7 +153,7 @@ def in_order(volume: Volume) -> Volume:
                 f"{volume.uid}: expected at most {MAX_TURNED:,} voxels in a scan that is not stored in axial slices, "
                 f"got a shape of {volume.grid.shape}; save it in axial slices"
             )
-        return orientation.turned(volume.hu(0, count))
+        return orientation.turned(volume.voxels(0, count))
 
     read = axial if orientation.is_axial else lambda first, end: whole()[first:end]
     return replace(volume, grid=orientation.grid(volume.grid), read=read)

@@ -230,6 +230,17 @@ def to_rgba(image: Image.Image) -> NDArray[np.uint8]:
     return np.array(image if turn is None else image.transpose(turn))
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """An opened image turned as its EXIF orientation says, its pixels as they are stored.
+
+    Raises:
+        UnsupportedInput: too much EXIF.
+        Exception: whatever Pillow raises on damaged pixels.
+    """
+    turn = _turn(image)
+    return image if turn is None else image.transpose(turn)
+
+
 def upright_size(header: Image.Image) -> tuple[int, int]:
     """Width and height of what `to_rgba` makes of an opened image, without decoding it.
 
@@ -246,6 +257,17 @@ def is_sixteen_bit(header: Image.Image) -> bool:
     if isinstance(header, PngImageFile):  # of colours Pillow's mode does not tell
         return header.mode in _SIXTEEN_BIT or any("16" in str(tile[3]) for tile in header.tile)
     return False
+
+
+def stored_bits(header: Image.Image) -> int:
+    """Bits of a sample of an opened PNG or TIFF; 8 for other formats.
+
+    Pillow's mode L stands for 2, 4 and 8 of them.
+    """
+    if isinstance(header, TiffImageFile):
+        return int(header.tag_v2.get(_TIFF_BITS, (1,))[0])
+    raw = re.search(r";(\d+)", str(header.tile[0][3])) if isinstance(header, PngImageFile) and header.tile else None
+    return int(raw[1]) if raw else 8
 
 
 def sixteen_bit_values(image: Image.Image) -> NDArray[Any]:

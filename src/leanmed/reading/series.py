@@ -1,4 +1,4 @@
-"""A folder with one CT series in DICOM, a file per slice.
+"""A folder with one series of CT or MR in DICOM, a file per slice.
 
 The slices are put in order by where they lie, whatever their names and numbers. What would put a nodule in a wrong
 place is refused: two series, slices that are missing or doubled, a tilted gantry. What an archive exports beside the
@@ -20,15 +20,13 @@ from pydicom import Dataset
 from pydicom.multival import MultiValue
 
 from leanmed.errors import InputError, UnreadableInput, UnsupportedInput
-from leanmed.reading.ct import Floats, Grid, Hounsfield, Triple, Volume
+from leanmed.reading.ct import A, Floats, Grid, Hounsfield, Modality, Triple, Volume
 from leanmed.reading.dicom import check_image, open_dicom, parse_dicom, stored_values
 from leanmed.reading.raster import Limits, checked_bytes
 from leanmed.reading.source import dicom_head
 
-NEEDED = (
-    *("Modality", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
-    *("RescaleSlope", "RescaleIntercept"),
-)
+NEEDED = ("Modality", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+RESCALED = ("RescaleSlope", "RescaleIntercept")  # needed of CT, since without them the values are no Hounsfield units
 UNITS = ("HU", "US")  # some scanners call Hounsfield units unspecified
 UNEVEN = 0.1  # share of the distance between slices by which one may differ
 SCREEN = "1.2.840.10008.5.1.4.1.1.7"  # secondary capture: what begins with it is a picture of a screen
@@ -51,20 +49,22 @@ class _Plane:
     size: tuple[int, int]  # rows, columns
 
 
-def open_series(folder: Path, limits: Limits) -> Volume:
+def open_series(folder: Path, limits: Limits, modality: Modality) -> Volume:
     """Open a folder of DICOM slices; files that are no DICOM are passed over.
 
     Raises:
-        UnreadableInput: no slices, a slice without one of the fields in `NEEDED`, slices missing or unevenly spaced.
+        UnreadableInput: no slices, a slice without one of the fields in `NEEDED` (of CT in `RESCALED`, too), slices
+            missing or unevenly spaced.
         UnsupportedInput: another modality, two series, slices doubled or of different kinds, a tilted gantry.
         InputTooLarge: over a cap.
         Exception: whatever pydicom raises on damaged files.
     """
-    planes, beside = _read_planes(folder, limits)
+    planes, beside = _read_planes(folder, limits, modality)
     if len(planes) < 2:
         others = f", beside {_counted(beside)}" if beside else ""
         raise UnreadableInput(
-            f"expected a CT series of two slices or more, got {len(planes)}{others}; give the folder of a series"
+            f"expected {A[modality]} series of two slices or more, got {len(planes)}{others}; give the folder of a "
+            "series"
         )
     _check_alike(planes)
     normal = np.cross(*planes[0].axes)
@@ -75,7 +75,7 @@ def open_series(folder: Path, limits: Limits) -> Volume:
     files = tuple(plane.path for plane in planes)
 
     def read(z0: int, z1: int) -> Hounsfield:
-        return np.stack([_read_hu(path, limits) for path in files[z0:z1]])
+        return np.stack([_read_slice(path, limits) for path in files[z0:z1]])
 
     notes = (f"Passed over beside the slices: {_counted(beside)}.",) if beside else ()
     return Volume(first.series, _grid(first, len(planes), between), read, files, notes)
@@ -87,9 +87,9 @@ def open_slice(data: bytes, limits: Limits) -> Volume:
     Raises: as `open_series`.
     """
     dataset = open_dicom(data, limits)
-    plane = _plane(dataset, Path())
-    hu = _hu(dataset, limits)[np.newaxis]
-    return Volume(plane.series, _grid(plane, 1, 1.0), lambda z0, z1: hu[z0:z1], ())
+    plane = _plane(dataset, Path(), "CT")
+    voxels = _values_of(dataset, limits)[np.newaxis]
+    return Volume(plane.series, _grid(plane, 1, 1.0), lambda z0, z1: voxels[z0:z1], ())
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def _named(path: Path) -> Iterator[None]:
         raise type(error)(f"{path.name}: {error}") from error
 
 
-def _read_planes(folder: Path, limits: Limits) -> tuple[list[_Plane], Counter[str]]:
+def _read_planes(folder: Path, limits: Limits, modality: Modality) -> tuple[list[_Plane], Counter[str]]:
     """The slices of a folder, and how many of what else in DICOM lies among them, `DICOMDIR` and hidden names apart."""
     planes, beside = [], Counter[str]()
     for path in sorted(folder.iterdir()):
@@ -113,7 +113,7 @@ def _read_planes(folder: Path, limits: Limits) -> tuple[list[_Plane], Counter[st
                 beside[what] += 1
                 continue
             check_image(dataset, limits)
-            planes.append(_plane(dataset, path))
+            planes.append(_plane(dataset, path, modality))
     return planes, beside
 
 
@@ -140,15 +140,16 @@ def _counted(kinds: Counter[str]) -> str:
     return ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
 
 
-def _plane(dataset: Dataset, path: Path) -> _Plane:
-    missing = [name for name in NEEDED if dataset.get(name) in (None, "")]
+def _plane(dataset: Dataset, path: Path, modality: Modality) -> _Plane:
+    missing = [name for name in (*NEEDED, *(RESCALED if modality == "CT" else ())) if dataset.get(name) in (None, "")]
     if missing:
         raise UnreadableInput(f"expected {', '.join(missing)}, got nothing; export the series again")
-    units = dataset.get("RescaleType") or "HU"
-    if dataset.Modality != "CT" or dataset.PhotometricInterpretation != "MONOCHROME2" or units not in UNITS:
+    units = (dataset.get("RescaleType") or "HU") if modality == "CT" else "HU"
+    if dataset.Modality != modality or dataset.PhotometricInterpretation != "MONOCHROME2" or units not in UNITS:
+        wanted = "CT in Hounsfield units" if modality == "CT" else "MR in grey"
+        got = (dataset.Modality, dataset.PhotometricInterpretation, *([units] if modality == "CT" else []))
         raise UnsupportedInput(
-            f"expected CT in Hounsfield units, got {dataset.Modality}, "
-            f"{dataset.PhotometricInterpretation}, {units}; keep nothing but the CT series in the folder"
+            f"expected {wanted}, got {', '.join(got)}; keep nothing but the {modality} series in the folder"
         )
     if abs(float(dataset.get("GantryDetectorTilt") or 0)) > np.degrees(TILT):
         raise _tilted(f"GantryDetectorTilt is {dataset.GantryDetectorTilt} degrees")
@@ -213,14 +214,18 @@ def _tilted(found: str) -> UnsupportedInput:
     return UnsupportedInput(f"expected a gantry that is not tilted, but {found}; resample the scan to right angles")
 
 
-def _read_hu(path: Path, limits: Limits) -> Hounsfield:
+def _read_slice(path: Path, limits: Limits) -> Hounsfield:
     with _named(path):
-        return _hu(open_dicom(checked_bytes(path, limits), limits), limits)
+        return _values_of(open_dicom(checked_bytes(path, limits), limits), limits)
 
 
-def _hu(dataset: Dataset, limits: Limits) -> Hounsfield:
+def _values_of(dataset: Dataset, limits: Limits) -> Hounsfield:
+    """The values of a slice, rescaled; of MR, where nothing need be rescaled, as they are stored."""
+    slope, intercept = (dataset.get(name) for name in RESCALED)
     stored = stored_values(dataset, limits).astype(np.float32)
-    return stored * np.float32(dataset.RescaleSlope) + np.float32(dataset.RescaleIntercept)
+    if slope is None or intercept is None:
+        return stored
+    return stored * np.float32(slope) + np.float32(intercept)
 
 
 def _triple(values: Floats) -> Triple:

@@ -70,7 +70,7 @@ def border(name: str, kind: str = "image") -> Iterator[None]:
 
     Args:
         name: of the source.
-        kind: what was expected of it, an image or a CT scan.
+        kind: what was expected of it, an image, a mask or a scan.
     """
     silence_decoders()
     try:

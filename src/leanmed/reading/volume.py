@@ -1,6 +1,6 @@
-"""CT scans from files that are not trusted: the only door through which one enters.
+"""Scans of CT or MR from files that are not trusted: the only door through which one enters.
 
-Opening a scan reads what is known about it; voxels are read slice by slice, when `Volume.hu` asks for them.
+Opening a scan reads what is known about it; voxels are read slice by slice, when `Volume.voxels` asks for them.
 """
 
 from __future__ import annotations
@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from leanmed.errors import UnreadableInput, UnsupportedInput
-from leanmed.reading.ct import Grid, Hounsfield, Volume
-from leanmed.reading.metaimage import open_metaimage
+from leanmed.reading.ct import A, Grid, Hounsfield, Modality, Volume
+from leanmed.reading.hdf5 import hdf5_parts, open_hdf5
+from leanmed.reading.metaimage import metaimage_files, open_metaimage
 from leanmed.reading.nrrd import open_nrrd
 from leanmed.reading.raster import DEFAULT_LIMITS, Limits, checked_bytes
 from leanmed.reading.source import border, dicom_head, name_of, silence_decoders
@@ -30,6 +32,7 @@ __all__ = [
     "open_slice",
     "open_volume",
     "scan_advice",
+    "scan_files",
 ]
 
 SUFFIXES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd")
@@ -56,9 +59,10 @@ def is_scan(path: Path) -> bool:
     return is_volume(path) or os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises where it may not look
 
 
-def is_series(folder: Path) -> bool:
-    """Whether a folder itself holds slices of CT in DICOM, two at least; whether they are sound, opening it tells."""
-    slices = (path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and is_ct_slice(path))
+def is_series(folder: Path, modality: Modality = "CT") -> bool:
+    """Whether a folder itself holds slices of CT or MR in DICOM, two at least; whether sound, opening it tells."""
+    files = (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
+    slices = (path for path in files if dicom_modality(path) == modality)
     return len(list(islice(slices, 2))) == 2
 
 
@@ -78,6 +82,20 @@ def dicom_modality(source: Path | bytes) -> str | None:
     return modality(head)
 
 
+def scan_files(path: Path) -> tuple[Path, ...]:
+    """The files that a scan is made of, whatever it is of: of a folder its DICOM files, of `.mhd` two.
+
+    Raises:
+        InputError: a header that cannot be read.
+    """
+    if path.is_dir():
+        return tuple(file for file in sorted(path.iterdir()) if dicom_modality(file) is not None)
+    if inside := hdf5_parts(path):
+        return inside[:1]
+    with border(name_of(path), "scan"):
+        return metaimage_files(path) if path.suffix.lower() in (".mhd", ".mha") else (path,)
+
+
 def open_slice(source: Path | bytes, limits: Limits = DEFAULT_LIMITS) -> Volume:
     """Open one CT slice in DICOM as a scan of a single slice.
 
@@ -93,14 +111,15 @@ def open_slice(source: Path | bytes, limits: Limits = DEFAULT_LIMITS) -> Volume:
         return open_slice(checked_bytes(source, limits), limits)
 
 
-def open_volume(path: Path, limits: Limits = DEFAULT_LIMITS) -> Volume:
-    """Open a CT scan in Hounsfield units.
+def open_volume(path: Path, limits: Limits = DEFAULT_LIMITS, modality: Modality = "CT") -> Volume:
+    """Open a scan, CT in Hounsfield units or MR in the scanner's own.
 
     Args:
         path: an `.mhd` file with its `.raw` beside it, an `.mha`, `.nrrd`, `.nii` or `.nii.gz` file, or a folder with
             the slices of one DICOM series.
         limits: caps on the pixels of a slice, on the bytes of each DICOM file, and on those of any other scan, packed
             and unpacked.
+        modality: what the scan is of. Files that do not say so are taken at the caller's word.
 
     Raises:
         UnreadableInput: missing, damaged, truncated, or without a slice or a field that is needed.
@@ -110,22 +129,24 @@ def open_volume(path: Path, limits: Limits = DEFAULT_LIMITS) -> Volume:
         MissingExtraError: NIfTI without nibabel.
     """
     name = name_of(path)
-    with border(name, "CT scan"):
-        volume = _opener(path)(path, limits)
+    with border(name, f"{modality} scan"):
+        volume = _opener(path, modality)(path, limits)
 
     def read(first: int, end: int) -> Hounsfield:
-        with border(name, "CT scan"):
+        with border(name, f"{modality} scan"):
             return volume.read(first, end)
 
     return replace(volume, read=read)
 
 
-def _opener(path: Path) -> Callable[[Path, Limits], Volume]:
+def _opener(path: Path, modality: Modality) -> Callable[[Path, Limits], Volume]:
     """The reader for a path; each is imported only when needed, since pydicom and nibabel are slow to import."""
     if path.is_dir():
         from leanmed.reading.series import open_series
 
-        return open_series
+        return partial(open_series, modality=modality)
+    if modality == "MR" and hdf5_parts(path):
+        return open_hdf5
     if not path.is_file():
         raise UnreadableInput("expected a file or a folder, found nothing there; check the path")
     if path.name.lower().endswith((".nii", ".nii.gz")):
@@ -133,11 +154,12 @@ def _opener(path: Path) -> Callable[[Path, Limits], Volume]:
 
         return open_nifti
     if path.suffix.lower() in (".mhd", ".mha"):
-        return open_metaimage
+        return partial(open_metaimage, modality=modality)
     if path.suffix.lower() == ".nrrd":
         return open_nrrd
     if path.name.lower().endswith(_PAIRS):
         raise UnsupportedInput(f"expected a scan in one file, got one of a pair; {scan_advice(path)}")
     raise UnsupportedInput(
-        f"expected a CT scan ending in {', '.join(SUFFIXES)}, or a folder of DICOM slices, got {path.name}; give one"
+        f"expected {A[modality]} scan ending in {', '.join(SUFFIXES)}, or a folder of DICOM slices, got {path.name}; "
+        "give one"
     )

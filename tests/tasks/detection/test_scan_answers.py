@@ -564,7 +564,7 @@ def test_hounsfield_units_have_no_alpha_and_photographs_no_hounsfield_units(dete
 def test_a_slice_by_itself_is_made_ready_as_a_scan_of_one(grid, hu, tmp_path):
     volume = open_slice(slice_file(tmp_path / "one", grid, hu))
     assert (volume.grid.shape, volume.grid.spacing) == ((1, *hu.shape[1:]), (1.5, 1.2, 1.0))
-    np.testing.assert_array_equal(volume.hu(0, 1), hu[11:12])
+    np.testing.assert_array_equal(volume.voxels(0, 1), hu[11:12])
     (piece,) = prepare(volume).slices()
     assert (piece.pixels[..., 0] == piece.pixels[..., 2]).all()
 
