@@ -1,0 +1,1 @@
+"""Where things are, pixel by pixel: one mask for each image."""
