@@ -131,10 +131,10 @@ def _union(one: Box | None, other: Box | None) -> Box:
 
 def _measured(truth: Mask, answered: Mask, spacing: Sequence[float] | None, *, thin: bool) -> dict[str, float]:
     """The columns of `CaseRow` for one label."""
-    tp = np.count_nonzero(truth & answered)
-    fn, fp = np.count_nonzero(truth) - tp, np.count_nonzero(answered) - tp
+    tp = int(np.count_nonzero(truth & answered))
+    fn, fp = int(np.count_nonzero(truth)) - tp, int(np.count_nonzero(answered)) - tp
     hd95, asd = _distances(truth, answered, spacing)
-    row = {
+    row: dict[str, float] = {
         "dice": _share(2 * tp, 2 * tp + fp + fn),
         "iou": _share(tp, tp + fp + fn),
         "hd95": hd95,
@@ -295,7 +295,7 @@ class Segmented:
     def remarks(self) -> list[str]:
         """How many cases there are, how many have nothing to find, and which of them have no distance."""
         n, absent, both = len(self.group), self.truth == 0, (self.truth == 0) & (self.answered == 0)
-        found = [f"{n} cases in {self.groups} groups; {absent.all(axis=1).sum()} of them have nothing to find."]
+        found = [f"{n} cases in {self.groups} groups; in {absent.all(axis=1).sum()} cases there is nothing to find."]
         if len(self.labels) > 1:
             held = zip(self.labels, (~absent).sum(axis=0), strict=True)
             found.append(f"Cases that hold each label: {', '.join(f'{label} {count}' for label, count in held)}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
 
 from leanmed.figures.bootstrap import Ints
 
@@ -31,7 +32,7 @@ def skeleton(mask: Mask) -> Mask:
     left = padded.ravel()  # a view: deletions show in `padded`
     offsets = np.array([y * padded.shape[1] + x for y, x in AROUND])
     # Only pixels on the border can be deleted, and each deletion moves the border to the pixel's neighbours.
-    border = np.flatnonzero(left)
+    border = np.flatnonzero(padded & ~binary_erosion(padded, np.ones((3, 3))))
     idle, step = 0, 0
     while idle < 2:
         codes = _codes(left, border, offsets)
@@ -42,7 +43,8 @@ def skeleton(mask: Mask) -> Mask:
         border = np.unique(np.concatenate([border[~going & (codes < 255)], exposed[left[exposed]]]))
         idle = 0 if gone.size else idle + 1
         step = 1 - step
-    return padded[1:-1, 1:-1]
+    thin: Mask = padded[1:-1, 1:-1]
+    return thin
 
 
 def _codes(left: Mask, pixels: Ints, offsets: Ints) -> Ints:
@@ -66,11 +68,10 @@ def _deleted(step: int) -> Mask:
     north, east, south, west = around[:, ::2].T
     entries = (~around & np.roll(around, -1, axis=1)).sum(axis=1)  # from background to mask, going round
     marked = around.sum(axis=1)
-    sides = (
-        ~(north & east & south) & ~(east & south & west)
-        if step == 0
-        else ~(north & east & west) & ~(north & south & west)
-    )
+    if step == 0:
+        sides = ~(east & south & (north | west))
+    else:
+        sides = ~(north & west & (east | south))
     gone: Mask = (marked >= 2) & (marked <= 6) & (entries == 1) & sides
     return gone
 
