@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -319,6 +319,7 @@ def export(
     opened = open_run(run)
     if fold is not None:
         opened.fold(fold)  # refused before torch is imported, which takes long
+    from leanmed.compress.distil import teacher_of
     from leanmed.export.export import export
 
     made: dict[str, Any] = {"fold": fold, "ensemble": ensemble, "threshold": wanted, "data": data}

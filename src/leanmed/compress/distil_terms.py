@@ -12,7 +12,7 @@ that each function states.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,9 +42,8 @@ def affinity(student: Tensor, teacher: Tensor, *, margin: float = 3.0) -> Tensor
     for offset in OFFSETS:
         here, there = _neighbours(labels, offset)
         same = here == there
-        near, far = cast(
-            tuple[Tensor, Tensor],
-            checkpoint(_divergences, probability, same, offset, margin, use_reentrant=False, preserve_rng_state=False),
+        near, far = checkpoint(
+            _divergences, probability, same, offset, margin, use_reentrant=False, preserve_rng_state=False
         )
         alike, differing = alike + near, differing + far
         pairs, apart = pairs + 2 * same.sum(), apart + 2 * (~same).sum()
@@ -246,6 +245,6 @@ def _areas(masks: Tensor, size: Any) -> Tensor:
 
 def _cosines(features: Tensor, masks: Tensor) -> Tensor:
     """(b, K, K): the cosines between the mean features of labels' regions."""
-    shares = F.adaptive_avg_pool2d(masks, features.shape[-2:])  # (b, K, h', w')
+    shares = F.adaptive_avg_pool2d(masks, (features.shape[-2], features.shape[-1]))  # (b, K, h', w')
     sums = torch.einsum("bkhw,bchw->bkc", shares, features)
     return _gram(sums / shares.sum((2, 3))[..., None].clamp_min(1e-6))

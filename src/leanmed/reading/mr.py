@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -107,6 +108,36 @@ def _grid_of(path: Path, *_: float) -> Grid:
         return in_order(volume).grid
 
 
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """A whole MR volume, read once.
+
+    Args:
+        path: the file, or the folder of a series.
+        scores: (z, h, w) z-scores in the patient's order.
+        stored: the grid as stored.
+    """
+
+    path: Path
+    scores: Scores
+    stored: Grid
+
+    @property
+    def grid(self) -> Grid:
+        """Where the voxels lie, in the patient's order."""
+        return Orientation.of(self.stored).grid(self.stored)
+
+    def slice(self, z: int) -> Scores:
+        """As `read_mr_slice`."""
+        return _with_neighbours(self.scores, z)
+
+
+def open_whole(path: Path, limits: Limits = DEFAULT_LIMITS) -> Whole:
+    """Read a whole MR volume; see `read_mr_volume`, whose errors it raises."""
+    scores, stored, _ = read_mr_volume(path, limits)
+    return Whole(path, scores, stored)
+
+
 def read_mr_volume(path: Path, limits: Limits = DEFAULT_LIMITS) -> tuple[Scores, Grid, Orientation]:
     """Read a whole MR volume.
 
@@ -178,6 +209,10 @@ def read_mr_slice(path: Path, z: int) -> Scores:
     volume = _kept_scores(path)
     if not 0 <= z < len(volume):
         raise IndexError(f"{path}: expected a slice within 0 to {len(volume) - 1}, got {z}")
+    return _with_neighbours(volume, z)
+
+
+def _with_neighbours(volume: Scores, z: int) -> Scores:
     return np.stack([volume[max(z - 1, 0)], volume[z], volume[min(z + 1, len(volume) - 1)]], axis=2)
 
 
@@ -197,12 +232,22 @@ def write_mask_nifti(path: Path, mask: Marks, like: Path, limits: Limits = DEFAU
     """
     if not path.name.lower().endswith(NIFTI):
         raise ValueError(f"expected a name that ends in {' or '.join(NIFTI)}, got {path.name}; choose such a name")
-    grid = open_mr(like, limits).grid
-    orientation = Orientation.of(grid)
-    shape = orientation.grid(grid).shape
-    if mask.dtype != np.uint8 or mask.shape != shape:
-        raise ValueError(f"expected a mask of uint8 in a shape of {shape}, got {mask.dtype} in {mask.shape}")
-    content = nifti_bytes(orientation.as_stored(mask), grid, like if like.name.lower().endswith(NIFTI) else None)
+    content = mask_as_nifti(mask, open_mr(like, limits).grid, like)
     with whole_file(path) as temporary:
         packed = path.name.lower().endswith(".gz")
         temporary.write_bytes(gzip.compress(content, mtime=0) if packed else content)
+
+
+def mask_as_nifti(mask: Marks, stored: Grid, like: Path) -> bytes:
+    """The bytes of an unpacked NIfTI file with a mask; see `write_mask_nifti`, whose errors of the mask it raises.
+
+    Args:
+        mask: (z, h, w) uint8 in the patient's order.
+        stored: the volume's grid, as it is stored.
+        like: the volume.
+    """
+    orientation = Orientation.of(stored)
+    shape = orientation.grid(stored).shape
+    if mask.dtype != np.uint8 or mask.shape != shape:
+        raise ValueError(f"expected a mask of uint8 in a shape of {shape}, got {mask.dtype} in {mask.shape}")
+    return nifti_bytes(orientation.as_stored(mask), stored, like if like.name.lower().endswith(NIFTI) else None)

@@ -100,9 +100,9 @@ class Segmentation(Value):
 
     def cells(self) -> dict[str, str | float]:
         """How many pixels each label marks, and their share of the image."""
-        counts = self.pixels.items()
-        shares = {f"share {label}": round(n / max(self.mask.size, 1), 6) for label, n in counts}
-        return {f"pixels {label}": n for label, n in counts} | shares
+        size = max(self.mask.size, 1)
+        cells: dict[str, str | float] = {f"pixels {label}": n for label, n in self.pixels.items()}
+        return cells | {f"share {label}": round(n / size, 6) for label, n in self.pixels.items()}
 
     def draw(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The image with the outline of each label over it, and how much of it each label marks below it."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -86,4 +84,4 @@ def change_values(images: Tensor, alpha: Tensor, settings: Changes, generator: t
         spread = images.std((1, 2, 3), keepdim=True)
         drawn = torch.randn(images.shape, generator=generator).to(images)
         images = images + drawn * spread * uniform(0, settings.noise)
-    return cast(Tensor, images * alpha)
+    return images * alpha

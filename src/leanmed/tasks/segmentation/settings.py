@@ -13,7 +13,7 @@ class MaskData(Data):
     """What is read."""
 
     dataset: str = Field(default="masks", description="a reader's name: masks, mr-sites, nnunet...")
-    kind: Literal["photograph", "intensities"] = Field(  # type: ignore[assignment]
+    kind: Literal["photograph", "intensities"] = Field(
         default="photograph",
         description="photograph: images of 8 bits; intensities: axial slices of MR volumes, each with the slices beside "
         "it, from whose values the volume's mean is subtracted and which are divided by its standard deviation",

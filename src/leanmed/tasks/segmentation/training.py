@@ -72,7 +72,7 @@ class Segmentations(Task):
             channels = channels / LEVELS
         image = torch.cat([channels[:3] * channels[3:], channels[3:]])
         height, width = image.shape[1:]
-        square = torch.sym_max(height, width)
+        square: Any = torch.sym_max(height, width)
         image = F.pad(image, (0, square - width, 0, square - height))
         return F.interpolate(image[None], (self.side, self.side), mode="bilinear", antialias=True)[0]
 
