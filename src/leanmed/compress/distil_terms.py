@@ -90,7 +90,9 @@ def kernel(student: Tensor, teacher: Tensor, *, gram: str = "batch") -> Tensor:
     return F.mse_loss(own, wanted) + F.l1_loss(own, wanted)
 
 
-def logits(student: Tensor, teacher: Tensor, *, direction: str = "teacher||student", temperature: float = 1.0) -> Tensor:
+def logits(
+    student: Tensor, teacher: Tensor, *, direction: str = "teacher||student", temperature: float = 1.0
+) -> Tensor:
     """LM: the divergence of the student's probabilities from the teacher's, mean over images and places.
 
     Args:

@@ -98,6 +98,8 @@ class _Kinds:
         names, counts = np.unique(strata, return_counts=True)
         few = [name for name in np.unique(strata[free]) if len(np.unique(groups[among][strata == name])) < parts]
         others = [(count, name) for name, count in zip(names, counts, strict=True) if name not in few]
+        if few and not others and free.all():
+            return np.full(among.size, "")  # all are rare: they are one
         return np.where(np.isin(strata, few), max(others)[1], strata) if few and others else strata
 
 

@@ -154,7 +154,7 @@ def pool(x: Tensor) -> tuple[Tensor, Tensor]:
 def unpool(x: Tensor, where: Tensor) -> Tensor:
     """Values (b, c, h, w) at the places that `pool` found in a map of twice the size, and zeros elsewhere."""
     b, c, h, w = x.shape
-    return (x[:, :, :, None, :, None] * where).view(b, c, 2 * h, 2 * w)
+    return (x[:, :, :, None, :, None] * where).reshape(b, c, 2 * h, 2 * w)
 
 
 def _activated(layer: nn.Module, channels: int) -> list[nn.Module]:

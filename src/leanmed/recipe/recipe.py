@@ -206,10 +206,14 @@ class Distillation(Section):
     """
 
     affinity: float | None = Field(
-        default=None, ge=0, description="weight of AAM: pixels differ from their neighbours as in the teacher's mask; .9"
+        default=None,
+        ge=0,
+        description="weight of AAM: pixels differ from their neighbours as in the teacher's mask; .9",
     )
     kernel: float | None = Field(
-        default=None, ge=0, description="weight of KMM: images of a batch resemble each other as they do to the teacher; .9"
+        default=None,
+        ge=0,
+        description="weight of KMM: images of a batch resemble each other as they do to the teacher; .9",
     )
     logits: float | None = Field(
         default=None, ge=0, description="weight of LM: probabilities are those of the teacher; .2"

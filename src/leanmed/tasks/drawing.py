@@ -24,7 +24,9 @@ def on_grey(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", picture.size, GREY), picture).convert("RGB")
 
 
-def outlined(picture: Image.Image, mask: NDArray[np.uint8], colours: Sequence[tuple[int, int, int]] = OUTLINES) -> Image.Image:
+def outlined(
+    picture: Image.Image, mask: NDArray[np.uint8], colours: Sequence[tuple[int, int, int]] = OUTLINES
+) -> Image.Image:
     """The picture with the outline of what each value of a mask (h, w) marks, in a colour for each.
 
     An outline lies on the pixels inside that touch other values, and is widened on large pictures.

@@ -137,7 +137,6 @@ class Loop(lightning.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-
     def _shape(self, step: int, steps: int) -> float:
         """The schedule's share of the learning rate at a step of so many."""
         settings = self.settings

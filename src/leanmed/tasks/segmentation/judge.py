@@ -102,9 +102,7 @@ def _joined(planes: Sequence[Any], volume: bool) -> Any:
     return np.stack(planes) if volume else planes[0]
 
 
-def evidence(
-    records: Sequence[Record], answers: Sequence[Segmentation], labels: tuple[str, ...]
-) -> Evidence | None:
+def evidence(records: Sequence[Record], answers: Sequence[Segmentation], labels: tuple[str, ...]) -> Evidence | None:
     """Some pixels of each image, spread over it evenly: their logits, and whether the label is there.
 
     With several labels there is none: the likeliest is answered.
