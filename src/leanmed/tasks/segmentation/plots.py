@@ -32,8 +32,8 @@ def dice_of_cases(table: Segmented) -> Plot:
         mean = table.mean_dice()
         return Plot(
             "Dice of each case",
-            "How many cases have which Dice; the dashed line is the mean. Cases far to the left are those that the mean "
-            "hides.",
+            "How many cases have which Dice; the dashed line is the mean. Cases far to the left are those that the "
+            "mean hides.",
             f"Histogram of the Dice of {mean.size} cases. Mean {mean.mean():.3f}, median {np.median(mean):.3f}, lowest "
             f"{mean.min():.3f}.",
             svg_of(canvas),
@@ -62,8 +62,9 @@ def reliability(table: Segmented, histograms: Floats, *, resamples: int = 500, s
         below.set(xlabel="Predicted probability", ylabel="Pixels", yscale="log")
         return Plot(
             "Reliability of pixels",
-            "On the diagonal, 70 % of the pixels with a predicted 70 % are marked in the truth. Lines are 95 % intervals "
-            "over groups; the bars below, whose scale is logarithmic, say how many pixels each point stands for.",
+            "On the diagonal, 70 % of the pixels with a predicted 70 % are marked in the truth. Lines are 95 % "
+            "intervals over groups; the bars below, whose scale is logarithmic, say how many pixels each point stands "
+            "for.",
             f"Reliability diagram of pixels. ECE {ece:.3f}.",
             svg_of(canvas),
         )
