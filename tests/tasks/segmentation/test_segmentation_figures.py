@@ -344,5 +344,7 @@ def test_plots_show_the_dice_of_cases_and_the_reliability_where_it_is_known() ->
     assert f"Mean {table.mean_dice().mean():.3f}" in dice.alt
     assert f"ECE {point(table)['ece']:.3f}" in reliability.alt
     assert dice.svg.count("Cases<") == 1
+    assert ">100</text>" in reliability.svg
+    assert "math" not in reliability.svg
     (several,) = plots_of(table_of(rows_of(labels=2), ("left <lung>", "$x$")))
     assert several.svg.count("mean 0.") == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.ticker import NullFormatter
 
 from leanmed.figures.bootstrap import Floats, divide, resample_groups
 from leanmed.report.plots import DASHED, PALETTE, Plot, canvas_of, short, svg_of, unit_axes, unit_edges
@@ -59,7 +60,9 @@ def reliability(table: Segmented, histograms: Floats, *, resamples: int = 500, s
         axes.text(0.02, 0.97, f"ECE {ece:.3f}", transform=axes.transAxes, va="top")
         unit_axes(axes, "", "Observed share")
         below.bar((np.arange(BINS) + 0.5) / BINS, pixels, width=1 / BINS, color=PALETTE[0], edgecolor="white")
-        below.set(xlabel="Predicted probability", ylabel="Pixels", yscale="log")
+        below.set(xlabel="Predicted probability", ylabel="Pixels", yscale="log", ylim=(0.5, None))
+        below.yaxis.set_major_formatter("{x:,.0f}")  # powers of ten would be written as mathematics
+        below.yaxis.set_minor_formatter(NullFormatter())
         return Plot(
             "Reliability of pixels",
             "On the diagonal, 70 % of the pixels with a predicted 70 % are marked in the truth. Lines are 95 % "
