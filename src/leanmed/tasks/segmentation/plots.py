@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.ticker import NullFormatter
 
 from leanmed.figures.bootstrap import Floats, divide, resample_groups
 from leanmed.report.plots import DASHED, PALETTE, Plot, canvas_of, short, svg_of, unit_axes, unit_edges
@@ -32,8 +33,8 @@ def dice_of_cases(table: Segmented) -> Plot:
         mean = table.mean_dice()
         return Plot(
             "Dice of each case",
-            "How many cases have which Dice; the dashed line is the mean. Cases far to the left are those that the mean "
-            "hides.",
+            "How many cases have which Dice; the dashed line is the mean. Cases far to the left are those that the "
+            "mean hides.",
             f"Histogram of the Dice of {mean.size} cases. Mean {mean.mean():.3f}, median {np.median(mean):.3f}, lowest "
             f"{mean.min():.3f}.",
             svg_of(canvas),
@@ -59,11 +60,14 @@ def reliability(table: Segmented, histograms: Floats, *, resamples: int = 500, s
         axes.text(0.02, 0.97, f"ECE {ece:.3f}", transform=axes.transAxes, va="top")
         unit_axes(axes, "", "Observed share")
         below.bar((np.arange(BINS) + 0.5) / BINS, pixels, width=1 / BINS, color=PALETTE[0], edgecolor="white")
-        below.set(xlabel="Predicted probability", ylabel="Pixels", yscale="log")
+        below.set(xlabel="Predicted probability", ylabel="Pixels", yscale="log", ylim=(0.5, None))
+        below.yaxis.set_major_formatter("{x:,.0f}")  # powers of ten would be written as mathematics
+        below.yaxis.set_minor_formatter(NullFormatter())
         return Plot(
             "Reliability of pixels",
-            "On the diagonal, 70 % of the pixels with a predicted 70 % are marked in the truth. Lines are 95 % intervals "
-            "over groups; the bars below, whose scale is logarithmic, say how many pixels each point stands for.",
+            "On the diagonal, 70 % of the pixels with a predicted 70 % are marked in the truth. Lines are 95 % "
+            "intervals over groups; the bars below, whose scale is logarithmic, say how many pixels each point stands "
+            "for.",
             f"Reliability diagram of pixels. ECE {ece:.3f}.",
             svg_of(canvas),
         )

@@ -55,7 +55,7 @@ def _codes(left: Mask, pixels: Ints, offsets: Ints) -> Ints:
 
 def _alone(left: Mask, pixels: Ints, codes: Ints, offsets: Ints) -> Mask:
     """(m,) which pixels are the upper left of a square of two by two that touches nothing else."""
-    alone = codes == _CORNER
+    alone: Mask = codes == _CORNER
     square = pixels[alone, None] + offsets[[_EAST, _SOUTH_EAST, _SOUTH]]
     neighbours = left[square[..., None] + offsets].sum(axis=2)
     alone[alone] = (neighbours == 3).all(axis=1)
@@ -68,10 +68,7 @@ def _deleted(step: int) -> Mask:
     north, east, south, west = around[:, ::2].T
     entries = (~around & np.roll(around, -1, axis=1)).sum(axis=1)  # from background to mask, going round
     marked = around.sum(axis=1)
-    if step == 0:
-        sides = ~(east & south & (north | west))
-    else:
-        sides = ~(north & west & (east | south))
+    sides = ~(east & south & (north | west)) if step == 0 else ~(north & west & (east | south))
     gone: Mask = (marked >= 2) & (marked <= 6) & (entries == 1) & sides
     return gone
 

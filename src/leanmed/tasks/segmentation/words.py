@@ -8,16 +8,16 @@ from leanmed.report.glossary import Term, Words
 
 BOTH = "cases in which both truth and answer mark a label"
 DISTANCE = (
-    "It is in mm if the size of a pixel is known, and else in pixels. A case in which only one of truth and answer marks "
-    "the label has no distance and is left out."
+    "It is in mm if the size of a pixel is known, and else in pixels. A case in which only one of truth and answer "
+    "marks the label has no distance and is left out."
 )
 TERMS = {
     "dice": Term(
         "Dice",
-        "Twice the number of pixels that truth and answer both mark, divided by the number that the truth marks plus the "
-        "number that the answer marks. 1 is a perfect mask, 0 one that has no pixel in common with the truth. The figure "
-        "is the mean over cases; with several labels, of the mean over labels. A label that neither truth nor answer "
-        "marks counts as 1.",
+        "Twice the number of pixels that truth and answer both mark, divided by the number that the truth marks plus "
+        "the number that the answer marks. A perfect mask has 1, one without a pixel in common with the truth has 0, "
+        "and a label that neither truth nor answer marks has 1. The figure is the mean over cases; with several "
+        "labels, of the mean over labels.",
     ),
     "iou": Term(
         "IoU",
@@ -46,9 +46,9 @@ TERMS = {
     ),
     "ece": Term(
         "ECE",
-        "Expected calibration error: how far the probabilities of pixels lie from the observed shares, over fifteen bins "
-        "of equal width. All pixels of all cases count alike. Background that is easy to tell makes it small, so compare "
-        "it only between models on the same images.",
+        "Expected calibration error: how far the probabilities of pixels lie from the observed shares, over fifteen "
+        "bins of equal width. All pixels of all cases count alike. Background that is easy to tell makes it small, so "
+        "compare it only between models on the same images.",
         lower_is_better=True,
     ),
     "agreement": Term("Agreement", "The share of cases in which the Dice of two models differs by at most 0.02."),
