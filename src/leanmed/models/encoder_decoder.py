@@ -79,7 +79,9 @@ class Joined(nn.Module):
         return self.convs(torch.cat([x, skip], 1))  # type: ignore[no-any-return]
 
 
-def timm_encoder(settings: Model, channels: int, *, pretrained: bool, **options: Any) -> Any:
+def timm_encoder(
+    settings: Model, channels: int, *, pretrained: bool, reductions: Sequence[int] | None = None, **options: Any
+) -> Any:
     """An encoder of timm's that gives a list of maps, finest first.
 
     Weights trained on three channels are summed over them, as timm does, where the images have one.
@@ -88,6 +90,8 @@ def timm_encoder(settings: Model, channels: int, *, pretrained: bool, **options:
         settings: its name, weights, further arguments, and the side of the images.
         channels: of the images.
         pretrained: load the weights that the settings name, and see that it takes images of that side.
+        reductions: how many times smaller than the image each map must be; None: each map half as large as the one
+            before.
         options: arguments to `timm.create_model`.
 
     Raises:
@@ -97,7 +101,7 @@ def timm_encoder(settings: Model, channels: int, *, pretrained: bool, **options:
     hub = pretrained and settings.weights == "imagenet"
     encoder = make_backbone(settings, imagenet=hub, features_only=True, in_chans=channels, **options)
     if pretrained:
-        _check_maps(encoder, settings, channels)
+        _check_maps(encoder, settings, channels, reductions)
     if pretrained and settings.weights not in ("imagenet", "none"):
         donor = make_backbone(settings, imagenet=False, features_only=True, **options)
         load_weights(donor, Path(settings.weights), settings.backbone)
@@ -110,7 +114,7 @@ def timm_encoder(settings: Model, channels: int, *, pretrained: bool, **options:
     return encoder
 
 
-def _check_maps(encoder: Any, settings: Model, channels: int) -> None:
+def _check_maps(encoder: Any, settings: Model, channels: int, reductions: Sequence[int] | None) -> None:
     """Transformers take one size only, and some give maps of one size, or with the channels last."""
     side = -(-settings.side // EncoderDecoder.stride) * EncoderDecoder.stride
     try:
@@ -122,10 +126,11 @@ def _check_maps(encoder: Any, settings: Model, channels: int) -> None:
             "choose a convolutional backbone, such as mobilenetv2 or resnet50, or another side"
         ) from error
     encoder.train()
-    reductions = encoder.feature_info.reduction()
+    finest = encoder.feature_info.reduction()[0]
+    reductions = reductions or [finest * 2**level for level in range(len(found))]
     wanted = [(c, side // r, side // r) for c, r in zip(encoder.feature_info.channels(), reductions, strict=True)]
-    if found != wanted or any(after != 2 * before for before, after in pairwise(reductions)):
+    if found != wanted:
         raise RecipeError(
-            f"expected model.backbone {settings.backbone} to give maps (channels, height, width) that halve in size "
-            f"one after another, got {found}; choose a convolutional backbone, such as mobilenetv2 or resnet50"
+            f"expected model.backbone {settings.backbone} to give maps (channels, height, width) of {wanted}, got "
+            f"{found}; choose a convolutional backbone, such as mobilenetv2 or resnet50"
         )

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from leanmed.errors import RecipeError
+from leanmed.models.deeplabv3plus import DeepLabV3Plus, check_output_stride, deeplabv3plus_xception
 from leanmed.models.encoder_decoder import EncoderDecoder, timm_encoder
 from leanmed.models.enet import ENet
 from leanmed.models.erfnet import ERFNet
+from leanmed.models.espnet import ESPNet
 from leanmed.models.segmentation import Segmenter
+from leanmed.models.unetplusplus import UNetPlusPlus
 from leanmed.models.weights import load_weights
 from leanmed.recipe.recipe import Model
 
-# Each takes the channels of the images, the classes, and what `model.backbone_args` and `model.dropout` say.
-NETWORKS: dict[str, Callable[..., Segmenter]] = {
-    "enet": ENet,
-    "erfnet": ERFNet,
-}
-DECODER_ARGS = ("width",)  # of `model.backbone_args`: for the decoder beside timm's encoder, which gets the others
+Builder = Callable[[Model, int, int, bool], Segmenter]  # as `build_segmenter`
 
 
 def build_segmenter(model: Model, channels: int, classes: int, *, pretrained: bool = True) -> Segmenter:
     """A network by its name in `NETWORKS`, or timm's encoder of that name with a small decoder.
 
     Args:
-        model: `backbone` is the name. `backbone_args` goes to the network, or to timm, except `width`, which is the
-            decoder's. `weights` is a file, none, or imagenet for timm's encoders; a file holds the whole network, or
-            timm's encoder, and the layers that give the logits may be missing or of another shape. `dropout` is the
-            rate that the network's class describes; networks without dropout ignore it.
+        model: `backbone` is the name. `backbone_args` go to the network, or to timm, except the `width` of the small
+            decoder and the `output_stride` of DeepLabV3+. `weights` is a file, none, or, for timm's encoders,
+            imagenet. A file holds timm's encoder, or the whole network otherwise, of which the layers that give the
+            logits may be missing or of another shape. `dropout` is the rate that the network's class describes;
+            networks without dropout ignore it.
         channels: of the images.
         classes: of the logits.
         pretrained: load the weights that `model` names; false when the caller loads trained ones afterwards.
@@ -37,46 +39,75 @@ def build_segmenter(model: Model, channels: int, classes: int, *, pretrained: bo
     Raises:
         RecipeError: no such network, arguments that it does not take, or weights that are not there or do not fit.
     """
-    if model.backbone not in NETWORKS:
-        return _timm(model, channels, classes, pretrained)
+    return NETWORKS.get(model.backbone, _timm)(model, channels, classes, pretrained)
+
+
+def _own(network: Callable[..., Segmenter], model: Model, channels: int, classes: int, pretrained: bool) -> Segmenter:
+    """A network whose encoder is ours. Its keyword arguments are what `model.backbone_args` may hold, and dropout."""
     if pretrained and model.weights == "imagenet":
         raise RecipeError(
             f"expected model.weights of {model.backbone} to be none or a file, got imagenet, which no hub has; "
             "set it to none"
         )
-    network = _make(model, NETWORKS[model.backbone], channels, classes)
-    if pretrained and model.weights != "none":
-        load_weights(network, Path(model.weights), model.backbone, optional=("classifier.", "auxiliary."))
-    return network
-
-
-def _make(model: Model, builder: Callable[..., Segmenter], channels: int, classes: int) -> Segmenter:
-    known = [name for name, p in inspect.signature(builder).parameters.items() if p.kind is p.KEYWORD_ONLY]
-    options = {"dropout": model.dropout} if "dropout" in known else {}
-    known = [name for name in known if name != "dropout"]
+    options = {name for name, p in inspect.signature(network).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    dropout = {"dropout": model.dropout} if "dropout" in options else {}
+    known = sorted(options - {"dropout"})
     if unknown := sorted(set(model.backbone_args) - set(known)):
         raise RecipeError(
-            f"expected model.backbone_args of {model.backbone} to be among {', '.join(known) or 'none'}, got "
-            f"{', '.join(unknown)}; leave it out"
+            f"expected model.backbone_args of {model.backbone} to have no keys but {', '.join(known) or 'none'}, got "
+            f"{', '.join(unknown)}; leave that out"
         )
-    try:
-        return builder(channels, classes, **options, **model.backbone_args)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise _refused(model, error) from error
+    with _refusals(model):
+        made = network(channels, classes, **dropout, **model.backbone_args)
+    if pretrained and model.weights != "none":
+        load_weights(made, Path(model.weights), model.backbone, optional=("classifier.", "auxiliary."))
+    return made
 
 
 def _timm(model: Model, channels: int, classes: int, pretrained: bool) -> Segmenter:
-    own = {name: value for name, value in model.backbone_args.items() if name in DECODER_ARGS}
-    others = {name: value for name, value in model.backbone_args.items() if name not in DECODER_ARGS}
-    encoder = timm_encoder(model.model_copy(update={"backbone_args": others}), channels, pretrained=pretrained)
-    try:
+    """The small decoder on an encoder of timm's."""
+    own, settings = _shared_out(model, model.backbone, "width")
+    encoder = timm_encoder(settings, channels, pretrained=pretrained)
+    with _refusals(model):
         return EncoderDecoder(encoder, encoder.feature_info.channels(), classes, dropout=model.dropout, **own)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise _refused(model, error) from error
 
 
-def _refused(model: Model, error: Exception) -> RecipeError:
-    return RecipeError(
-        f"{model.backbone} cannot be built with model.backbone_args {model.backbone_args}: {error}; change them, or "
-        "leave them out"
+def _deeplabv3plus(name: str, model: Model, channels: int, classes: int, pretrained: bool) -> Segmenter:
+    """DeepLabV3+ on an encoder of timm's."""
+    own, settings = _shared_out(model, name, "output_stride")
+    stride = own.get("output_stride", 16)
+    with _refusals(model):
+        check_output_stride(stride)
+    encoder = timm_encoder(
+        settings, channels, pretrained=pretrained, reductions=(4, stride), output_stride=stride, out_indices=(1, 4)
     )
+    low, deep = encoder.feature_info.channels()
+    return DeepLabV3Plus(encoder, (low, deep), classes, output_stride=stride, dropout=model.dropout)
+
+
+def _shared_out(model: Model, encoder: str, ours: str) -> tuple[dict[str, Any], Model]:
+    """Our own argument, where it is given, and the settings of timm's encoder, with all other arguments."""
+    own = {name: value for name, value in model.backbone_args.items() if name == ours}
+    others = {name: value for name, value in model.backbone_args.items() if name != ours}
+    return own, model.model_copy(update={"backbone": encoder, "backbone_args": others})
+
+
+@contextmanager
+def _refusals(model: Model) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise RecipeError(
+            f"{model.backbone} cannot be built with model.backbone_args {model.backbone_args}: {error}; change them, "
+            "or leave them out"
+        ) from error
+
+
+NETWORKS: dict[str, Builder] = {
+    "enet": partial(_own, ENet),
+    "espnet": partial(_own, ESPNet),
+    "erfnet": partial(_own, ERFNet),
+    "unetplusplus": partial(_own, UNetPlusPlus),
+    "deeplabv3plus": partial(_own, deeplabv3plus_xception),
+    "deeplabv3plus_resnet50": partial(_deeplabv3plus, "resnet50"),
+}

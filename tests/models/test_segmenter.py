@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from leanmed.errors import RecipeError
+from leanmed.models.deeplabv3plus import MeanNorm
+from leanmed.models.enet import pool, unpool
+from leanmed.models.espnet import ESPNet
+from leanmed.models.segmentation import ConvAndPool, Segmenter
+from leanmed.models.segmenter import NETWORKS, build_segmenter
+from leanmed.recipe.recipe import Model
+
+ENCODER = "test_efficientnet"
+# Small enough to run: name -> backbone_args.
+SMALL: dict[str, dict[str, Any]] = {
+    "enet": {},
+    "espnet": {"width": 6},
+    "erfnet": {},
+    "unetplusplus": {"width": 4, "deep_supervision": True},
+    "deeplabv3plus": {"output_stride": 16},
+    "deeplabv3plus_resnet50": {},
+    ENCODER: {"width": 8},
+}
+# Parameters with one channel and two classes; GFLOPs of the convolutions at 384 x 384, as torch counts them.
+COUNTED = {
+    "enet": (353_792, 2.062835712),
+    "espnet": (182_659, 1.198084608),
+    "erfnet": (2_062_872, 14.868799488),
+    "unetplusplus": (36_628_546, 619.890868224),
+    "deeplabv3plus": (54_699_858, 271.57209088),
+    "deeplabv3plus_resnet50": (40_341_026, 77.32461568),
+}
+# As published, with two classes: channels, parameters in millions, GFLOPs at 384 x 384. The last are twice the products
+# of convolutions, two for each value that is normalised, and one for each that a PReLU is given.
+PUBLISHED = {
+    "enet": (1, 0.3538, 2.18),
+    "espnet": (3, 0.1837, 1.27),
+    "erfnet": (1, 2.063, 16.53),
+    "unetplusplus": (1, 36.63, 620.8),
+    "deeplabv3plus": (3, 56.80, 273.6),
+}
+# Published with DeepLabV3+, and not in its paper: ImageNet's classifier, and 3x3 in place of 1x1 from 128 to 48 maps.
+LEFT_OUT = {"deeplabv3plus": 2048 * 1000 + 1000 + 8 * 128 * 48}
+
+
+def segmenter(name: str, channels: int = 1, classes: int = 2, **settings: Any) -> Segmenter:
+    torch.manual_seed(0)
+    model = Model.model_validate({"backbone": name, "weights": "none", "side": 64, **settings})
+    return build_segmenter(model, channels, classes)
+
+
+def small(name: str, **shape: int) -> Segmenter:
+    return segmenter(name, backbone_args=SMALL[name], **shape)
+
+
+def on_meta(name: str, channels: int = 1) -> Segmenter:
+    with torch.device("meta"):  # counted, not computed with
+        return segmenter(name, channels).eval()
+
+
+def count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def images(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_the_numbers_of_parameters_and_flops_are_known(name: str) -> None:
+    network = on_meta(name)
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 1, 384, 384, device="meta"))
+    assert (count(network), counter.get_total_flops() / 1e9) == COUNTED[name]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_parameters_are_those_published_to_the_printed_digits(name: str) -> None:
+    channels, millions, _ = PUBLISHED[name]
+    found = count(on_meta(name, channels)) + LEFT_OUT.get(name, 0)
+    assert float(f"{found / 1e6:.4g}") == millions
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_flops_are_those_published_to_one_percent(name: str) -> None:
+    channels, _, gflops = PUBLISHED[name]
+    assert 2e-9 * operations(on_meta(name, channels), channels, name == "erfnet") == pytest.approx(gflops, rel=0.01)
+
+
+def operations(network: nn.Module, channels: int, as_if_dense: bool) -> int:
+    """See `PUBLISHED`; `as_if_dense`: each output of a transposed convolution is held to use the whole kernel."""
+    counts: Counter[str] = Counter()
+
+    def hook(module: Any, inputs: Any, output: Any) -> None:
+        if isinstance(module, nn.Conv2d):
+            counts["convolutions"] += output.numel() * module.weight[0].numel()
+        elif isinstance(module, nn.ConvTranspose2d):
+            positions = output[0, 0] if as_if_dense else inputs[0][0, 0]
+            counts["transposed"] += positions.numel() * module.weight.numel()
+        elif isinstance(module, nn.BatchNorm2d):
+            counts["normalised"] += 2 * output.numel()
+        elif isinstance(module, nn.PReLU):
+            counts["activated"] += output.numel()
+
+    for module in network.modules():
+        module.register_forward_hook(hook)
+    network(torch.zeros(1, channels, 384, 384, device="meta"))
+    return counts.total()
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (33, 70)])
+def test_there_is_a_logit_for_each_class_and_pixel_of_an_image_of_any_size(name: str, height: int, width: int) -> None:
+    network = small(name, channels=3, classes=4).eval()
+    with torch.inference_mode():
+        maps = network(images(1, 3, height, width))
+    assert maps.logits.shape == (1, 4, height, width)
+    assert maps.logits.isfinite().all()
+    assert maps.auxiliary == ()
+    assert tuple(m.shape[1] for m in maps.features) == network.feature_channels
+    heights = [m.shape[2] for m in maps.features]
+    assert heights == sorted(heights, reverse=True)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_an_image_is_answered_alone_as_in_a_batch(name: str) -> None:
+    network, batch = small(name).eval(), images(2, 1, 64, 64)
+    with torch.inference_mode():
+        together, alone = network(batch).logits[1:], network(batch[1:]).logits
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_every_parameter_learns_with_a_finite_gradient_even_from_one_image(name: str, batch: int) -> None:
+    network = small(name).train()
+    maps = network(images(batch, 1, 64, 64))
+    targets = torch.zeros(batch, 64, 64, dtype=torch.long)
+    targets[:, 20:40, 10:50] = 1
+    sum(F.cross_entropy(logits, targets) for logits in (maps.logits, *maps.auxiliary)).backward()  # type: ignore[union-attr]
+    without = [key for key, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert without == []
+
+
+@pytest.mark.parametrize("name", ["enet", "espnet", "erfnet", "unetplusplus", ENCODER])
+def test_a_network_with_random_weights_starts_undecided_and_learns_to_mark_a_square(name: str) -> None:
+    network = small(name).train()
+    x, targets = images(2, 1, 64, 64) / 4, torch.zeros(2, 64, 64, dtype=torch.long)
+    targets[:, 16:48, 16:48] = 1
+    x += targets[:, None]
+    optimizer = torch.optim.Adam(network.parameters(), 0.01)
+    losses = []
+    for _ in range(25):
+        loss = F.cross_entropy(network(x).logits, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(np.log(2), abs=0.1)
+    assert losses[-1] < 0.35  # a constant answer has .56: a quarter of the pixels is marked
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_onnx_runtime_gives_what_torch_gives(name: str) -> None:
+    network, x = small(name), images(1, 1, 64, 64)
+    with torch.no_grad():
+        network.train()(images(2, 1, 64, 64))  # so that the normalisation does something
+        wanted = network.eval()(x)
+    program = torch.onnx.export(network, (x,), dynamo=True, opset_version=21, verbose=False)
+    assert program is not None
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    for ours, theirs in zip(found, (wanted.logits, *wanted.features), strict=True):
+        scale = max(1.0, theirs.abs().max().item())
+        assert np.abs(ours - theirs.numpy()).max() <= 1e-4 * scale
+
+
+def test_enet_pools_and_unpools_as_torch_does_with_indices() -> None:
+    x = images(2, 3, 6, 8)
+    x[0, 0, :2, :2] = 1.0  # equal values: the first is kept
+    pooled, where = pool(x)
+    wanted, indices = F.max_pool2d(x, 2, return_indices=True)
+    assert torch.equal(pooled, wanted)
+    values = images(2, 3, 3, 4)
+    assert torch.equal(unpool(values, where), F.max_unpool2d(values, indices, 2))
+    assert where[0, 0, 0, :, 0].tolist() == [[1, 0], [0, 0]]
+
+
+def test_the_two_parts_of_a_stack_are_normalised_as_the_stack_is() -> None:
+    torch.manual_seed(0)
+    block, x = ConvAndPool(2, 6).train(), images(3, 2, 8, 8)
+    whole = F.batch_norm(torch.cat([block.conv(x), block.pool(x)], 1), None, None, training=True, eps=1e-3)
+    assert torch.allclose(block(x), whole, atol=1e-5)
+
+
+def test_the_images_mean_is_normalised_by_the_running_statistics_where_there_is_one_image() -> None:
+    norm = MeanNorm(2).train()
+    norm.running_mean = torch.tensor([1.0, 3.0])
+    norm.running_var = torch.tensor([4.0, 1.0])
+    assert norm(torch.tensor([3.0, 1.0]).view(1, 2, 1, 1)).flatten().tolist() == pytest.approx([1.0, -2.0], abs=1e-4)
+    both = norm(torch.tensor([[1.0, 5.0], [3.0, 9.0]]).view(2, 2, 1, 1))
+    assert both.flatten(1).tolist() == [pytest.approx([-1, -1], abs=1e-4), pytest.approx([1, 1], abs=1e-4)]
+
+
+def test_deep_supervision_gives_three_more_logits_in_training_only() -> None:
+    network, x = small("unetplusplus"), images(1, 1, 20, 30)
+    assert [logits.shape for logits in network.train()(x).auxiliary] == [(1, 2, 20, 30)] * 3
+    assert network.eval()(x).auxiliary == ()
+    assert segmenter("unetplusplus", backbone_args={"width": 4}).train()(x).auxiliary == ()
+
+
+def test_espnet_has_a_dilation_for_each_of_few_channels() -> None:
+    decoder = ESPNet(1, 2).join2[1]
+    assert [branch.dilation[0] for branch in decoder.branches] == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["enet", "erfnet"])
+def test_dropout_is_the_rate_of_the_deep_blocks_and_a_tenth_of_it_that_of_the_early_ones(name: str) -> None:
+    rates = [module.p for module in segmenter(name, dropout=0.2).modules() if isinstance(module, nn.Dropout2d)]
+    assert {rate for rate in rates if rate} == {0.2, 0.02}
+
+
+@pytest.mark.parametrize("name", ["deeplabv3plus", ENCODER])
+def test_dropout_comes_before_the_last_layer(name: str) -> None:
+    network = segmenter(name, dropout=0.4, backbone_args=SMALL[name])
+    assert [m.p for m in network.get_submodule("classifier").children() if isinstance(m, nn.Dropout2d)] == [0.4]
+
+
+def test_deeplabs_deep_map_has_the_output_stride() -> None:
+    for name, stride in (("deeplabv3plus", 8), ("deeplabv3plus", 16), ("deeplabv3plus_resnet50", 8)):
+        with torch.device("meta"):
+            network = segmenter(name, backbone_args={"output_stride": stride}).eval()
+        assert network(torch.zeros(1, 1, 64, 96, device="meta")).features[-1].shape[2:] == (64 // stride, 96 // stride)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_encoders_weights_come_from_a_file_summed_over_colours_where_images_have_none(
+    channels: int, tmp_path: Path
+) -> None:
+    donor = segmenter(ENCODER, channels=3, backbone_args={"width": 8}).eval()
+    file = tmp_path / "weights.safetensors"
+    save_file(donor.encoder.state_dict(), file)  # type: ignore[union-attr, operator]
+    torch.manual_seed(1)
+    loaded = segmenter(ENCODER, channels, weights=str(file), backbone_args={"width": 8}).eval()
+    grey = images(1, 1, 64, 64)
+    wanted = donor(grey.expand(-1, 3, -1, -1)).features[-1]
+    assert torch.allclose(loaded(grey.expand(-1, channels, -1, -1)).features[-1], wanted, atol=1e-4)
+    with pytest.raises(RecipeError, match="does not fit resnet18"):
+        segmenter("resnet18", weights=str(file))
+
+
+def test_a_networks_weights_come_from_a_file_but_for_another_number_of_classes(tmp_path: Path) -> None:
+    donor, file = segmenter("enet").eval(), tmp_path / "weights.safetensors"
+    with torch.no_grad():
+        for parameter in donor.parameters():
+            parameter.mul_(1.5)  # what a newly drawn network cannot have
+    save_file(donor.state_dict(), file)
+    loaded, x = segmenter("enet", classes=5, weights=str(file)).eval(), images(1, 1, 32, 32)
+    assert torch.equal(loaded(x).features[0], donor(x).features[0])
+    assert loaded(x).logits.shape[1] == 5
+    with pytest.raises(RecipeError, match="does not fit erfnet"):
+        segmenter("erfnet", weights=str(file))
+
+
+def test_networks_that_no_hub_has_refuse_imagenet_unless_trained_weights_follow() -> None:
+    with pytest.raises(RecipeError, match="which no hub has; set it to none"):
+        segmenter("enet", weights="imagenet")
+    assert build_segmenter(Model(backbone="enet"), 1, 2, pretrained=False).stride == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("enet", {"width": 32}, "enet to have no keys but none, got width"),
+        ("unetplusplus", {"widht": 32}, "no keys but deep_supervision, width, got widht"),
+        ("unetplusplus", {"width": 0}, "expected width to be at least 1, got 0"),
+        ("unetplusplus", {"width": "wide"}, "unetplusplus cannot be built with"),
+        ("espnet", {"p": -1}, "expected p and q to be at least 0"),
+        ("deeplabv3plus", {"output_stride": 4}, "expected output_stride to be 8 or 16, got 4"),
+        ("deeplabv3plus_resnet50", {"output_stride": 32}, "expected output_stride to be 8 or 16, got 32"),
+        ("deeplabv3plus_resnet50", {"heads": 3}, "timm cannot make"),
+        (ENCODER, {"width": -1}, "expected width to be at least 1, got -1"),
+        (ENCODER, {"heads": 3}, "timm cannot make model.backbone 'test_efficientnet'"),
+        ("resnet9", {}, "timm cannot make model.backbone 'resnet9'"),
+        ("vit_tiny_patch16_224", {}, "vit_tiny_patch16_224"),
+        ("swin_tiny_patch4_window7_224", {"img_size": 64}, "to give maps|cannot take images"),
+    ],
+)
+def test_unknown_names_and_arguments_are_refused(name: str, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        segmenter(name, backbone_args=arguments)
+
+
+@pytest.mark.parametrize("name", ["enet", "erfnet"])
+def test_a_first_layer_that_also_pools_needs_room_for_the_channels_it_pools(name: str) -> None:
+    with pytest.raises(RecipeError, match="expected fewer than 16 channels in the images, got 16"):
+        segmenter(name, channels=16)
+
+
+def test_the_names_are_those_of_the_papers() -> None:
+    assert list(NETWORKS) == list(SMALL)[:-1]
