@@ -258,7 +258,8 @@ class Teacher:
             rows: of its split: each image with its part in each fold.
 
         Raises:
-            RunError: another kind of task, other labels, another input, or a fold of which the teacher saw a test image.
+            RunError: another kind of task, other labels, another input, or a fold of which the teacher saw a test
+            image.
         """
         run = self.run
         run.folds()
@@ -315,7 +316,7 @@ def teacher_of(run: Run) -> Teacher | None:
     teacher = open_teacher(Path(facts["run"]))
     if teacher.sha256 != facts["sha256"]:
         raise RunError(
-            f"expected at {facts['run']} the teacher of {run.path}, got other models; give back the same ones, or train "
-            "the student again"
+            f"expected at {facts['run']} the teacher of {run.path}, got other models; give back the same ones, or "
+            "train the student again"
         )
     return teacher

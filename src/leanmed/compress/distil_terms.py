@@ -1,12 +1,12 @@
 """The terms of distillation: functions of what a student and its teacher make of the same images.
 
-Logits are (b, K), (b, K, n) or (b, K, h, w), classes on axis 1; of one logit (K = 1) the classes are its absence and its
-presence. Features are (b, c) or (b, c, h, w). All terms are at least 0, and 0 where student and teacher agree (AAM over
-labels alone is not: it asks for the teacher's borders, and not for its probabilities). No gradient reaches a teacher, and
-all is computed in single precision.
+Logits are (b, K), (b, K, n) or (b, K, h, w), classes on axis 1; of one logit (K = 1) the classes are its absence and
+its presence. Features are (b, c) or (b, c, h, w). All terms are at least 0, and 0 where student and teacher agree
+(AAM over labels alone is not: it asks for the teacher's borders, and not for its probabilities). No gradient reaches
+a teacher, and all is computed in single precision.
 
-AAM, KMM and LM: "Lightweight students distilled from large teachers" for prostate MRI, whose text leaves the readings open
-that each function states.
+AAM, KMM and LM: "Lightweight students distilled from large teachers" for prostate MRI, whose text leaves the readings
+open that each function states.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ OFFSETS = ((0, 1), (1, 0), (1, 1), (1, -1))  # (down, right): with their opposit
 def affinity(student: Tensor, teacher: Tensor, *, margin: float = 3.0) -> Tensor:
     """AAM: neighbouring pixels are alike where the teacher gives them one label, and differ where it gives them two.
 
-    With p the student's probabilities and W_ij = KL(p_i || p_j) for each pixel i and each of its 8 neighbours j: the mean
-    of W over pairs of one label, and the mean of max(0, margin - W) over pairs of two; a mean over no pair is 0. The
-    margin is that of adaptive affinity fields (Ke et al. 2018, arXiv:1803.10335), since the paper names none. Pairs are
-    computed again in the backward pass, so that a batch of 16 images of 384 x 384 keeps less than 100 MiB.
+    With p the student's probabilities and W_ij = KL(p_i || p_j) for each pixel i and each of its 8 neighbours j: the
+    mean of W over pairs of one label, and the mean of max(0, margin - W) over pairs of two; a mean over no pair is 0.
+    The margin is that of adaptive affinity fields (Ke et al. 2018, arXiv:1803.10335), since the paper names none.
+    Pairs are computed again in the backward pass, so that a batch of 16 images of 384 x 384 keeps less than 100 MiB.
 
     Args:
         student, teacher: logits (b, K, h, w); labels are the teacher's likeliest.
@@ -69,14 +69,16 @@ def feature_affinity(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def kernel(student: Tensor, teacher: Tensor, *, gram: str = "batch") -> Tensor:
-    """KMM: the Gram matrix of the student's features is that of the teacher's: mean squared plus mean absolute difference.
+    """KMM: the Gram matrix of the student's features is that of the teacher's.
+
+    The term is the mean squared plus the mean absolute difference of the two.
 
     Args:
         student, teacher: features (b, ...).
-        gram: batch: the likeness (b, b) of the images of a batch, each with its features as one vector of length 1; of one
-            image it is 1 whatever the features. channel: in each image the likeness (c, c) of channels, each as one
-            vector of length 1; the student's channels must be as many as the teacher's, by a projection. Raw features,
-            the text's plain reading, give terms of 1e12.
+        gram: batch: the likeness (b, b) of the images of a batch, each with its features as one vector of length 1;
+            of one image it is 1 whatever the features. channel: in each image the likeness (c, c) of channels, each
+            as one vector of length 1; the student's channels must be as many as the teacher's, by a projection. Raw
+            features, the text's plain reading, give terms of 1e12.
 
     Raises:
         ValueError: another Gram matrix, or other channels.
@@ -111,19 +113,20 @@ def logits(
 
 
 def soft_targets(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
-    """Plain distillation: KL(teacher || student) at a temperature, times its square (Hinton et al. 2015, arXiv:1503.02531)."""
+    """Plain distillation (Hinton et al. 2015, arXiv:1503.02531): KL(teacher || student) times the squared temperature."""
     return temperature**2 * logits(student, teacher, temperature=temperature)
 
 
 def attention(student: Tensor, teacher: Tensor) -> Tensor:
     """Attention transfer: where features are strong (Zagoruyko and Komodakis 2017, arXiv:1612.03928, equation 2).
 
-    The map of an image is the sum of its squared features over channels, as a vector of length 1; the term is the squared
-    distance of both maps, mean over images. It is squared, unlike in the equation, so that it has a gradient at 0.
+    The map of an image is the sum of its squared features over channels, as a vector of length 1; the term is the
+    squared distance of both maps, mean over images. It is squared, unlike in the equation, so that it has a gradient
+    at 0.
 
     Args:
-        student, teacher: features (b, c, h, w), or (b, c), of which each channel is a place; the larger maps are averaged
-            to the size of the smaller ones.
+        student, teacher: features (b, c, h, w), or (b, c), of which each channel is a place; the larger maps are
+            averaged to the size of the smaller ones.
     """
     own, wanted = (_with_places(features.float()) for features in (student, teacher.detach()))
     own, wanted = _same_places((own**2).sum(1, keepdim=True), (wanted**2).sum(1, keepdim=True))
@@ -133,8 +136,8 @@ def attention(student: Tensor, teacher: Tensor) -> Tensor:
 def regions(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     """EMKD's region affinity: how much the features of two labels' regions resemble each other.
 
-    Of each label in an image the mean of the features over its pixels is taken; the term is the squared difference of the
-    cosines between every two labels' means, mean over the pairs of labels that an image has (Qin et al. 2021,
+    Of each label in an image the mean of the features over its pixels is taken; the term is the squared difference of
+    the cosines between every two labels' means, mean over the pairs of labels that an image has (Qin et al. 2021,
     arXiv:2108.09987, section III-C). Of images with one label there is no pair, and the term is 0.
 
     Args:
@@ -171,7 +174,8 @@ def mskd(
 ) -> Tensor:
     """Our reading of MSKD, multi-scale distillation, of which the paper gives a name and figures alone.
 
-    Predictions, and attention maps at every scale: the student's features and the teacher's are paired from the deepest on.
+    Predictions, and attention maps at every scale: the student's features and the teacher's are paired from the
+    deepest on.
 
     Args:
         student, teacher: as of `emkd`.

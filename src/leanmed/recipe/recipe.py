@@ -45,8 +45,8 @@ class Data(Section):
     dataset: str = Field(default="folder", description="a reader's name: folder, cp-anemic, luna16-slices...")
     kind: Literal["photograph", "slice", "intensities"] = Field(
         default="photograph",
-        description="slice: of a CT scan, 1 mm per pixel, [-1000, 400] HU mapped to 0..255; intensities: axial slices of "
-        "MR volumes, from whose values the volume's mean is subtracted and which are divided by its standard deviation",
+        description="slice: of a CT scan, 1 mm per pixel, [-1000, 400] HU mapped to 0..255; intensities: axial slices "
+        "of MR volumes, as z-scores by the mean and standard deviation of the whole volume",
     )
     origin: Origin | None = Field(
         default=None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
@@ -11,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from leanmed.data import read_pixels
 from leanmed.errors import DataError, InputError
 from leanmed.records import Record
-from leanmed.tasks.base import Batch, Named, Size, Task
+from leanmed.tasks.base import Batch, Size, Task
 from leanmed.tasks.kind import Answer
 
 Sized = tuple[Batch, Size]  # one prepared input with its target, and the size of the image they were made of
@@ -42,8 +41,8 @@ class Prepared(Dataset[Batch]):
     Args:
         records: what to read.
         task: prepares pixels and encodes targets.
-        cache: keeps prepared inputs, in their own type, and targets; what has no room there is read again each time. None: they
-            are exactly what the graph makes of the image, and are not kept.
+        cache: keeps prepared inputs, in their own type, and targets; what has no room there is read again each time.
+            None: they are exactly what the graph makes of the image, and are not kept.
     """
 
     def __init__(self, records: Sequence[Record], task: Task, cache: Cache | None) -> None:

@@ -15,13 +15,16 @@ class MaskData(Data):
     dataset: str = Field(default="masks", description="a reader's name: masks, mr-sites, nnunet...")
     kind: Literal["photograph", "intensities"] = Field(
         default="photograph",
-        description="photograph: images of 8 bits; intensities: axial slices of MR volumes, each with the slices beside "
-        "it, from whose values the volume's mean is subtracted and which are divided by its standard deviation",
+        description="photograph: images of 8 bits; intensities: axial slices of MR volumes with the slices beside them, "
+        "as z-scores by the mean and standard deviation of the whole volume",
     )
 
 
 class Changes(Augment):
-    """Random changes of the training images, with their masks; those of the values alone are what MR scanners differ by."""
+    """Random changes of the training images, with their masks.
+
+    Gamma, bias, noise and blur change the values alone: by these, scanners differ.
+    """
 
     gamma: float = Field(
         default=0.0, ge=0, lt=1, description="values are raised to a power drawn from [1 - gamma, 1 + gamma]"
