@@ -28,13 +28,16 @@ if TYPE_CHECKING:
     from leanmed.reading.images import Limits as Limits
     from leanmed.reading.images import read_image as read_image
     from leanmed.records import Boxes as Boxes
+    from leanmed.records import Mask as Mask
     from leanmed.records import Record as Record
     from leanmed.runtime.predictor import Predictor as Predictor
     from leanmed.runtime.predictor import load as load
     from leanmed.tasks.answers import Candidate as Candidate
     from leanmed.tasks.answers import Candidates as Candidates
     from leanmed.tasks.answers import Detections as Detections
+    from leanmed.tasks.answers import MaskedScan as MaskedScan
     from leanmed.tasks.answers import Prediction as Prediction
+    from leanmed.tasks.answers import Segmentation as Segmentation
 
 _HOMES = {
     "Boxes": "leanmed.records",
@@ -42,9 +45,12 @@ _HOMES = {
     "Candidates": "leanmed.tasks.answers",
     "Detections": "leanmed.tasks.answers",
     "Limits": "leanmed.reading.images",
+    "Mask": "leanmed.records",
+    "MaskedScan": "leanmed.tasks.answers",
     "Prediction": "leanmed.tasks.answers",
     "Predictor": "leanmed.runtime.predictor",
     "Record": "leanmed.records",
+    "Segmentation": "leanmed.tasks.answers",
     "load": "leanmed.runtime.predictor",
     "read_image": "leanmed.reading.images",
 }
@@ -55,9 +61,12 @@ __all__ = [
     "Candidates",
     "Detections",
     "Limits",
+    "Mask",
+    "MaskedScan",
     "Prediction",
     "Predictor",
     "Record",
+    "Segmentation",
     "__version__",
     "errors",
     "load",

@@ -51,6 +51,11 @@ class Input(_Frozen):
     kind: Literal["photograph", "slice", "intensities"] = "photograph"
     dtype: Literal["uint8", "int16", "float32"] = "uint8"
     unit: str = Field(default="", max_length=32, description="of the values, such as HU; empty: grey levels or none")
+    scaled: Literal["none", "volume"] = Field(
+        default="none",
+        description="of intensities, by whoever gives them; volume: z-scores by the mean and standard deviation of the "
+        "whole volume that an axial slice is of, its channels being the slices below, itself and above",
+    )
     side: int = Field(gt=0, description="pixels; the side of the square the graph resizes to, or pads to")
     slices: Literal[1, 3] | None = Field(
         default=None, description="of a slice: 1: only the middle channel is looked at; 3: all are"

@@ -113,7 +113,7 @@ def logits(
 
 
 def soft_targets(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
-    """Plain distillation (Hinton et al. 2015, arXiv:1503.02531): KL(teacher || student) times the squared temperature."""
+    """Plain distillation (Hinton et al. 2015, arXiv:1503.02531): KL(teacher || student), times T squared."""
     return temperature**2 * logits(student, teacher, temperature=temperature)
 
 

@@ -92,7 +92,7 @@ def export(
     module, facts, sentence = _model(run, made, fold)
     basis = replace(basis, made=sentence)
     facts |= {} if threshold is None else {"threshold": chosen}
-    graph = export_graph(module, kind.GRAPHS["model"])
+    graph = export_graph(module, kind.GRAPHS["model"], facts["input"].get("dtype", "uint8"))
     difference = compare(module, graph, sample_images(records), kind.apart)
     if facts["input"].get("reduced", True):
         facts["input"]["reduced"] = reduction(graph, records, facts["input"]["side"], kind.apart) <= REDUCTION
@@ -182,15 +182,23 @@ def _rule(run: Run, threshold: float | None, asked: str | float | None) -> str:
     return (asked if isinstance(asked, str) else GIVEN) if asked is not None else run.recipe.training.threshold
 
 
-def export_graph(module: nn.Module, outputs: Sequence[str]) -> bytes:
-    """An ONNX graph of a module from pixels (h, w, 3 or 4) uint8 of any size to outputs of these names."""
+def export_graph(module: nn.Module, outputs: Sequence[str], dtype: str = "uint8") -> bytes:
+    """An ONNX graph of a module from pixels of any size to outputs of these names.
+
+    Args:
+        module: takes pixels.
+        outputs: their names.
+        dtype: uint8: of pixels (h, w, 3 or 4); int16 or float32: of intensities (h, w, 3).
+    """
     size = {0: torch.export.Dim("height", min=1), 1: torch.export.Dim("width", min=1)}
-    channels = {2: torch.export.Dim("channels", min=3, max=4)}
+    pictures = dtype == "uint8"
+    channels = {2: torch.export.Dim("channels", min=3, max=4)} if pictures else {}
+    example = torch.zeros(60, 80, 4 if pictures else 3, dtype=getattr(torch, dtype))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*new_dynamic_size", FutureWarning)  # torchvision's use of torch, in nms
         program = torch.onnx.export(
             module,
-            (torch.zeros(60, 80, 4, dtype=torch.uint8),),
+            (example,),
             dynamo=True,
             dynamic_shapes=({**size, **channels},),
             input_names=["pixels"],
@@ -245,11 +253,13 @@ def sample_images(records: Sequence[Record]) -> Iterator[Pixels]:
     step = max(1, len(records) // SAMPLES)
     for record in records[::step][:SAMPLES]:
         yield np.ascontiguousarray(read_pixels(record))
-    first = Image.fromarray(read_pixels(records[0]))
+    first = read_pixels(records[0])
     for height, width in SHAPES:
-        enlarged = np.asarray(first.resize((width, height), Image.Resampling.BILINEAR))
-        yield enlarged.copy()
-        if height * width < 10**6:
+        planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(first, 2, 0)]
+        resized = [np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR)) for plane in planes]
+        enlarged = np.stack(resized, axis=2)
+        yield enlarged
+        if height * width < 10**6 and enlarged.shape[2] > 3:
             yield np.ascontiguousarray(enlarged[..., :3])
 
 

@@ -78,8 +78,8 @@ def list_folder(folder: Path, *, scans: bool = False, masks: bool = False) -> Li
 
     Args:
         folder: searched in depth, without hidden folders and links to folders.
-        scans: take scans of CT too: `.mhd`, NIfTI, and each folder that itself holds a series in DICOM, which then
-            stands for its DICOM files.
+        scans: take scans of CT and MR too: `.mhd`, NIfTI, and each folder that itself holds a series in DICOM, which
+            then stands for its DICOM files.
         masks: take masks that lie beside their images as images too.
 
     Raises:
@@ -95,7 +95,7 @@ def list_folder(folder: Path, *, scans: bool = False, masks: bool = False) -> Li
         for name in (name for name in folders if name.startswith(".")):
             hidden += [path for path in _files_below(here / name) if path.suffix.lower() in SUFFIXES]
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        series = scans and is_series(here)
+        series = scans and (is_series(here) or is_series(here, "MR"))
         if series:
             images.append(here)
         for path in (here / name for name in sorted(names)):
@@ -125,21 +125,26 @@ def masks_among(paths: Collection[Path]) -> set[Path]:
     """
     stems: dict[Path, set[str]] = {}
     for path in paths:
-        stems.setdefault(path.parent, set()).add(path.stem)
+        stems.setdefault(path.parent, set()).add(_stem(path))
         if not MASK_FOLDER.fullmatch(path.parent.name):
-            stems.setdefault(path.parent.parent / "*", set()).add(path.stem)
+            stems.setdefault(path.parent.parent / "*", set()).add(_stem(path))
     found = set()
     for path in paths:
-        name = MASK_NAME.fullmatch(path.stem)
-        image = name["image"] if name else path.stem
+        name = MASK_NAME.fullmatch(_stem(path))
+        image = name["image"] if name else _stem(path)
         if name and image in stems[path.parent]:
             found.add(path)
         elif MASK_FOLDER.fullmatch(path.parent.name):
             above = path.parent.parent
             images = stems.get(above, set()) | stems.get(above / "*", set())
-            if image in images or path.stem in images:
+            if image in images or _stem(path) in images:
                 found.add(path)
     return found
+
+
+def _stem(path: Path) -> str:
+    """A file's name without its ending, be that `.nii.gz`."""
+    return path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
 
 
 def _is_dicom(path: Path) -> bool:

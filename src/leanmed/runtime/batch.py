@@ -28,7 +28,7 @@ from leanmed.files import encodable, sha256_bytes, sha256_json, whole_file, writ
 from leanmed.reading.volume import is_scan
 from leanmed.runtime.lines import as_text, line_of, read_lines
 from leanmed.runtime.predictor import Predictor
-from leanmed.tasks.kind import Answer, ScanAnswer
+from leanmed.tasks.kind import Answer, AsFile, ScanAnswer
 
 IN_FLIGHT = 4  # images per worker: enough to keep all busy, few enough for steady memory
 ABOUT = ("artifact", "version", "seconds", "error")  # the last columns of a table
@@ -87,7 +87,7 @@ def predict_file(
 
     A line is what `answer` gives. Lines go to `OUT.part`, which takes its name when all inputs are through (or becomes
     the table, where OUT ends in `.csv`), and then `OUT.done` appears beside it. The pictures of what is found in scans
-    go to the folder `STEM-montages` beside OUT, whichever the shard.
+    go to the folder `STEM-montages` beside OUT, and masks to `STEM-files`, whichever the shard.
 
     Args:
         inputs: all inputs of all shards.
@@ -102,7 +102,8 @@ def predict_file(
         RunError: the output is there already, is damaged, or belongs to another artifact or other inputs.
     """
     shard = shard or Shard()
-    pictures = Pictures(draw or out.with_name(f"{out.stem}-montages"), images=draw is not None)
+    beside = out.with_name(f"{out.stem}-montages"), out.with_name(f"{out.stem}-files")
+    pictures = Pictures(draw or beside[0], images=draw is not None, files=beside[1])
     mine, out = shard.of(inputs), shard.path(out)
     part, marker = (out.with_name(out.name + end) for end in (".part", ".done"))
     if not resume and any(path.exists() for path in (out, part, marker)):
@@ -207,22 +208,34 @@ def _answer_all(
 
 @dataclass(frozen=True)
 class Pictures:
-    """Where answers are drawn.
+    """Where answers are drawn, and written as files.
 
     Args:
         folder: takes PNGs.
         images: draw over each image too, not over scans alone.
+        files: takes the answers that are files of their own, such as masks; None: nothing does.
     """
 
     folder: Path
     images: bool = False
+    files: Path | None = None
 
     def save(self, source: Path, picture: Image.Image) -> str:
         """Write a picture under a name that no other input has; that name, relative to the folder's parent."""
-        path = self.folder / _picture_name(source)
+        path = self.folder / f"{_plain_name(source)}.png"
         with whole_file(path) as temporary:
             picture.save(temporary, "PNG")
         return f"{self.folder.name}/{path.name}"
+
+    def keep(self, source: Path, answer: object) -> dict[str, str]:
+        """Write an answer that is a file of its own: `file`, its name relative to the folder's parent, or nothing."""
+        if self.files is None or not isinstance(answer, AsFile):
+            return {}
+        suffix, content = answer.file()
+        path = self.files / f"{_plain_name(source)}{suffix}"
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content)
+        return {"file": f"{self.files.name}/{path.name}"}
 
 
 def answers(
@@ -245,8 +258,9 @@ def answer(
     """The line for one input, an answer or the reason why there is none.
 
     Its keys are `input`; those of the answer's `as_json` (for a label `label`, `probability`, `probabilities`; for
-    boxes `boxes`, `scores`, `faint`; for a scan `candidates`, `slices`; and `threshold` for all); `picture`, where one
-    was drawn; `artifact`, `version` and `seconds`. Or else they are `input` and `error`.
+    boxes `boxes`, `scores`, `faint`; for a mask `labels`, `pixels`, `mask`, `confidence`; for a scan `candidates`,
+    `slices`; and `threshold` for all); `picture`, where one was drawn; `file`, where the answer was written as one;
+    `artifact`, `version` and `seconds`. Or else they are `input` and `error`.
 
     Args:
         pictures: where to draw; None: nowhere.
@@ -255,10 +269,11 @@ def answer(
     started = time.perf_counter()
     try:
         found, drawn = _found(predictor, path, pictures)
+        kept = pictures.keep(path, found) if pictures else {}
     except LeanmedError as error:
         return {"input": str(path), "error": str(error)}
     about = {"picture": drawn} if pictures and (pictures.images or is_scan(path)) else {}
-    about |= {"artifact": predictor.artifact.sha256, "version": __version__}
+    about |= kept | {"artifact": predictor.artifact.sha256, "version": __version__}
     line = line_of(str(path), found, **about, seconds=round(time.perf_counter() - started, 6))
     return line | ({"cells": found.cells()} if cells else {})
 
@@ -285,10 +300,10 @@ def _shown(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     return np.repeat(grey, 3, axis=2)
 
 
-def _picture_name(path: Path) -> str:
-    """A file name of plain letters that no other input has: one of the same name elsewhere has another hash."""
+def _plain_name(path: Path) -> str:
+    """A file name of plain letters, without ending, that no other input has: its namesake elsewhere has another hash."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", path.name).strip("._-")[:60]
-    return f"{plain or 'image'}-{sha256_bytes(os.fsencode(path))[:16]}.png"
+    return f"{plain or 'image'}-{sha256_bytes(os.fsencode(path))[:16]}"
 
 
 @dataclass(frozen=True)

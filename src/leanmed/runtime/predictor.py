@@ -11,10 +11,12 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from leanmed.data import read_pixels
 from leanmed.errors import ArtifactError
 from leanmed.manifest import Manifest
 from leanmed.reading.images import DEFAULT_LIMITS, Limits, read_image
-from leanmed.reading.lung_slices import Scan, prepare, read_slice
+from leanmed.reading.lung_slices import Scan, prepare
+from leanmed.reading.mr import Whole, open_whole
 from leanmed.reading.volume import is_scan, open_volume
 from leanmed.records import Record
 from leanmed.runtime.artifact import Artifact, read_artifact
@@ -76,8 +78,12 @@ class Predictor:
 
     @property
     def takes_scans(self) -> bool:
-        """Whether it looks at slices of CT, so that whole scans can be searched."""
-        return self.manifest.input.kind == "slice"
+        """Whether it looks at slices of scans, so that it answers for whole ones too."""
+        return self.manifest.input.kind == "slice" or self._takes_volumes
+
+    @property
+    def _takes_volumes(self) -> bool:
+        return self.manifest.input.scaled == "volume"
 
     def read(self, source: str | Path | bytes) -> NDArray[np.uint8]:
         """A file to pixels (h, w, 4), at a reduced scale where the graph would shrink it anyway."""
@@ -100,17 +106,18 @@ class Predictor:
             ) from error
 
     def predict(self, image: Source) -> Any:
-        """Answer for one image, or for a whole scan of CT where the artifact looks at slices of CT.
+        """Answer for one image, or for a whole scan where the artifact looks at slices of scans.
 
         Args:
             image: a path, the bytes of a file, an array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), or a Pillow image.
                 An artifact for slices of CT also takes a slice in Hounsfield units (an array of floats or signed
                 integers, 1 mm per pixel), a CT slice in DICOM, whose boxes are then in pixels of the slice as it is
-                stored, and whole scans, as `open_scan` does.
+                stored, and whole scans, as `open_scan` does. One for volumes of MR takes these whole.
 
         Returns:
-            The answer of the artifact's kind of task: `leanmed.Prediction` (a label), `leanmed.Detections` (boxes), or
-            of a scan `leanmed.Candidates`. Each has `as_json()`, and those of one image `draw(pixels)`.
+            The answer of the artifact's kind of task: `leanmed.Prediction` (a label), `leanmed.Detections` (boxes),
+            `leanmed.Segmentation` (a mask), or of a scan `leanmed.Candidates` or `leanmed.MaskedScan`. Each has
+            `as_json()`, those of one image `draw(pixels)`, and masks `file()`.
 
         Raises:
             InputError: it cannot be read as an image.
@@ -124,7 +131,7 @@ class Predictor:
         """Answer for a record's image, or for its slice of a volume."""
         if record.frame is None:
             return self.answer(self.frame(record.image))
-        return self.answer(Frame(read_slice(record.image, record.frame)))
+        return self.answer(Frame(read_pixels(record)))
 
     def frame(self, image: Source) -> Frame:
         """An image as the graph takes it; see `predict`."""
@@ -139,33 +146,35 @@ class Predictor:
         """As `answer`, but with places in the frame's own pixels, to be drawn over them."""
         return self.kind.decide(self.outputs(frame.pixels), self.manifest)
 
-    def open_scan(self, path: str | Path) -> Scan:
+    def open_scan(self, path: str | Path) -> Scan | Whole:
         """Read a whole scan: a volume in one file, or the folder of one DICOM series.
 
         Raises:
-            InputError: it cannot be read, or is no chest CT.
-            MissingExtraError: without scipy, or NIfTI without nibabel.
+            InputError: it cannot be read, or is not what the artifact looks at: a chest CT, or a volume of MR.
+            MissingExtraError: CT without scipy, or NIfTI without nibabel.
         """
+        if self._takes_volumes:
+            return open_whole(Path(path), self.limits)
         return prepare(open_volume(Path(path), self.limits))
 
-    def predict_scan(self, scan: str | Path | Scan, *, count: int | None = MOST) -> ScanAnswer:
-        """Search a whole scan.
+    def predict_scan(self, scan: str | Path | Scan | Whole, *, count: int | None = MOST) -> ScanAnswer:
+        """Answer for a whole scan: what is found in it, or its mask.
 
         Args:
             scan: a path, as `open_scan` takes it, or what that gives.
-            count: so many of the best candidates; None: all.
+            count: so many of the best candidates; None: all. A mask is whole in any case.
 
         Raises:
-            ArtifactError: the graph fails, or is none for slices of CT.
+            ArtifactError: the graph fails, or is none for slices of scans.
             DataError: it gives no sound answer.
             InputError, MissingExtraError: as `open_scan`.
         """
         if not self.takes_scans:
             raise ArtifactError(
-                f"expected an artifact for slices of CT, got one for a {self.manifest.input.kind}; take another "
+                f"expected an artifact for slices of scans, got one for a {self.manifest.input.kind}; take another "
                 "artifact"
             )
-        scan = scan if isinstance(scan, Scan) else self.open_scan(scan)
+        scan = scan if isinstance(scan, Scan | Whole) else self.open_scan(scan)
         return self.kind.search(scan, self.outputs, self.manifest, count)
 
     def predict_boxes(self, image: Source) -> Detections:

@@ -106,6 +106,8 @@ def _intensities(source: Path | bytes | NDArray[Any] | Image.Image, about: Input
             "values"
         )
     array = source[..., np.newaxis] if source.ndim == 2 else source
+    if array.ndim == 3 and array.shape[2] == 1 and about.slices is not None:
+        array = np.repeat(array, 3, axis=2)
     if array.ndim != 3 or array.dtype.kind not in "iuf" or array.dtype == np.uint8:
         raise UnsupportedInput(
             f"image in memory: expected {unit} of shape (height, width) or (height, width, channels), got "

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,14 @@ class ScanAnswer(Protocol):
 
     def picture(self) -> Any:
         """A Pillow image of what was found."""
+
+
+@runtime_checkable
+class AsFile(Protocol):
+    """An answer, to an image or to a scan, that is a file of its own besides its line: a mask."""
+
+    def file(self) -> tuple[str, bytes]:
+        """The end of its name, such as `.png`, and its bytes."""
 
 
 class AnswerPart(Protocol):

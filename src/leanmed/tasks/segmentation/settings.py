@@ -15,8 +15,8 @@ class MaskData(Data):
     dataset: str = Field(default="masks", description="a reader's name: masks, mr-sites, nnunet...")
     kind: Literal["photograph", "intensities"] = Field(
         default="photograph",
-        description="photograph: images of 8 bits; intensities: axial slices of MR volumes with the slices beside them, "
-        "as z-scores by the mean and standard deviation of the whole volume",
+        description="photograph: images of 8 bits; intensities: axial slices of MR volumes with the slices beside "
+        "them, as z-scores by the mean and standard deviation of the whole volume",
     )
 
 

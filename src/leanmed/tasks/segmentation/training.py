@@ -200,7 +200,7 @@ class Segmentations(Task):
         """Labels, input, threshold, temperature, main score."""
         about: dict[str, Any] = {"kind": "photograph"}
         if not self.photographs:
-            about = {"kind": "intensities", "dtype": "float32", "unit": "standard deviations of the volume"}
+            about = {"kind": "intensities", "dtype": "float32", "unit": "z-scores", "scaled": "volume"}
         return {
             "task": "segmentation",
             "labels": self.labels,
