@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from leanmed.models.segmentation import ConvAndPool, Maps, Segmenter, initialise
 
+TIE = 1e-4  # values of a window that differ by less are equal
 EPS = 1e-3  # of batch normalisation
 # Section 2 and 3 of the encoder: kernel (5: asymmetric 5x1 and 1x5) and dilation of each bottleneck.
 SECTION = ((3, 1), (3, 2), (5, 1), (3, 4), (3, 1), (3, 8), (5, 1), (3, 16))
@@ -139,14 +140,18 @@ class Up(nn.Module):
 
 
 def pool(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The maximum of each 2x2 window, (b, c, h / 2, w / 2), and which of the four values it was (the first of equals).
+    """The maximum of each 2x2 window, (b, c, h / 2, w / 2), and which of the four values it was.
+
+    Of values that are equal but for `TIE` it is the first: where an image is flat, the rounding of a runtime would
+    decide otherwise.
 
     The second is a mask (b, c, h / 2, 2, w / 2, 2) of zeros and ones. It takes the place of `nn.MaxPool2d`'s indices,
     which count through the whole map and have no counterpart for `nn.MaxUnpool2d` in many runtimes.
     """
     b, c, h, w = x.shape
     windows = x.view(b, c, h // 2, 2, w // 2, 2)
-    first = windows.transpose(3, 4).flatten(4).argmax(4)  # (b, c, h / 2, w / 2), from 0 to 3
+    preferred = TIE * torch.arange(3, -1, -1, device=x.device, dtype=x.dtype)
+    first = (windows.transpose(3, 4).flatten(4) + preferred).argmax(4)  # (b, c, h / 2, w / 2), from 0 to 3
     places = torch.arange(4, device=x.device).view(2, 1, 2)  # by row and column of the window
     where = (first[:, :, :, None, :, None] == places).to(x.dtype)
     return F.max_pool2d(x, 2), where

@@ -301,7 +301,7 @@ def _shown(pixels: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _plain_name(path: Path) -> str:
-    """A file name of plain letters, without ending, that no other input has: its namesake elsewhere has another hash."""
+    """A file name of plain letters, without ending, that no other input has: a namesake elsewhere has another hash."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", path.name).strip("._-")[:60]
     return f"{plain or 'image'}-{sha256_bytes(os.fsencode(path))[:16]}"
 
