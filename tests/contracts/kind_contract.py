@@ -118,7 +118,7 @@ class KindContract:
             kind.answer.answer_of(dict.fromkeys(first, "x") | {key: [["x"]]})
 
     def test_unsound_outputs_are_refused(self, kind: Kind, outputs: list[Outputs], manifest: Manifest) -> None:
-        broken = [np.full_like(part, np.nan) for part in outputs[0]]
+        broken = [np.full_like(part, np.nan if part.dtype.kind == "f" else 255) for part in outputs[0]]
         with pytest.raises(DataError):
             kind.answer.decide(broken, manifest)
 

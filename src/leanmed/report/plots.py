@@ -46,6 +46,7 @@ STYLE: Any = {
     "svg.hashsalt": "leanmed",  # the same plot gives the same bytes
     "text.parse_math": False,  # a label may hold a dollar sign
 }
+_HEADINGS = {"auc": "AUC", "f1": "F1", "froc": "FROC", "iou": "IoU", "cl_dice": "clDice", "hd95": "HD95"}
 DASHED: dict[str, Any] = {"color": GREY, "linewidth": 1, "linestyle": (0, (4, 3))}
 
 
@@ -105,13 +106,13 @@ def _by_epoch(values: Sequence[float]) -> tuple[range, Sequence[float]]:
 
 
 def forest(rows: Sequence[SubgroupRow], overall: Mapping[str, Figure]) -> Plot:
-    """Up to three figures of every subgroup with their intervals; some row must have a figure."""
+    """Up to three figures of every subgroup with their intervals; at least one must be known and lie within 0 to 1."""
     reading = (
         "A point is a subgroup's figure, its line the 95 % interval, in brackets its images; the dashed "
         "line is the figure of all images. Of many subgroups some differ by chance: look at the intervals "
         "first."
     )
-    known = [m for m in rows[0].figures if any(np.isfinite(row.figures[m].value) for row in rows)][:3]
+    known = [m for m in rows[0].figures if _within_unit([row.figures[m] for row in rows])][:3]
     lines = [line for name, part in groupby(rows, attrgetter("name")) for line in (name, *part)]
     height = 0.9 + 0.27 * len(lines)
     with canvas_of(7.2, height, 1, len(known), sharey=True, squeeze=False) as (canvas, columns):
@@ -122,7 +123,7 @@ def forest(rows: Sequence[SubgroupRow], overall: Mapping[str, Figure]) -> Plot:
             if metric in overall:
                 axes.axvline(overall[metric].value, **DASHED)
             axes.set(xlim=(-0.03, 1.03), ylim=(len(lines) - 0.4, -0.6), xticks=[0, 0.5, 1])
-            axes.set_title(metric.upper() if metric in ("auc", "f1", "froc") else metric.capitalize())
+            axes.set_title(_HEADINGS.get(metric, metric.capitalize()))
             axes.set_yticks(range(len(lines)), [_row_name(line) for line in lines])
             axes.tick_params(axis="y", length=0)
             axes.grid(axis="y", visible=False)
@@ -130,6 +131,12 @@ def forest(rows: Sequence[SubgroupRow], overall: Mapping[str, Figure]) -> Plot:
             label.set_fontweight("bold" if isinstance(line, str) else "normal")
         alt = f"{', '.join(known)} by subgroup; the table below holds the same numbers."
         return Plot("Figures by subgroup", reading, alt, svg_of(canvas))
+
+
+def _within_unit(figures: Sequence[Figure]) -> bool:
+    """Whether some are known, and none is above 1, as a distance in mm is."""
+    known = np.array([(f.value, f.low, f.high) for f in figures])
+    return bool(np.isfinite(known[:, 0]).any() and np.nanmax(known) <= 1)
 
 
 def _row_name(line: SubgroupRow | str) -> str:

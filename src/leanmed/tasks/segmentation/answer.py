@@ -160,6 +160,11 @@ def fits(shapes: Mapping[str, Sequence[Any]], labels: tuple[str, ...]) -> bool:
 def decide(outputs: Sequence[NDArray[Any]], manifest: Manifest) -> Segmentation:
     """Mask and confidence, both (h, w) uint8; of one label the threshold decides anew."""
     mask, confidence = outputs
+    if any(part.ndim != 2 or part.dtype != np.uint8 for part in outputs) or mask.max(initial=0) > len(manifest.labels):
+        raise DataError(
+            f"expected a mask and a confidence of uint8 with values up to {len(manifest.labels)} in the mask, got "
+            f"{mask.dtype} and {confidence.dtype} with values up to {mask.max(initial=0)}; the model is unsound"
+        )
     if manifest.threshold is None:
         return Segmentation.of(manifest.labels, mask, confidence)
     return decided(confidence, manifest.labels, manifest.threshold)

@@ -345,8 +345,8 @@ def score(table: Segmented, *, resamples: int = 2000, seed: int = 0) -> dict[str
 def paired(a: Segmented, b: Segmented, *, resamples: int = 2000, seed: int = 0) -> dict[str, Figure]:
     """How b differs from a on the same images: b - a for each figure, the resamples being shared.
 
-    `agreement` is the share of cases whose Dice differs by at most .02. A distance is the difference of the means of
-    those cases that have one in each table.
+    `agreement` is the share of cases whose Dice differs by at most .02. Distances are compared in the
+    cases that have one in both tables: otherwise a model would gain by missing a case altogether.
 
     Raises:
         DataError: the tables are not of the same images.
@@ -356,7 +356,14 @@ def paired(a: Segmented, b: Segmented, *, resamples: int = 2000, seed: int = 0) 
         raise DataError("expected two tables of the same images in the same order, got others")
     alike = np.abs(a.mean_dice() - b.mean_dice()) <= ALIKE + EPSILON
     columns = max(_columns(a), _columns(b))
+    a, b = _with_distances_of(a, b), _with_distances_of(b, a)
     return changes(measure(a), measure(b), alike, a.group, columns=columns, resamples=resamples, seed=seed)
+
+
+def _with_distances_of(table: Segmented, other: Segmented) -> Segmented:
+    """The table without the distances that the other does not have."""
+    hd95, asd = (np.where(np.isfinite(getattr(other, name)), getattr(table, name), np.nan) for name in DISTANCES)
+    return replace(table, hd95=hd95, asd=asd)
 
 
 def _columns(table: Segmented) -> int:

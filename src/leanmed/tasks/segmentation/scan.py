@@ -84,7 +84,7 @@ def mask_scan(scan: Any, answer: Callable[[NDArray[np.float32]], NDArray[np.uint
     """
     if manifest.input.kind != "intensities":
         raise ArtifactError(
-            f"expected an artifact for slices of MR, got one for a {manifest.input.kind}; take another artifact"
+            f"expected an artifact for slices of MR, got one that marks a {manifest.input.kind}; take another artifact"
         )
     mask = np.stack([answer(scan.slice(z)) for z in range(len(scan.scores))])
     return MaskedScan(manifest.labels, mask, scan, manifest.threshold)

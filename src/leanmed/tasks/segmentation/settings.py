@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from leanmed.recipe.recipe import Augment, Data, Recipe, Section
+from leanmed.recipe.recipe import Augment, Data, Recipe, Section, Training
 
 
 class MaskData(Data):
@@ -79,11 +79,20 @@ class Segmenter(Section):
     )
 
 
+class MaskTraining(Training):
+    """How it is trained."""
+
+    select_by: str = Field(
+        default="dice", description="the validation figure that picks the epoch, as listed below for each kind of task"
+    )
+
+
 class SegmentationRecipe(Recipe):
     """A recipe with a segmenter."""
 
     data: MaskData = Field(default_factory=MaskData)
     augment: Changes = Field(default_factory=Changes)
+    training: MaskTraining = Field(default_factory=MaskTraining)
     segmenter: Segmenter = Field(default_factory=Segmenter)
 
     @model_validator(mode="after")

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from contracts.task_contract import TaskContract
+from leanmed.tasks.base import Batch, Named
+from leanmed.tasks.recipes import check_recipe
+from leanmed.tasks.segmentation.augment import OUTSIDE, augment_masks, change_values
+from leanmed.tasks.segmentation.loss import dice_loss, mask_loss
+from leanmed.tasks.segmentation.settings import Changes
+from leanmed.tasks.segmentation.training import Segmentations
+
+SIDE = 32
+
+
+def segmentation(*labels: str, **sections: dict) -> Segmentations:
+    torch.manual_seed(0)
+    model = {"backbone": "test_efficientnet", "weights": "none", "side": SIDE, "backbone_args": {"width": 64}}
+    recipe = {"name": "tiny", "task": "segmentation", "model": model, **sections}
+    return Segmentations(check_recipe(recipe, "here"), labels)
+
+
+def learnable(classes: int) -> Batch:
+    """Eight squares of noise with a brighter part, whose colour tells the label."""
+    generator = torch.Generator().manual_seed(1)
+    colour = 0.3 * torch.rand(8, 3, SIDE, SIDE, generator=generator)
+    masks = torch.zeros(8, SIDE, SIDE, dtype=torch.uint8)
+    for k in range(8):
+        label = k % classes
+        place = (k, slice(6, 20), slice(4 + k, 16 + k))
+        masks[place] = label + 1
+        colour[k, label % 3, 6:20, 4 + k : 16 + k] += 0.6
+    image = torch.cat([colour, torch.ones(8, 1, SIDE, SIDE)], 1)
+    return Batch({"image": image}, {"mask": masks, "case": torch.arange(8)})
+
+
+class Masks(TaskContract):
+    def far_too_sure(self, outputs: Named) -> Named:
+        return {name: 3 * tensor for name, tensor in outputs.items()}
+
+
+class TestOneLabel(Masks):
+    @pytest.fixture
+    def task(self) -> Segmentations:
+        return segmentation("vessel")
+
+    @pytest.fixture
+    def batch(self) -> Batch:
+        return learnable(1)
+
+    def test_a_temperature_decides_what_the_graph_and_the_manifest_say(self, task, batch) -> None:
+        """Confidences are kept in 256 levels, so that a temperature brings them back to a level or two."""
+        outputs = self.outputs(task, batch)
+        task.decide_by(1.0, 0.0)
+        kept = task.answers(outputs)
+        task.decide_by(2.0, 0.25)
+        assert (task.manifest()["temperature"], task.manifest()["threshold"]) == (2.0, 0.25)
+        kind = self.kind(task)
+        for wanted, answer in zip(task.answers(outputs), kept, strict=True):
+            again = kind.recalibrated(answer, 2.0, 0.25)
+            assert np.abs(again.confidence.astype(int) - wanted.confidence.astype(int)).max() <= 1
+            assert np.array_equal(again.mask, again.confidence >= 64)
+
+
+class TestThreeLabels(Masks):
+    @pytest.fixture
+    def task(self) -> Segmentations:
+        return segmentation("a", "b", "c")
+
+    @pytest.fixture
+    def batch(self) -> Batch:
+        return learnable(3)
+
+    def test_a_temperature_decides_what_the_graph_and_the_manifest_say(self, task, batch) -> None:
+        """Of several labels the likeliest is answered, whatever the temperature."""
+        outputs = self.outputs(task, batch)
+        before = [answer.mask for answer in task.answers(outputs)]
+        task.decide_by(30.0, None)
+        assert all(np.array_equal(one, other.mask) for one, other in zip(before, task.answers(outputs), strict=True))
+        assert task.manifest()["threshold"] is None
+
+
+def test_a_wide_image_is_padded_below_and_its_mask_comes_back_in_its_own_frame() -> None:
+    task = segmentation("vessel").eval()
+    image = task.squared(torch.full((10, 40, 3), 255, dtype=torch.uint8))
+    assert image.shape == (4, SIDE, SIDE)
+    assert image[3, :7].min() == pytest.approx(1)
+    assert image[3, 9:].max() == 0
+    probabilities = torch.zeros(1, SIDE, SIDE)
+    probabilities[0, :8, 16:] = 1.0  # the right half of the image, which fills the first quarter of the rows
+    mask, confidence = task.in_image(probabilities, (10, 40))
+    assert mask.shape == confidence.shape == (10, 40)
+    assert mask[:, :19].max() == 0
+    assert mask[:8, 21:].min() == 1
+
+
+def test_an_image_is_normalized_by_its_own_pixels_and_not_by_what_pads_it() -> None:
+    task = segmentation("vessel")
+    colour = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    alone = task.seen(torch.cat([colour, torch.ones(1, 1, 8, 8)], 1))
+    padded = task.seen(F.pad(torch.cat([colour, torch.ones(1, 1, 8, 8)], 1), (0, 8, 0, 8)))
+    assert torch.allclose(alone, padded[..., :8, :8], atol=1e-5)
+    assert alone.mean().abs() < 1e-5
+    assert padded[..., 8:, :].abs().max() == 0
+
+
+def test_one_channel_is_the_middle_one() -> None:
+    task = segmentation("gland", data={"kind": "intensities"}, segmenter={"slices": 1})
+    image = torch.arange(4.0).view(1, 4, 1, 1).expand(1, 4, 2, 2)
+    assert task.seen(image).unique().tolist() == [1.0]
+
+
+def test_mr_is_kept_in_half_precision_and_seen_as_it_is() -> None:
+    task = segmentation("gland", data={"kind": "intensities"})
+    prepared = task.prepare(np.full((20, 20, 3), -1.5, np.float32))
+    assert prepared["image"][:3].unique().tolist() == [-1.5]
+    assert task.keep(prepared)["image"].dtype == torch.float16
+
+
+def test_image_and_mask_move_together_and_nothing_is_known_of_what_comes_in() -> None:
+    recipe = segmentation("vessel", segmenter={"crop": 32, "crops": 3}).settings
+    masks = torch.zeros(2, SIDE, SIDE, dtype=torch.uint8)
+    masks[:, 8:20, 10:24] = 1
+    images = torch.cat([masks[:, None].float().expand(-1, 3, -1, -1), torch.ones(2, 1, SIDE, SIDE)], 1)
+    moved, labels = augment_masks(images, masks, recipe, 3)
+    assert moved.shape == (6, 4, 32, 32)
+    assert labels.shape == (6, 32, 32)
+    known = labels != OUTSIDE
+    assert (moved[:, 3][~known] < 0.75).all()
+    inside = (moved[:, 3] > 0.99) & known
+    agree = ((moved[:, 0] > 0.5) == (labels == 1))[inside].float().mean()
+    assert agree > 0.98
+
+
+def test_crops_of_a_larger_image_are_parts_of_it() -> None:
+    sections = {"segmenter": {"crop": 32, "crops": 8}, "augment": {"rotation": 0, "shift": 0, "scale": [1, 1]}}
+    model = {"backbone": "enet", "weights": "none", "side": 64}
+    recipe = check_recipe({"name": "t", "task": "segmentation", "model": model, **sections}, "here")
+    ramp = torch.arange(64.0).expand(1, 4, 64, 64).clone()
+    ramp[:, 3] = 1
+    moved, _ = augment_masks(ramp, torch.zeros(1, 64, 64, dtype=torch.uint8), recipe, 0)
+    steps = moved[:, 0, 4:-4, 4:-4].diff(dim=-1).abs()
+    assert torch.allclose(steps, torch.ones_like(steps), atol=0.01), "a crop keeps the image's scale"
+    assert moved[:, 0, 0, 0].unique().numel() > 4, "and lies elsewhere each time"
+
+
+@pytest.mark.parametrize("change", ["gamma", "bias", "noise", "blur"])
+def test_each_change_of_values_changes_them_and_leaves_what_is_outside(change: str) -> None:
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    alpha = torch.ones(2, 1, 16, 16)
+    alpha[..., 12:] = 0
+    changed = change_values(images * alpha, alpha, Changes(**{change: 0.9}), torch.Generator().manual_seed(1))
+    assert changed[..., 12:].abs().max() == 0
+    assert (changed - images * alpha).abs().max() > 0.05
+    same = change_values(images * alpha, alpha, Changes(), torch.Generator().manual_seed(1))
+    assert torch.equal(same, images * alpha)
+
+
+def test_dice_by_hand() -> None:
+    """One pixel of probability 1/2 that is there, one of 1/2 that is not: 1 - (2 x .5 + 1) / (1 + 1 + 1)."""
+    logits, truth = torch.zeros(1, 1, 1, 2), torch.tensor([[[1, 0]]])
+    known = torch.ones(1, 1, 2, dtype=torch.bool)
+    assert dice_loss(logits, truth, known).item() == pytest.approx(1 - 2 / 3)
+
+
+def test_cross_entropy_and_focal_by_hand_leave_out_what_is_unknown() -> None:
+    logits = torch.tensor([0.0, 100.0]).view(1, 1, 1, 2)
+    masks = torch.tensor([[[1, OUTSIDE]]], dtype=torch.uint8)
+    assert mask_loss(logits, masks, "cross-entropy").item() == pytest.approx(np.log(2))
+    assert mask_loss(logits, masks, "focal").item() == pytest.approx(0.25 * np.log(2))
+    both = mask_loss(logits, masks, "dice+cross-entropy").item()
+    assert both == pytest.approx(np.log(2) + 1 - 2 / 2.5)
+
+
+def test_the_score_of_a_case_is_that_of_all_its_slices() -> None:
+    task = segmentation("gland")
+    logits = torch.tensor([[1.0, -1.0], [-1.0, -1.0]]).view(2, 1, 1, 2)
+    masks = torch.tensor([[[1, 0]], [[1, 0]]], dtype=torch.uint8)
+    scorer = task.scorer()
+    scorer.add({"logits": logits}, {"mask": masks, "case": torch.tensor([7, 7])})
+    assert scorer.figures()["dice"] == pytest.approx(2 / 3)
+    scorer = task.scorer()
+    scorer.add({"logits": logits}, {"mask": masks, "case": torch.tensor([7, 8])})
+    assert scorer.figures()["dice"] == pytest.approx(1 / 2)
