@@ -226,7 +226,7 @@ class KindContract:
     def test_mistakes_are_of_the_records_and_at_least_one_is_found(
         self, kind: Kind, records: list[Record], answers: list[Answer], manifest: Manifest
     ) -> None:
-        found = kind.judge.mistakes(self.table(kind, records, answers, manifest), records)
+        found = kind.judge.mistakes(self.table(kind, records, answers, manifest), records, answers)
         assert found
         assert {mistake.id for mistake in found} <= {record.id for record in records}
 

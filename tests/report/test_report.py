@@ -75,7 +75,7 @@ def full(k=2, table=None, **changes):
         comparisons={"INT8 against float": paired(table, table, resamples=20)},
         notes=[f"could not read {HOSTILE}"],
         histories=[History(0, [0.7, 0.5], [0.7, 0.6], [0.5, 0.6], "f1", 1)],
-        mistakes=judge.mistakes(table, [Record(f"{i}", Path(f"{i}.png"), "no", "g") for i in range(n)]),
+        mistakes=judge.mistakes(table, [Record(f"{i}", Path(f"{i}.png"), "no", "g") for i in range(n)], []),
     )
     return replace(content, **changes)
 
@@ -262,7 +262,7 @@ def test_worst_mistakes_are_the_surest_one_of_each_group():
         np.array(list("aabcd")),
         ("no", "yes"),
     )
-    mistakes = judge.mistakes(table, [Record(c, Path(c), "no", "g") for c in "vwxyz"])
+    mistakes = judge.mistakes(table, [Record(c, Path(c), "no", "g") for c in "vwxyz"], [])
     assert [(m.id, m.truth, m.answered, m.probability) for m in mistakes] == [
         ("v", "no", "yes", 0.9),
         ("z", "yes", "no", 0.8),

@@ -78,7 +78,7 @@ def report_of(
         main_score=main_score,
         table=table,
         subgroups=subgroup_rows(answered, table, settings),
-        mistakes=judge.mistakes(table, answered.records),
+        mistakes=judge.mistakes(table, answered.records, answered.answers),
         remarks=judge.remarks(table),
         plots=judge.plots(table, list(thresholds.values())),
         counts=judge.counts(table),

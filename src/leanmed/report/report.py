@@ -100,7 +100,10 @@ class Places:
 
 @dataclass(frozen=True)
 class Mistake:
-    """What was answered wrongly, with the probability of the wrong answer, and for boxes where in the image."""
+    """What was answered wrongly, with the probability of the wrong answer, and for boxes where in the image.
+
+    `picture` makes a picture of it (h, w, 3) where neither the image alone nor a close-up of boxes shows it.
+    """
 
     id: str
     image: Path
@@ -109,6 +112,7 @@ class Mistake:
     probability: float
     places: Places | None = None
     frame: int | None = None
+    picture: Callable[[], NDArray[np.uint8]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +199,10 @@ def as_json(content: Report) -> dict[str, Any]:
         "notes": content.notes,
         "curves": content.histories,
         # Where a file lies says something about a person's machine; its id suffices.
-        "mistakes": [{k: v for k, v in vars(m).items() if k != "image" and v is not None} for m in content.mistakes],
+        "mistakes": [
+            {k: v for k, v in vars(m).items() if k not in ("image", "picture") and v is not None}
+            for m in content.mistakes
+        ],
         "counts": content.counts,
         **vars(content.provenance),
     }
@@ -273,6 +280,8 @@ def _forest(content: Report) -> Plot | None:
 def _picture(mistake: Mistake, read: Reader) -> str | None:
     """The image or the place in it as a JPEG in base64, or None if it cannot be read."""
     try:
+        if mistake.picture:
+            return thumbnail(mistake.picture())
         pixels = read(mistake.image) if mistake.frame is None else read_slice(mistake.image, mistake.frame)
     except (InputError, OSError):
         return None

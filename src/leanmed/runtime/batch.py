@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from leanmed import __version__
@@ -28,6 +26,7 @@ from leanmed.files import encodable, sha256_bytes, sha256_json, whole_file, writ
 from leanmed.reading.volume import is_scan
 from leanmed.runtime.lines import as_text, line_of, read_lines
 from leanmed.runtime.predictor import Predictor
+from leanmed.tasks.drawing import as_picture
 from leanmed.tasks.kind import Answer, AsFile, ScanAnswer
 
 IN_FLIGHT = 4  # images per worker: enough to keep all busy, few enough for steady memory
@@ -287,17 +286,8 @@ def _found(predictor: Predictor, path: Path, pictures: Pictures | None) -> tuple
     found = predictor.decide(frame)
     drawn = None
     if pictures and pictures.images:
-        drawn = pictures.save(path, Image.fromarray(found.draw(_shown(frame.pixels))))
+        drawn = pictures.save(path, Image.fromarray(found.draw(as_picture(frame.pixels))))
     return (found.placed(frame.points) if frame.points else found), drawn
-
-
-def _shown(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Pixels as a picture: intensities from their least to their greatest, in grey."""
-    if pixels.dtype == np.uint8:
-        return pixels
-    low, high = float(pixels.min()), float(pixels.max())
-    grey = ((pixels[..., :1] - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)
-    return np.repeat(grey, 3, axis=2)
 
 
 def _plain_name(path: Path) -> str:

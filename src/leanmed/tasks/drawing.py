@@ -18,6 +18,15 @@ SMALLEST = 11  # pixels, height of letters
 LETTERS = 40  # that an image is wide, as a rule
 
 
+def as_picture(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Pixels (h, w, c) as a picture: of intensities the middle channel, from its least to its greatest, in grey."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    middle = pixels[..., pixels.shape[2] // 2 : pixels.shape[2] // 2 + 1].astype(np.float64)
+    low, high = float(middle.min()), float(middle.max())
+    return np.repeat(((middle - low) * (255 / max(high - low, 1e-9))).astype(np.uint8), 3, axis=2)
+
+
 def on_grey(pixels: NDArray[np.uint8]) -> Image.Image:
     """The picture (h, w, 3 or 4) on neutral grey, which shows where alpha leaves something out."""
     picture = Image.fromarray(pixels).convert("RGBA")

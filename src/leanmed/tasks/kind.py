@@ -175,7 +175,7 @@ class JudgePart(Protocol):
     def terms(self, table: Any) -> Mapping[str, Term]:
         """`TERMS` as they hold for one table."""
 
-    def mistakes(self, table: Any, records: Sequence[Record]) -> list[Mistake]:
+    def mistakes(self, table: Any, records: Sequence[Record], answers: Sequence[Any]) -> list[Mistake]:
         """What to look at first."""
 
     def remarks(self, table: Any) -> list[str]:

@@ -115,7 +115,7 @@ def test_larger_misses_come_first() -> None:
     nothing = [np.empty((0, 4))] * 2
     table = Detected(truth, nothing, [np.empty(0)] * 2, np.full(2, 0.5), np.array(["p", "q"]))
     records = [Record(f"{s:g}", Path("x"), Boxes(), "p") for s in sizes]
-    assert [m.id for m in mistakes(table, records)] == ["9", "4"]
+    assert [m.id for m in mistakes(table, records, [])] == ["9", "4"]
 
 
 def test_small_cells_of_an_attribute_have_no_figures(report: Report) -> None:

@@ -82,7 +82,7 @@ def terms(table: Scored) -> Mapping[str, Term]:
     return {name: replace(term, needs=EVERY_LABEL) for name, term in TERMS.items()}
 
 
-def mistakes(table: Scored, records: Sequence[Record]) -> list[Mistake]:
+def mistakes(table: Scored, records: Sequence[Record], answers: Sequence[Any]) -> list[Mistake]:
     """The wrong answers given with the highest probability, the surest first, at most one of a group."""
     sureness = table.probabilities[np.arange(table.truth.size), table.predicted]
     wrong = np.flatnonzero(table.truth != table.predicted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 
@@ -157,7 +158,7 @@ def _cell(name: str, value: str, cell: Detected, resamples: int) -> SubgroupRow:
     return SubgroupRow(name, value, n, cell.groups, cell.objects, shown)
 
 
-def mistakes(table: Detected, records: Sequence[Record]) -> list[Mistake]:
+def mistakes(table: Detected, records: Sequence[Record], answers: Sequence[Any]) -> list[Mistake]:
     """The surest false positives, then the largest objects missed, at most one of each kind of a group."""
     images = range(len(records))
     alarms = [(-m.probability, table.group[i], m) for i in images for m in _alarms(table, i, records[i])]

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import ImageColor
 
+from leanmed.data import read_pixels
 from leanmed.data.masks import OUTSIDE, read_mask
 from leanmed.errors import ArtifactError, DataError
 from leanmed.figures.bootstrap import SMALL_CELL, Figure, SubgroupRow, cells
@@ -19,9 +22,11 @@ from leanmed.figures.calibration import Evidence
 from leanmed.manifest import Manifest
 from leanmed.records import Attribute, Record
 from leanmed.report.glossary import Term
+from leanmed.report.pictures import PREDICTED, TRUE
 from leanmed.report.plots import Plot
 from leanmed.report.report import Mistake
-from leanmed.tasks.segmentation.answer import Segmentation, log_odds
+from leanmed.tasks.drawing import as_picture, on_grey, outlined
+from leanmed.tasks.segmentation.answer import Plane, Segmentation, log_odds
 from leanmed.tasks.segmentation.figures import Segmented, counts, measure_case, paired, point, score
 from leanmed.tasks.segmentation.plots import plots_of
 from leanmed.tasks.segmentation.words import TERMS, WORDS, terms_of
@@ -162,18 +167,37 @@ def _cell(name: str, value: str, cell: Segmented, resamples: int) -> SubgroupRow
     return SubgroupRow(name, value, n, cell.groups, None, shown)
 
 
-def mistakes(table: Segmented, records: Sequence[Record]) -> list[Mistake]:
-    """The cases with the lowest Dice, one of a group."""
-    mean = table.mean_dice()
+def mistakes(table: Segmented, records: Sequence[Record], answers: Sequence[Segmentation]) -> list[Mistake]:
+    """The cases with the lowest Dice, one of a group; of a volume the slice with most wrong pixels."""
+    mean, cases = table.mean_dice(), {own[0]: own for own in _cases(records)}
     found: dict[str, Mistake] = {}
     for k in np.argsort(mean, kind="stable"):
-        record = records[table.first[k]]
-        answered = f"Dice {mean[k]:.3f}"
-        found.setdefault(
-            str(table.group[k]),
-            Mistake(record.id, record.image, ", ".join(table.labels), answered, float(mean[k]), frame=record.frame),
-        )
-    return list(found.values())[:MISTAKES]
+        if str(table.group[k]) not in found and len(found) < MISTAKES:
+            own = cases[int(table.first[k])]
+            pairs = [(records[i], read_mask(records[i], table.labels), answers[i].mask) for i in own]
+            record, truth, mask = max(pairs, key=lambda pair: _wrong(*pair[1:]))
+            found[str(table.group[k])] = Mistake(
+                id=record.id,
+                image=record.image,
+                truth=", ".join(table.labels),
+                answered=f"Dice {mean[k]:.3f}",
+                probability=float(mean[k]),
+                frame=record.frame,
+                picture=partial(_outlines, record, truth, mask),
+            )
+    return list(found.values())
+
+
+def _wrong(truth: Plane, mask: Plane) -> int:
+    return int(((truth != mask) & (truth != OUTSIDE)).sum())
+
+
+def _outlines(record: Record, truth: Plane, mask: Plane) -> Plane:
+    """The image with the true mask outlined in blue and the answered one in orange."""
+    shown = on_grey(as_picture(read_pixels(record)))
+    for marked, colour in ((np.where(truth == OUTSIDE, 0, truth), TRUE), (mask, PREDICTED)):
+        shown = outlined(shown, (marked > 0).astype(np.uint8), [ImageColor.getrgb(colour)[:3]])
+    return np.asarray(shown)
 
 
 def judge_scans(manifest: Manifest, name: str, root: Path, answer: Any, **more: Any) -> Any:
