@@ -329,7 +329,7 @@ def _peak() -> int | None:
         return None
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def table(found: Mapping[str, Any]) -> str:
