@@ -18,6 +18,7 @@ from detection_fixtures import constant_graph
 from leanmed.benchmark import profile as module
 from leanmed.benchmark.profile import (
     count_flops,
+    count_graph_flops,
     made_image,
     multiplications,
     profile,
@@ -139,6 +140,29 @@ def test_the_made_image_is_one_that_the_graph_takes(shape: Input, size: tuple[in
 )
 def test_multiplications_by_hand(operator: str, inputs: Any, outputs: Any, expected: int) -> None:
     assert multiplications(operator, inputs, outputs) == expected
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"), [("Conv", 2 * 4 * 5 * 4 * 3 * 4), ("ConvTranspose", 2 * 3 * 6 * 5 * 4 * 4)]
+)
+def test_flops_of_a_graph_by_hand(layer: str, expected: int) -> None:
+    """An image of 6 x 5 and a kernel of 2 x 2: 5 x 4 positions of four sums over 12, or 30 x 3 values spread to 16."""
+    kernels = {"Conv": np.ones((4, 3, 2, 2), np.float32), "ConvTranspose": np.ones((3, 4, 2, 2), np.float32)}
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["floats"], ["channels"], perm=[2, 0, 1]),
+        helper.make_node("Unsqueeze", ["channels", "first"], ["image"]),
+        helper.make_node(layer, ["image", "kernel"], ["out"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["h", "w", 3])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 4, "y", "x"])],
+        [numpy_helper.from_array(v, n) for n, v in {"first": np.array([0]), "kernel": kernels[layer]}.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    assert count_graph_flops(model.SerializeToString(), np.zeros((6, 5, 3), np.uint8)) == expected
 
 
 class Stub(nn.Module):
