@@ -238,3 +238,22 @@ def test_a_damaged_table_stops_evaluation_before_anything_is_written(run, finish
     assert status == 2
     assert "expected columns image, label, each once, with commas between them" in err
     assert not (tmp_path / "report").exists()
+
+
+def test_profile_prints_what_a_network_costs_and_writes_it_down(run, tiny_artifact, tmp_path):
+    status, out, err = run("profile", tiny_artifact, "--repeats", 3, "--out", tmp_path / "profile.json")
+    assert (status, err) == (0, "")
+    first, *rows, last = out.splitlines()
+    assert first == f"{tiny_artifact}: artifact (fp32, 2 labels), one image of 640 x 480"
+    assert [re.split(r"\s{2,}", row)[0] for row in rows] == ["parameters", "FLOPs", "size", "latency", "peak memory"]
+    assert last == f"wrote {tmp_path / 'profile.json'}"
+    found = json.loads((tmp_path / "profile.json").read_text())
+    assert found["bytes"] == (tiny_artifact / "model.onnx").stat().st_size
+    assert found["command"].startswith("leanmed profile ")
+
+
+def test_profile_refuses_a_path_where_nothing_is(run, tmp_path):
+    status, out, err = run("profile", tmp_path / "gone")
+    assert (status, out) == (2, "")
+    assert "expected a recipe's name" in err
+    assert "check the path" in err

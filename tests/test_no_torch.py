@@ -45,6 +45,13 @@ def test_an_artifact_answers_on_the_command_line(tiny_artifact, photographs, tmp
     assert answers == ["non-anemic"] * 7 + ["anemic"] * 5
 
 
+def test_an_artifact_is_profiled(tiny_artifact):
+    done = without_extras(COMMAND, "profile", tiny_artifact, "--repeats", 3)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "not counted: that needs onnx" in done.stdout
+    assert "peak memory" in done.stdout
+
+
 def test_help_needs_no_extras():
     done = without_extras(COMMAND, "train", "--help")
     assert (done.returncode, done.stderr) == (0, "")
@@ -56,6 +63,7 @@ def test_help_needs_no_extras():
     [
         (["train", "folder", "--data", ".", "--out", "run"], "train"),
         (["evaluate", "run", "--data", ".", "--out", "x"], "report"),
+        (["profile", "retina"], "train"),
     ],
 )
 def test_a_command_that_needs_an_extra_says_which(arguments, extra, tmp_path):

@@ -518,6 +518,41 @@ def benchmark(
 
 
 @app.command()
+def profile(
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE|RUN|ARTIFACT",
+            help="A shipped recipe's name or a YAML file, a run folder, or an artifact folder.",
+            show_default=False,
+        ),
+    ],
+    settings: Set = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option(help="A JSON file to write, with the machine's description.")] = None,
+    repeats: Annotated[int, typer.Option(min=3, help="How many predictions are timed.")] = 30,
+) -> None:
+    """Print what a network costs: parameters, FLOPs, size, latency and memory. No data are needed.
+
+    A recipe or a run is measured as its network in PyTorch, on an image of the network's own side; its weights are
+    random, since the figures do not depend on them. An artifact is measured as it predicts, in ONNX Runtime, on a made
+    photograph of 640 x 480 or a made slice of 384 x 384, and without PyTorch. `leanmed benchmark` compares several.
+
+    Example: `leanmed profile retina --set model.backbone=enet`
+    """
+    from leanmed.benchmark.profile import profile, subject_of, table
+
+    if subject_of(subject) != "artifact":
+        needs("profile", "train", *TRAINING)
+    found = profile(subject, settings, repeats=repeats)
+    typer.echo(table(found))
+    if out:
+        from leanmed.files import write_json
+
+        write_json(out, {"command": typed(), **found})
+        typer.echo(f"wrote {out}")
+
+
+@app.command()
 def reproduce(
     name: Annotated[str, typer.Argument(help="The paper's recipe: anemia or nodules.", show_default=False)],
     data: Data,

@@ -278,15 +278,7 @@ def _steps(artifact: Path, file: Path, repeats: int = 9) -> dict[str, float]:
 
 
 def _graph_steps(predictor: Predictor, pixels: Any, repeats: int) -> tuple[float, float]:
-    with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        session = onnxruntime.InferenceSession(predictor.artifact.graph, options, providers=["CPUExecutionProvider"])
-        for _ in range(repeats):
-            session.run(None, {"pixels": pixels})
-        events = json.loads(Path(session.end_profiling()).read_text())
+    events = profiled_events(predictor.artifact.graph, pixels, repeats)
     runs: list[list[float]] = []
     for event in sorted(events, key=lambda e: e["ts"]):
         if event["name"] == "model_run":
@@ -296,6 +288,31 @@ def _graph_steps(predictor: Predictor, pixels: Any, repeats: int) -> tuple[float
             runs[-1][started] += event["dur"] / 1e3
     before, network = zip(*runs[1:], strict=True)
     return statistics.median(before), statistics.median(network)
+
+
+def profiled_events(graph: bytes, pixels: Any, repeats: int, *, optimize: bool = True) -> list[dict[str, Any]]:
+    """What ONNX Runtime's profiler writes of some runs of a graph on one thread.
+
+    Args:
+        graph: an ONNX file's content.
+        pixels: (h, w, c), what the graph takes.
+        repeats: runs.
+        optimize: rewrite the graph first, as for predictions; false: its nodes are run as they stand in the file.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        if not optimize:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            # Weights that a kernel has packed in a form of its own are missing among the inputs' shapes.
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        for _ in range(repeats):
+            session.run(None, {"pixels": pixels})
+        events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text())
+    return events
 
 
 def _may_reduce(artifact: Path) -> bool:
