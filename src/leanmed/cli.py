@@ -176,7 +176,7 @@ def _teacher(named: Path | None, resumed: Path | None) -> Any:
     from leanmed.runs import RUN
     from leanmed.tasks.recipes import open_run
 
-    if named is not None:
+    if named is not None:  # also of a run to go on with, whose teacher may have moved
         return open_teacher(named)
     return teacher_of(open_run(resumed)) if resumed is not None and (resumed / RUN).is_file() else None
 
@@ -298,6 +298,9 @@ def export(
         ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="The data set's folder, if it has moved since training.")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Its teacher's run, if that has moved since training.")
+    ] = None,
 ) -> None:
     """Write an artifact: one ONNX graph from decoded pixels to the answer, with its card.
 
@@ -322,8 +325,10 @@ def export(
     from leanmed.compress.distil import teacher_of
     from leanmed.export.export import export
 
+    untrained = fold is None and not ensemble and not opened.done(None)
     made: dict[str, Any] = {"fold": fold, "ensemble": ensemble, "threshold": wanted, "data": data}
-    artifact = export(opened, out, **made, teacher=teacher_of(opened), tell=typer.echo)
+    taught = teacher_of(opened, data, teacher) if untrained else None  # it may be gone when nothing is to be trained
+    artifact = export(opened, out, **made, teacher=taught, tell=typer.echo)
     graph = artifact.manifest.graphs["model"]
     typer.echo(f"wrote {out}: {graph.bytes / 1e6:.2f} MB, artifact {artifact.sha256[:12]}")
     typer.echo(f"now: leanmed predict {out} IMAGES --out answers.jsonl, and read {out / 'CARD.md'}")

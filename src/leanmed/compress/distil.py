@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from leanmed.evaluation.runs import read_again, split_records
 from leanmed.files import sha256_file, sha256_json
 from leanmed.recipe.recipe import Distillation, Recipe
 from leanmed.records import Record
-from leanmed.runs import MODEL, SPLITS, Run, read_csv
+from leanmed.runs import MODEL, RUN, SPLITS, Run, read_csv
 from leanmed.tasks.base import Batch, Named, Scorer, Size, Task
 from leanmed.tasks.building import load_task
 from leanmed.tasks.kind import Answer
@@ -31,7 +32,7 @@ from leanmed.tasks.recipes import open_run
 from leanmed.train.fit import refit
 
 AFFINITY, KERNEL, LOGITS = 0.9, 0.9, 0.2  # the prostate paper's weights
-PLANE = 4  # axes of logits that have a place: (b, K, h, w)
+PLANE = 4  # axes of maps: (b, c, h, w)
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,14 @@ class Pair:
         """The deepest features of both."""
         return self.features[0][-1], self.features[1][-1]
 
+    @property
+    def matched(self) -> bool:
+        """Whether the logits of both are of the same classes and places."""
+        (own, wanted), places = self.logits, [revealed.get("places") for revealed in (self.student, self.teacher)]
+        if own.shape != wanted.shape or (places[0] is None) != (places[1] is None):
+            return False
+        return places[0] is None or places[1] is None or torch.allclose(places[0], places[1], rtol=1e-3)
+
 
 def weights_of(settings: Distillation, pair: Pair) -> dict[str, float]:
     """The terms to learn by, with their weights.
@@ -63,29 +72,41 @@ def weights_of(settings: Distillation, pair: Pair) -> dict[str, float]:
     Raises:
         RecipeError: a term that such outputs do not allow has a weight, or none has one.
     """
-    masks = all(logits.ndim == PLANE for logits in pair.logits)
-    maps = all(features.ndim == PLANE for features in pair.deepest)
-    allowed = {
-        "affinity": maps if settings.between == "features" else masks,
-        "kernel": settings.gram == "batch" or maps,
-        "logits": True,
-        "soft_targets": True,
-        "attention": True,
-        "emkd": masks and maps,
-        "mskd": True,
-    }
-    paper = {"affinity": AFFINITY if allowed["affinity"] else 0.0, "kernel": KERNEL, "logits": LOGITS}
-    asked = {name: getattr(settings, name) for name in allowed}
+    hindered = _hindrances(settings, pair)
+    paper = {"affinity": AFFINITY, "kernel": KERNEL, "logits": LOGITS}
+    if settings.between == "labels" and hindered["affinity"]:
+        paper["affinity"] = 0.0
+    if hindered["logits"]:
+        paper["logits"] = 0.0
+    asked = {name: getattr(settings, name) for name in hindered}
     weights = {name: paper[name] if weight is None else weight for name, weight in asked.items()}
     for name, weight in weights.items():
-        if weight and not allowed[name]:
+        if weight and hindered[name]:
             raise RecipeError(
-                f"expected distillation.{name} to be 0, since this task's outputs have no neighbouring pixels, got "
-                f"{weight:g}; leave it out"
+                f"expected distillation.{name} to be 0, since {hindered[name]}, got {weight:g}; set it to 0, or take "
+                "another network or teacher"
             )
     if not any(weights.values()):
         raise RecipeError("expected a weight above 0 for some term of distillation, got none; set one, or no --teacher")
     return {name: weight for name, weight in weights.items() if weight}
+
+
+def _hindrances(settings: Distillation, pair: Pair) -> dict[str, str]:
+    """Why each term is not to be had of such outputs; empty: it is."""
+    unmatched = "" if pair.matched else "the logits of student and teacher are not of the same classes and places"
+    masks = all(logits.ndim == PLANE for logits in pair.logits)
+    no_masks = unmatched or ("" if masks else "this kind of task has no logits of neighbouring pixels")
+    maps = all(features.ndim == PLANE for both in pair.features for features in both)
+    no_maps = "" if maps else "the features of student or teacher are not maps of places"
+    return {
+        "affinity": no_maps if settings.between == "features" else no_masks,
+        "kernel": no_maps if settings.gram == "channel" else "",
+        "logits": unmatched,
+        "soft_targets": unmatched,
+        "attention": no_maps,
+        "emkd": no_masks or no_maps,
+        "mskd": unmatched or no_maps,
+    }
 
 
 def features_of(revealed: Named) -> list[Tensor]:
@@ -102,15 +123,14 @@ class Distilled(Task):
         teacher: a trained task with the same labels; it stays as it is.
         settings: the terms and their weights.
 
-    Raises:
-        RecipeError: a term has a weight that such outputs do not allow, or none has one.
     """
 
     def __init__(self, student: Task, teacher: Task, settings: Distillation) -> None:
         super().__init__()
         self.student, self.settings = student, settings
         self.main_score = student.main_score
-        self._teacher = [teacher.eval().requires_grad_(False)]  # in a list, so that it is no part of this module
+        # In a list, so that it is no part of this module; laid out as a student is, which is faster on a CPU.
+        self._teacher = [teacher.eval().requires_grad_(False).to(memory_format=torch.channels_last)]
         self.weights: dict[str, float] = {}
         self.projection: nn.Module | None = None
 
@@ -120,8 +140,14 @@ class Distilled(Task):
         return self.student
 
     def begin(self, data: Iterable[Batch]) -> list[str]:
-        """As the student; and find out from the first image what its outputs allow."""
+        """As the student; and find out from the first image what its outputs allow.
+
+        Raises:
+            RecipeError: a term has a weight that such outputs do not allow, or none has one, or the teacher was
+                trained on images that were prepared otherwise.
+        """
         lines = self.student.begin(data)
+        self._check_prepared_alike()
         first = next(iter(data))
         inputs = {name: tensor[None] for name, tensor in first.inputs.items()}
         was_training = self.student.training
@@ -135,6 +161,17 @@ class Distilled(Task):
             self.projection = nn.Conv2d(own, taught, 1)
         told = ", ".join(f"{name} {weight:g}" for name, weight in self.weights.items())
         return [*lines, f"learns from its teacher by terms of these weights: {told}"]
+
+    def _check_prepared_alike(self) -> None:
+        """Refuse a teacher for whom the student's inputs are not what it was trained on."""
+        pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+        own, taught = self.student.prepare(pixels), self._teacher[0].prepare(pixels)
+        if own.keys() != taught.keys() or not all(torch.equal(own[name], taught[name]) for name in own):
+            shapes = [", ".join(str(tuple(tensor.shape)) for tensor in named.values()) for named in (own, taught)]
+            raise RecipeError(
+                f"expected a teacher whose images are prepared as the student's are, {shapes[0]}, got another one, "
+                f"{shapes[1]}; give both recipes the same model.side and number of slices"
+            )
 
     def pair(self, inputs: Mapping[str, Tensor]) -> Pair:
         """What both make of the same inputs."""
@@ -233,9 +270,11 @@ class Teacher:
 
     Args:
         run: of the same labels and the same split.
+        data: where its images lie; None: where it found them.
     """
 
     run: Run
+    data: Path | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -275,21 +314,28 @@ class Teacher:
                     f"expected a teacher with the student's {what}, {wanted}, got {own} in {run.path}; take another "
                     "teacher, or train one on the same data with the same settings"
                 )
-        taught = {row["image"]: row for row in read_csv(run.path / SPLITS)}
-        for name in (name for name in rows[0] if name.startswith("fold_")):
-            seen = {image for image, row in taught.items() if row.get(name) in ("train", "validation")}
+        remedy = "train it with the same recipe section `split` on the same data"
+        taught = read_csv(run.path / SPLITS)
+        folds = [name for name in rows[0] if name.startswith("fold_")]
+        if len(folds) > run.facts["folds"]:
+            raise RunError(
+                f"expected a teacher with a model for each of the student's {len(folds)} folds, got {run.path} with "
+                f"{run.facts['folds']}; {remedy}"
+            )
+        for name in folds:
+            seen = {row["image"] for row in taught if row[name] in ("train", "validation")}
             wrong = [row["image"] for row in rows if row[name] == "test" and row["image"] in seen]
-            if wrong or name not in next(iter(taught.values())):
+            if wrong:
                 raise RunError(
-                    f"expected a teacher that saw no test image in any fold, got one that learned from {len(wrong)} of "
-                    f"those of {name}, such as {wrong[0] if wrong else 'all'}; train it with the same recipe section "
-                    "`split` on the same data"
+                    f"expected a teacher that saw no test image in any fold, got {run.path}, which learned from "
+                    f"{len(wrong)} of those of {name}, such as {wrong[0]}; {remedy}"
                 )
 
     def apply(self, task: Task, fold: int | None, settings: Distillation) -> Task:
         """The task of a fold, or if None of all images, with this teacher's terms."""
         if fold is None and not self.run.done(None):
-            refit(self.run, split_records(self.run, read_again(self.run, None)[0]))
+            records = split_records(self.run, read_again(self.run, self.data)[0])
+            refit(self.run, records, teacher=teacher_of(self.run, self.data))
         return Distilled(task, load_task(self.run, fold), settings)
 
 
@@ -304,19 +350,33 @@ def open_teacher(path: Path) -> Teacher:
     return Teacher(run)
 
 
-def teacher_of(run: Run) -> Teacher | None:
+def teacher_of(run: Run, data: Path | None = None, moved: Path | None = None) -> Teacher | None:
     """Who taught a run; None: nobody.
 
+    Args:
+        run: of the student.
+        data: where the student's images lie now, and the teacher's if it was trained on the same folder; None: where
+            they lay.
+        moved: where the teacher's run lies now; None: where it lay.
+
     Raises:
-        RunError: the teacher's run is not there any more, or has changed.
+        RunError: the teacher's run is not there any more, or has changed; or one is named of a run that has none.
     """
     facts = run.facts.get("teacher")
     if facts is None:
+        if moved is not None:
+            raise RunError(f"expected no teacher, since {run.path} was trained without one, got {moved}; leave it out")
         return None
-    teacher = open_teacher(Path(facts["run"]))
-    if teacher.sha256 != facts["sha256"]:
+    path = moved or Path(facts["run"])
+    if not (path / RUN).is_file():
         raise RunError(
-            f"expected at {facts['run']} the teacher of {run.path}, got other models; give back the same ones, or "
+            f"expected at {path} the run that taught {run.path}, got none; name the folder that it lies in now with "
+            "--teacher"
+        )
+    found = open_teacher(path)
+    if found.sha256 != facts["sha256"]:
+        raise RunError(
+            f"expected at {path} the teacher of {run.path}, got other models; name the same ones with --teacher, or "
             "train the student again"
         )
-    return teacher
+    return replace(found, data=data) if found.run.facts["data"] == run.facts["data"] else found

@@ -1,9 +1,11 @@
 """The terms of distillation: functions of what a student and its teacher make of the same images.
 
 Logits are (b, K), (b, K, n) or (b, K, h, w), classes on axis 1; of one logit (K = 1) the classes are its absence and
-its presence. Features are (b, c) or (b, c, h, w). All terms are at least 0, and 0 where student and teacher agree
-(AAM over labels alone is not: it asks for the teacher's borders, and not for its probabilities). No gradient reaches
-a teacher, and all is computed in single precision.
+its presence. Features are (b, c, h, w), and for `kernel` anything with the batch as its first axis. All terms are at
+least 0, and 0 where student and teacher agree (AAM over labels alone is not: it asks for the teacher's borders, and
+not for its probabilities). No gradient reaches a teacher. All is computed in single precision, under autocast too.
+
+Every function raises a ValueError for shapes that do not belong together, and for settings out of range.
 
 AAM, KMM and LM: "Lightweight students distilled from large teachers" for prostate MRI, whose text leaves the readings
 open that each function states.
@@ -11,6 +13,7 @@ open that each function states.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +23,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 LEAST = 1e-4  # of a probability in an affinity, so that no divergence exceeds 9.2
+SHORTEST = 1e-12  # features below this are taken for 0
+MAPS = 4  # axes of maps (b, c, h, w)
 OFFSETS = ((0, 1), (1, 0), (1, 1), (1, -1))  # (down, right): with their opposites the eight neighbours
 
 
@@ -35,6 +40,9 @@ def affinity(student: Tensor, teacher: Tensor, *, margin: float = 3.0) -> Tensor
         student, teacher: logits (b, K, h, w); labels are the teacher's likeliest.
         margin: of the divergence, in nats.
     """
+    _same_shape(student, teacher)
+    _maps(student, teacher)
+    _positive("margin", margin)
     labels = _log_probabilities(teacher.detach()).argmax(1)
     probability = _log_probabilities(student).exp().clamp_min(LEAST)
     alike = differing = probability.new_zeros(())
@@ -59,11 +67,12 @@ def feature_affinity(student: Tensor, teacher: Tensor) -> Tensor:
     Args:
         student, teacher: features (b, c, h, w); the larger ones are averaged to the size of the smaller ones.
     """
-    student, teacher = _same_places(student.float(), teacher.detach().float())
-    total, count = student.new_zeros(()), 0
+    _maps(student, teacher)
+    placed = _same_places(student.float(), teacher.detach().float())
+    both = [features.softmax(1).clamp_min(LEAST) for features in placed]
+    total, count = both[0].new_zeros(()), 0
     for offset in OFFSETS:
-        both = [_both_ways(features.softmax(1).clamp_min(LEAST), offset) for features in (student, teacher)]
-        for own, wanted in zip(*both, strict=True):
+        for own, wanted in zip(*(_both_ways(probability, offset) for probability in both), strict=True):
             total, count = total + ((own - wanted) ** 2).sum(), count + own.numel()
     return total / max(count, 1)
 
@@ -80,13 +89,13 @@ def kernel(student: Tensor, teacher: Tensor, *, gram: str = "batch") -> Tensor:
             as one vector of length 1; the student's channels must be as many as the teacher's, by a projection. Raw
             features, the text's plain reading, give terms of 1e12.
 
-    Raises:
-        ValueError: another Gram matrix, or other channels.
     """
-    if gram not in ("batch", "channel"):
-        raise ValueError(f"expected gram batch or channel, got {gram!r}")
-    if gram == "channel" and student.shape[:2] != teacher.shape[:2]:
-        raise ValueError(f"expected as many channels as the teacher has, {teacher.shape[1]}, got {student.shape[1]}")
+    _one_of("gram", gram, ("batch", "channel"))
+    _same_images(student, teacher)
+    if gram == "channel":
+        _maps(student, teacher)
+        if student.shape[1] != teacher.shape[1]:
+            raise ValueError(f"expected as many channels as the teacher's {teacher.shape[1]}, got {student.shape[1]}")
     start = 1 if gram == "batch" else 2
     own, wanted = (_gram(features.float().flatten(start)) for features in (student, teacher.detach()))
     return F.mse_loss(own, wanted) + F.l1_loss(own, wanted)
@@ -101,12 +110,10 @@ def logits(
         student, teacher: logits.
         direction: teacher||student: KL(teacher || student), as is usual; student||teacher: as the paper's text has it.
         temperature: both logits are divided by it.
-
-    Raises:
-        ValueError: another direction, or a temperature that is not above 0.
     """
-    if direction not in ("teacher||student", "student||teacher") or temperature <= 0:
-        raise ValueError(f"expected a direction and a temperature above 0, got {direction!r} and {temperature}")
+    _same_shape(student, teacher)
+    _one_of("direction", direction, ("teacher||student", "student||teacher"))
+    _positive("temperature", temperature)
     own, wanted = (_log_probabilities(values, temperature) for values in (student, teacher.detach()))
     first, second = (wanted, own) if direction == "teacher||student" else (own, wanted)
     return (first.exp() * (first - second)).sum(1).mean()
@@ -125,10 +132,10 @@ def attention(student: Tensor, teacher: Tensor) -> Tensor:
     at 0.
 
     Args:
-        student, teacher: features (b, c, h, w), or (b, c), of which each channel is a place; the larger maps are
-            averaged to the size of the smaller ones.
+        student, teacher: features (b, c, h, w); the larger maps are averaged to the size of the smaller ones.
     """
-    own, wanted = (_with_places(features.float()) for features in (student, teacher.detach()))
+    _maps(student, teacher)
+    own, wanted = (features.float() for features in (student, teacher.detach()))
     own, wanted = _same_places((own**2).sum(1, keepdim=True), (wanted**2).sum(1, keepdim=True))
     return ((_unit(own.flatten(1)) - _unit(wanted.flatten(1))) ** 2).sum(1).mean()
 
@@ -144,6 +151,8 @@ def regions(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         student, teacher: features (b, c, h, w) of any size and channels.
         labels: (b, h, w) whole numbers from 0; the paper has the true ones, here the teacher's likeliest.
     """
+    _maps(student, teacher)
+    _same_images(student, labels)
     count = int(labels.max()) + 1
     masks = F.one_hot(labels.long(), count).movedim(-1, 1).float()  # (b, K, h, w)
     own, wanted = (_cosines(features.float(), masks) for features in (student, teacher.detach()))
@@ -183,6 +192,8 @@ def mskd(
     """
     (own, features), (wanted, taught) = student, teacher
     pairs = list(zip(reversed(features), reversed(taught), strict=False))
+    if not pairs:
+        raise ValueError("expected features of one scale at least, got none")
     scales = torch.stack([attention(first, second) for first, second in pairs]).mean()
     return soft_targets(own, wanted, temperature=temperature) + scales
 
@@ -224,16 +235,21 @@ def _divergences(probability: Tensor, same: Tensor, offset: tuple[int, int], mar
 def _gram(rows: Tensor) -> Tensor:
     """(..., n, m) to (..., n, n): the cosines of its rows."""
     unit = _unit(rows)
-    return unit @ unit.mT
+    return _product(unit, unit.mT)
+
+
+def _product(one: Tensor, other: Tensor) -> Tensor:
+    """The matrix product in single precision: autocast would round both to eight bits first."""
+    with torch.autocast(one.device.type, enabled=False):
+        return one @ other
 
 
 def _unit(rows: Tensor) -> Tensor:
-    return F.normalize(rows, dim=-1, eps=1e-6)
-
-
-def _with_places(features: Tensor) -> Tensor:
-    """(b, c) to (b, 1, 1, c); maps as they are."""
-    return features[:, None, None] if features.ndim == 2 else features
+    """Rows (..., m) with a length of 1; a row of zeros stays one, and has no gradient, which would be endless."""
+    largest = rows.detach().abs().amax(-1, keepdim=True)
+    rows = rows / largest.clamp_min(SHORTEST)  # so that no square overflows
+    length = torch.where(largest > SHORTEST, (rows**2).sum(-1, keepdim=True), 1.0).sqrt()
+    return torch.where(largest > SHORTEST, rows / length, 0.0)
 
 
 def _same_places(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
@@ -251,6 +267,32 @@ def _areas(masks: Tensor, size: Any) -> Tensor:
 
 def _cosines(features: Tensor, masks: Tensor) -> Tensor:
     """(b, K, K): the cosines between the mean features of labels' regions."""
-    shares = F.adaptive_avg_pool2d(masks, (features.shape[-2], features.shape[-1]))  # (b, K, h', w')
-    sums = torch.einsum("bkhw,bchw->bkc", shares, features)
-    return _gram(sums / shares.sum((2, 3))[..., None].clamp_min(1e-6))
+    shares = F.adaptive_avg_pool2d(masks, (features.shape[-2], features.shape[-1])).flatten(2)  # (b, K, n)
+    sums = _product(shares, features.flatten(2).mT)  # (b, K, c)
+    return _gram(sums / shares.sum(2, keepdim=True).clamp_min(SHORTEST))
+
+
+def _same_shape(student: Tensor, teacher: Tensor) -> None:
+    if student.shape != teacher.shape or student.ndim < 2:
+        raise ValueError(f"expected logits of one shape, got {tuple(student.shape)} and {tuple(teacher.shape)}")
+
+
+def _same_images(student: Tensor, teacher: Tensor) -> None:
+    if len(student) != len(teacher):
+        raise ValueError(f"expected both of the same images, got {len(student)} and {len(teacher)}")
+
+
+def _maps(student: Tensor, teacher: Tensor) -> None:
+    _same_images(student, teacher)
+    if student.ndim != MAPS or teacher.ndim != MAPS:
+        raise ValueError(f"expected maps (b, c, h, w), got {tuple(student.shape)} and {tuple(teacher.shape)}")
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"expected {name} to be {' or '.join(known)}, got {value!r}")
+
+
+def _positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"expected a finite {name} above 0, got {value}")

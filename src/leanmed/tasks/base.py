@@ -83,7 +83,8 @@ class Task(nn.Module, ABC):
         """What the network makes of inputs, before anything is decided: what the loss takes, and a student compares.
 
         Among it are `logits`, whose axis 1 has the classes, and `features`, or `features.0`, `features.1`... from the
-        shallowest to the deepest, with channels on axis 1.
+        shallowest to the deepest, with channels on axis 1. Where logits are of other places than pixels, `places` says
+        which.
         """
 
     @abstractmethod

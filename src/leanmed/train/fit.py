@@ -52,6 +52,11 @@ class Teaching(Protocol):
         """The task of a fold, or if None of all images, with a teacher's terms added to its loss."""
 
 
+def teacher_hash(facts: Mapping[str, Any] | None) -> str | None:
+    """What tells the teacher of these facts from others; None: there is none."""
+    return facts["sha256"] if facts else None
+
+
 def train_fold(
     run: Run,
     fold: Fold,
@@ -110,8 +115,10 @@ def refit(
             f"expected a run trained by one process, got one of {run.facts['processes']}, whose batches a single "
             "process does not repeat; export one fold with --fold"
         )
-    if (teacher is not None) != ("teacher" in run.facts):
-        raise RunError(f"expected the teacher that {run.path} was trained with, got another or none; name it")
+    if teacher_hash(teacher.facts if teacher else None) != teacher_hash(run.facts.get("teacher")):
+        raise RunError(
+            f"expected the teacher that {run.path} was trained with, or none if it had none, got another; name the same"
+        )
     epochs = max(1, round(statistics.median(chosen)))
     tell(
         f"training on all {len(records)} images for {epochs} epoch(s), the median of the folds' "
@@ -148,7 +155,9 @@ def _fit(
     seed, last = seed_of(settings.seed, fold), folder / LAST
     lightning.seed_everything(seed % 2**32, verbose=False)
     task = build_task(run.recipe, run.labels)
-    task = teacher.apply(task, fold, run.recipe.distillation) if teacher else task
+    if teacher:
+        task = teacher.apply(task, fold, run.recipe.distillation)
+        lightning.seed_everything(seed % 2**32, verbose=False)  # whatever was drawn to make the teacher
     task.to(memory_format=torch.channels_last)  # on a CPU convolutions run half as long again without it
     prepared = Prepared(training, task, inputs)
     loop = Loop(task, settings, fold, folder, tell)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from leanmed.train.batches import (
     check_readable,
 )
 from leanmed.train.calibrate import calibrate
-from leanmed.train.fit import Teaching, train_fold
+from leanmed.train.fit import Teaching, teacher_hash, train_fold
 from leanmed.train.machines import Machines
 from leanmed.train.ranks import first_alone, is_first
 
@@ -205,7 +205,7 @@ def _check_same(before: Run, recipe: Recipe, facts: dict[str, Any], rows: list[d
         f"recipe ({', '.join(differ)})": not differ,
         "data set": before.facts["data_sha256"] == facts["data_sha256"],
         "number of processes": before.facts.get("processes", 1) == facts["processes"],
-        "teacher": _teacher_of(before.facts) == _teacher_of(facts),
+        "teacher": teacher_hash(before.facts.get("teacher")) == teacher_hash(facts.get("teacher")),
         "split": read_csv(before.path / SPLITS) == rows,
     }
     for what, is_same in same.items():
@@ -213,10 +213,6 @@ def _check_same(before: Run, recipe: Recipe, facts: dict[str, Any], rows: list[d
             raise RunError(
                 f"{before.path} was started with another {what}; resume with the same one, or choose another --out"
             )
-
-
-def _teacher_of(facts: Mapping[str, Any]) -> str | None:
-    return (facts.get("teacher") or {}).get("sha256")
 
 
 def _check_calibrated_alike(run: Run) -> None:

@@ -123,17 +123,19 @@ class Detection(Task):
         return torch.cat([boxes[kept], logits[kept, None]], 1)
 
     def reveal(self, inputs: Mapping[str, Tensor]) -> Named:
-        """`logits` (b, 1, n) of all default boxes, their `boxes` (b, n, 5) with offsets, and the maps as `features`."""
-        outputs, maps = self.model.reveal(inputs["image"])
+        """`logits` (b, 1, n) of all default boxes, their `boxes` (b, n, 5) with offsets, and the maps as `features`.
+
+        `places` (b, n, 4) are the default boxes themselves, in the frame of the square that is seen.
+        """
+        images = inputs["image"]
+        outputs, maps = self.model.reveal(images)
         features = {f"features.{k}": m for k, m in enumerate(maps)}
-        return {"logits": outputs[..., 4][:, None], "boxes": outputs} | features
+        places = self.model.default_boxes(images.shape[-1]).expand(len(images), -1, -1)
+        return {"logits": outputs[..., 4][:, None], "boxes": outputs, "places": places} | features
 
     def loss_of(self, revealed: Named, targets: Named) -> Tensor:
         """SSD's loss over all default boxes: see `multibox`."""
-        # The maps' shapes give the square's side back, which crops make smaller than that of whole images.
-        side = revealed["features.0"].shape[-1] * self.model.levels[0] // self.model.zoom
-        defaults = self.model.default_boxes(side)
-        return multibox(revealed["boxes"], targets["boxes"], defaults, self.settings.detector)
+        return multibox(revealed["boxes"], targets["boxes"], revealed["places"][0], self.settings.detector)
 
     def scores(self, logits: Tensor) -> Tensor:
         """Logits to the probability that a box is right: a sigmoid, calibrated."""
