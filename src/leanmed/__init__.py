@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from leanmed.tasks.answers import Candidate as Candidate
     from leanmed.tasks.answers import Candidates as Candidates
     from leanmed.tasks.answers import Detections as Detections
+    from leanmed.tasks.answers import MaskedImage as MaskedImage
     from leanmed.tasks.answers import MaskedScan as MaskedScan
     from leanmed.tasks.answers import Prediction as Prediction
-    from leanmed.tasks.answers import Segmentation as Segmentation
 
 _HOMES = {
     "Boxes": "leanmed.records",
@@ -50,7 +50,7 @@ _HOMES = {
     "Prediction": "leanmed.tasks.answers",
     "Predictor": "leanmed.runtime.predictor",
     "Record": "leanmed.records",
-    "Segmentation": "leanmed.tasks.answers",
+    "MaskedImage": "leanmed.tasks.answers",
     "load": "leanmed.runtime.predictor",
     "read_image": "leanmed.reading.images",
 }
@@ -62,11 +62,11 @@ __all__ = [
     "Detections",
     "Limits",
     "Mask",
+    "MaskedImage",
     "MaskedScan",
     "Prediction",
     "Predictor",
     "Record",
-    "Segmentation",
     "__version__",
     "errors",
     "load",

@@ -25,7 +25,7 @@ from leanmed.tasks.base import Batch, Task
 from leanmed.tasks.classification.training import Classification
 from leanmed.tasks.detection.training import Detection
 from leanmed.tasks.recipes import check_recipe
-from leanmed.tasks.segmentation.training import Segmentations
+from leanmed.tasks.segmentation.training import Segmentation
 from leanmed.train.fit import refit
 from leanmed.train.loop import Loop
 from leanmed.train.train import train
@@ -40,7 +40,7 @@ def made(kind: str, labels: tuple[str, ...], seed: int, backbone: str = "test_ef
     sections = {"model": {"backbone": backbone, "weights": "none", "side": SIDE, "dropout": 0.0}, **more}
     torch.manual_seed(seed)
     recipe = check_recipe({"name": "tiny", "task": kind, **sections}, "here")
-    tasks: dict[str, Any] = {"classification": Classification, "detection": Detection, "segmentation": Segmentations}
+    tasks: dict[str, Any] = {"classification": Classification, "detection": Detection, "segmentation": Segmentation}
     return tasks[kind](recipe, labels)  # type: ignore[no-any-return]
 
 
@@ -60,7 +60,7 @@ def segmentation(seed: int = 0, width: int = 8, **segmenter: Any) -> Task:
     task = made("segmentation", ("spot",), seed, segmenter=segmenter)
     args = task.settings.model.model_copy(update={"backbone_args": {"width": width}})  # type: ignore[union-attr]
     torch.manual_seed(seed)
-    return Segmentations(task.settings.model_copy(update={"model": args}), ("spot",))  # type: ignore[union-attr,operator]
+    return Segmentation(task.settings.model_copy(update={"model": args}), ("spot",))  # type: ignore[union-attr,operator]
 
 
 def noise(channels: int) -> Tensor:

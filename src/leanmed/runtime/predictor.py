@@ -116,7 +116,7 @@ class Predictor:
 
         Returns:
             The answer of the artifact's kind of task: `leanmed.Prediction` (a label), `leanmed.Detections` (boxes),
-            `leanmed.Segmentation` (a mask), or of a scan `leanmed.Candidates` or `leanmed.MaskedScan`. Each has
+            `leanmed.MaskedImage` (a mask), or of a scan `leanmed.Candidates` or `leanmed.MaskedScan`. Each has
             `as_json()`, those of one image `draw(pixels)`, and masks `file()`.
 
         Raises:

@@ -4,5 +4,5 @@ from leanmed.tasks.classification.answer import Prediction as Prediction
 from leanmed.tasks.detection.answer import Detections as Detections
 from leanmed.tasks.detection.candidates import Candidate as Candidate
 from leanmed.tasks.detection.candidates import Candidates as Candidates
-from leanmed.tasks.segmentation.answer import Segmentation as Segmentation
+from leanmed.tasks.segmentation.answer import MaskedImage as MaskedImage
 from leanmed.tasks.segmentation.scan import MaskedScan as MaskedScan

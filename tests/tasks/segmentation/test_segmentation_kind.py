@@ -14,7 +14,7 @@ from leanmed.records import Mask, Record
 from leanmed.tasks.kind import Outputs
 from leanmed.tasks.segmentation import answer as part
 from leanmed.tasks.segmentation import judge
-from leanmed.tasks.segmentation.answer import Segmentation
+from leanmed.tasks.segmentation.answer import MaskedImage
 
 SIZE = (24, 32)
 
@@ -81,7 +81,7 @@ class TestOneLabel(KindContract):
         fov[:, 10:] = 1
         Image.fromarray(fov).save(tmp_path / "fov.png")
         within = Record(record.id, record.image, Mask(record.mask.files, {"vessel": ()}, tmp_path / "fov.png"), "g")
-        answer = Segmentation.of(("vessel",), square(10), square(10) * np.uint8(255), 0.5)
+        answer = MaskedImage.of(("vessel",), square(10), square(10) * np.uint8(255), 0.5)
         seen = kind.judge.evidence([within], [answer], ("vessel",))
         assert len(seen.truth) == 24 * 22
         assert int(seen.truth.sum()) == 64
@@ -131,7 +131,7 @@ def test_slices_of_a_volume_are_one_case(monkeypatch: pytest.MonkeyPatch) -> Non
     records = [
         Record(f"{k}", Path("case.nii.gz"), Mask(()), "patient", frame=k, spacing=(3.0, 1.0, 1.0)) for k in (2, 0, 1)
     ]
-    answers = [Segmentation.of(("object",), np.array([[int(k != 1), 0]], np.uint8), None, 0.5) for k in (2, 0, 1)]
+    answers = [MaskedImage.of(("object",), np.array([[int(k != 1), 0]], np.uint8), None, 0.5) for k in (2, 0, 1)]
     table = judge.table_of(records, answers, ("object",))
     assert table.group.tolist() == ["patient"]
     assert judge.point(table)["dice"] == pytest.approx(4 / 5)
@@ -140,7 +140,7 @@ def test_slices_of_a_volume_are_one_case(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_an_answer_of_another_size_than_the_image_is_refused(tmp_path: Path) -> None:
     (record,) = written(tmp_path, [square(10)], {"vessel": ()})
-    answer = Segmentation.of(("vessel",), np.zeros((24, 31), np.uint8), None, 0.5)
+    answer = MaskedImage.of(("vessel",), np.zeros((24, 31), np.uint8), None, 0.5)
     with pytest.raises(DataError, match=r"an answer of the image's size \(24, 32\), got \(24, 31\)"):
         judge.table_of([record], [answer], ("vessel",))
 
@@ -166,14 +166,14 @@ def test_two_labels_differ_by_what_both_are_surer_of_than_one_can_be() -> None:
 
 
 def test_a_mask_follows_axes_that_are_swapped_and_reversed() -> None:
-    answer = Segmentation.of(("a",), np.array([[1, 0, 0], [0, 0, 0]], np.uint8), None, 0.5)
+    answer = MaskedImage.of(("a",), np.array([[1, 0, 0], [0, 0, 0]], np.uint8), None, 0.5)
     turned = answer.placed(lambda points: np.stack([2 - points[:, 1], points[:, 0]], axis=1))
     assert turned.mask.tolist() == [[0, 1], [0, 0], [0, 0]]
 
 
 def test_the_mask_of_an_answer_is_a_png_of_its_values() -> None:
     mask = square(3)
-    suffix, content = Segmentation.of(("a",), mask, None, 0.5).file()
+    suffix, content = MaskedImage.of(("a",), mask, None, 0.5).file()
     assert suffix == ".png"
     assert np.array_equal(part.unpacked(content), mask)
 
@@ -187,8 +187,8 @@ def test_a_png_that_declares_too_many_pixels_is_refused(monkeypatch: pytest.Monk
 def test_a_model_gains_nothing_by_missing_the_case_it_is_worst_at(tmp_path: Path) -> None:
     """In the second case the mask is 4 pixels off; whoever leaves it out has no distance there, and no better one."""
     records = written(tmp_path, [square(10), square(10)], {"vessel": ()})
-    shifted = [Segmentation.of(("vessel",), mask, None, 0.5) for mask in (square(11), square(14))]
-    missing = [shifted[0], Segmentation.of(("vessel",), square(10) * 0, None, 0.5)]
+    shifted = [MaskedImage.of(("vessel",), mask, None, 0.5) for mask in (square(11), square(14))]
+    missing = [shifted[0], MaskedImage.of(("vessel",), square(10) * 0, None, 0.5)]
     before, after = (judge.table_of(records, answers, ("vessel",)) for answers in (shifted, missing))
     assert judge.point(after)["hd95"] < judge.point(before)["hd95"]
     change = judge.paired(before, after, resamples=100)

@@ -11,16 +11,16 @@ from leanmed.tasks.recipes import check_recipe
 from leanmed.tasks.segmentation.augment import OUTSIDE, augment_masks, change_values
 from leanmed.tasks.segmentation.loss import dice_loss, mask_loss
 from leanmed.tasks.segmentation.settings import Changes
-from leanmed.tasks.segmentation.training import Segmentations
+from leanmed.tasks.segmentation.training import Segmentation
 
 SIDE = 32
 
 
-def segmentation(*labels: str, **sections: dict) -> Segmentations:
+def segmentation(*labels: str, **sections: dict) -> Segmentation:
     torch.manual_seed(0)
     model = {"backbone": "test_efficientnet", "weights": "none", "side": SIDE, "backbone_args": {"width": 64}}
     recipe = {"name": "tiny", "task": "segmentation", "model": model, **sections}
-    return Segmentations(check_recipe(recipe, "here"), labels)
+    return Segmentation(check_recipe(recipe, "here"), labels)
 
 
 def learnable(classes: int) -> Batch:
@@ -44,7 +44,7 @@ class Masks(TaskContract):
 
 class TestOneLabel(Masks):
     @pytest.fixture
-    def task(self) -> Segmentations:
+    def task(self) -> Segmentation:
         return segmentation("vessel")
 
     @pytest.fixture
@@ -67,7 +67,7 @@ class TestOneLabel(Masks):
 
 class TestThreeLabels(Masks):
     @pytest.fixture
-    def task(self) -> Segmentations:
+    def task(self) -> Segmentation:
         return segmentation("a", "b", "c")
 
     @pytest.fixture

@@ -32,7 +32,7 @@ EVEN = 0.5  # the threshold of a mask whose line names none
 
 
 @dataclass(frozen=True)
-class Segmentation(Value):
+class MaskedImage(Value):
     """What a segmenter says of one image. Masks are held packed, so that ten thousand of them fit into memory.
 
     Args:
@@ -68,7 +68,7 @@ class Segmentation(Value):
     @classmethod
     def of(
         cls, labels: tuple[str, ...], mask: Plane, confidence: Plane | None = None, threshold: float | None = None
-    ) -> Segmentation:
+    ) -> MaskedImage:
         """Of a mask and a confidence (h, w), uint8 each."""
         return cls(labels, packed(mask), None if confidence is None else packed(confidence), threshold)
 
@@ -116,7 +116,7 @@ class Segmentation(Value):
         """The mask as a file of its own: the end of its name, and its bytes."""
         return ".png", self.packed
 
-    def placed(self, points: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Segmentation:
+    def placed(self, points: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> MaskedImage:
         """The same mask in another frame, whose axes are those of this one swapped, reversed or scaled."""
         mask, confidence = self.mask, self.confidence
         height, width = mask.shape
@@ -128,7 +128,7 @@ class Segmentation(Value):
         inside = (np.stack([x, y], axis=-1) + low - corners[0]) @ np.linalg.inv(along).T
         column, row = (np.clip(np.floor(inside[..., i]).astype(int), 0, n - 1) for i, n in ((0, width), (1, height)))
         moved = None if confidence is None else confidence[row, column]
-        return Segmentation.of(self.labels, mask[row, column], moved, self.threshold)
+        return MaskedImage.of(self.labels, mask[row, column], moved, self.threshold)
 
 
 def least_level(threshold: float) -> int:
@@ -136,10 +136,10 @@ def least_level(threshold: float) -> int:
     return math.ceil(LEVELS * threshold - 1e-6)
 
 
-def decided(confidence: Plane, labels: tuple[str, ...], threshold: float) -> Segmentation:
+def decided(confidence: Plane, labels: tuple[str, ...], threshold: float) -> MaskedImage:
     """The mask of one label: where its confidence reaches a threshold."""
     mask = (confidence >= least_level(threshold)).astype(np.uint8)
-    return Segmentation.of(labels, mask, confidence, threshold)
+    return MaskedImage.of(labels, mask, confidence, threshold)
 
 
 def check(labels: tuple[str, ...], threshold: float | None) -> None:
@@ -157,7 +157,7 @@ def fits(shapes: Mapping[str, Sequence[Any]], labels: tuple[str, ...]) -> bool:
     return list(shapes) == ["mask", "confidence"] and [len(shape) for shape in shapes.values()] == [2, 2]
 
 
-def decide(outputs: Sequence[NDArray[Any]], manifest: Manifest) -> Segmentation:
+def decide(outputs: Sequence[NDArray[Any]], manifest: Manifest) -> MaskedImage:
     """Mask and confidence, both (h, w) uint8; of one label the threshold decides anew."""
     mask, confidence = outputs
     if any(part.ndim != 2 or part.dtype != np.uint8 for part in outputs) or mask.max(initial=0) > len(manifest.labels):
@@ -166,7 +166,7 @@ def decide(outputs: Sequence[NDArray[Any]], manifest: Manifest) -> Segmentation:
             f"{mask.dtype} and {confidence.dtype} with values up to {mask.max(initial=0)}; the model is unsound"
         )
     if manifest.threshold is None:
-        return Segmentation.of(manifest.labels, mask, confidence)
+        return MaskedImage.of(manifest.labels, mask, confidence)
     return decided(confidence, manifest.labels, manifest.threshold)
 
 
@@ -177,7 +177,7 @@ def log_odds(confidence: NDArray[Any]) -> NDArray[np.float64]:
     return odds
 
 
-def recalibrated(answer: Segmentation, temperature: float, threshold: float | None) -> Segmentation:
+def recalibrated(answer: MaskedImage, temperature: float, threshold: float | None) -> MaskedImage:
     """An answer made at a temperature of 1 as it is at another one, decided by a threshold."""
     confidence = answer.confidence
     if confidence is None or threshold is None:
@@ -193,12 +193,12 @@ def is_answer(line: Mapping[str, Any]) -> bool:
     return "mask" in line
 
 
-def answer_of(line: Mapping[str, Any]) -> Segmentation:
+def answer_of(line: Mapping[str, Any]) -> MaskedImage:
     """Read a line with `mask`, a PNG in base64 whose values are 0 and those of `labels` from 1 on."""
     try:
         labels = tuple(map(str, line.get("labels") or ("object",)))
         confidence, threshold = line.get("confidence"), line.get("threshold")
-        return Segmentation(
+        return MaskedImage(
             labels,
             base64.b64decode(line["mask"], validate=True),
             None if confidence is None else base64.b64decode(confidence, validate=True),
@@ -211,12 +211,12 @@ def answer_of(line: Mapping[str, Any]) -> Segmentation:
         ) from error
 
 
-def answer_of_row(row: Mapping[str, str], labels: tuple[str, ...], threshold: float | None) -> Segmentation:
+def answer_of_row(row: Mapping[str, str], labels: tuple[str, ...], threshold: float | None) -> MaskedImage:
     """Runs of format 1 had no masks."""
     raise DataError("expected a run of format 2 or newer for masks, got an older one; train again")
 
 
-def labels_of(answers: Sequence[Segmentation]) -> tuple[str, ...]:
+def labels_of(answers: Sequence[MaskedImage]) -> tuple[str, ...]:
     """Those of the answer that has most."""
     return max((answer.labels for answer in answers), key=len)
 

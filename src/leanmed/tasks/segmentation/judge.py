@@ -26,7 +26,7 @@ from leanmed.report.pictures import PREDICTED, TRUE
 from leanmed.report.plots import Plot
 from leanmed.report.report import Mistake
 from leanmed.tasks.drawing import as_picture, on_grey, outlined
-from leanmed.tasks.segmentation.answer import Plane, Segmentation, log_odds
+from leanmed.tasks.segmentation.answer import MaskedImage, Plane, log_odds
 from leanmed.tasks.segmentation.figures import Segmented, counts, measure_case, paired, point, score
 from leanmed.tasks.segmentation.plots import plots_of
 from leanmed.tasks.segmentation.words import TERMS, WORDS, terms_of
@@ -56,7 +56,7 @@ def check(dataset: str, records: Sequence[Record], labels: tuple[str, ...]) -> N
 
 def table_of(
     records: Sequence[Record],
-    answers: Sequence[Segmentation],
+    answers: Sequence[MaskedImage],
     labels: tuple[str, ...],
     folds: Sequence[int] | None = None,
 ) -> Segmented:
@@ -81,7 +81,7 @@ def _cases(records: Sequence[Record]) -> list[list[int]]:
     return [sorted(own, key=lambda i: records[i].frame or 0) for own in found.values()]
 
 
-def _measured(records: Sequence[Record], answers: Sequence[Segmentation], labels: tuple[str, ...]) -> Any:
+def _measured(records: Sequence[Record], answers: Sequence[MaskedImage], labels: tuple[str, ...]) -> Any:
     truths = [read_mask(record, labels) for record in records]
     for record, truth, answer in zip(records, truths, answers, strict=True):
         if answer.mask.shape != truth.shape:
@@ -107,7 +107,7 @@ def _joined(planes: Sequence[Any], volume: bool) -> Any:
     return np.stack(planes) if volume else planes[0]
 
 
-def evidence(records: Sequence[Record], answers: Sequence[Segmentation], labels: tuple[str, ...]) -> Evidence | None:
+def evidence(records: Sequence[Record], answers: Sequence[MaskedImage], labels: tuple[str, ...]) -> Evidence | None:
     """Some pixels of each image, spread over it evenly: their logits, and whether the label is there.
 
     With several labels there is none: the likeliest is answered.
@@ -167,7 +167,7 @@ def _cell(name: str, value: str, cell: Segmented, resamples: int) -> SubgroupRow
     return SubgroupRow(name, value, n, cell.groups, None, shown)
 
 
-def mistakes(table: Segmented, records: Sequence[Record], answers: Sequence[Segmentation]) -> list[Mistake]:
+def mistakes(table: Segmented, records: Sequence[Record], answers: Sequence[MaskedImage]) -> list[Mistake]:
     """The cases with the lowest Dice, one of a group; of a volume the slice with most wrong pixels."""
     mean, cases = table.mean_dice(), {own[0]: own for own in _cases(records)}
     found: dict[str, Mistake] = {}

@@ -19,7 +19,7 @@ from leanmed.models.segmenter import build_segmenter
 from leanmed.recipe.recipe import Recipe
 from leanmed.records import Record
 from leanmed.tasks.base import Batch, Named, Scorer, Size, Task
-from leanmed.tasks.segmentation.answer import LEVELS, Segmentation, decided, least_level
+from leanmed.tasks.segmentation.answer import LEVELS, MaskedImage, decided, least_level
 from leanmed.tasks.segmentation.augment import OUTSIDE, augment_masks
 from leanmed.tasks.segmentation.judge import MAIN_SCORE
 from leanmed.tasks.segmentation.loss import mask_loss
@@ -29,7 +29,7 @@ AUXILIARY = 0.4  # weight of each further output that a network has in training
 LEAST_SPREAD = 1e-3  # of the pixels of an image, below which it is flat
 
 
-class Segmentations(Task):
+class Segmentation(Task):
     """Images, or slices of MR, to a mask of what is to be found in them.
 
     A batch's inputs are `image`, (b, 4, side, side): three channels times alpha, and alpha, which is 0 where the square
@@ -176,7 +176,7 @@ class Segmentations(Task):
         if threshold is not None:
             self.threshold.fill_(threshold)
 
-    def answers(self, outputs: Mapping[str, Tensor], sizes: Sequence[Size] | None = None) -> list[Segmentation]:
+    def answers(self, outputs: Mapping[str, Tensor], sizes: Sequence[Size] | None = None) -> list[MaskedImage]:
         """The mask of each image, as the artifact decides it."""
         probabilities = self.probabilities(outputs["logits"].float())
         found = []
@@ -185,7 +185,7 @@ class Segmentations(Task):
             if self.binary:
                 found.append(decided(confidence, self.labels, self.threshold.item()))
             else:
-                found.append(Segmentation.of(self.labels, mask, confidence))
+                found.append(MaskedImage.of(self.labels, mask, confidence))
         return found
 
     def graph(self) -> nn.Module:
@@ -214,7 +214,7 @@ class Segmentations(Task):
 class Overlaps(Scorer):
     """How many pixels of each label are right, wrong and missed, in each case."""
 
-    def __init__(self, task: Segmentations) -> None:
+    def __init__(self, task: Segmentation) -> None:
         self.task = task
         self._counts: dict[int, Tensor] = defaultdict(lambda: torch.zeros(len(task.labels), 3, dtype=torch.int64))
         self._losses: list[tuple[float, int]] = []
@@ -256,7 +256,7 @@ class _PixelsToMask(nn.Module):
         self.tasks = nn.ModuleList(tasks)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        tasks = [cast(Segmentations, task) for task in self.tasks]
+        tasks = [cast(Segmentation, task) for task in self.tasks]
         first = tasks[0]
         image = {"image": first.squared(pixels)[None]}
         found = [task.probabilities(task(image)["logits"])[0] for task in tasks]
@@ -269,7 +269,7 @@ def unit_or_float(images: Tensor) -> Tensor:
     return unit(images).float()
 
 
-TASK = Segmentations
+TASK = Segmentation
 
 
 def labels_of(dataset: str, records: Sequence[Record], wanted: tuple[str, ...] | None) -> tuple[str, ...]:
