@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Literal, get_args, get_origin
 
 from pydantic import BaseModel
@@ -16,10 +15,11 @@ def describe_recipe(kinds: Kinds) -> str:
     lines = [f"task = {next(iter(kinds))!r}  [{' | '.join(kinds)}]  the kind of task", *_keys(Recipe)]
     lines.append(f"backbones = {_meaning(Backbones.model_fields['backbones'])}")
     for name, settings in kinds.items():
-        own = _keys(settings.RECIPE, set(Recipe.model_fields))
+        shared = _keys(Recipe)
+        own = [line for line in _keys(settings.RECIPE) if line not in shared]
         lines += [
             "",
-            *[f"{name} has besides:", *own, ""] * bool(own),
+            *[f"{name} has besides, or with another default:", *own, ""] * bool(own),
             f"{name} takes as training.select_by: {', '.join(settings.SCORES)}",
             f"{name} takes as model.backbone: {settings.BACKBONES_HELP}",
             "",
@@ -29,11 +29,11 @@ def describe_recipe(kinds: Kinds) -> str:
     return "\n".join(lines)
 
 
-def _keys(recipe: type[BaseModel], without: Collection[str] = ()) -> list[str]:
+def _keys(recipe: type[BaseModel]) -> list[str]:
     return [
         f"{name}.{key} = {_meaning(field)}"
         for name, section in recipe.model_fields.items()
-        if name not in without and isinstance(section.annotation, type) and issubclass(section.annotation, BaseModel)
+        if isinstance(section.annotation, type) and issubclass(section.annotation, BaseModel)
         for key, field in section.annotation.model_fields.items()
     ]
 
