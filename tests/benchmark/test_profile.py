@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from conftest import Refused
 from detection_fixtures import constant_graph
 from leanmed.benchmark import profile as module
 from leanmed.benchmark.profile import (
@@ -33,6 +33,7 @@ from leanmed.models.enet import ENet
 from leanmed.runs import Run
 from training_fixtures import trained_run, weights
 
+Refused = Callable[..., AbstractContextManager[None]]
 SMALL = {
     "folder": ["model.backbone=test_efficientnet", "model.side=32"],
     "nodules": ["model.side=64"],

@@ -296,7 +296,9 @@ def test_a_setting_that_is_ignored_may_stand_there_with_its_default():
 
 
 def test_a_kind_of_task_that_is_none_is_refused(refused):
-    with refused(RecipeError, "task: expected one of classification, detection, segmentation, got 'telepathy'; name one of these"):
+    with refused(
+        RecipeError, "task: expected one of classification, detection, segmentation, got 'telepathy'; name one of these"
+    ):
         load_recipe("folder", ["task=telepathy"])
 
 
