@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from leanmed.data.splits import LEAK, Fold, check_groups, make_folds
 from leanmed.errors import DataError, LeakError
 from leanmed.recipe.recipe import Split
-from leanmed.records import Boxes, Record
+from leanmed.records import Boxes, Mask, Record
 
-WHOLE = ("grouped", "holdout", "site")
+WHOLE = ("grouped", "holdout", "site", "adapt")
 
 
 def record(number: int, target: str, group: str, site: str | None = "A") -> Record:
@@ -66,6 +67,60 @@ def test_every_image_is_tested_once(records, protocol, seed):
     folds = make_folds(records, Split(protocol=protocol, folds=3, seed=seed))
     tested = Counter(int(i) for fold in folds for i in fold.test)
     assert tested == Counter(range(len(records)))
+
+
+def masked(case: int, site: str, slices: int = 3) -> list[Record]:
+    """The slices of a volume."""
+    image, target = Path(f"{site}{case}.nii.gz"), Mask((Path(f"{site}{case}_seg.nii.gz"),))
+    return [Record(f"{site}{case}#{z}", image, target, f"{site}{case}", site, frame=z) for z in range(slices)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_under_adapt_so_many_groups_of_a_site_are_learned_from_and_its_others_are_tested(count):
+    records = clinic(groups=60)  # 20 groups at each of three sites
+    for number, fold in enumerate(make_folds(records, Split(protocol="adapt", adapt=count))):
+        at_home = {records[i].group for i in range(len(records)) if records[i].site == f"site {number}"}
+        assert len(at_home & groups_of(records, fold.train)) == count
+        assert not at_home & groups_of(records, fold.validation)
+        assert groups_of(records, fold.test) == at_home - groups_of(records, fold.train)
+        assert sorted(np.concatenate(list(fold.parts().values()))) == list(range(len(records)))
+
+
+def test_under_adapt_one_patient_of_each_site_is_chosen_by_the_seed():
+    records = [r for site in "ABC" for case in range(6) for r in masked(case, site)]
+
+    def adapted_by(seed: int) -> list[set[str]]:
+        folds = make_folds(records, Split(protocol="adapt", seed=seed))
+        return [{g for g in groups_of(records, f.train) if g[0] == site} for site, f in zip("ABC", folds, strict=True)]
+
+    assert all(len(groups) == 1 for groups in adapted_by(0))
+    assert len({str(adapted_by(seed)) for seed in range(5)}) > 1
+
+
+def test_a_site_whose_groups_would_all_be_learned_from_is_refused(refused):
+    records = [r for site, cases in (("A", 4), ("B", 2)) for case in range(cases) for r in masked(case, site)]
+    with refused(DataError, "at least 3 groups at site B for split.adapt = 2, got 2; set split.adapt = 1"):
+        make_folds(records, Split(protocol="adapt", adapt=2, validation=0.45))
+    assert len(make_folds(records, Split(protocol="adapt", adapt=1, validation=0.45))) == 2
+    with refused(DataError, "got 1; use `site`"):
+        make_folds([*records, *masked(0, "C")], Split(protocol="adapt", validation=0.45))
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        Split(adapt=0)
+
+
+def test_a_site_of_one_case_is_tested_and_learned_from():
+    records = [r for site, cases in (("A", 4), ("B", 4), ("C", 1)) for case in range(cases) for r in masked(case, site)]
+    folds = make_folds(records, Split(protocol="site", validation=0.2))
+    assert [len(groups_of(records, fold.test)) for fold in folds] == [4, 4, 1]
+    assert all(part.size for fold in folds for part in fold.parts().values())
+
+
+def test_too_few_cases_with_masks_are_refused_with_the_setting_to_change(refused):
+    records = [r for site in "ABC" for case in range(2) for r in masked(case, site)]
+    with refused(DataError, "at least 7 groups for split.validation = 0.15, got 4; set split.validation = 0.23, or"):
+        make_folds(records, Split(protocol="site"))
+    for fold in make_folds(records, Split(protocol="site", validation=0.23)):
+        assert all(part.size for part in fold.parts().values())
 
 
 @pytest.mark.parametrize("protocol", ["grouped", "holdout", "paper"])

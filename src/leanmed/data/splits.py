@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,22 +54,23 @@ class Fold:
 def make_folds(records: Sequence[Record], split: Split) -> list[Fold]:
     """Split records by a protocol, the same way for the same seed.
 
-    Every image is tested once, or under `holdout` at most once. Under `site` a group seen at several sites is
-    tested with the first of them, and trains no model that is tested at any. Every part has images of every
-    label, or for boxes some with objects, but for the parts to test under `site` and `paper`.
+    Every image is tested once, or under `holdout` and `adapt` at most once. Under `site` and `adapt` a group seen at
+    several sites belongs to the first of them, and trains no model that is tested at any, unless the model is adapted
+    to that first site by it. Every part has images of every label, or for boxes some with objects, but for the parts
+    to test under `site`, `adapt` and `paper`. Groups that a model is adapted by are trained on, and never validate.
 
     Raises:
-        DataError: too few groups of a label or with objects, a part without, or under `site` an image without site or
-            one site only.
+        DataError: too few groups, of a label, with objects or of a site to adapt to; a part without; or under `site`
+            and `adapt` an image without site or one site only.
         LeakError: a group on both sides, under any protocol but `paper`.
     """
     by_image = split.protocol == "paper"
     groups = np.array([r.id if by_image else r.group for r in records])
     kinds = _kinds(records)
     folds = []
-    for number, (test, rest) in enumerate(_divisions(records, kinds, groups, split)):
+    for number, (test, rest, own) in enumerate(_divisions(records, kinds, groups, split)):
         validation = _share(kinds, groups, rest, split, "validation", number)
-        folds.append(Fold(number, np.setdiff1d(rest, validation), validation, test))
+        folds.append(Fold(number, np.union1d(np.setdiff1d(rest, validation), own), validation, test))
     if not by_image:
         check_groups(records, folds)
     return folds
@@ -89,8 +91,8 @@ class _Kinds:
     what: str
 
     def are_in(self, positions: Indices) -> bool:
-        """Whether positions hold some of every kind that is needed."""
-        return not set(self.needed) - set(self.needed[positions]) - {""}
+        """Whether there are positions, and they hold some of every kind that is needed."""
+        return positions.size > 0 and not set(self.needed) - set(self.needed[positions]) - {""}
 
     def strata_for(self, parts: int, groups: Names, among: Indices) -> Names:
         """The strata of some positions; one of images that no part needs, in too few groups, joins the commonest."""
@@ -122,19 +124,28 @@ def _kinds(records: Sequence[Record]) -> _Kinds:
     return _Kinds(found, np.where(found == BOXES[0], "", OBJECTS), "with {}")
 
 
-def _divisions(
-    records: Sequence[Record], kinds: _Kinds, groups: Names, split: Split
-) -> Iterator[tuple[Indices, Indices]]:
-    """For each fold, the positions to test and those free to learn from."""
+class _Division(NamedTuple):
+    """Positions of one fold: to test, free to learn from, and to train on in any case."""
+
+    test: Indices
+    rest: Indices
+    own: Indices = np.array([], np.int64)
+
+
+def _divisions(records: Sequence[Record], kinds: _Kinds, groups: Names, split: Split) -> Iterator[_Division]:
+    """Each fold's."""
     everything = np.arange(len(records))
     if split.protocol == "site":
-        yield from _sites(records, groups)
+        yield from _sites(records, groups, split)
+    elif split.protocol == "adapt":
+        for number, division in enumerate(_sites(records, groups, split)):
+            yield _adapted(records, groups, division, split, number)
     elif split.protocol == "holdout":
         test = _share(kinds, groups, everything, split, "test", 0)
-        yield test, np.setdiff1d(everything, test)
+        yield _Division(test, np.setdiff1d(everything, test))
     else:
         _enough(kinds, groups, everything, split.folds, split, f"split.folds = {split.folds}")
-        yield from ((test, np.setdiff1d(everything, test)) for test in _folds(kinds, groups, split))
+        yield from (_Division(test, np.setdiff1d(everything, test)) for test in _folds(kinds, groups, split))
 
 
 def _folds(kinds: _Kinds, groups: Names, split: Split) -> list[Indices]:
@@ -157,17 +168,32 @@ def _drawn(kinds: _Kinds, groups: Names, among: Indices, count: int, seed: int) 
         yield [among[where] for _, where in folds.split(among, strata, groups[among])]
 
 
-def _sites(records: Sequence[Record], groups: Names) -> Iterator[tuple[Indices, Indices]]:
+def _sites(records: Sequence[Record], groups: Names, split: Split) -> Iterator[_Division]:
+    name = split.protocol
     if any(r.site is None for r in records):
-        raise DataError("expected a site for each image under `site`, got none for some; fill in `site`")
+        raise DataError(f"expected a site for each image under `{name}`, got none for some; fill in `site`")
     sites = np.array([r.site for r in records])
     if len(set(sites)) < 2:
-        raise DataError(f"expected two or more sites under `site`, got {sites[0]} only; use `grouped`")
+        raise DataError(f"expected two or more sites under `{name}`, got {sites[0]} only; use `grouped`")
     first = dict(zip(reversed(groups), reversed(sites), strict=True))
     home = np.array([first[group] for group in groups])
     for site in sorted(set(home)):
         seen_there = np.isin(groups, groups[sites == site])
-        yield np.flatnonzero(home == site), np.flatnonzero(~seen_there)
+        yield _Division(np.flatnonzero(home == site), np.flatnonzero(~seen_there))
+
+
+def _adapted(records: Sequence[Record], groups: Names, division: _Division, split: Split, number: int) -> _Division:
+    """A site left out, of which `split.adapt` groups are learned from all the same."""
+    there = np.unique(groups[division.test])
+    if len(there) <= split.adapt:
+        enough = "use `site`" if len(there) == 1 else f"set split.adapt = {len(there) - 1}"
+        raise DataError(
+            f"expected at least {split.adapt + 1} groups at site {records[division.test[0]].site} for split.adapt = "
+            f"{split.adapt}, got {len(there)}; {enough}, or leave the images of that site out"
+        )
+    chosen = np.random.default_rng((split.seed, number)).choice(there, split.adapt, replace=False)
+    learned = np.isin(groups[division.test], chosen)
+    return _Division(division.test[~learned], division.rest, division.test[learned])
 
 
 def _share(kinds: _Kinds, groups: Names, among: Indices, split: Split, name: str, number: int) -> Indices:
@@ -187,13 +213,18 @@ def _fraction(share: float) -> Fraction:
 
 
 def _enough(kinds: _Kinds, groups: Names, among: Indices, wanted: int, split: Split, what: str) -> None:
-    """Refuse if a kind that is needed has too few groups, with settings for which those suffice, if there are any."""
-    counts = {kind: _groups_of(kinds, groups, among, kind) for kind in np.unique(kinds.needed) if kind}
+    """Refuse if a kind that is needed has too few groups, with settings for which those suffice, if there are any.
+
+    Where no kind is needed, there are to be enough groups of any kind.
+    """
+    needed = [kind for kind in np.unique(kinds.needed) if kind] or [""]
+    counts = {kind: _groups_of(kinds, groups, among, kind) for kind in needed}
     few = {kind: count for kind, count in counts.items() if count < wanted}
     if few:
         everywhere = min(_groups_of(kinds, groups, np.arange(len(groups)), kind) for kind in few)
+        named = f" {' and '.join(map(kinds.what.format, few))}" if any(few) else ""
         raise DataError(
-            f"expected at least {wanted} groups {' and '.join(map(kinds.what.format, few))} for {what}, got "
+            f"expected at least {wanted} groups{named} for {what}, got "
             f"{' and '.join(map(str, few.values()))}; {_advice(everywhere, min(few.values()), split)}"
         )
 
@@ -210,7 +241,7 @@ def _advice(count: int, left: int, split: Split) -> str:
         left: of them, those that one fold may learn from, as far as they are known.
         split: the settings that need more.
     """
-    if split.protocol == "site":
+    if split.protocol in ("site", "adapt"):
         settings = _settings(split, validation=_nearest(split.validation, left))
     elif split.protocol == "holdout":
         test = _nearest(split.test, count)
@@ -239,7 +270,7 @@ def _settings(split: Split, **wanted: float | None) -> str:
 
 
 def _uneven(kinds: _Kinds, where: str, remedy: str) -> DataError:
-    names = ", ".join(kinds.what.format(kind) for kind in np.unique(kinds.needed) if kind)
+    names = ", ".join(kinds.what.format(kind) for kind in np.unique(kinds.needed) if kind) or "of any kind"
     return DataError(
         f"expected images {names} in {where}, got groups too uneven for that in {ATTEMPTS} draws; use {remedy}, "
         "another split.seed, or add groups"

@@ -18,6 +18,8 @@ PROTOCOLS = {
     "saw no image of its group",
     "holdout": "One held-out test part, {whole} kept whole",
     "site": "Leave one site out: each site is tested by a model that saw no image of it, nor of its groups",
+    "adapt": "Adapt to one site: each site is tested by a model that learned from the others and from {adapt} of its "
+    "groups, {whole} kept whole; these are not tested",
     "paper": "{folds}-fold cross-validation by image, as published",
     "answers": "Answers from a file; whether their model saw these images, or others of their groups, is not known",
     "artifact": "One artifact on images that, as far as is known, share no group with those it was trained or selected "

@@ -118,7 +118,8 @@ def evaluate_run(run: Run, *, data: Path | None = None, command: str = "") -> Re
 def protocol_of(run: Run) -> str:
     """How a run's split tests its images, in words; nobody may read that patients were kept whole if none are known."""
     whole = "groups" if run.facts.get("patients_known", True) else "copies of an image (patients are not known)"
-    return PROTOCOLS[run.facts["protocol"]].format(folds=run.facts["folds"], whole=whole)
+    values = {"folds": run.facts["folds"], "adapt": run.recipe.split.adapt, "whole": whole}
+    return PROTOCOLS[run.facts["protocol"]].format(**values)
 
 
 def notes_of(run: Run) -> list[str]:

@@ -83,11 +83,13 @@ def origin_of(dataset: str) -> Origin:
 class Split(Section):
     """Who is trained on, who selects, who is tested."""
 
-    protocol: Literal["grouped", "holdout", "site", "paper"] = Field(
+    protocol: Literal["grouped", "holdout", "site", "adapt", "paper"] = Field(
         default="grouped",
         description="grouped: stratified k-fold, groups whole; holdout: one such fold; site: leave one site "
-        "out; paper: image-level k-fold as published, which leaks",
+        "out; adapt: the same, but a few groups of the site are learned from and the rest of it is tested; paper: "
+        "image-level k-fold as published, which leaks",
     )
+    adapt: int = Field(default=1, ge=1, description="groups of a site that `adapt` learns from")
     folds: int = Field(default=5, ge=2, le=50, description="k of k-fold; paper: 5")
     validation: float = Field(
         default=0.15, gt=0, lt=0.5, description="share of a fold's training images held back for selection"
