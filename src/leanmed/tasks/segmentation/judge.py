@@ -195,8 +195,9 @@ def _wrong(truth: Plane, mask: Plane) -> int:
 def _outlines(record: Record, truth: Plane, mask: Plane) -> Plane:
     """The image with the true mask outlined in blue and the answered one in orange."""
     shown = on_grey(as_picture(read_pixels(record)))
-    for marked, colour in ((np.where(truth == OUTSIDE, 0, truth), TRUE), (mask, PREDICTED)):
-        shown = outlined(shown, (marked > 0).astype(np.uint8), [ImageColor.getrgb(colour)[:3]])
+    for marked, colour in ((truth, TRUE), (mask, PREDICTED)):
+        known = (marked > 0) & (truth != OUTSIDE)
+        shown = outlined(shown, known.astype(np.uint8), [ImageColor.getrgb(colour)[:3]])
     return np.asarray(shown)
 
 
