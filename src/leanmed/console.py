@@ -35,7 +35,8 @@ class Splitting:
         str | None,
         typer.Option(
             help="How images are split: grouped (folds that keep groups whole), holdout (one such fold), site (each "
-            "site is left out once), adapt (the same, but split.adapt of its groups are learned from), or paper (by image, as published, which leaks)."
+            "site is left out once), adapt (the same, but split.adapt of its groups are learned from), or paper (by "
+            "image, as published, which leaks)."
         ),
     ]
     Groups = Annotated[
