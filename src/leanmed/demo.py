@@ -125,8 +125,8 @@ PROSTATE = Demo(
     teacher=(
         "model.backbone=mobilenetv2_035",
         "segmenter.loss=dice",
-        "training.epochs=20",
-        "training.patience=20",
+        "training.epochs=12",
+        "training.patience=12",
     ),
     found=dice_of_volumes,
     beside={"montages": "the outlines in each volume", "files": "each volume's mask as NIfTI"},
