@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import nibabel
 import pytest
 
 from leanmed import demo
-from leanmed.demo import MARK, NODULES, found_in_scans, run_demo
+from leanmed.demo import MARK, NODULES, PROSTATE, found_in_scans, run_demo
 from leanmed.errors import DataError
+from leanmed.recipe.recipe import Recipe
 from leanmed.tasks.recipes import load_recipe
 
 Refused = Callable[..., AbstractContextManager[None]]
@@ -18,14 +20,21 @@ Refused = Callable[..., AbstractContextManager[None]]
 FEW = {
     "demo": ("training.epochs=1", "split.folds=2", "split.validation=0.25", "model.side=32"),
     "demo-nodules": ("training.epochs=1", "model.side=96", "detector.crops=1", "detector.width=8"),
+    "demo-prostate": ("training.epochs=1", "model.side=32", "split.validation=0.45", "evaluation.resamples=100"),
 }
 
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer images and epochs; every step is taken."""
+
+    def shortened(name: str, settings: Sequence[str] = ()) -> Recipe:
+        return load_recipe(name, [*settings, *FEW[name]])
+
     monkeypatch.setattr(demo, "COUNT", 60)
-    monkeypatch.setattr(demo, "load_recipe", lambda name: load_recipe(name, FEW[name]))
+    monkeypatch.setattr(demo, "load_recipe", shortened)
+    for name, few in {"SITES": 2, "CASES": 2, "SLICES": 4, "SIDE": 32}.items():
+        monkeypatch.setattr(demo, name, few)
 
 
 @pytest.mark.usefixtures("short")
@@ -64,6 +73,34 @@ def test_the_demo_of_nodules_goes_from_slices_to_pictures_of_whole_scans(tmp_pat
     )
     with refused(DataError, "--overwrite"):
         run_demo(out, tell=lambda line: None)
+
+
+@pytest.mark.usefixtures("short")
+def test_the_demo_of_the_prostate_goes_from_a_teacher_to_masks_of_whole_volumes(
+    tmp_path: Path, refused: Refused
+) -> None:
+    out, told = tmp_path / "leanmed-demo", list[str]()
+
+    run_demo(out, PROSTATE, tell=told.append)
+
+    assert told[0] == "1  making 4 MR volumes of 2 sites, and 2 of another: made data, no patients"
+    assert json.loads((out / "run" / "run.json").read_text())["teacher"]["backbone"] == "mobilenetv2_035"
+    for name in ("report/report.html", "report/report.json", "artifact/leanmed.json", "artifact/CARD.md"):
+        assert (out / name).is_file(), name
+    lines = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
+    assert [Path(line["input"]).name for line in lines] == ["Case00.nii.gz", "Case01.nii.gz"]
+    for line in lines:
+        assert (out / line["picture"]).is_file()
+        mask, volume = nibabel.load(out / line["file"]), nibabel.load(line["input"])
+        assert mask.shape == volume.shape == (32, 32, 4)
+        assert (mask.affine == volume.affine).all()
+    score, volumes, pictures, files, report = told[-5:]
+    assert score.startswith("Dice 0.")
+    assert score.endswith(") on made data")
+    assert " in 2 whole volumes of a site that no model saw (" in volumes
+    assert pictures.startswith(f"open {out / 'answers-montages'}: ")
+    assert files.startswith(f"open {out / 'answers-files'}: ")
+    assert report == f"open {out / 'report' / 'report.html'}"
 
 
 def test_a_planted_nodule_is_found_within_half_its_diameter(tmp_path: Path) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from leanmed.compress.distil import Teacher
 from leanmed.cores import available_cores
 from leanmed.errors import DataError
 from leanmed.evaluation.runs import evaluate_run
 from leanmed.export.export import export
 from leanmed.files import check_free, whole_folder, write_json
 from leanmed.papers.nodules import found_in_scans
+from leanmed.papers.prostate import dice_of_volumes
 from leanmed.phantoms.chest import write_slices
 from leanmed.phantoms.eyelids import PHANTOMS
+from leanmed.phantoms.prostates import write_prostates
 from leanmed.phantoms.scans import write_luna16
 from leanmed.reading.images import find_inputs, read_image
 from leanmed.report.report import write_report
@@ -26,8 +29,20 @@ from leanmed.train.train import train
 COUNT = 360  # photographs, or slices
 SIGNAL = 3.0  # standard deviations between the classes' mean colours: easy, learnt in a minute
 SCANS, FIRST_SCAN = 2, 10_000  # seeds from here on: chests that no slice was cut from
+SITES, CASES = 3, 3  # of MR volumes, and how many each site has
+SLICES, SIDE = 8, 64  # of each volume, in pixels
+OTHER_SITES = 1  # a seed: sites whose scanners differ from those that are learned from
 MARK = "phantoms/phantoms.json"
-OWN = ("phantoms", "run", "report", "artifact", "answers", "predictions", "leanmed-audit")  # how its files begin
+OWN = (
+    "phantoms",
+    "teacher",
+    "run",
+    "report",
+    "artifact",
+    "answers",
+    "predictions",
+    "leanmed-audit",
+)  # how its files begin
 
 
 @dataclass(frozen=True)
@@ -37,19 +52,27 @@ class Demo:
     Args:
         command: that starts it.
         recipe: what is trained.
-        things: what is made, after their number.
+        things: what is made, with its number.
         make: writes them to a new folder, `phantoms`.
         data, inputs, answers: what is learnt from, what is predicted, and the file of the answers, below the demo's
             folder.
+        teacher: `--set` values that turn the recipe into that of a teacher, which is trained first; None: there is
+            none.
+        found: of the file of answers and the folder of what was predicted, a line on how well that went; None: there
+            is nothing to compare with.
+        beside: folders beside the answers, each with what it holds.
     """
 
     command: str
     recipe: str
-    things: str
+    things: Callable[[], str]
     make: Callable[[Path], None]
     data: str
     inputs: str
     answers: str
+    teacher: tuple[str, ...] | None = None
+    found: Callable[[Path, Path], str] | None = None
+    beside: Mapping[str, str] = field(default_factory=dict)
 
 
 def _make_eyelids(root: Path) -> None:
@@ -63,10 +86,18 @@ def _make_ct(root: Path) -> None:
         write_json(folder / Path(MARK).name, {"note": "made data, no patients", "slices": COUNT, "scans": SCANS})
 
 
+def _make_mr(root: Path) -> None:
+    with whole_folder(root) as folder:
+        write_prostates(folder / "sites", CASES, SITES, SIDE, SLICES)
+        write_prostates(folder / "volumes", SCANS, 1, SIDE, SLICES, seed=OTHER_SITES)
+        about = {"note": "made data, no patients", "sites": SITES, "volumes": SITES * CASES + SCANS}
+        write_json(folder / Path(MARK).name, about)
+
+
 EYELIDS = Demo(
     command="leanmed demo",
     recipe="demo",
-    things="photographs of eyelids",
+    things=lambda: f"{COUNT} photographs of eyelids",
     make=_make_eyelids,
     data="phantoms",
     inputs="phantoms/images",
@@ -75,11 +106,30 @@ EYELIDS = Demo(
 NODULES = Demo(
     command="leanmed demo --nodules",
     recipe="demo-nodules",
-    things=f"slices of chest CT and {SCANS} whole scans",
+    things=lambda: f"{COUNT} slices of chest CT and {SCANS} whole scans",
     make=_make_ct,
     data="phantoms/slices",
     inputs="phantoms/scans",
     answers="answers.jsonl",
+    found=found_in_scans,
+    beside={"montages": "the best candidates of each scan"},
+)
+PROSTATE = Demo(
+    command="leanmed demo --prostate",
+    recipe="demo-prostate",
+    things=lambda: f"{SITES * CASES} MR volumes of {SITES} sites, and {SCANS} of another",
+    make=_make_mr,
+    data="phantoms/sites",
+    inputs="phantoms/volumes",
+    answers="answers.jsonl",
+    teacher=(
+        "model.backbone=mobilenetv2_035",
+        "segmenter.loss=dice",
+        "training.epochs=12",
+        "training.patience=12",
+    ),
+    found=dice_of_volumes,
+    beside={"montages": "the outlines in each volume", "files": "each volume's mask as NIfTI"},
 )
 
 
@@ -90,15 +140,21 @@ def run_demo(out: Path, demo: Demo = EYELIDS, *, overwrite: bool = False, tell: 
         DataError: `out` holds something that is no demo, or a demo and `overwrite` is false.
     """
     _make_room(out, overwrite)
-    tell(f"1  making {COUNT} {demo.things}: made data, no patients")
+    tell(f"1  making {demo.things()}: made data, no patients")
     demo.make(out / "phantoms")
-    tell("2  training")
-    run = train(load_recipe(demo.recipe), out / demo.data, out / "run", tell=tell)
+    teacher = None
+    if demo.teacher is not None:
+        tell("2  training the teacher, and then the student that learns from it")
+        recipe = load_recipe(demo.recipe, demo.teacher)
+        teacher = Teacher(train(recipe, out / demo.data, out / "teacher", tell=tell))
+    else:
+        tell("2  training")
+    run = train(load_recipe(demo.recipe), out / demo.data, out / "run", teacher=teacher, tell=tell)
     tell("3  evaluating, each fold on images it has not seen")
     report = evaluate_run(run, command=demo.command)
     write_report(out / "report", report, read=read_image)
     tell("4  exporting")
-    export(run, out / "artifact", tell=tell)
+    export(run, out / "artifact", teacher=teacher, tell=tell)
     tell("5  predicting without torch")
     predictor = load(out / "artifact")
     inputs = list(find_inputs([str(out / demo.inputs)], scans=predictor.takes_scans))
@@ -106,9 +162,10 @@ def run_demo(out: Path, demo: Demo = EYELIDS, *, overwrite: bool = False, tell: 
     figure = report.figures[report.main_score]
     name = report.terms[report.main_score].title
     tell(f"{name} {figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f}) on made data")
-    if demo is NODULES:
-        tell(found_in_scans(out / demo.answers, out / demo.inputs))
-        tell(f"open {out / 'answers-montages'}: the best candidates of each scan")
+    if demo.found:
+        tell(demo.found(out / demo.answers, out / demo.inputs))
+    for ending, what in demo.beside.items():
+        tell(f"open {out / Path(demo.answers).stem}-{ending}: {what}")
     tell(f"open {out / 'report' / 'report.html'}")
 
 

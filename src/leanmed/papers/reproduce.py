@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from leanmed.benchmark.benchmark import machine
+from leanmed.compress.distil import Teacher
 from leanmed.errors import DataError
 from leanmed.evaluation.runs import evaluate_run
 from leanmed.files import write_json, write_text
 from leanmed.papers import anemia as reproduce_anemia
 from leanmed.papers import nodules as reproduce_nodules
+from leanmed.papers import prostate as reproduce_prostate
 from leanmed.papers.anemia import mean
 from leanmed.papers.printed import PAPERS, Arm, Paper
 from leanmed.reading.images import read_image
@@ -40,7 +42,11 @@ class Tables(Protocol):
         """The tables as Markdown; what leaks says so in the first line."""
 
 
-TABLES: dict[str, Tables] = {"anemia": reproduce_anemia, "nodules": reproduce_nodules}
+TABLES: dict[str, Tables] = {
+    "anemia": reproduce_anemia,
+    "nodules": reproduce_nodules,
+    "prostate": reproduce_prostate,
+}
 
 
 def reproduce(
@@ -63,7 +69,8 @@ def reproduce(
         data: the data set's folder.
         out: takes one run and one report per arm and seed, and the tables.
         settings: `--set` values, KEY=VALUE for every arm or ARM:KEY=VALUE for one.
-        arms: which protocols or models; empty: all of the paper's.
+        arms: which protocols or models; empty: all of the paper's. Before one that learns from a teacher, that
+            teacher's arm is trained, and the arm of the same network without a teacher.
         seeds: of splits and training both.
         artifacts: a folder with artifacts named as the arms are, and as ARM-int8 and so on, to be measured too.
         resume: go on with what is there.
@@ -79,12 +86,14 @@ def reproduce(
     paper, tables = _choose(PAPERS, name, "paper"), TABLES[name]
     runs: dict[str, dict[int, Run]] = {}
     reports: dict[str, dict[int, dict[str, Any]]] = {}
-    for arm in arms or paper.arms:
+    for arm in with_companions(arms or tuple(paper.arms), paper.arms):
         for seed in seeds:
             tell(f"{arm}, seed {seed}")
             recipe = recipe_of(paper, arm, seed, settings)
             folder = out / "runs" / f"{arm}-{seed}"
-            run = train(recipe, data, folder, resume=resume and folder.exists(), tell=tell)
+            taught_by = paper.arms[arm].teacher
+            teacher = Teacher(runs[taught_by][seed]) if taught_by else None
+            run = train(recipe, data, folder, resume=resume and folder.exists(), teacher=teacher, tell=tell)
             report, more = tables.measure(run, evaluate_run(run, data=data, command=command), data, out, tell)
             write_report(out / "reports" / folder.name, report, read=read_image)
             runs.setdefault(arm, {})[seed] = run
@@ -111,9 +120,25 @@ def recipe_of(paper: Paper, arm: str, seed: int, settings: Sequence[str]) -> Rec
     Raises:
         DataError: no such arm.
     """
-    chosen = _choose(paper.arms, arm, "protocol").settings
+    chosen: Arm = _choose(paper.arms, arm, "protocol")
     seeded = (f"split.seed={seed}", f"training.seed={seed}")
-    return load_recipe(paper.recipe, [*settings_of(arm, settings, paper.arms), *chosen, *seeded])
+    given = settings_of(arm, settings, paper.arms)
+    if not chosen.teacher:  # what is said of distillation holds for those that learn by it
+        given = [text for text in given if not text.startswith("distillation.")]
+    return load_recipe(paper.recipe, [*given, *chosen.settings, *seeded])
+
+
+def with_companions(asked: Sequence[str], arms: Mapping[str, Arm]) -> list[str]:
+    """The arms asked for, each once; before one that learns from a teacher, the teacher and the student alone.
+
+    Raises:
+        DataError: no such arm.
+    """
+    found: dict[str, None] = {}
+    for name in asked:
+        arm: Arm = _choose(arms, name, "protocol")
+        found.update(dict.fromkeys([*filter(None, (arm.teacher, arm.alone)), name]))
+    return list(found)
 
 
 def settings_of(arm: str, settings: Sequence[str], arms: Collection[str]) -> list[str]:
