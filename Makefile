@@ -14,15 +14,15 @@ $(VENV)/installed: pyproject.toml
 demo: $(VENV)/installed  ## the main job on made data, and a report to open
 	$(BIN)/leanmed demo --out leanmed-demo --overwrite
 
-test: $(VENV)/installed  ## every test
-	$(BIN)/python -m pytest
+test: $(VENV)/installed  ## every test, two or more at a time, on one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 check: $(VENV)/installed  ## what must hold before a commit: format, lint, types, import contracts, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 format: $(VENV)/installed
 	$(BIN)/ruff format .
