@@ -177,7 +177,7 @@ def test_cross_entropy_and_focal_by_hand_leave_out_what_is_unknown() -> None:
 
 def test_the_score_of_a_case_is_that_of_all_its_slices() -> None:
     task = segmentation("gland")
-    logits = torch.tensor([[1.0, -1.0], [-1.0, -1.0]]).view(2, 1, 1, 2)
+    logits = torch.tensor([[3.0, -3.0], [-3.0, -3.0]]).view(2, 1, 1, 2)  # probabilities below .05 are never marked
     masks = torch.tensor([[[1, 0]], [[1, 0]]], dtype=torch.uint8)
     scorer = task.scorer()
     scorer.add({"logits": logits}, {"mask": masks, "case": torch.tensor([7, 7])})
@@ -185,3 +185,12 @@ def test_the_score_of_a_case_is_that_of_all_its_slices() -> None:
     scorer = task.scorer()
     scorer.add({"logits": logits}, {"mask": masks, "case": torch.tensor([7, 8])})
     assert scorer.figures()["dice"] == pytest.approx(1 / 2)
+
+
+def test_a_network_whose_probabilities_stay_low_is_scored_at_the_threshold_that_suits_it() -> None:
+    """Probabilities of .2 where the vessel is and .1 elsewhere mark it exactly from .15 on."""
+    task = segmentation("vessel")
+    logits = torch.logit(torch.tensor([0.2, 0.1, 0.1])).view(1, 1, 1, 3)
+    scorer = task.scorer()
+    scorer.add({"logits": logits}, {"mask": torch.tensor([[[1, 0, 0]]], dtype=torch.uint8), "case": torch.tensor([1])})
+    assert scorer.figures()["dice"] == 1

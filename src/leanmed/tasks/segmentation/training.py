@@ -26,6 +26,7 @@ from leanmed.tasks.segmentation.loss import mask_loss
 from leanmed.tasks.segmentation.settings import SegmentationRecipe
 
 AUXILIARY = 0.4  # weight of each further output that a network has in training
+THRESHOLDS = tuple(k / 20 for k in range(1, 20))  # of one label, of which the best is taken for its score
 LEAST_SPREAD = 1e-3  # of the pixels of an image, below which it is flat
 
 
@@ -212,25 +213,27 @@ class Segmentation(Task):
 
 
 class Overlaps(Scorer):
-    """How many pixels of each label are right, wrong and missed, in each case."""
+    """How many pixels of each label are right, wrong and missed, in each case.
+
+    With one label this is counted for several thresholds, and the figures are those of the best one: the threshold of
+    a run is fitted later, to such validation images, and a network whose probabilities all lie below one half may still
+    be the best.
+    """
 
     def __init__(self, task: Segmentation) -> None:
         self.task = task
-        self._counts: dict[int, Tensor] = defaultdict(lambda: torch.zeros(len(task.labels), 3, dtype=torch.int64))
+        columns = len(THRESHOLDS) if task.binary else len(task.labels)
+        self._counts: dict[int, Tensor] = defaultdict(lambda: torch.zeros(columns, 3, dtype=torch.int64))
         self._losses: list[tuple[float, int]] = []
 
     def add(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
         """See `Scorer`."""
         task, logits, masks = self.task, outputs["logits"].float(), targets["mask"]
         probabilities = task.probabilities(logits)
-        answered = (
-            (probabilities[:, 0] >= task.threshold.to(logits.device)).to(torch.uint8)
-            if task.binary
-            else probabilities.argmax(1).to(torch.uint8)
-        )
-        known = masks != OUTSIDE
-        for k in range(len(task.labels)):
-            true, said = (masks == k + 1) & known, (answered == k + 1) & known
+        likeliest, known = probabilities.argmax(1), masks != OUTSIDE
+        for k in range(len(THRESHOLDS) if task.binary else len(task.labels)):
+            said = (probabilities[:, 0] >= THRESHOLDS[k] if task.binary else likeliest == k + 1) & known
+            true = masks == (1 if task.binary else k + 1)
             counts = torch.stack([(true & said).sum((1, 2)), (said & ~true).sum((1, 2)), (true & ~said).sum((1, 2))], 1)
             for case, own in zip(targets["case"].tolist(), counts.cpu(), strict=True):
                 self._counts[case][k] += own
@@ -239,10 +242,13 @@ class Overlaps(Scorer):
 
     def figures(self) -> dict[str, float]:
         """Dice and IoU, the mean over cases of the mean over labels, and the mean loss of the batches."""
-        right, wrong, missed = torch.stack(list(self._counts.values())).double().unbind(-1)  # (n, K) each
+        right, wrong, missed = torch.stack(list(self._counts.values())).double().unbind(-1)  # (n, columns) each
         union = right + wrong + missed
         iou = torch.where(union > 0, right / union.clamp_min(1), 1.0)
         dice = torch.where(union > 0, 2 * right / (union + right).clamp_min(1), 1.0)
+        if self.task.binary:
+            best = int(dice.mean(0).argmax())
+            iou, dice = iou[:, best], dice[:, best]
         weights = sum(count for _, count in self._losses)
         loss = sum(loss * count for loss, count in self._losses) / weights
         return {"loss": loss, "dice": float(dice.mean()), "iou": float(iou.mean())}
