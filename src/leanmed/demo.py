@@ -125,8 +125,8 @@ PROSTATE = Demo(
     teacher=(
         "model.backbone=mobilenetv2_035",
         "segmenter.loss=dice",
-        "training.epochs=12",
-        "training.patience=12",
+        "training.epochs=10",
+        "training.patience=10",
     ),
     found=dice_of_volumes,
     beside={"montages": "the outlines in each volume", "files": "each volume's mask as NIfTI"},

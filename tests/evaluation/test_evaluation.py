@@ -15,12 +15,12 @@ from leanmed.data import content_hashes, data_hash, read_records
 from leanmed.errors import DataError, RunError
 from leanmed.evaluation.answered import Answered, subgroup_rows
 from leanmed.evaluation.artifacts import evaluate_artifact
-from leanmed.evaluation.runs import evaluate_run, fold_figures, run_answers
+from leanmed.evaluation.runs import evaluate_run, fold_figures, protocol_of, run_answers
 from leanmed.manifest import Provenance
 from leanmed.phantoms.eyelids import PHANTOMS
-from leanmed.recipe.recipe import Evaluation
+from leanmed.recipe.recipe import Evaluation, Recipe, Split
 from leanmed.records import Record, Records
-from leanmed.runs import SPLITS, read_csv
+from leanmed.runs import SPLITS, Run, read_csv
 from leanmed.tasks.classification.judge import table_of
 
 LABELS = ("non-anemic", "anemic")
@@ -210,3 +210,11 @@ def test_subgroups_can_be_chosen_and_banded():
         ("age", "4 to < 8", 4),
         ("age", "≥ 8", 4),
     ]
+
+
+def test_the_report_says_how_many_groups_of_a_site_were_learned_from() -> None:
+    recipe = Recipe(name="adapted", task="segmentation", split=Split(protocol="adapt", adapt=3))
+    said = protocol_of(Run(Path("run"), recipe, {"protocol": "adapt", "folds": 4}))
+    assert said.startswith(
+        "Adapt to one site: each site is tested by a model that learned from the others and from 3 of"
+    )
