@@ -326,7 +326,7 @@ def test_an_export_reads_the_data_set_once(run: Run, tmp_path: Path, monkeypatch
 def test_a_graph_that_disagrees_is_refused_and_nothing_is_written(
     run: Run, artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "export_graph", lambda network, outputs: artifact.graph)
+    monkeypatch.setattr(module, "export_graph", lambda network, outputs, dtype: artifact.graph)
     export(run, tmp_path / "same", fold=EXPORTED)
     with pytest.raises(ExportError, match=r"differs from the model by .*, more than 0\.0001; nothing was written"):
         export(run, tmp_path / "other", fold=1 - EXPORTED)

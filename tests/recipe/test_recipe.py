@@ -40,7 +40,7 @@ def test_the_defaults_are_the_settings_of_the_anemia_paper():
 OUT_OF_RANGE = {
     "model.side=9999": "less than or equal to 1024",
     "split.folds=1": "greater than or equal to 2",
-    "split.protocol=random": "'grouped', 'holdout', 'site' or 'paper'",
+    "split.protocol=random": "'grouped', 'holdout', 'site', 'adapt' or 'paper'",
     "split.seed=4294967296": "less than or equal to 2147483647",
     "split.validation=0": "greater than 0",
     "training.learning_rate=.nan": "finite number",

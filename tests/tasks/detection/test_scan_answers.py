@@ -207,7 +207,7 @@ def test_the_channels_are_those_the_artifact_was_taught_on(slices, alike, make_d
 @pytest.mark.parametrize("name", ["find_candidates", "predict_scan"])
 def test_other_artifacts_refuse_scans(name, changes, tiny_artifact, make_detector, grid, hu, tmp_path, refused):
     other = make_detector(**changes) if changes else leanmed.load(tiny_artifact)
-    with refused(ArtifactError, "for slices of CT, got one for a photograph; take another artifact"):
+    with refused(ArtifactError, "for slices of scans, got one for a photograph; take another artifact"):
         getattr(other, name)(written(tmp_path, "mhd", hu, grid))
 
 
