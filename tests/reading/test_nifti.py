@@ -79,6 +79,7 @@ def test_a_scan_lies_where_itk_puts_it_and_what_disagrees_is_noted(nifti, capfd,
     for index in ((0, 0, 0), (23, 19, 5), (3, 7, 2)):
         np.testing.assert_allclose(volume.grid.world(index), image.TransformIndexToPhysicalPoint(index), atol=1e-3)
     assert np.array_equal(volume.voxels(1, 3), sitk.GetArrayFromImage(image)[1:3])
+    assert np.array_equal(volume.hu(1, 3), volume.voxels(1, 3))
     assert (len(volume.notes), noted is None or noted in volume.notes[0]) == (int(noted is not None), True)
 
 

@@ -100,6 +100,10 @@ class Volume:
     def __len__(self) -> int:
         return self.grid.shape[0]
 
+    def hu(self, first: int, end: int) -> Hounsfield:
+        """As `voxels`, of CT, whose values are Hounsfield units."""
+        return self.voxels(first, end)
+
     def voxels(self, first: int, end: int) -> Hounsfield:
         """Slices `first` to `end` - 1, (end - first, y, x); no other slice is read.
 
