@@ -109,3 +109,9 @@ def test_a_record_with_a_mask_has_neither_label_nor_boxes():
         _ = Record("a", Path("a.png"), "sick", "g").mask
     with pytest.raises(DataError, match="expected a spacing above 0 mm"):
         Record("a", Path("a.png"), Mask(()), "g", spacing=(0.5, 0.0))
+
+
+def test_the_label_of_a_mask_without_names_is_the_only_one_that_is_asked_for():
+    assert dict(Mask(()).named(["vessel"]).values) == {"vessel": ()}
+    assert dict(Mask(()).named(["a", "b"]).values) == {"object": ()}
+    assert dict(Mask((), {"gland": (1,)}).named(["vessel"]).values) == {"gland": (1,)}

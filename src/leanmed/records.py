@@ -96,6 +96,12 @@ class Mask(Value):
             )
         object.__setattr__(self, "values", MappingProxyType({k: tuple(v) for k, v in self.values.items()}))
 
+    def named(self, labels: Sequence[str]) -> Mask:
+        """The same, but where nobody said what the values mean, all but 0 mean the only one of these labels."""
+        if len(labels) == 1 and dict(self.values) == {"object": ()}:
+            return Mask(self.files, {labels[0]: ()}, self.within)
+        return self
+
     def text(self) -> str:
         """As JSON: the names of the files, and what their values mean."""
         return json.dumps({"mask": [file.name for file in self.files], "values": dict(self.values)})

@@ -86,7 +86,8 @@ def read_mask(record: Record, labels: Sequence[str]) -> Marks:
 
     Args:
         record: an image, or a slice of an MR volume, with a mask.
-        labels: of the mask, in the order of their numbers; what is marked with any other label is background.
+        labels: of the mask, in the order of their numbers; what is marked with any other label is background. A single
+            one is also that of a mask whose label has no name.
 
     Returns:
         (h, w) uint8: 0 is background, k + 1 is `labels[k]`, the later where two are marked, and `OUTSIDE` is where the
@@ -97,7 +98,7 @@ def read_mask(record: Record, labels: Sequence[str]) -> Marks:
             another size than the image.
         InputError: a file that cannot be read as a mask.
     """
-    mask = record.mask
+    mask = record.mask.named(labels)
     if unknown := set(labels) - set(mask.values):
         raise DataError(
             f"record {record.id}: expected labels among {some(set(mask.values))}, got {some(unknown)}; name these in "

@@ -46,7 +46,7 @@ IN_ALL = 2_000_000  # of all images
 def check(dataset: str, records: Sequence[Record], labels: tuple[str, ...]) -> None:
     """Refuse records without masks, or whose masks have labels that the model does not know."""
     for record in records:
-        strangers = set(record.mask.values) - set(labels)
+        strangers = set(record.mask.named(labels).values) - set(labels)
         if strangers:
             raise DataError(
                 f"record {record.id}: expected a mask of {', '.join(labels)}, got {', '.join(sorted(strangers))}; name "

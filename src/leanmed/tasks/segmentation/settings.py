@@ -73,10 +73,6 @@ class Segmenter(Section):
         le=64,
         description="crops of each image in a step, so that an epoch sees each image this many times",
     )
-    thin: bool = Field(
-        default=False,
-        description="the objects are thin, as vessels are, so that clDice is reported too, which judges their course",
-    )
 
 
 class MaskTraining(Training):
