@@ -189,13 +189,18 @@ def test_onnx_runtime_gives_what_torch_gives(name: str, monkeypatch: pytest.Monk
 
 def test_enet_pools_and_unpools_as_torch_does_with_indices() -> None:
     x = images(2, 3, 6, 8)
-    x[0, 0, :2, :2] = 1.0  # equal values: the first is kept
     pooled, where = pool(x)
     wanted, indices = F.max_pool2d(x, 2, return_indices=True)
     assert torch.equal(pooled, wanted)
     values = images(2, 3, 3, 4)
     assert torch.equal(unpool(values, where), F.max_unpool2d(values, indices, 2))
-    assert where[0, 0, 0, :, 0].tolist() == [[1, 0], [0, 0]]
+
+
+def test_enet_unpools_to_all_equal_maxima() -> None:
+    x = torch.tensor([[1.0, 1.0, 0.0, 2.0], [1.0, 0.5, 2.0 - 1e-6, 1.0]]).view(1, 1, 2, 4)
+    pooled, where = pool(x)
+    assert pooled.flatten().tolist() == [1.0, 2.0]
+    assert unpool(torch.tensor([3.0, 4.0]).view(1, 1, 1, 2), where)[0, 0].tolist() == [[3, 3, 0, 4], [3, 0, 4, 0]]
 
 
 def test_the_two_parts_of_a_stack_are_normalised_as_the_stack_is() -> None:

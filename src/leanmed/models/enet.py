@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leanmed.models.segmentation import ConvAndPool, Maps, Segmenter, initialise
+from leanmed.models.segmentation import ConvAndPool, Maps, PReLU, Segmenter, initialise
 
 TIE = 1e-4  # values of a window that differ by less are equal
 EPS = 1e-3  # of batch normalisation
@@ -42,7 +42,7 @@ class ENet(Segmenter):
     def __init__(self, channels: int, classes: int, *, dropout: float = 0.1) -> None:
         super().__init__()
         self.feature_channels, self.pretrained_cfg = (16, 128), {}
-        self.initial = nn.Sequential(ConvAndPool(channels, 16, EPS), nn.PReLU(16))
+        self.initial = nn.Sequential(ConvAndPool(channels, 16, EPS), PReLU(16))
         self.down1 = Down(16, 64, dropout / 10)
         self.section1 = nn.Sequential(*(Bottleneck(64, dropout=dropout / 10) for _ in range(4)))
         self.down2 = Down(64, 128, dropout)
@@ -92,7 +92,7 @@ class Bottleneck(nn.Module):
             *middle,
             *_expansion(inner, channels, dropout),
         )
-        self.activation = nn.PReLU(channels)
+        self.activation = PReLU(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, channels, h, w) to the same shape."""
@@ -111,7 +111,7 @@ class Down(nn.Module):
             *_activated(nn.Conv2d(inner, inner, 3, padding=1), inner),
             *_expansion(inner, outputs, dropout),
         )
-        self.activation = nn.PReLU(outputs)
+        self.activation = PReLU(outputs)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(b, inputs, h, w) to (b, outputs, h / 2, w / 2), and what `unpool` needs."""
@@ -132,7 +132,7 @@ class Up(nn.Module):
             *_activated(nn.ConvTranspose2d(inner, inner, 2, 2), inner),
             *_expansion(inner, outputs, 0.0),
         )
-        self.activation = nn.PReLU(outputs)
+        self.activation = PReLU(outputs)
 
     def forward(self, x: Tensor, where: Tensor) -> Tensor:
         """(b, inputs, h, w) to (b, outputs, 2h, 2w)."""
@@ -140,31 +140,30 @@ class Up(nn.Module):
 
 
 def pool(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The maximum of each 2x2 window, (b, c, h / 2, w / 2), and which of the four values it was.
+    """The maximum of each 2x2 window, (b, c, h / 2, w / 2), and where it was: a mask of bool (b, c, h, w).
 
-    Of values that are equal but for `TIE` it is the first: where an image is flat, the rounding of a runtime would
-    decide otherwise.
+    All values of a window that equal its maximum but for `TIE` count as maxima: where an image is flat, the rounding
+    of a runtime would decide otherwise.
 
-    The second is a mask (b, c, h / 2, 2, w / 2, 2) of zeros and ones. It takes the place of `nn.MaxPool2d`'s indices,
-    which count through the whole map and have no counterpart for `nn.MaxUnpool2d` in many runtimes.
+    The mask takes the place of `nn.MaxPool2d`'s indices, which have no counterpart for `nn.MaxUnpool2d` in many
+    runtimes. Comparing and repeating are quick in all of them.
     """
-    b, c, h, w = x.shape
-    windows = x.view(b, c, h // 2, 2, w // 2, 2)
-    preferred = TIE * torch.arange(3, -1, -1, device=x.device, dtype=x.dtype)
-    first = (windows.transpose(3, 4).flatten(4) + preferred).argmax(4)  # (b, c, h / 2, w / 2), from 0 to 3
-    places = torch.arange(4, device=x.device).view(2, 1, 2)  # by row and column of the window
-    where = (first[:, :, :, None, :, None] == places).to(x.dtype)
-    return F.max_pool2d(x, 2), where
+    largest = F.max_pool2d(x, 2)
+    return largest, x >= _repeated(largest) - TIE
 
 
 def unpool(x: Tensor, where: Tensor) -> Tensor:
     """Values (b, c, h, w) at the places that `pool` found in a map of twice the size, and zeros elsewhere."""
-    b, c, h, w = x.shape
-    return (x[:, :, :, None, :, None] * where).reshape(b, c, 2 * h, 2 * w)
+    return _repeated(x) * where.to(x.dtype)
+
+
+def _repeated(x: Tensor) -> Tensor:
+    """Each value of (b, c, h, w) for a window of 2x2."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def _activated(layer: nn.Module, channels: int) -> list[nn.Module]:
-    return [layer, nn.BatchNorm2d(channels, EPS), nn.PReLU(channels)]
+    return [layer, nn.BatchNorm2d(channels, EPS), PReLU(channels)]
 
 
 def _expansion(inner: int, outputs: int, dropout: float) -> list[nn.Module]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leanmed.models.segmentation import Maps, Segmenter, initialise
+from leanmed.models.segmentation import Maps, PReLU, Segmenter, initialise
 
 EPS = 1e-3  # of batch normalisation
 DILATIONS = (1, 2, 4, 8, 16)
@@ -113,7 +113,7 @@ class Pyramid(nn.Module):
 
 
 def _norm(channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.BatchNorm2d(channels, EPS), nn.PReLU(channels))
+    return nn.Sequential(nn.BatchNorm2d(channels, EPS), PReLU(channels))
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
