@@ -12,7 +12,6 @@ too. Transposed convolutions, the last one among them, are 2x2 with stride 2.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
