@@ -97,6 +97,9 @@ class Provenance(_Frozen):
         default=(), description="those of seen_images that nothing was trained on: they chose epoch and threshold"
     )
     parents: tuple[str, ...] = Field(default=(), description="hashes of the artifacts this one was made from")
+    teacher: dict[str, str] | None = Field(
+        default=None, description="name, backbone and sha256 of the run from which the model learned too; None: of none"
+    )
     packages: dict[str, str] = Field(default_factory=dict)
 
 

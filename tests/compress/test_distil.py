@@ -21,6 +21,7 @@ from leanmed.compress import distil
 from leanmed.compress.distil import Distilled, Pair, Teacher, open_teacher, teacher_of, weights_of
 from leanmed.errors import RecipeError, RunError
 from leanmed.export import export as exporting
+from leanmed.export.export import provenance
 from leanmed.recipe.recipe import Distillation
 from leanmed.runs import MODEL, RUN, SPLITS, Run, read_csv
 from leanmed.tasks.base import Batch, Task
@@ -575,6 +576,14 @@ def test_export_trains_the_teacher_on_all_images_and_then_its_student_and_needs_
         run_command(*export, "--fold", 0)
     with pytest.raises(RunError, match="--teacher"):
         run_command(*export)
+
+
+def test_what_is_exported_names_its_teacher(student: Run, teacher: Run) -> None:
+    contents = dict.fromkeys((row["image"] for row in read_csv(student.path / SPLITS)), "0" * 64)
+    own, none = (provenance(run, contents, "fold", 0).teacher for run in (student, teacher))
+    facts = open_teacher(teacher.path).facts
+    assert own == {name: facts[name] for name in ("name", "backbone", "sha256")}
+    assert none is None
 
 
 def test_a_teacher_s_own_teacher_helps_to_train_it_on_all_images(

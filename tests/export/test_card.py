@@ -72,6 +72,16 @@ def test_a_card_without_subgroups_says_why(manifest, basis):
     assert "names no attribute to form subgroups by" in write_card(manifest(), replace(basis, subgroups=[]), 0)
 
 
+def test_a_card_names_the_teacher(manifest, basis):
+    alone = manifest()
+    teacher = {"name": "prostate", "backbone": "unetplusplus", "sha256": "ab" * 32}
+    taught = alone.model_copy(update={"provenance": alone.provenance.model_copy(update={"teacher": teacher})})
+    assert "learned from a teacher too: the run `prostate` with the backbone `unetplusplus`" in write_card(
+        taught, basis, 0
+    )
+    assert "teacher" not in write_card(alone, basis, 0)
+
+
 def test_three_labels_have_no_threshold(manifest, basis):
     card = write_card(manifest(labels=("a", "b", "c"), threshold=None), basis, 0)
     assert "calibrated probabilities of `a`, `b`, `c`" in card

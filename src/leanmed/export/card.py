@@ -87,10 +87,17 @@ def _judge(manifest: Manifest) -> JudgePart:
 def _data(manifest: Manifest, basis: Basis) -> str:
     origin = manifest.provenance
     dataset, model = origin.recipe.get("data", {}).get("dataset"), origin.recipe.get("model", {})
+    taught = ""
+    if origin.teacher:
+        own = origin.teacher
+        taught = (
+            f"It learned from a teacher too: the run `{own['name']}` with the backbone `{own['backbone']}` "
+            f"(SHA-256 of its models `{own['sha256'][:16]}`). "
+        )
     return (
         f"Data set `{dataset}` (SHA-256 `{origin.data_sha256[:16]}`): {basis.images} images in {basis.groups} groups. "
         f"Protocol: {basis.protocol}. {basis.made} Backbone `{model.get('backbone')}`, weights "
-        f"`{model.get('weights')}`, seed {origin.seed}, leanmed {origin.leanmed}. The whole recipe stands in "
+        f"`{model.get('weights')}`, seed {origin.seed}, leanmed {origin.leanmed}. {taught}The whole recipe stands in "
         f"leanmed.json. {' '.join(basis.notes)}"
     )
 

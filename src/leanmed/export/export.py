@@ -276,7 +276,7 @@ def provenance(run: Run, contents: Mapping[str, str], made: Made, fold: int | No
     for row in read_csv(run.path / SPLITS):
         part = row[f"fold_{fold}"] if made == "fold" else "train"
         parts[part].add(image_mark(contents[row["image"]]))
-    trained, selected = parts["train"], parts["validation"]
+    trained, selected, teacher = parts["train"], parts["validation"], run.facts.get("teacher")
     return Provenance(
         leanmed=__version__,
         recipe=run.recipe.model_dump(mode="json"),
@@ -287,5 +287,6 @@ def provenance(run: Run, contents: Mapping[str, str], made: Made, fold: int | No
         fold=fold,
         seen_images=tuple(sorted(trained | selected)),
         selected_images=tuple(sorted(selected - trained)),
+        teacher=teacher and {name: str(teacher[name]) for name in ("name", "backbone", "sha256")},
         packages={name: version(name) for name in PACKAGES},
     )
