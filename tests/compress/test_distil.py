@@ -205,6 +205,14 @@ def test_a_projection_of_channels_is_trained_beside_the_student_and_not_kept() -
     assert not any("projection" in name for name in task.kept.state_dict())
 
 
+def test_a_student_follows_its_teacher_only_where_the_masks_know_something() -> None:
+    batch = masks()
+    task = taught(segmentation(1), segmentation(2, width=16), batch, affinity=1.0, kernel=0.0, logits=1.0).eval()
+    nowhere = Batch(batch.inputs, batch.targets | {"mask": torch.full_like(batch.targets["mask"], 255)})
+    assert task.loss(nowhere).item() == pytest.approx(task.student.loss(nowhere).item())
+    assert task.loss(batch).item() > task.student.loss(batch).item()
+
+
 def test_steps_of_training_leave_the_teacher_as_it_was() -> None:
     teacher = classification(1, LARGER)
     task = taught(classification(), teacher, brightness())

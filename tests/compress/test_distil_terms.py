@@ -253,6 +253,38 @@ def test_features_of_one_place_have_no_neighbours() -> None:
 # kernel
 
 
+@pytest.mark.parametrize("term", [affinity, logits, soft_targets])
+@pytest.mark.parametrize("classes", [1, 3])
+def test_where_only_a_part_is_known_a_term_is_that_of_this_part(term: Any, classes: int) -> None:
+    (student, teacher), known = two(2, classes, 5, 6), torch.zeros(2, 5, 6, dtype=torch.bool)
+    known[..., :4] = True
+    student.requires_grad_()
+    found = term(student, teacher, known=known)
+    assert found.item() == pytest.approx(term(student[..., :4], teacher[..., :4]).item(), abs=CLOSE)
+    found.backward()
+    assert student.grad is not None
+    assert student.grad[..., :4].abs().max() > 0
+    assert student.grad[..., 4:].abs().max() == 0
+    assert term(student, teacher, known=torch.zeros_like(known)).item() == 0
+
+
+def test_pixels_that_are_not_known_are_of_no_region() -> None:
+    (student, teacher), known = two(2, 3, 4, 6), torch.zeros(2, 4, 6, dtype=torch.bool)
+    labels = torch.randint(0, 3, (2, 4, 6), generator=torch.Generator().manual_seed(0))
+    known[..., :4] = True
+    part = regions(student[..., :4], teacher[..., :4], labels[..., :4])
+    assert regions(student, teacher, labels, known).item() == pytest.approx(part.item(), abs=CLOSE)
+
+
+@pytest.mark.parametrize("term", [emkd, mskd])
+def test_predictions_are_compared_where_they_are_known(term: Any) -> None:
+    (student, teacher), (own, taught), known = two(2, 3, 4, 6), two(2, 5, 4, 6), torch.rand(2, 4, 6) < 0.5
+    changed = torch.where(known[:, None], teacher, -9 * teacher)  # labels too, where they are not known
+    both = [term((student, [own]), (logits, [taught]), known=known).item() for logits in (teacher, changed)]
+    assert both[0] == pytest.approx(both[1], abs=CLOSE)
+    assert term((student, [own]), (changed, [taught])).item() != pytest.approx(both[0], abs=CLOSE)
+
+
 def test_the_kernel_of_two_images_by_hand() -> None:
     """The student's have a cosine of 0, the teacher's of .6: two of four cells differ by .6."""
     student, teacher = torch.tensor([[2.0, 0.0], [0.0, 5.0]]), torch.tensor([[1.0, 0.0, 0.0], [3.0, 4.0, 0.0]])

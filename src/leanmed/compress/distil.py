@@ -37,10 +37,11 @@ PLANE = 4  # axes of maps: (b, c, h, w)
 
 @dataclass(frozen=True)
 class Pair:
-    """What student and teacher make of one batch: see `Task.reveal`."""
+    """What student and teacher make of one batch (see `Task.reveal`), and where there is a truth (see `Task.known`)."""
 
     student: Named
     teacher: Named
+    known: Tensor | None = None
 
     @property
     def logits(self) -> tuple[Tensor, Tensor]:
@@ -185,7 +186,7 @@ class Distilled(Task):
 
     def loss(self, batch: Batch) -> Tensor:
         """The student's loss and the weighted terms."""
-        pair = self.pair(batch.inputs)
+        pair = replace(self.pair(batch.inputs), known=self.student.known(batch.targets))
         total = self.student.loss_of(pair.student, batch.targets)
         for name, weight in self.weights.items():
             total = total + weight * self.term(name, pair)
@@ -193,22 +194,22 @@ class Distilled(Task):
 
     def term(self, name: str, pair: Pair) -> Tensor:
         """One term, unweighted."""
-        settings = self.settings
+        settings, known = self.settings, pair.known
         if name == "affinity" and settings.between == "features":
             return terms.feature_affinity(*pair.deepest)
         if name == "affinity":
-            return terms.affinity(*pair.logits, margin=settings.margin)
+            return terms.affinity(*pair.logits, margin=settings.margin, known=known)
         if name == "kernel":
             own, taught = pair.deepest
             return terms.kernel(self.projection(own) if self.projection else own, taught, gram=settings.gram)
         if name == "logits":
-            return terms.logits(*pair.logits, direction=settings.direction)
+            return terms.logits(*pair.logits, direction=settings.direction, known=known)
         if name == "soft_targets":
-            return terms.soft_targets(*pair.logits, temperature=settings.temperature)
+            return terms.soft_targets(*pair.logits, temperature=settings.temperature, known=known)
         if name == "attention":
             return terms.attention(*pair.deepest)
         both = zip(pair.logits, pair.features, strict=True)
-        return {"emkd": terms.emkd, "mskd": terms.mskd}[name](*both, temperature=settings.temperature)
+        return {"emkd": terms.emkd, "mskd": terms.mskd}[name](*both, temperature=settings.temperature, known=known)
 
     def prepare(self, pixels: NDArray[Any]) -> Named:
         """As the student."""

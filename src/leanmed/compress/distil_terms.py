@@ -5,6 +5,9 @@ its presence. Features are (b, c, h, w), and for `kernel` anything with the batc
 least 0, and 0 where student and teacher agree (AAM over labels alone is not: it asks for the teacher's borders, and
 not for its probabilities). No gradient reaches a teacher. All is computed in single precision, under autocast too.
 
+`known` (b, h, w) says at which pixels there is a truth: elsewhere, such as outside of the field of view, a teacher has
+learned nothing, and its logits there are no part of a term. Features cannot be told apart so, and count everywhere.
+
 Every function raises a ValueError for shapes that do not belong together, and for settings out of range.
 
 AAM, KMM and LM: "Lightweight students distilled from large teachers" for prostate MRI, whose text leaves the readings
@@ -28,7 +31,7 @@ MAPS = 4  # axes of maps (b, c, h, w)
 OFFSETS = ((0, 1), (1, 0), (1, 1), (1, -1))  # (down, right): with their opposites the eight neighbours
 
 
-def affinity(student: Tensor, teacher: Tensor, *, margin: float = 3.0) -> Tensor:
+def affinity(student: Tensor, teacher: Tensor, *, margin: float = 3.0, known: Tensor | None = None) -> Tensor:
     """AAM: neighbouring pixels are alike where the teacher gives them one label, and differ where it gives them two.
 
     With p the student's probabilities and W_ij = KL(p_i || p_j) for each pixel i and each of its 8 neighbours j: the
@@ -39,6 +42,7 @@ def affinity(student: Tensor, teacher: Tensor, *, margin: float = 3.0) -> Tensor
     Args:
         student, teacher: logits (b, K, h, w); labels are the teacher's likeliest.
         margin: of the divergence, in nats.
+        known: see the module; a pair counts if both of its pixels are known.
     """
     _same_shape(student, teacher)
     _maps(student, teacher)
@@ -49,12 +53,15 @@ def affinity(student: Tensor, teacher: Tensor, *, margin: float = 3.0) -> Tensor
     pairs, apart = probability.new_zeros(()), probability.new_zeros(())
     for offset in OFFSETS:
         here, there = _neighbours(labels, offset)
-        same = here == there
+        same, other = here == there, here != there
+        if known is not None:
+            first, second = _neighbours(known, offset)
+            same, other = same & first & second, other & first & second
         near, far = checkpoint(
-            _divergences, probability, same, offset, margin, use_reentrant=False, preserve_rng_state=False
+            _divergences, probability, same, other, offset, margin, use_reentrant=False, preserve_rng_state=False
         )
         alike, differing = alike + near, differing + far
-        pairs, apart = pairs + 2 * same.sum(), apart + 2 * (~same).sum()
+        pairs, apart = pairs + 2 * same.sum(), apart + 2 * other.sum()
     return alike / pairs.clamp_min(1) + differing / apart.clamp_min(1)
 
 
@@ -102,7 +109,12 @@ def kernel(student: Tensor, teacher: Tensor, *, gram: str = "batch") -> Tensor:
 
 
 def logits(
-    student: Tensor, teacher: Tensor, *, direction: str = "teacher||student", temperature: float = 1.0
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    direction: str = "teacher||student",
+    temperature: float = 1.0,
+    known: Tensor | None = None,
 ) -> Tensor:
     """LM: the divergence of the student's probabilities from the teacher's, mean over images and places.
 
@@ -110,18 +122,22 @@ def logits(
         student, teacher: logits.
         direction: teacher||student: KL(teacher || student), as is usual; student||teacher: as the paper's text has it.
         temperature: both logits are divided by it.
+        known: see the module.
     """
     _same_shape(student, teacher)
     _one_of("direction", direction, ("teacher||student", "student||teacher"))
     _positive("temperature", temperature)
     own, wanted = (_log_probabilities(values, temperature) for values in (student, teacher.detach()))
     first, second = (wanted, own) if direction == "teacher||student" else (own, wanted)
-    return (first.exp() * (first - second)).sum(1).mean()
+    divergence = (first.exp() * (first - second)).sum(1)
+    if known is None:
+        return divergence.mean()
+    return torch.where(known, divergence, 0.0).sum() / known.sum().clamp_min(1)
 
 
-def soft_targets(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
+def soft_targets(student: Tensor, teacher: Tensor, *, temperature: float = 4.0, known: Tensor | None = None) -> Tensor:
     """Plain distillation (Hinton et al. 2015, arXiv:1503.02531): KL(teacher || student), times T squared."""
-    return temperature**2 * logits(student, teacher, temperature=temperature)
+    return temperature**2 * logits(student, teacher, temperature=temperature, known=known)
 
 
 def attention(student: Tensor, teacher: Tensor) -> Tensor:
@@ -140,7 +156,7 @@ def attention(student: Tensor, teacher: Tensor) -> Tensor:
     return ((_unit(own.flatten(1)) - _unit(wanted.flatten(1))) ** 2).sum(1).mean()
 
 
-def regions(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+def regions(student: Tensor, teacher: Tensor, labels: Tensor, known: Tensor | None = None) -> Tensor:
     """EMKD's region affinity: how much the features of two labels' regions resemble each other.
 
     Of each label in an image the mean of the features over its pixels is taken; the term is the squared difference of
@@ -150,11 +166,14 @@ def regions(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     Args:
         student, teacher: features (b, c, h, w) of any size and channels.
         labels: (b, h, w) whole numbers from 0; the paper has the true ones, here the teacher's likeliest.
+        known: see the module; other pixels are of no region.
     """
     _maps(student, teacher)
     _same_images(student, labels)
     count = int(labels.max()) + 1
     masks = F.one_hot(labels.long(), count).movedim(-1, 1).float()  # (b, K, h, w)
+    if known is not None:
+        masks = masks * known[:, None]
     own, wanted = (_cosines(features.float(), masks) for features in (student, teacher.detach()))
     both = [_areas(masks, features.shape[-2:]) > 0 for features in (student, teacher)]
     present = both[0] & both[1]
@@ -163,7 +182,11 @@ def regions(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
 
 
 def emkd(
-    student: tuple[Tensor, Sequence[Tensor]], teacher: tuple[Tensor, Sequence[Tensor]], *, temperature: float = 4.0
+    student: tuple[Tensor, Sequence[Tensor]],
+    teacher: tuple[Tensor, Sequence[Tensor]],
+    *,
+    temperature: float = 4.0,
+    known: Tensor | None = None,
 ) -> Tensor:
     """EMKD: predictions, importance maps and region affinity, added with equal weights (Qin et al. 2021).
 
@@ -171,15 +194,20 @@ def emkd(
         student, teacher: logits (b, K, h, w) of each, and its features from the shallowest to the deepest. Importance
             maps are compared at the deepest, regions at the shallowest.
         temperature: of the predictions.
+        known: see the module.
     """
     (own, features), (wanted, taught) = student, teacher
     labels = _log_probabilities(wanted.detach()).argmax(1)
-    predictions = soft_targets(own, wanted, temperature=temperature)
-    return predictions + attention(features[-1], taught[-1]) + regions(features[0], taught[0], labels)
+    predictions = soft_targets(own, wanted, temperature=temperature, known=known)
+    return predictions + attention(features[-1], taught[-1]) + regions(features[0], taught[0], labels, known)
 
 
 def mskd(
-    student: tuple[Tensor, Sequence[Tensor]], teacher: tuple[Tensor, Sequence[Tensor]], *, temperature: float = 4.0
+    student: tuple[Tensor, Sequence[Tensor]],
+    teacher: tuple[Tensor, Sequence[Tensor]],
+    *,
+    temperature: float = 4.0,
+    known: Tensor | None = None,
 ) -> Tensor:
     """Our reading of MSKD, multi-scale distillation, of which the paper gives a name and figures alone.
 
@@ -189,13 +217,14 @@ def mskd(
     Args:
         student, teacher: as of `emkd`.
         temperature: of the predictions.
+        known: see the module.
     """
     (own, features), (wanted, taught) = student, teacher
     pairs = list(zip(reversed(features), reversed(taught), strict=False))
     if not pairs:
         raise ValueError("expected features of one scale at least, got none")
     scales = torch.stack([attention(first, second) for first, second in pairs]).mean()
-    return soft_targets(own, wanted, temperature=temperature) + scales
+    return soft_targets(own, wanted, temperature=temperature, known=known) + scales
 
 
 def _log_probabilities(values: Tensor, temperature: float = 1.0) -> Tensor:
@@ -223,12 +252,14 @@ def _both_ways(probability: Tensor, offset: tuple[int, int]) -> tuple[Tensor, Te
     return (here * difference).sum(1), -(there * difference).sum(1)
 
 
-def _divergences(probability: Tensor, same: Tensor, offset: tuple[int, int], margin: float) -> tuple[Tensor, Tensor]:
-    """Sums over both directions: of W where labels are the same, and of max(0, margin - W) where not."""
+def _divergences(
+    probability: Tensor, same: Tensor, other: Tensor, offset: tuple[int, int], margin: float
+) -> tuple[Tensor, Tensor]:
+    """Sums over both directions: of W where labels are the same, and of max(0, margin - W) where they are others."""
     near = far = probability.new_zeros(())
     for divergence in _both_ways(probability, offset):
         near = near + torch.where(same, divergence, 0.0).sum()
-        far = far + torch.where(same, 0.0, (margin - divergence).relu()).sum()
+        far = far + torch.where(other, (margin - divergence).relu(), 0.0).sum()
     return near, far
 
 

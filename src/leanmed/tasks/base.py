@@ -87,6 +87,10 @@ class Task(nn.Module, ABC):
         which.
         """
 
+    def known(self, targets: Named) -> Tensor | None:
+        """Where maps of logits have a truth, (b, h, w) bool, so that a student follows its teacher there; None: all."""
+        return None
+
     @abstractmethod
     def loss_of(self, revealed: Named, targets: Named) -> Tensor:
         """The scalar that training lowers, of what `reveal` gives."""

@@ -128,6 +128,10 @@ class Segmentation(Task):
         """See the class."""
         return {"logits": self.reveal(inputs)["logits"].float()}
 
+    def known(self, targets: Named) -> Tensor:
+        """The pixels of the image that a mask speaks of."""
+        return targets["mask"] != OUTSIDE
+
     def loss_of(self, revealed: Named, targets: Named) -> Tensor:
         """The recipe's loss; that of further outputs counts `AUXILIARY` times."""
         name, masks = self.settings.segmenter.loss, targets["mask"]
