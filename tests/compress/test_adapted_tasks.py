@@ -96,15 +96,17 @@ def test_what_is_exported_answers_as_the_run_with_lora_merged(trained):
     assert open_session(graph).run(None, {"pixels": image})[0] == pytest.approx(wanted, abs=1e-5)
 
 
+# LoRA is merged, so that its graph is that of any network: see the test above.
+@pytest.mark.parametrize("trained", ["hierarchical"], indirect=True)
 def test_an_adapted_run_is_exported_and_compressed(trained, tmp_path):
     run, _ = trained
-    if run.recipe.adapters.method == "lora":
-        pytest.skip("merged, its graph is that of any network: see the test above")
     data, before, after = Path(run.facts["data"]), tmp_path / "artifact", tmp_path / "int8"
     export(run, before, fold=0, tell=silent)
-    quantize_artifact(before, "int8", data, after, Options(max_drop=1.0), tell=silent)
+    # trained for one epoch, it answers nearly the same to all images, so that their order says nothing
+    loose = Options(max_drop=1.0, min_agreement=0, ladder=())
+    quantize_artifact(before, "int8", data, after, loose, tell=silent)
     float_answer, whole_answer = (load(path).predict(next(data.rglob("*.png"))) for path in (before, after))
-    assert whole_answer.probability == pytest.approx(float_answer.probability, abs=0.1)
+    assert whole_answer.probability == pytest.approx(float_answer.probability, abs=0.01)
 
 
 def tiny_sam() -> Any:
