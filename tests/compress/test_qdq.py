@@ -11,7 +11,8 @@ import pytest
 from made_networks import answer, found_network, made_images, made_network, rounded_layers, samples
 
 from leanmed.compress.activation_ranges import network_inputs, tensor_ranges
-from leanmed.compress.graph import initializers, parse, simplify
+from leanmed.compress.builder import Builder
+from leanmed.compress.graph import initializers, parse, set_initializers, simplify
 from leanmed.compress.int4 import pack
 from leanmed.compress.network import HEAVY, find_network
 from leanmed.compress.qdq import insert, rounded_tensors
@@ -48,6 +49,20 @@ def test_every_layer_becomes_an_integer_kernel(tmp_path: Path) -> None:
 def test_integers_answer_as_the_float_network_does() -> None:
     images = made_images(12, seed=9)
     assert np.abs(answer(made(), images) - answer(found_network().model, images)).max() < 0.08
+
+
+def test_a_layer_whose_input_is_always_zero_keeps_its_bias() -> None:
+    whole, images = parse(made_network()), made_images(12, seed=9)
+    values = initializers(whole)
+    dead = {
+        "net.wide.bias": np.full_like(values["net.wide.bias"], -100),
+        "net.back.bias": 3 * values["net.back.bias"],
+        "net.linear.weight": values["net.linear.weight"] / 30,  # the answer stays far from 0 and 1
+        "net.linear.bias": 0 * values["net.linear.bias"],
+    }
+    network = find_network(simplify(set_initializers(whole, dead)))
+    built = Builder(network, tuple(network_inputs(network, made_images(24, seed=7))), 8).build(())
+    assert np.abs(answer(built.model, images) - answer(network.model, images)).max() < 0.01
 
 
 @pytest.mark.parametrize("branches", [2, 3, 4])

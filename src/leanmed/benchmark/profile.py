@@ -129,9 +129,11 @@ def _profile_network(recipe: Recipe, labels: tuple[str, ...], repeats: int) -> d
     import torch
 
     from leanmed.benchmark.peer import torch_threads
+    from leanmed.compress.adapters import merge
     from leanmed.tasks.building import build_task
 
     task = build_task(recipe, labels, pretrained=False).eval()
+    merge(task)  # as in what is exported
     shape = Input(**task.manifest()["input"])
     inputs = _inputs(task, shape)
     with torch_threads(1), torch.inference_mode():
@@ -146,7 +148,7 @@ def _profile_network(recipe: Recipe, labels: tuple[str, ...], repeats: int) -> d
         "latency_ms": latency["median_ms"],
         "peak_mib": _child(NETWORK_CHILD, json.dumps(recipe.model_dump(mode="json")), json.dumps(labels)),
         "how": {
-            "parameters": "the numbers that training changes",
+            "parameters": "the weights and biases",
             "flops": FLOPS,
             "bytes": "the weights, and the means and variances of batch normalisation",
             "latency_ms": f"PyTorch {version('torch')}, {_timed(repeats)}",
@@ -303,6 +305,7 @@ def network_memory(recipe: str, labels: str) -> str:
     """
     import torch
 
+    from leanmed.compress.adapters import merge
     from leanmed.tasks.building import build_task
 
     torch.set_num_threads(1)
@@ -311,6 +314,7 @@ def network_memory(recipe: str, labels: str) -> str:
 
     def answer() -> None:
         task = build_task(chosen, tuple(json.loads(labels)), pretrained=False).eval()
+        merge(task)
         with torch.inference_mode():
             task(_inputs(task, Input(**task.manifest()["input"])))
 

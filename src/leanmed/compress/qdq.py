@@ -44,11 +44,12 @@ BETWEEN = [
     "Unsqueeze",
 ]
 LEVELS = 255
+LEAST_RANGE = 1e-8  # of an activation that never varies, such as that of a ReLU which answers to nothing
 
 
 def step(limits: Range) -> float:
     """The step of an unsigned 8-bit activation with this range."""
-    return max(limits[1] - limits[0], 1e-8) / LEVELS
+    return max(limits[1] - limits[0], LEAST_RANGE) / LEVELS
 
 
 def insert(network: Network, rounded: Mapping[str, Rounded], ranges: Mapping[str, Range]) -> onnx.ModelProto:
@@ -80,6 +81,7 @@ def insert(network: Network, rounded: Mapping[str, Rounded], ranges: Mapping[str
         extra_options={
             "TensorQuantOverrides": {layer.weight: _override(layer, rounded[layer.name]) for layer in layers},
             "QDQDisableWeightAdjustForInt32Bias": True,  # the scales already leave room for the bias
+            "MinimumRealRange": LEAST_RANGE,  # else such an activation gets the step 1, which loses the next bias
         },
     )
     quantizer.quantize_model()

@@ -71,6 +71,10 @@ class Classifier(nn.Module):
         features = self.backbone.forward_features(self._seen(images))
         return self.backbone.forward_head(features), features
 
+    def last_layers(self) -> list[str]:
+        """Paths, in the backbone, of the layers that give the logits."""
+        return [] if isinstance(self.backbone, TissueColours) else _heads(self.backbone)
+
     def _seen(self, images: Tensor) -> Tensor:
         images = unit(images)
         if isinstance(self.backbone, TissueColours):
@@ -100,13 +104,20 @@ def _backbone(settings: Model, outputs: int, pretrained: bool) -> Any:
     if pretrained:
         _check_side(model, settings)
     if pretrained and settings.weights not in ("imagenet", "none"):
-        head = tuple(f"{name}." for name, module in model.named_modules() if module is model.get_classifier())
+        head = tuple(f"{name}." for name in _heads(model))
         load_weights(model, Path(settings.weights), settings.backbone, optional=head)
     head = model.get_classifier()
     if isinstance(head, nn.Linear):
         nn.init.normal_(head.weight, std=HEAD_STD)
         nn.init.zeros_(head.bias)
     return model
+
+
+def _heads(model: Any) -> list[str]:
+    """Paths of the layers that timm calls the classifier; distilled transformers have two."""
+    found = model.get_classifier()
+    layers = list(found) if isinstance(found, tuple | list) else [found]
+    return [name for name, module in model.named_modules() if any(module is layer for layer in layers)]
 
 
 def _check_side(model: Any, settings: Model) -> None:

@@ -252,6 +252,68 @@ class Distillation(Section):
     temperature: float = Field(default=4.0, gt=0, description="of soft_targets, emkd and mskd")
 
 
+class Adapters(Section):
+    """How little of a trained transformer is trained: bottlenecks or LoRA in its blocks, or some of its parts."""
+
+    method: Literal[
+        "none",
+        "hierarchical",
+        "hierarchical-0.24",
+        "uniform",
+        "reversed",
+        "first-removed",
+        "last-removed",
+        "strategy-1",
+        "strategy-2",
+        "lora",
+        "med-sa",
+        "full",
+        "decoder",
+    ] = Field(
+        default="none",
+        description="none: all of the network is trained; hierarchical: bottlenecks whose width grows with depth "
+        "(HA-SAM); the next six: its other preset and its ablations; lora: of queries and values, as SAMed; med-sa: "
+        "the bottlenecks of Med-SA; full: encoder and decoder, as MedSAM; decoder: no encoder. Untrained last layers "
+        "are always trained",
+    )
+    ratio: float | None = Field(
+        default=None,
+        gt=0,
+        le=4,
+        description="mean width of the bottlenecks as a share of the blocks' own; None: .25 for med-sa, .24 for "
+        "hierarchical-0.24, else 1/16",
+    )
+    equal_budget: bool = Field(
+        default=False,
+        description="scale the widths, or choose the rank of lora, to as many parameters as hierarchical has with the "
+        "same ratio (1/16 if none is given), up to rounding",
+    )
+    rank: int = Field(default=4, ge=1, description="of lora; SAMed: 4")
+    decoder: bool = Field(
+        default=False, description="train the decoder beside the adapters, as SAMed and Med-SA do; not for classifiers"
+    )
+    blocks: str | None = Field(
+        default=None,
+        description="module path of the transformer blocks, where * stands for any number, e.g. layers.*.blocks; "
+        "None: found where there is only one such sequence",
+    )
+
+    @model_validator(mode="after")
+    def _none_without_effect(self) -> Adapters:
+        if self.method == "none":
+            used: set[str] = set()
+        elif self.method in ("full", "decoder"):
+            used = {"blocks"}
+        elif self.method == "lora":
+            used = {"blocks", "decoder", "equal_budget", *(("ratio",) if self.equal_budget else ("rank",))}
+        else:
+            used = {"blocks", "decoder", "equal_budget"} | ({"ratio"} if self.method != "hierarchical-0.24" else set())
+        for name, field in type(self).model_fields.items():
+            if name not in used | {"method"} and getattr(self, name) != field.default:
+                raise ValueError(f"expected {name} to be left out, since method {self.method} ignores it as set here")
+        return self
+
+
 class Evaluation(Section):
     """What the report shows."""
 
@@ -277,6 +339,7 @@ class Recipe(Section):
     augment: Augment = Field(default_factory=Augment)
     training: Training = Field(default_factory=Training)
     distillation: Distillation = Field(default_factory=Distillation)
+    adapters: Adapters = Field(default_factory=Adapters)
     evaluation: Evaluation = Field(default_factory=Evaluation)
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from leanmed.errors import ExportError
+from leanmed.errors import ExportError, RecipeError
 from leanmed.records import Record
 from leanmed.tasks.kind import Answer
 
@@ -23,6 +23,23 @@ class Batch(NamedTuple):
 
     inputs: Named
     targets: Named
+
+
+class Parts(NamedTuple):
+    """Module paths of a network's parts, by which a technique decides what it trains; the longest that fits counts.
+
+    What lies in none of them, such as the decoder that is put on a trained encoder, has no weights worth keeping, and
+    is always trained.
+    """
+
+    encoder: str
+    """With the transformer blocks; the empty path is the whole network."""
+    decoder: tuple[str, ...] = ()
+    """What has trained weights and makes the answer of the encoder's features, such as SAM's mask decoder."""
+    frozen: tuple[str, ...] = ()
+    """What is never trained by a technique that trains only parts, such as SAM's prompt encoder."""
+    fresh: tuple[str, ...] = ()
+    """What lies in one of the parts above and is always trained, such as a classifier's last layer."""
 
 
 class Scorer(ABC):
@@ -54,6 +71,17 @@ class Task(nn.Module, ABC):
     def begin(self, data: Iterable[Batch]) -> list[str]:
         """Take from the training part, image by image, what must be known before; lines to tell whoever watches."""
         return []
+
+    def parts(self) -> Parts:
+        """Which module of this task is the encoder, and which are its other parts.
+
+        Raises:
+            RecipeError: this kind of task, or this network, has no encoder apart from the rest.
+        """
+        raise RecipeError(
+            "expected adapters.method to be none for this network, which has no encoder apart from the rest; leave it "
+            "out, or choose another network"
+        )
 
     @abstractmethod
     def prepare(self, pixels: NDArray[Any]) -> Named:

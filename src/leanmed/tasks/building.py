@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from safetensors.torch import load_file
 
+from leanmed.compress.adapters import adapt, merge
 from leanmed.recipe.recipe import Recipe
 from leanmed.runs import MODEL, Run
 from leanmed.tasks import TASKS
@@ -19,15 +20,19 @@ def build_task(recipe: Recipe, labels: tuple[str, ...], *, pretrained: bool = Tr
         pretrained: load the weights that the recipe names; false when trained ones are loaded afterwards.
 
     Raises:
-        RecipeError: an unknown backbone, or weights that are not there or do not fit it.
+        RecipeError: an unknown backbone, weights that are not there or do not fit it, or a technique that does not.
     """
     make = TASKS[recipe.task].training.TASK
     task: Task = make(recipe, labels, pretrained=pretrained)
+    if recipe.adapters.method != "none":
+        adapt(task, recipe.adapters)
     return task
 
 
 def load_task(run: Run, fold: int | None) -> Task:
     """The trained task of a finished fold, or if None of the refit on all images, calibrated, in evaluation mode.
+
+    LoRA is merged into the weights that it changes, so that the network has its usual size and speed.
 
     Raises:
         RunError: it is not finished.
@@ -35,5 +40,6 @@ def load_task(run: Run, fold: int | None) -> Task:
     decided = (run.refit() if fold is None else run.fold(fold).facts)["manifest"]
     task = build_task(run.recipe, run.labels, pretrained=False)
     task.load_state_dict(load_file(run.folder(fold) / MODEL))
+    merge(task)
     task.decide_by(decided["temperature"], decided["threshold"])
     return task.eval()

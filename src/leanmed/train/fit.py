@@ -161,7 +161,7 @@ def _fit(
     task.to(memory_format=torch.channels_last)  # on a CPU convolutions run half as long again without it
     prepared = Prepared(training, task, inputs)
     loop = Loop(task, settings, fold, folder, tell)
-    for line in task.begin(prepared):
+    for line in [*_trained_share(task.kept), *task.begin(prepared)]:
         tell(f"{loop.name}: {line}")
     with hushed(), _one_image_told():
         trainer = make_trainer(folder, settings, epochs, **machines.options())
@@ -173,6 +173,14 @@ def _fit(
             weights_only=True,
         )
     return loop, trainer
+
+
+def _trained_share(task: Task) -> list[str]:
+    """How little of a task is trained, where a technique has frozen the rest."""
+    trained, whole = (
+        sum(p.numel() for p in task.parameters() if p.requires_grad or frozen) for frozen in (False, True)
+    )
+    return [f"trains {trained:,} of {whole:,} parameters"] if trained < whole else []
 
 
 @contextmanager

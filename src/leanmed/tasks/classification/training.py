@@ -17,7 +17,7 @@ from leanmed.models.pixels import kept, unit
 from leanmed.recipe.recipe import Recipe
 from leanmed.records import Record
 from leanmed.tasks.augment import augment
-from leanmed.tasks.base import Batch, Named, Scorer, Size, Task
+from leanmed.tasks.base import Batch, Named, Parts, Scorer, Size, Task
 from leanmed.tasks.classification.answer import Prediction
 from leanmed.tasks.classification.figures import Scored, point
 from leanmed.tasks.classification.judge import MAIN_SCORE
@@ -47,6 +47,10 @@ class Classification(Task):
         self.model = Classifier(recipe.model, 1 if self.binary else len(labels), pretrained=pretrained)
         self.register_buffer("temperature", torch.tensor(1.0))
         self.register_buffer("threshold", torch.tensor(0.5))
+
+    def parts(self) -> Parts:
+        """The backbone, whose last layer is new."""
+        return Parts("model.backbone", fresh=tuple(f"model.backbone.{path}" for path in self.model.last_layers()))
 
     def prepare(self, pixels: NDArray[Any]) -> Named:
         """(h, w, 4) uint8 to (4, side, side) float32 in [0, 1]."""

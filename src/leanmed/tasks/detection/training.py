@@ -18,7 +18,7 @@ from leanmed.models.pixels import kept, unit
 from leanmed.models.ssd import SSD
 from leanmed.recipe.recipe import Recipe
 from leanmed.records import Record
-from leanmed.tasks.base import Batch, Named, Scorer, Size, Task
+from leanmed.tasks.base import Batch, Named, Parts, Scorer, Size, Task
 from leanmed.tasks.detection import answer, figures
 from leanmed.tasks.detection.answer import Detections
 from leanmed.tasks.detection.augment import augment_boxes
@@ -76,6 +76,10 @@ class Detection(Task):
         if share < FEW:
             line += f"; WARNING: below {FEW:.0%}: choose finer detector.levels, another detector.anchors or more zoom"
         return [line]
+
+    def parts(self) -> Parts:
+        """The backbone; neck and heads are new."""
+        return Parts("model.backbone")
 
     def prepare(self, pixels: NDArray[Any]) -> Named:
         """(h, w, 4) uint8 to (c, side, side) float32 in [0, 1]."""

@@ -18,7 +18,7 @@ from leanmed.models.pixels import kept, unit
 from leanmed.models.segmenter import build_segmenter
 from leanmed.recipe.recipe import Recipe
 from leanmed.records import Record
-from leanmed.tasks.base import Batch, Named, Scorer, Size, Task
+from leanmed.tasks.base import Batch, Named, Parts, Scorer, Size, Task
 from leanmed.tasks.segmentation.answer import LEVELS, MaskedImage, decided, least_level
 from leanmed.tasks.segmentation.augment import OUTSIDE, augment_masks
 from leanmed.tasks.segmentation.judge import MAIN_SCORE
@@ -76,6 +76,10 @@ class Segmentation(Task):
         square: Any = torch.sym_max(height, width)
         image = F.pad(image, (0, square - width, 0, square - height))
         return F.interpolate(image[None], (self.side, self.side), mode="bilinear", antialias=True)[0]
+
+    def parts(self) -> Parts:
+        """The encoder, where the network has one that was trained before; its decoder is new."""
+        return Parts("model.encoder") if hasattr(self.model, "encoder") else super().parts()
 
     def prepare(self, pixels: NDArray[Any]) -> Named:
         """See `squared`."""
