@@ -27,9 +27,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "enet": {},
     "espnet": {"width": 6},
     "erfnet": {},
+    "unet": {"width": 4},
     "unetplusplus": {"width": 4, "deep_supervision": True},
     "deeplabv3plus": {"output_stride": 16},
     "deeplabv3plus_resnet50": {},
+    "transunet": {"width": 32, "depth": 1},
+    "h2former": {"width": 16},
+    "swinunet": {"width": 12},
+    "missformer": {"width": 8},
     ENCODER: {"width": 8},
 }
 # Parameters with one channel and two classes; GFLOPs of the convolutions at 384 x 384, as torch counts them.
@@ -64,9 +69,9 @@ def small(name: str, **shape: int) -> Segmenter:
     return segmenter(name, backbone_args=SMALL[name], **shape)
 
 
-def on_meta(name: str, channels: int = 1) -> Segmenter:
+def on_meta(name: str, channels: int = 1, classes: int = 2, **settings: Any) -> Segmenter:
     with torch.device("meta"):  # counted, not computed with
-        return segmenter(name, channels).eval()
+        return segmenter(name, channels, classes, **settings).eval()
 
 
 def count(network: nn.Module) -> int:
@@ -79,7 +84,7 @@ def images(*shape: int) -> Tensor:
 
 @pytest.mark.parametrize("name", COUNTED)
 def test_the_numbers_of_parameters_and_flops_are_known(name: str) -> None:
-    network = on_meta(name)
+    network = on_meta(name, side=384)
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 1, 384, 384, device="meta"))
     assert (count(network), counter.get_total_flops() / 1e9) == COUNTED[name]
