@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 import timm
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leanmed.models.segmentation import Maps, PretrainedSegmenter, conv_norm, initialise
-from leanmed.models.windows import WindowBlock
+from leanmed.models.windows import WindowBlock, drop_rates
 
 DEPTH = 2  # blocks of attention at each size
 HEADS = (2, 4, 8, 16)  # fine to coarse
@@ -59,16 +60,12 @@ class H2Former(PretrainedSegmenter):
         window = -(-side // WINDOWS)
         self.timm_args = {"channels": tuple(widths)}
         self.feature_channels, self.pretrained_cfg = (width, widths[-1]), {}
-        self.encoder = timm.create_model(
-            self.timm_name, pretrained=False, in_chans=channels, num_classes=0, **self.timm_args
-        )
-        self.encoder.conv1.stride = (1, 1)
+        self.encoder = _resnet(channels, self.timm_args)
         self.embedding = MultiScale(channels, width, IMAGE_PATCHES)
         self.image_norm = nn.LayerNorm(width)
         self.norms = nn.ModuleList(nn.LayerNorm(own) for own in widths[:-1])
         self.merging = nn.ModuleList(MultiScale(fine, coarse, MERGED_PATCHES) for fine, coarse in pairwise(widths))
-        count = DEPTH * len(HEADS)
-        rates = [drop_path * n / (count - 1) for n in range(count)]
+        rates = drop_rates(drop_path, DEPTH * len(HEADS))
         self.attention = nn.ModuleList(
             nn.Sequential(
                 *(
@@ -119,7 +116,7 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, h, w) to the same shape."""
-        weights = self.conv(x.mean((2, 3))[:, None]).sigmoid()  # (b, 1, c)
+        weights: Tensor = self.conv(x.mean((2, 3))[:, None]).sigmoid()  # (b, 1, c)
         return x * (1 + weights[:, 0, :, None, None])
 
 
@@ -164,6 +161,13 @@ class Up(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """(b, coarse, h / 2, w / 2) and (b, fine, h, w) to (b, fine, h, w)."""
         return self.conv(torch.cat([self.up(x), skip], 1))  # type: ignore[no-any-return]
+
+
+def _resnet(channels: int, options: dict[str, Any]) -> Any:
+    """timm's ResNet-34, whose first convolution keeps the size."""
+    resnet: Any = timm.create_model(H2Former.timm_name, pretrained=False, in_chans=channels, num_classes=0, **options)
+    resnet.conv1.stride = (1, 1)
+    return resnet
 
 
 def _normed(norm: nn.Module, x: Tensor) -> Tensor:

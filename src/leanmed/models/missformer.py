@@ -210,5 +210,5 @@ def _blocks(dim: int, level: int) -> nn.Sequential:
 def _maps(tokens: Tensor, like: list[Tensor]) -> list[Tensor]:
     """The tokens (b, n, width) of all maps to maps of the shapes of others."""
     width = tokens.shape[-1]
-    parts = tokens.split([x[0].numel() // width for x in like], 1)
+    parts = torch.split(tokens, [x[0].numel() // width for x in like], 1)
     return [part.reshape(x.shape) for part, x in zip(parts, like, strict=True)]

@@ -17,7 +17,7 @@ from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
 from leanmed.models.segmentation import Maps, PretrainedSegmenter, initialise
-from leanmed.models.windows import PatchExpand, WindowBlock
+from leanmed.models.windows import PatchExpand, WindowBlock, drop_rates
 
 PATCH = 4  # pixels, the side of a token
 DEPTH = 2  # blocks at each size
@@ -50,10 +50,11 @@ class SwinUnet(PretrainedSegmenter):
         self.timm_args = {"embed_dim": width, "window_size": window}
         widths = [width * 2**level for level in range(len(HEADS))]
         self.feature_channels, self.pretrained_cfg = (width, widths[-1]), {}
-        self.encoder = Encoder(channels, widths, window, drop_path)
+        rates = drop_rates(drop_path, DEPTH * len(HEADS))  # the decoder's blocks have those of the same size
+        self.encoder = Encoder(channels, widths, window, rates)
         self.first = PatchExpand(widths[-1], widths[-2], 2)
         self.decoder = nn.ModuleList(
-            Up(own, heads, window, _rates(drop_path)[DEPTH * level : DEPTH * (level + 1)], last=level == 0)
+            Up(own, heads, window, rates[DEPTH * level : DEPTH * (level + 1)], last=level == 0)
             for level, (own, heads) in reversed(list(enumerate(zip(widths[:-1], HEADS[:-1], strict=True))))
         )
         self.norm = nn.LayerNorm(width)
@@ -82,12 +83,11 @@ class SwinUnet(PretrainedSegmenter):
 class Encoder(nn.Module):
     """Images to maps of tokens, each half the size of the one before. The parameters are named as in timm."""
 
-    def __init__(self, channels: int, widths: list[int], window: int, drop_path: float) -> None:
+    def __init__(self, channels: int, widths: list[int], window: int, rates: list[float]) -> None:
         super().__init__()
         self.patch_embed = nn.ModuleDict(
             {"proj": nn.Conv2d(channels, widths[0], PATCH, PATCH), "norm": nn.LayerNorm(widths[0])}
         )
-        rates = _rates(drop_path)
         self.layers = nn.ModuleList(
             nn.ModuleDict(
                 {
@@ -104,7 +104,7 @@ class Encoder(nn.Module):
         x = self.patch_embed["norm"](self.patch_embed["proj"](images).permute(0, 2, 3, 1))
         found = []
         for layer in self.layers:
-            x = layer["blocks"](layer["downsample"](x))  # type: ignore[index, operator]
+            x = layer["blocks"](layer["downsample"](x))  # type: ignore[index]
             found.append(x)
         return [*found[:-1], self.norm(x)]
 
@@ -127,9 +127,3 @@ def _blocks(dim: int, heads: int, window: int, rates: list[float]) -> nn.Sequent
     return nn.Sequential(
         *(WindowBlock(dim, heads, window, shifted=n % 2 == 1, drop_path=rate) for n, rate in enumerate(rates))
     )
-
-
-def _rates(drop_path: float) -> list[float]:
-    """Of the encoder's blocks, fine to coarse; the decoder's blocks have those of the same size."""
-    count = DEPTH * len(HEADS)
-    return [drop_path * n / (count - 1) for n in range(count)]

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
-from timm.layers import StdConv2dSame, resample_abs_pos_embed
+from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.layers.std_conv import StdConv2dSame
 from timm.models import adapt_input_conv
 from timm.models.resnetv2 import ResNetV2
 from timm.models.vision_transformer import Block
@@ -24,7 +26,7 @@ from torch.nn import functional as F
 
 from leanmed.models.segmentation import Maps, PretrainedSegmenter, conv_norm, initialise
 
-LAYERS = (3, 4, 9)  # blocks of the ResNet's stages
+LAYERS = [3, 4, 9]  # blocks of the ResNet's stages
 HEADS = 12
 PATCH = 16  # pixels, the side of a token
 
@@ -53,10 +55,12 @@ class TransUNet(PretrainedSegmenter):
         super().__init__()
         if width < 32 or width % 32:
             raise ValueError(f"expected width to be a multiple of 32, got {width}")
+        if depth < 1:
+            raise ValueError(f"expected depth to be at least 1, got {depth}")
         dim, grid = 12 * width, -(-side // PATCH)
         self.timm_args = {"embed_dim": dim, "depth": depth, "num_heads": HEADS}
         self.feature_channels, self.pretrained_cfg = (width // 4, dim), {}
-        self.resnet = ResNetV2(
+        self.resnet: Any = ResNetV2(
             LAYERS,
             channels=(4 * width, 8 * width, 16 * width),
             num_classes=0,

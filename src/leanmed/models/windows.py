@@ -9,7 +9,8 @@ Maps of tokens have their channels last here: (b, h, w, c).
 from __future__ import annotations
 
 import torch
-from timm.layers import DropPath, Mlp
+from timm.layers.drop import DropPath
+from timm.layers.mlp import Mlp
 from timm.models.swin_transformer import WindowAttention, window_partition, window_reverse
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,6 +37,8 @@ class WindowBlock(nn.Module):
         self, dim: int, heads: int, window: int, *, shifted: bool, mlp: nn.Module | None = None, drop_path: float = 0.0
     ) -> None:
         super().__init__()
+        if window < 1:
+            raise ValueError(f"expected windows of at least 1 token, got {window}")
         self.window, self.shifted = window, shifted
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attn = WindowAttention(dim, heads, window_size=window)
@@ -65,6 +68,17 @@ class WindowBlock(nn.Module):
         if shift:
             x = torch.roll(x, (shift, shift), (1, 2))
         return x[:, :height, :width]
+
+
+def drop_rates(deepest: float, count: int) -> list[float]:
+    """Rates at which blocks are left out in training: they rise linearly from 0 at the first to that of the last.
+
+    Raises:
+        ValueError: the last rate is not in [0, 1).
+    """
+    if not 0 <= deepest < 1:
+        raise ValueError(f"expected drop_path to be at least 0 and below 1, got {deepest}")
+    return [deepest * n / (count - 1) for n in range(count)]
 
 
 def _regions(side: int, padding: int, shift: int, like: Tensor) -> Tensor:
