@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -17,8 +18,10 @@ from leanmed.errors import RecipeError
 from leanmed.models.deeplabv3plus import MeanNorm
 from leanmed.models.enet import pool, unpool
 from leanmed.models.espnet import ESPNet
-from leanmed.models.segmentation import ConvAndPool, Segmenter
+from leanmed.models.segmentation import ConvAndPool, PretrainedSegmenter, Segmenter
 from leanmed.models.segmenter import NETWORKS, build_segmenter
+from leanmed.models.swin_unet import SwinUnet
+from leanmed.models.windows import PatchExpand, WindowBlock, _regions
 from leanmed.recipe.recipe import Model
 
 ENCODER = "test_efficientnet"
@@ -27,9 +30,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "enet": {},
     "espnet": {"width": 6},
     "erfnet": {},
+    "unet": {"width": 4},
     "unetplusplus": {"width": 4, "deep_supervision": True},
     "deeplabv3plus": {"output_stride": 16},
     "deeplabv3plus_resnet50": {},
+    "transunet": {"width": 32, "depth": 1},
+    "h2former": {"width": 16},
+    "swinunet": {"width": 12},
+    "missformer": {"width": 8},
     ENCODER: {"width": 8},
 }
 # Parameters with one channel and two classes; GFLOPs of the convolutions at 384 x 384, as torch counts them.
@@ -37,9 +45,14 @@ COUNTED = {
     "enet": (353_792, 2.062835712),
     "espnet": (182_659, 1.198084608),
     "erfnet": (2_062_872, 14.868799488),
+    "unet": (31_036_546, 216.432377856),
     "unetplusplus": (36_628_546, 619.890868224),
     "deeplabv3plus": (54_699_858, 271.57209088),
     "deeplabv3plus_resnet50": (40_341_026, 77.32461568),
+    "transunet": (105_561_634, 179.245154304),
+    "h2former": (33_755_360, 156.525151104),
+    "swinunet": (27_165_156, 37.47887616),
+    "missformer": (35_446_018, 76.235931648),
 }
 # As published, with two classes: channels, parameters in millions, GFLOPs at 384 x 384. The last are twice the products
 # of convolutions, two for each value that is normalised, and one for each that a PReLU is given.
@@ -50,8 +63,24 @@ PUBLISHED = {
     "unetplusplus": (1, 36.63, 620.8),
     "deeplabv3plus": (3, 56.80, 273.6),
 }
+# As published for three channels: classes, the images' side, parameters in millions. HA-SAM's table 1 prints the first
+# two; its 23.53 for U-Net fit no reading.
+TRANSFORMERS = {
+    "transunet": (9, 224, 105.28),
+    "h2former": (2, 512, 33.87),
+    "swinunet": (9, 224, 27.17),
+    "missformer": (9, 224, 42.46),
+}
 # Published with DeepLabV3+, and not in its paper: ImageNet's classifier, and 3x3 in place of 1x1 from 128 to 48 maps.
-LEFT_OUT = {"deeplabv3plus": 2048 * 1000 + 1000 + 8 * 128 * 48}
+# Published with MISSFormer, and never run: at the coarsest size of the decoder a linear layer and two blocks of 512
+# channels (attention; the MLP and its depthwise convolution; normalisations), and elsewhere two normalisations in each
+# MLP: 1024 channels over the four sizes, twice in the encoder and once in each of the bridge's four layers, and 512 over
+# the other three sizes of the decoder, twice.
+MISSFORMER_BLOCK = 4 * (512**2 + 512) + (8 * 512**2 + 5 * 512 + 10 * 2048) + (4 * 512 + 3 * 2 * 2048)
+LEFT_OUT = {
+    "deeplabv3plus": 2048 * 1000 + 1000 + 8 * 128 * 48,
+    "missformer": 1024 * 512 + 512 + 2 * MISSFORMER_BLOCK + 2 * 2 * 4 * (2 * 1024 + 4 * 1024 + 2 * 512),
+}
 
 
 def segmenter(name: str, channels: int = 1, classes: int = 2, **settings: Any) -> Segmenter:
@@ -64,9 +93,9 @@ def small(name: str, **shape: int) -> Segmenter:
     return segmenter(name, backbone_args=SMALL[name], **shape)
 
 
-def on_meta(name: str, channels: int = 1) -> Segmenter:
+def on_meta(name: str, channels: int = 1, classes: int = 2, **settings: Any) -> Segmenter:
     with torch.device("meta"):  # counted, not computed with
-        return segmenter(name, channels).eval()
+        return segmenter(name, channels, classes, **settings).eval()
 
 
 def count(network: nn.Module) -> int:
@@ -79,7 +108,7 @@ def images(*shape: int) -> Tensor:
 
 @pytest.mark.parametrize("name", COUNTED)
 def test_the_numbers_of_parameters_and_flops_are_known(name: str) -> None:
-    network = on_meta(name)
+    network = on_meta(name, side=384)
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 1, 384, 384, device="meta"))
     assert (count(network), counter.get_total_flops() / 1e9) == COUNTED[name]
@@ -90,6 +119,13 @@ def test_the_parameters_are_those_published_to_the_printed_digits(name: str) -> 
     channels, millions, _ = PUBLISHED[name]
     found = count(on_meta(name, channels)) + LEFT_OUT.get(name, 0)
     assert float(f"{found / 1e6:.4g}") == millions
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_the_parameters_of_transformers_are_those_published_to_the_printed_digits(name: str) -> None:
+    classes, side, millions = TRANSFORMERS[name]
+    found = count(on_meta(name, 3, classes, side=side)) + LEFT_OUT.get(name, 0)
+    assert round(found / 1e6, 2) == millions
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -153,13 +189,19 @@ def test_every_parameter_learns_with_a_finite_gradient_even_from_one_image(name:
     assert without == []
 
 
-@pytest.mark.parametrize("name", ["enet", "espnet", "erfnet", "unetplusplus", ENCODER])
-def test_a_network_with_random_weights_starts_undecided_and_learns_to_mark_a_square(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [
+        *((name, 0.01) for name in ("enet", "espnet", "erfnet", "unet", "unetplusplus", "h2former", ENCODER)),
+        *((name, 0.003) for name in ("transunet", "swinunet", "missformer")),
+    ],
+)
+def test_a_network_with_random_weights_starts_undecided_and_learns_to_mark_a_square(name: str, rate: float) -> None:
     network = small(name).train()
     x, targets = images(2, 1, 64, 64) / 4, torch.zeros(2, 64, 64, dtype=torch.long)
     targets[:, 16:48, 16:48] = 1
     x += targets[:, None]
-    optimizer = torch.optim.Adam(network.parameters(), 0.01)
+    optimizer = torch.optim.Adam(network.parameters(), rate)
     losses = []
     for _ in range(25):
         loss = F.cross_entropy(network(x).logits, targets)
@@ -243,6 +285,76 @@ def test_dropout_comes_before_the_last_layer(name: str) -> None:
     assert [m.p for m in network.get_submodule("classifier").children() if isinstance(m, nn.Dropout2d)] == [0.4]
 
 
+def test_dropout_comes_at_the_end_of_the_unets_encoder_and_throughout_the_transunets_transformer() -> None:
+    rates = {
+        name: [
+            m.p for m in segmenter(name, dropout=0.4, backbone_args=SMALL[name]).modules() if isinstance(m, nn.Dropout)
+        ]
+        for name in ("unet", "transunet")
+    }
+    assert rates["unet"] == [0.4]
+    # of the tokens, and in the one block of the attention's weights (none), its answer, and the MLP's two layers
+    assert rates["transunet"] == [0.4, 0.0, 0.4, 0.4, 0.4]
+
+
+def test_h2formers_windows_and_transunets_places_follow_the_side() -> None:
+    for side, window, grid in ((64, 4, 4), (100, 7, 7)):
+        attention = segmenter("h2former", side=side, backbone_args=SMALL["h2former"]).get_submodule("attention.0.0")
+        assert attention.window == window
+        places = segmenter("transunet", side=side, backbone_args=SMALL["transunet"]).get_parameter("places")
+        assert places.shape[2:] == (grid, grid)
+
+
+def test_places_are_resized_where_an_image_is_of_another_side() -> None:
+    network = segmenter("transunet", backbone_args=SMALL["transunet"]).eval()
+    x = images(1, 1, 32, 48)
+    with torch.no_grad():
+        network.places[:] = torch.linspace(0, 1, network.places.shape[1])[:, None, None]  # everywhere the same
+        wide = network(x).features[-1]
+        network.places = nn.Parameter(network.places[..., :2, :3])
+        assert torch.allclose(wide, network(x).features[-1], atol=1e-5)
+
+
+def test_swin_unets_encoder_gives_what_timms_swin_gives() -> None:
+    name = "swinunet"
+    reference = timm.create_model(
+        SwinUnet.timm_name, num_classes=0, embed_dim=12, depths=(2, 2, 2, 2), features_only=True
+    ).eval()
+    network, x = segmenter(name, channels=3, backbone_args=SMALL[name]).eval(), images(1, 3, 224, 224)
+    assert isinstance(network, SwinUnet)
+    state = {key.replace("layers_", "layers."): value for key, value in reference.state_dict().items()}
+    unnormed = {f"norm.{key}": value for key, value in network.encoder.norm.state_dict().items()}
+    network.load_encoder({**state, **unnormed})
+    with torch.inference_mode():
+        theirs, ours = reference(x), network.encoder(x)
+    for found, wanted in zip(ours[:-1], theirs[:-1], strict=True):
+        assert torch.allclose(found, wanted, atol=1e-4)
+    assert torch.allclose(ours[-1], network.encoder.norm(theirs[-1]), atol=1e-4)
+
+
+def test_nothing_attends_to_the_padding_of_a_map_smaller_than_its_window() -> None:
+    torch.manual_seed(0)
+    block, x = WindowBlock(4, 1, 3, shifted=True), images(1, 2, 2, 4)
+    nn.init.zeros_(block.attn.relative_position_bias_table)
+    attention = block.attn
+    q, k, v = attention.qkv(x.flatten(1, 2)).chunk(3, -1)
+    wanted = attention.proj(F.scaled_dot_product_attention(q, k, v)).view_as(x)
+    assert torch.allclose(block._attended(x), wanted, atol=1e-6)
+
+
+def test_the_part_of_a_shifted_window_that_comes_from_the_other_end_is_told_apart_and_so_is_padding() -> None:
+    # five places and one of padding, moved by one: 1, 2, 3, 4, padding, 0
+    assert _regions(5, 1, 1, torch.zeros(0)).tolist() == [0, 0, 0, 0, 2, 1]
+
+
+def test_tokens_become_squares_of_tokens() -> None:
+    expand = PatchExpand(1, 1, 2)
+    with torch.no_grad():
+        expand.expand.weight[:, 0] = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    expand.norm = nn.Identity()  # type: ignore[assignment]
+    assert expand(torch.tensor([1.0, 10.0]).view(1, 1, 2, 1))[0, ..., 0].tolist() == [[1, 2, 10, 20], [3, 4, 30, 40]]
+
+
 def test_deeplabs_deep_map_has_the_output_stride() -> None:
     for name, stride in (("deeplabv3plus", 8), ("deeplabv3plus", 16), ("deeplabv3plus_resnet50", 8)):
         with torch.device("meta"):
@@ -264,6 +376,35 @@ def test_an_encoders_weights_come_from_a_file_summed_over_colours_where_images_h
     assert torch.allclose(loaded(grey.expand(-1, channels, -1, -1)).features[-1], wanted, atol=1e-4)
     with pytest.raises(RecipeError, match="does not fit resnet18"):
         segmenter("resnet18", weights=str(file))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("name", "arguments", "first", "layer"),
+    [
+        ("transunet", {"depth": 1}, ("resnet.stem.conv", "patch_embed.backbone.stem.conv"), ("blocks.0.attn.qkv",) * 2),
+        ("h2former", {"width": 16}, ("encoder.conv1", "conv1"), ("encoder.layer4.2.conv2", "layer4.2.conv2")),
+        ("swinunet", {"width": 12}, ("encoder.patch_embed.proj", "patch_embed.proj"), ("encoder.norm", "norm")),
+    ],
+)
+def test_the_encoders_of_transformers_take_weights_of_timms_networks(
+    name: str, arguments: dict[str, Any], first: tuple[str, str], layer: tuple[str, str], channels: int, tmp_path: Path
+) -> None:
+    like = segmenter(name, backbone_args=arguments)
+    assert isinstance(like, PretrainedSegmenter)
+    torch.manual_seed(1)
+    donor, file = timm.create_model(like.timm_name, num_classes=0, **like.timm_args), tmp_path / "weights.safetensors"
+    for parameter in donor.parameters():
+        parameter.data += 0.01
+    save_file(donor.state_dict(), file)
+    loaded = segmenter(name, channels, weights=str(file), backbone_args=arguments)
+    wanted = donor.get_submodule(layer[1]).weight
+    assert torch.equal(loaded.get_submodule(layer[0]).weight, wanted)  # type: ignore[arg-type]
+    colours = donor.get_submodule(first[1]).weight
+    found = loaded.get_submodule(first[0]).weight
+    assert torch.allclose(found, colours if channels == 3 else colours.sum(1, keepdim=True))  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match="does not fit resnet34, the encoder of h2former"):
+        segmenter("h2former", weights=str(file), backbone_args={"width": 8})
 
 
 def test_a_networks_weights_come_from_a_file_but_for_another_number_of_classes(tmp_path: Path) -> None:
@@ -292,6 +433,15 @@ def test_networks_that_no_hub_has_refuse_imagenet_unless_trained_weights_follow(
         ("unetplusplus", {"widht": 32}, "no keys but deep_supervision, width, got widht"),
         ("unetplusplus", {"width": 0}, "expected width to be at least 1, got 0"),
         ("unetplusplus", {"width": "wide"}, "unetplusplus cannot be built with"),
+        ("unet", {"width": 0}, "expected width to be at least 1, got 0"),
+        ("transunet", {"width": 48}, "expected width to be a multiple of 32, got 48"),
+        ("transunet", {"depth": 0}, "expected depth to be at least 1, got 0"),
+        ("transunet", {"side": 64}, "no keys but depth, width, got side"),
+        ("h2former", {"width": 4}, "expected width to be a multiple of 8, got 4"),
+        ("h2former", {"drop_path": 1.0}, "expected drop_path to be at least 0 and below 1, got 1.0"),
+        ("swinunet", {"width": 8}, "expected width to be a multiple of 3"),
+        ("swinunet", {"window": 0}, "expected windows of at least 1 token, got 0"),
+        ("missformer", {"width": 3}, "expected width to be an even number of at least 2, got 3"),
         ("espnet", {"p": -1}, "expected p and q to be at least 0"),
         ("deeplabv3plus", {"output_stride": 4}, "expected output_stride to be 8 or 16, got 4"),
         ("deeplabv3plus_resnet50", {"output_stride": 32}, "expected output_stride to be 8 or 16, got 32"),

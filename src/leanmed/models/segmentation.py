@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 CLASSIFIER_STD = 0.01  # logits start near zero, so that the first steps are not spent on unlearning a random guess
+LINEAR_STD = 0.02  # as vision transformers are drawn
 
 
 class Maps(NamedTuple):
@@ -56,6 +58,22 @@ class Segmenter(nn.Module, ABC):
         maps = self.maps(F.pad(images, (0, right, 0, bottom)))
         auxiliary = tuple(logits[..., :height, :width] for logits in maps.auxiliary)
         return Maps(maps.logits[..., :height, :width], maps.features, auxiliary)
+
+
+class PretrainedSegmenter(Segmenter):
+    """A segmenter whose encoder has the shape of one of timm's networks, and takes its weights.
+
+    Attributes:
+        timm_name: of that network.
+        timm_args: the further arguments with which timm makes one of the same widths.
+    """
+
+    timm_name: ClassVar[str]
+    timm_args: dict[str, Any]
+
+    @abstractmethod
+    def load_encoder(self, weights: Mapping[str, Tensor]) -> None:
+        """Take the state of timm's network for three channels, summed over them where the images have one."""
 
 
 class PReLU(nn.PReLU):
@@ -109,8 +127,8 @@ def conv_norm(inputs: int, outputs: int, kernel: int = 3, **options: Any) -> lis
 def initialise(network: nn.Module, *classifiers: nn.Module) -> None:
     """Draw the weights of a network that nothing is known of.
 
-    Convolutions keep the variance through a rectifier (He et al. 2015, arXiv:1502.01852), biases are zero, and the
-    layers that give the logits start small.
+    Convolutions keep the variance through a rectifier (He et al. 2015, arXiv:1502.01852), linear layers start as in
+    transformers (a truncated normal distribution), biases are zero, and the layers that give the logits start small.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
@@ -118,5 +136,9 @@ def initialise(network: nn.Module, *classifiers: nn.Module) -> None:
                 nn.init.normal_(module.weight, std=CLASSIFIER_STD)
             else:
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=LINEAR_STD)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from leanmed.errors import RecipeError
 from leanmed.models.deeplabv3plus import DeepLabV3Plus, check_output_stride, deeplabv3plus_xception
@@ -15,11 +15,18 @@ from leanmed.models.encoder_decoder import EncoderDecoder, timm_encoder
 from leanmed.models.enet import ENet
 from leanmed.models.erfnet import ERFNet
 from leanmed.models.espnet import ESPNet
-from leanmed.models.segmentation import Segmenter
+from leanmed.models.h2former import H2Former
+from leanmed.models.missformer import MISSFormer
+from leanmed.models.segmentation import PretrainedSegmenter, Segmenter
+from leanmed.models.swin_unet import SwinUnet
+from leanmed.models.timm_backbone import make_backbone
+from leanmed.models.transunet import TransUNet
+from leanmed.models.unet import UNet
 from leanmed.models.unetplusplus import UNetPlusPlus
 from leanmed.models.weights import load_weights
 from leanmed.recipe.recipe import Model
 
+Network = TypeVar("Network", bound=Segmenter)
 Builder = Callable[[Model, int, int, bool], Segmenter]  # as `build_segmenter`
 
 
@@ -30,8 +37,9 @@ def build_segmenter(model: Model, channels: int, classes: int, *, pretrained: bo
         model: `backbone` is the name. `backbone_args` go to the network, or to timm, except the `width` of the small
             decoder and the `output_stride` of DeepLabV3+. `weights` is a file, none, or, for timm's encoders,
             imagenet. A file holds timm's encoder, or the whole network otherwise, of which the layers that give the
-            logits may be missing or of another shape. `dropout` is the rate that the network's class describes;
-            networks without dropout ignore it.
+            logits may be missing or of another shape. The encoders of transunet, h2former and swinunet are timm's, too.
+            `dropout` is the rate that the network's class describes; networks without dropout ignore it. transunet and
+            h2former are made for images of `side`, and take others.
         channels: of the images.
         classes: of the logits.
         pretrained: load the weights that `model` names; false when the caller loads trained ones afterwards.
@@ -43,25 +51,51 @@ def build_segmenter(model: Model, channels: int, classes: int, *, pretrained: bo
 
 
 def _own(network: Callable[..., Segmenter], model: Model, channels: int, classes: int, pretrained: bool) -> Segmenter:
-    """A network whose encoder is ours. Its keyword arguments are what `model.backbone_args` may hold, and dropout."""
+    """A network whose encoder is ours."""
     if pretrained and model.weights == "imagenet":
         raise RecipeError(
             f"expected model.weights of {model.backbone} to be none or a file, got imagenet, which no hub has; "
             "set it to none"
         )
+    made = _made(network, model, channels, classes)
+    if pretrained and model.weights != "none":
+        load_weights(made, Path(model.weights), model.backbone, optional=("classifier.", "auxiliary."))
+    return made
+
+
+def _with_encoder(
+    network: Callable[..., PretrainedSegmenter], model: Model, channels: int, classes: int, pretrained: bool
+) -> Segmenter:
+    """A network of ours whose encoder takes the weights of one of timm's."""
+    made = _made(network, model, channels, classes)
+    if pretrained and model.weights != "none":
+        settings = model.model_copy(update={"backbone": made.timm_name, "backbone_args": made.timm_args})
+        hub = model.weights == "imagenet"
+        donor = make_backbone(settings, imagenet=hub, num_classes=0)
+        if not hub:
+            load_weights(donor, Path(model.weights), f"{made.timm_name}, the encoder of {model.backbone}")
+        made.load_encoder(donor.state_dict())
+        made.pretrained_cfg = donor.pretrained_cfg
+    return made
+
+
+def _made(network: Callable[..., Network], model: Model, channels: int, classes: int) -> Network:
+    """Built from the keyword arguments that `model.backbone_args` holds; dropout and side are the recipe's."""
     options = {name for name, p in inspect.signature(network).parameters.items() if p.kind is p.KEYWORD_ONLY}
-    dropout = {"dropout": model.dropout} if "dropout" in options else {}
-    known = sorted(options - {"dropout"})
+    shared = {"dropout": model.dropout, "side": model.side}
+    known = sorted(options - set(shared))
     if unknown := sorted(set(model.backbone_args) - set(known)):
         raise RecipeError(
             f"expected model.backbone_args of {model.backbone} to have no keys but {', '.join(known) or 'none'}, got "
             f"{', '.join(unknown)}; leave that out"
         )
     with _refusals(model):
-        made = network(channels, classes, **dropout, **model.backbone_args)
-    if pretrained and model.weights != "none":
-        load_weights(made, Path(model.weights), model.backbone, optional=("classifier.", "auxiliary."))
-    return made
+        return network(
+            channels,
+            classes,
+            **{name: value for name, value in shared.items() if name in options},
+            **model.backbone_args,
+        )
 
 
 def _timm(model: Model, channels: int, classes: int, pretrained: bool) -> Segmenter:
@@ -107,7 +141,12 @@ NETWORKS: dict[str, Builder] = {
     "enet": partial(_own, ENet),
     "espnet": partial(_own, ESPNet),
     "erfnet": partial(_own, ERFNet),
+    "unet": partial(_own, UNet),
     "unetplusplus": partial(_own, UNetPlusPlus),
     "deeplabv3plus": partial(_own, deeplabv3plus_xception),
     "deeplabv3plus_resnet50": partial(_deeplabv3plus, "resnet50"),
+    "transunet": partial(_with_encoder, TransUNet),
+    "h2former": partial(_with_encoder, H2Former),
+    "swinunet": partial(_with_encoder, SwinUnet),
+    "missformer": partial(_own, MISSFormer),
 }

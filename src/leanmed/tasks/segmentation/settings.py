@@ -109,6 +109,6 @@ IGNORED = {
 }
 BACKBONES: tuple[str, ...] = ()
 BACKBONES_HELP = (
-    "enet, espnet, erfnet, unetplusplus, deeplabv3plus, deeplabv3plus_resnet50, or any convolutional model of timm, to "
-    "which a small decoder is added"
+    "enet, espnet, erfnet, unet, unetplusplus, deeplabv3plus, deeplabv3plus_resnet50, transunet, h2former, swinunet, "
+    "missformer, or any convolutional model of timm, to which a small decoder is added"
 )
