@@ -52,8 +52,8 @@ class Splitting:
         str | None,
         typer.Option(
             metavar="drop|keep",
-            help="What to do with copies of one image that carry different labels: drop them (the default) or keep "
-            "them.",
+            help="What to do with copies of one image that carry different labels, or masks that contradict each "
+            "other: drop them (the default) or keep them.",
         ),
     ]
 

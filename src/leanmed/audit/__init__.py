@@ -12,7 +12,7 @@ from leanmed.audit.engine import audit
 from leanmed.audit.findings import Findings, Outlier, Pair
 from leanmed.audit.split import Leaked, split_check
 
-GROUPS_VERSION = 1  # raise it when the same images come to have other groups
+GROUPS_VERSION = 2  # raise it when the same images come to have other groups, or masks to contradict each other
 
 __all__ = [
     "GROUPS_VERSION",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from leanmed.audit.conflicts import LABEL
+from leanmed.audit.conflicts import LABEL, MASK, Conflict
 from leanmed.audit.engine import audit, silent
 from leanmed.audit.reading import Progress
 from leanmed.audit.split import split_check
@@ -25,28 +25,32 @@ def audit_folder(
     """Audit a data set into `out`.
 
     Returns:
-        What to tell the user, and whether no copies carry different labels.
+        What to tell the user, and whether no copies carry different labels or masks that contradict each other.
 
     Raises:
         DataError: the data set is unsound, or none of its images can be read.
+        InputError: the mask of a copy that cannot be read.
     """
     records = read_records(dataset, data)
     images = {record.id: record.image for record in records}
     found = audit(list(images.items()), cache=out / CACHE, workers=_count(workers), progress=progress)
     conflicts = write_findings(out, found, images, records)
     torn = [conflict for conflict in conflicts if conflict.field == LABEL]
+    apart = [conflict for conflict in conflicts if conflict.field == MASK]
     copies = found.copies
     lines = [
         f"{len(images)} images, {len(set(found.groups.values()))} groups; {sum(map(len, copies.values()))} "
         f"images have a copy, in {len(found.pairs)} verified pairs",
-        f"{len(conflicts)} conflicts between copies, {len(torn)} of them between labels",
+        f"{len(conflicts)} conflicts between copies, {len(torn)} of them between labels"
+        + f" and {len(apart)} between masks" * bool(apart),
+        *(f"  masks contradict each other: {_values(conflict)}" for conflict in apart[:SHOWN]),
         f"{len(found.unreadable)} unreadable, {len(found.near_empty)} near-empty, {len(found.outliers)} outliers",
         *(f"  unreadable: {name}: {reason}" for name, reason in found.unreadable.items()),
         *records.notes,
         *range_remarks(images.values()),
         f"wrote {out / 'report.html'}, report.json, groups.csv and pairs.csv",
     ]
-    return lines, not torn
+    return lines, not torn and not apart
 
 
 def audit_split(
@@ -70,6 +74,10 @@ def audit_split(
     if out:
         write_json(out / "split.json", {"test_images": len(sides[1]), "leaked": [vars(leak) for leak in leaked]})
     return lines, not leaked
+
+
+def _values(conflict: Conflict) -> str:
+    return "; ".join(f"{', '.join(images)}: {value}" for value, images in conflict.values.items())
 
 
 def _count(workers: int) -> int:

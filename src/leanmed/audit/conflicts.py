@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from leanmed.records import Attribute, Record
 
 LABEL = "label"
+MASK = "mask"  # a field that `mask_conflicts` alone finds, for it needs the map between two copies
 UNKNOWN_GROUP = "content-"  # what a reader calls the group of an image of which it knows no patient
 
 
@@ -17,7 +18,7 @@ class Conflict:
 
     Args:
         group: id of the group's first image.
-        field: `label`, `group`, `site` or the name of an attribute.
+        field: `label`, `mask`, `group`, `site` or the name of an attribute.
         values: value -> ids of the images that carry it.
     """
 
@@ -52,7 +53,7 @@ def find_conflicts(copies: Mapping[str, Sequence[str]], records: Sequence[Record
 
 
 def _fields(record: Record) -> dict[str, Attribute]:
-    # Boxes lie in their own image's frame: those of two copies differ without contradicting each other.
+    # Boxes and masks lie in their own image's frame: those of copies differ without contradicting each other.
     fields: dict[str, Attribute] = {LABEL: record.target} if isinstance(record.target, str) else {}
     if not record.group.startswith(UNKNOWN_GROUP):
         fields["group"] = record.group

@@ -11,12 +11,13 @@ from tempfile import TemporaryDirectory
 from leanmed.audit import GROUPS_VERSION, audit
 from leanmed.audit.conflicts import UNKNOWN_GROUP
 from leanmed.audit.groups import joined
+from leanmed.audit.mask_conflicts import CONTRADICTS, LEAST_DICE, contradicting, contradictions, equal_images
 from leanmed.cores import available_cores
 from leanmed.data import content_hashes, data_hash
 from leanmed.data.tables import content_group, read_rows
 from leanmed.errors import DataError
 from leanmed.recipe.recipe import Split
-from leanmed.records import Record
+from leanmed.records import Mask, Record
 from leanmed.runs import write_csv
 
 AS_NAMED = "as the data set names them"
@@ -30,7 +31,7 @@ class Grouping:
 
     Args:
         records: those to train and score on.
-        conflicting: ids of images whose copies carry another label.
+        conflicting: ids of images whose copies carry another label, or a mask that contradicts theirs.
         dropped: whether those were left out of `records`.
         source: where the groups come from, in words.
         left_out: those that were left out, with their groups.
@@ -51,7 +52,12 @@ class Grouping:
         lines.append(f"{len(self.records)} images in {groups} groups; groups: {self.source}.")
         if self.conflicting:
             fate = "left out of training and scoring" if self.dropped else "kept"
-            lines.append(f"{len(self.conflicting)} images have a copy with another label; they were {fate}.")
+            what = (
+                f"a copy whose mask contradicts theirs: one is empty, or their Dice is below {LEAST_DICE:g}"
+                if any(isinstance(record.target, Mask) for record in (*self.records, *self.left_out))
+                else "a copy with another label"
+            )
+            lines.append(f"{len(self.conflicting)} images have {what}; they were {fate}.")
         return lines
 
 
@@ -75,8 +81,10 @@ def group_records(
     Raises:
         DataError: a `groups.csv` that does not fit the records.
     """
+    masked = any(isinstance(record.target, Mask) for record in records)
     if split.groups == "reader":
         copies = {r.id: content_group(r.image) for r in records}
+        apart = _equal_but_contradicting(records, copies)
         relation, source = {r.id: r.group for r in records}, AS_NAMED
     else:
         given = split.groups != "audit"
@@ -87,9 +95,14 @@ def group_records(
         copies = read_groups(path, records)
         relation = joined({r.id: r.group for r in records}, copies)
         source = f"the data set's own joined with {path.name if given else 'an audit for copies'}"
+        said = read_contradicting(path, records) if masked else set()
+        if said is None:
+            said = _equal_but_contradicting(records, {r.id: content_group(r.image) for r in records})
+            source += ", which does not say which copies have masks that contradict each other: audit the data again"
+        apart = said
     regrouped = [replace(r, group=relation[r.id]) for r in records]
     # Two labels in one patient are two findings; two labels of one photograph contradict each other.
-    torn = conflicts([replace(r, group=copies[r.id]) for r in records])
+    torn = conflicts([replace(r, group=copies[r.id]) for r in records]) | apart
     drop = split.conflicts == "drop" and bool(torn)
     kept = [r for r in regrouped if not (drop and r.id in torn)]
     left_out = tuple(r for r in regrouped if drop and r.id in torn)
@@ -160,7 +173,12 @@ def absent(seen: Collection[str], contents: Collection[str], copies: int | None 
 def _audit(records: Sequence[Record], cache: Path, path: Path) -> None:
     found = audit([(r.id, r.image) for r in records], cache=cache, workers=available_cores())
     # What cannot be read is grouped with nothing; training names it soon.
-    rows = [{"image": r.id, "group": found.groups.get(r.id, r.id)} for r in records]
+    other = contradicting(contradictions(found.pairs, records))
+    rows = [
+        {"image": r.id, "group": found.groups.get(r.id, r.id)}
+        | ({CONTRADICTS: other.get(r.id, "")} if isinstance(r.target, Mask) else {})
+        for r in records
+    ]
     write_csv(path, rows)
 
 
@@ -179,6 +197,20 @@ def read_groups(path: Path, records: Sequence[Record]) -> dict[str, str]:
             "run `leanmed audit` on this data set again"
         )
     return {r.id: found[r.id] for r in records}
+
+
+def read_contradicting(path: Path, records: Sequence[Record]) -> set[str] | None:
+    """The ids of images that a `groups.csv` says to have a mask that contradicts a copy's; None: it does not say."""
+    rows = read_rows(path, needed=("image", "group"))
+    if CONTRADICTS not in rows[0]:
+        return None
+    known = {record.id for record in records}
+    return {row["image"] for row in rows if row[CONTRADICTS] and row["image"] in known}
+
+
+def _equal_but_contradicting(records: Sequence[Record], contents: Mapping[str, str]) -> set[str]:
+    """The ids of images whose file, byte by byte, is there again with a mask that contradicts theirs."""
+    return set(contradicting(contradictions(equal_images(contents, records), records)))
 
 
 def conflicts(records: Sequence[Record]) -> set[str]:

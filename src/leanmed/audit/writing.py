@@ -6,7 +6,8 @@
 notice, images, groups, copies   counts: readable images, groups, images that share a group with another
 pairs, complete                  verified pairs; whether pairs.csv holds every pair of every group
 largest                          [{group, images}]: groups of several images, the largest first
-conflicts                        [{group, field, values: {value: [image]}, spread}]: what copies disagree on
+conflicts                        [{group, field, values: {value: [image]}, spread}]: what copies disagree on; the field
+                                 `mask` stands once for each pair of copies and label
 unreadable                       {image: reason}
 near_empty                       [image]
 outliers                         [{image, measure, value, median}]
@@ -29,10 +30,18 @@ import numpy as np
 from PIL import Image
 
 from leanmed.audit import verify
-from leanmed.audit.conflicts import LABEL, Conflict, find_conflicts
+from leanmed.audit.conflicts import LABEL, MASK, Conflict, find_conflicts
 from leanmed.audit.describe import TISSUE
 from leanmed.audit.engine import ALL_PAIRS
 from leanmed.audit.findings import Findings, Pair
+from leanmed.audit.mask_conflicts import (
+    CONTRADICTS,
+    LEAST_DICE,
+    Contradiction,
+    as_conflicts,
+    contradicting,
+    contradictions,
+)
 from leanmed.errors import InputError
 from leanmed.files import encodable, whole_file, write_json, write_text
 from leanmed.reading.images import read_image
@@ -56,14 +65,26 @@ def write_findings(
         images: id -> file, for the pictures on the page.
         records: what else is known of the images, for conflicts and counts.
     """
-    conflicts = find_conflicts(found.copies, records)
+    apart = contradictions(found.pairs, records)
+    conflicts = [*as_conflicts(apart, found.groups), *find_conflicts(found.copies, records)]
     pairs = ((p.a, p.b, f"{p.score:.4f}", p.transformation) for p in found.pairs)
     _write_table(out / "pairs.csv", ("a", "b", "score", "transformation"), pairs)
-    _write_table(out / "groups.csv", ("image", "group"), found.groups.items())
+    _write_table(out / "groups.csv", *_groups_table(found, apart, records))
     values = as_json(found, conflicts, records)
     write_json(out / "report.json", values)
     write_text(out / "report.html", render(found, conflicts, images, records, values))
     return conflicts
+
+
+def _groups_table(
+    found: Findings, apart: Sequence[Contradiction], records: Sequence[Record]
+) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Header and rows of groups.csv; of images with masks, also which image's mask contradicts each."""
+    header = ["image", "group"]
+    if not any(isinstance(record.target, Mask) for record in records):
+        return header, list(found.groups.items())
+    other = contradicting(apart)
+    return [*header, CONTRADICTS], [(image, group, other.get(image, "")) for image, group in found.groups.items()]
 
 
 def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -126,6 +147,8 @@ def render(
         "audit.html",
         **values,
         torn=sum(conflict.field == LABEL for conflict in conflicts),
+        contradicted=sum(conflict.field == MASK for conflict in conflicts),
+        least_dice=LEAST_DICE,
         shown=_shown_groups(found, images, {r.id: r for r in records}),
         rows=SHOWN_ROWS,
         all_pairs=ALL_PAIRS,

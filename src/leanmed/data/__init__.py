@@ -15,7 +15,7 @@ from unicodedata import normalize
 
 from numpy.typing import NDArray
 
-from leanmed.data import anemia, class_folders, coco, luna16, masks, tables, volumes
+from leanmed.data import anemia, class_folders, coco, luna16, masks, nerves, tables, volumes
 from leanmed.data import box_formats as boxes
 from leanmed.data import luna16_slices as nodules
 from leanmed.data.masks import read_mask as read_mask
@@ -35,6 +35,8 @@ DATASETS: dict[str, Callable[[Path], Records]] = {
     "folder": class_folders.read,
     "images": tables.read_images,
     "masks": masks.read,
+    "nerve-kaggle": nerves.read_kaggle,
+    "usgra": nerves.read_usgra,
     "mr-sites": volumes.read_sites,
     "promise12": volumes.read_promise12,
     "nnunet": volumes.read_nnunet,

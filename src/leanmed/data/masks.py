@@ -15,7 +15,7 @@ are taken together. Whatever is not 0 in a mask is the label `object`, unless a 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -79,6 +79,20 @@ def read(root: Path) -> Records:
     """
     table = next((root / name for name in TABLES if (root / name).is_file()), None)
     return _read_table(root, table) if table else _read_folders(root)
+
+
+def read_by_name(root: Path, group_of: Callable[[Path], str]) -> Records:
+    """Read images with masks as they lie, of a data set whose file names say what must stay together.
+
+    Args:
+        root: the data set's folder.
+        group_of: takes an image's path below `root` and gives its group.
+
+    Raises:
+        DataError: as `read`, and what `group_of` refuses.
+        InputError: as `read`.
+    """
+    return _read_folders(root, group_of)
 
 
 def read_mask(record: Record, labels: Sequence[str]) -> Marks:
@@ -218,7 +232,7 @@ def _group(table: Table, site: str | None, group: str | None) -> str:
     return group if site is None or plain(table.group or "") == "group" else f"{site}/{group}"
 
 
-def _read_folders(root: Path) -> Records:
+def _read_folders(root: Path, group_of: Callable[[Path], str] | None = None) -> Records:
     listing = list_folder(root, masks=True)
     images, masks, fields = _sorted_out([path.relative_to(root) for path in listing.images])
     owners: dict[Path, Path] = {}
@@ -247,6 +261,9 @@ def _read_folders(root: Path) -> Records:
             f"The folders above the images are kept as the attribute `{CLASS}`. If they are sites, put the images of "
             "each into SITE/images and their masks into SITE/masks."
         )
+    if group_of is not None:
+        named = each(found, lambda one: replace(one, group=group_of(one.image.relative_to(root))))
+        return _as_records(root, named, notes)
     groups, said = read_groups(root, {name_below(root, one.image) for one in found}) if found else ({}, [])
     grouped = [replace(one, group=groups.get(name_below(root, one.image), "")) for one in found]
     return _as_records(root, grouped, [*notes, *said])

@@ -101,7 +101,9 @@ class Split(Section):
         "an audit finds; reader: the data set's groups alone; else the path of a groups.csv that `leanmed audit` wrote",
     )
     conflicts: Literal["drop", "keep"] = Field(
-        default="drop", description="copies of one image that carry different labels: drop leaves all of them out"
+        default="drop",
+        description="copies of one image that carry different labels, or masks that contradict each other: drop leaves "
+        "all of them out",
     )
     seed: Seed = 0
 
