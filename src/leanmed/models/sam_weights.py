@@ -74,9 +74,7 @@ def load_sam_weights(network: nn.Module, source: str, backbone: str) -> None:
 
 
 def transformers_name(name: str) -> str:
-    """A tensor's name in Meta's layout to that in transformers'; a name in transformers' stays as it is."""
-    if not name.startswith(("image_encoder.", "prompt_encoder.", "mask_decoder.")):
-        return name
+    """A tensor's name in Meta's layout to that in transformers'; an unknown one stays as it is."""
     for pattern, replacement in NAMES:
         name = re.sub(pattern, replacement, name)
     return name
@@ -148,7 +146,8 @@ def _unwrapped(found: dict[str, object]) -> dict[str, Tensor]:
 
 def _named(tensors: dict[str, Tensor], source: str) -> dict[str, Tensor]:
     """The tensors under transformers' names, each once."""
-    named = {transformers_name(name): value for name, value in tensors.items()}
+    metas = any(name.startswith("image_encoder.") for name in tensors)  # some names are another tensor's in the other
+    named = {transformers_name(name) if metas else name: value for name, value in tensors.items()}
     if SHARED in named:
         named[FREQUENCIES] = named.pop(SHARED)
     if any(name.startswith("vision_encoder.") for name in named):
