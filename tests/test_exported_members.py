@@ -43,6 +43,7 @@ def test_the_public_names_are_these():
         "MaskedScan",
         "Prediction",
         "Predictor",
+        "Prompts",
         "Record",
         "__version__",
         "errors",

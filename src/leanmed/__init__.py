@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 set_thread_defaults()  # here, because this runs before any module of leanmed that imports torch
 
 if TYPE_CHECKING:
+    from leanmed.prompts import Prompts as Prompts
     from leanmed.reading.images import Limits as Limits
     from leanmed.reading.images import read_image as read_image
     from leanmed.records import Boxes as Boxes
@@ -49,6 +50,7 @@ _HOMES = {
     "MaskedScan": "leanmed.tasks.answers",
     "Prediction": "leanmed.tasks.answers",
     "Predictor": "leanmed.runtime.predictor",
+    "Prompts": "leanmed.prompts",
     "Record": "leanmed.records",
     "MaskedImage": "leanmed.tasks.answers",
     "load": "leanmed.runtime.predictor",
@@ -66,6 +68,7 @@ __all__ = [
     "MaskedScan",
     "Prediction",
     "Predictor",
+    "Prompts",
     "Record",
     "__version__",
     "errors",

@@ -338,8 +338,7 @@ def export(
     made: dict[str, Any] = {"fold": fold, "ensemble": ensemble, "threshold": wanted, "data": data}
     taught = teacher_of(opened, data, teacher) if untrained else None  # it may be gone when nothing is to be trained
     artifact = export(opened, out, **made, teacher=taught, tell=typer.echo)
-    graph = artifact.manifest.graphs["model"]
-    typer.echo(f"wrote {out}: {graph.bytes / 1e6:.2f} MB, artifact {artifact.sha256[:12]}")
+    typer.echo(f"wrote {out}: {artifact.manifest.bytes / 1e6:.2f} MB, artifact {artifact.sha256[:12]}")
     typer.echo(f"now: leanmed predict {out} IMAGES --out answers.jsonl, and read {out / 'CARD.md'}")
 
 
@@ -391,6 +390,25 @@ def predict(
     draw: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Save each image with its answer drawn on it, as a PNG.")
     ] = None,
+    point: Annotated[
+        list[str],
+        typer.Option(
+            metavar="X,Y",
+            help="For an artifact that takes prompts and one image: a point in it, in pixels from its top left corner; "
+            "repeatable.",
+        ),
+    ] = [],  # noqa: B006
+    label: Annotated[
+        list[str],
+        typer.Option(
+            metavar="1|0",
+            help="One for each --point in order: 1 if it is on what is meant, 0 if it is beside it. If not given, all "
+            "are 1.",
+        ),
+    ] = [],  # noqa: B006
+    box: Annotated[
+        str | None, typer.Option(metavar="X1,Y1,X2,Y2", help="As --point: a box around what is meant.")
+    ] = None,
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="Predict the I-th of N equal parts, into OUT-I-of-N.")
     ] = "1/1",
@@ -408,20 +426,31 @@ def predict(
 
     An artifact for CT slices also searches whole scans (.mhd, NIfTI, folders of DICOM): it lists candidates, and saves
     a picture of the best ones in OUT-montages.
+    An artifact that takes prompts answers for what `--point` and `--box` mean in one image, or without them for what it
+    finds by itself.
     Images that cannot be read are listed at the end, and the exit status is then 1.
 
     Example: `leanmed predict artifact photos/ "more/*.jpg" --out answers.jsonl`
     """
+    from leanmed.prompts import Prompts
     from leanmed.reading.greys import range_remarks
     from leanmed.reading.images import Limits, find_inputs
     from leanmed.runtime.batch import Pictures, Shard, predict_file, predict_lines
 
+    prompts = Prompts.parse(point, label, box) if point or label or box is not None else None
     caps = {} if max_megabytes is None else dict.fromkeys(("max_bytes", "max_scan_bytes"), max_megabytes * 2**20)
     limits = Limits(max_pixels=max_megapixels * 10**6, **caps)
     predictor = leanmed.load(artifact, limits=limits, threshold=threshold)
     files, part = find_inputs(inputs, scans=predictor.takes_scans), Shard.parse(shard)
     for note in files.notes:
         typer.echo(note, err=True)
+    if prompts is not None:
+        if len(files) != 1 or resume:
+            raise DataError(
+                f"expected one image and no --resume with --point or --box, which are places in it, got {len(files)} "
+                f"images{' and --resume' * resume}; predict one at a time"
+            )
+        predictor.check_prompts(predictor.frame(files[0]), prompts)  # before anything is written
     workers = workers or available_cores()
     if str(out) == "-":
         if resume:
@@ -429,11 +458,21 @@ def predict(
                 "expected --resume with a file, got --out -, which leaves nothing to go on from; name a file"
             )
         pictures = Pictures(draw, images=True) if draw else None
-        found = predict_lines(predictor, part.of(files), sys.stdout, workers=workers, pictures=pictures)
+        found = predict_lines(
+            predictor, part.of(files), sys.stdout, workers=workers, pictures=pictures, prompts=prompts
+        )
     else:
         with progress_bar("images", len(part.of(files))) as step:
             found = predict_file(
-                predictor, files, out, shard=part, resume=resume, workers=workers, draw=draw, progress=step
+                predictor,
+                files,
+                out,
+                shard=part,
+                resume=resume,
+                workers=workers,
+                draw=draw,
+                prompts=prompts,
+                progress=step,
             )
     typer.echo(f"{found.answered} answered -> {found.path}   Research use only: not a medical device.", err=True)
     for line in [] if predictor.takes_scans else range_remarks(part.of(files), limits):

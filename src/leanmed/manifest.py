@@ -138,6 +138,11 @@ class Manifest(_Frozen):
     intended_use: str = INTENDED_USE
 
     @property
+    def bytes(self) -> int:
+        """The size of all graphs together."""
+        return sum(graph.bytes for graph in self.graphs.values())
+
+    @property
     def threshold_origin(self) -> str:
         """How the threshold was chosen, in words that follow it."""
         rule, _, least = self.threshold_rule.partition(":")

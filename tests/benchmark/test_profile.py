@@ -163,7 +163,7 @@ def test_flops_of_a_graph_by_hand(layer: str, expected: int) -> None:
         [numpy_helper.from_array(v, n) for n, v in {"first": np.array([0]), "kernel": kernels[layer]}.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    assert count_graph_flops(model.SerializeToString(), np.zeros((6, 5, 3), np.uint8)) == expected
+    assert count_graph_flops(model.SerializeToString(), {"pixels": np.zeros((6, 5, 3), np.uint8)}) == expected
 
 
 class Stub(nn.Module):

@@ -49,6 +49,6 @@ def made_records(truths: Sequence[str]) -> list[Record]:
 def made_gate(artifact: Artifact, images: Sequence[NDArray[np.uint8]] = (), **changes: Any) -> Gate:
     """A gate whose truths are the float network's own answers, but for every fifth."""
     images = images or made_images(40, seed=3)
-    positive = [answer[0][1] >= 0.5 for answer in answers(artifact.graph, images)]
+    positive = [answer[0][1] >= 0.5 for answer in answers(artifact, images)]
     truths = [LABELS[int(is_one != (k % 5 == 0))] for k, is_one in enumerate(positive)]
     return make_gate(made_records(truths), images, artifact.manifest, resamples=50, **changes)

@@ -20,13 +20,13 @@ from leanmed.errors import ExportError, RunError
 from leanmed.evaluation import runs as runs_module
 from leanmed.evaluation.runs import evaluate_run, fold_answers, fold_figures, split_records
 from leanmed.export import export as module
-from leanmed.export.export import OPSET, SHAPES, TOLERANCE, compare, export, sample_images
+from leanmed.export.export import OPSET, SHAPES, TOLERANCE, compare, export, sample_images, torch_graphs
 from leanmed.files import write_json
 from leanmed.runs import CALIBRATION, FOLD, HISTORY, MODEL, SPLITS, Run, read_csv
 from leanmed.runtime.artifact import Artifact
-from leanmed.runtime.predictor import load
+from leanmed.runtime.predictor import load, open_graphs
+from leanmed.tasks import TASKS
 from leanmed.tasks.building import load_task
-from leanmed.tasks.classification.answer import apart
 from leanmed.tasks.recipes import open_run
 from leanmed.train.fit import refit
 from leanmed.train.loop import Loop
@@ -200,7 +200,7 @@ def test_its_weights_are_those_of_no_fold_and_its_graph_gives_what_it_gives(
     pixels = np.ascontiguousarray(read_pixels(one))
     with torch.inference_mode():
         wanted = task.graph()(torch.from_numpy(pixels)).numpy()
-    assert apart([wanted], predictor.outputs(pixels)) <= TOLERANCE
+    assert TASKS["classification"].answer.apart([wanted], predictor.outputs(pixels)) <= TOLERANCE
 
 
 def test_a_second_export_trains_nothing(run: Run, refitted: tuple[Path, list[str]], tmp_path: Path) -> None:
@@ -336,11 +336,12 @@ def test_a_graph_that_disagrees_is_refused_and_nothing_is_written(
 def test_an_output_that_is_no_number_is_a_disagreement(run: Run, artifact: Artifact) -> None:
     task = load_task(run, EXPORTED)
     image = np.full((30, 40, 4), 128, np.uint8)
-    graph = task.graph().eval()
-    assert compare(graph, artifact.graph, [image], apart) <= TOLERANCE
+    kind = TASKS["classification"]
+    both = torch_graphs(task.graph().eval(), {}, kind), open_graphs(artifact.graphs)
+    assert compare(*both, [image], kind) <= TOLERANCE
     task.get_buffer("temperature").fill_(float("nan"))
     with pytest.raises(ExportError, match="on an image of 40 x 30 pixels"):
-        compare(graph, artifact.graph, [image], apart)
+        compare(*both, [image], kind)
 
 
 @pytest.mark.parametrize("fold", [-1, 2])

@@ -46,7 +46,7 @@ def mixed(photographs, tmp_path):
 def stub(predict: Callable[[Path], float]) -> Any:
     """What answers as a predictor does, by a function from the path to a probability."""
 
-    def decide(frame: Any) -> Prediction:
+    def decide(frame: Any, prompts: None) -> Prediction:
         p = predict(frame.path)
         return Prediction("b", {"a": 1 - p, "b": p}, 0.5)
 

@@ -105,7 +105,11 @@ class TestSeveralGraphs:
         answer = TASKS["classification"].answer
         graphs = {"model": ("probabilities",), "second": ("probabilities",)}
         both = Kind("leanmed.tasks.classification")
-        part = type("Part", (), {"GRAPHS": graphs, "check": answer.check, "fits": answer.fits, "decide": answer.decide})
+        part = type(
+            "Part",
+            (),
+            {"GRAPHS": graphs, "INPUTS": {"second": ("pixels",)}, "check": answer.check, "fits": answer.fits},
+        )
         both.__dict__["answer"] = part
         monkeypatch.setitem(TASKS, "both", both)
         return "both"
@@ -115,7 +119,7 @@ class TestSeveralGraphs:
         write_artifact(tmp_path / "a", made(task=kind), {"model": graph, "second": graph}, "# card\n")
         predictor = load(tmp_path / "a")
         pixels = np.uint8([[[0, 0, 0]], [[1, 1, 1]]])
-        assert predictor.outputs(pixels, "second")[0].tolist() == predictor.outputs(pixels)[0].tolist() == [0.5, 0.5]
+        assert predictor.run("second", {"pixels": pixels})[0].tolist() == [0.5, 0.5]
         assert {path.name for path in (tmp_path / "a").glob("*.onnx")} == {"model.onnx", "second.onnx"}
 
     def test_one_that_is_missing_is_named(self, kind: str, tmp_path: Path, refused: Callable[..., Any]) -> None:

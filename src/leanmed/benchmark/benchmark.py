@@ -33,6 +33,7 @@ from leanmed.runtime.artifact import read_artifact
 from leanmed.runtime.batch import answers
 from leanmed.runtime.predictor import Predictor, load
 from leanmed.tasks import TASKS
+from leanmed.tasks.kind import Feeds
 from leanmed.tasks.recipes import open_run
 
 COUNT = 1000  # images predicted end to end
@@ -89,7 +90,7 @@ def benchmark(
     return {
         "machine": machine(),
         "images": {"files": len(files), "predicted": count, "size": size},
-        "bytes": {str(a): read_artifact(a).manifest.graphs["model"].bytes for a in artifacts},
+        "bytes": {str(a): read_artifact(a).manifest.bytes for a in artifacts},
         "latency_ms_by_threads": latency,
         "start": start,
         "throughput": throughput,
@@ -270,7 +271,7 @@ def _answering(predictor: Predictor, workers: int) -> Callable[[Sequence[Path]],
 
 
 def _steps(artifact: Path, file: Path, repeats: int = 9) -> dict[str, float]:
-    """Medians: decoding; in the graph, what comes before the network's first layer; and the rest."""
+    """Medians: decoding; in the graph `model`, what comes before the network's first layer; and the rest."""
     predictor = load(artifact)
     decode = interleaved({"decode": lambda: predictor.read(file)}, repeats)["decode"]["median_ms"]
     before, network = _graph_steps(predictor, predictor.read(file), repeats)
@@ -278,7 +279,7 @@ def _steps(artifact: Path, file: Path, repeats: int = 9) -> dict[str, float]:
 
 
 def _graph_steps(predictor: Predictor, pixels: Any, repeats: int) -> tuple[float, float]:
-    events = profiled_events(predictor.artifact.graph, pixels, repeats)
+    events = profiled_events(predictor.artifact.graph, {"pixels": pixels}, repeats)
     runs: list[list[float]] = []
     for event in sorted(events, key=lambda e: e["ts"]):
         if event["name"] == "model_run":
@@ -290,12 +291,12 @@ def _graph_steps(predictor: Predictor, pixels: Any, repeats: int) -> tuple[float
     return statistics.median(before), statistics.median(network)
 
 
-def profiled_events(graph: bytes, pixels: Any, repeats: int, *, optimize: bool = True) -> list[dict[str, Any]]:
+def profiled_events(graph: bytes, feeds: Feeds, repeats: int, *, optimize: bool = True) -> list[dict[str, Any]]:
     """What ONNX Runtime's profiler writes of some runs of a graph on one thread.
 
     Args:
         graph: an ONNX file's content.
-        pixels: (h, w, c), what the graph takes.
+        feeds: what the graph takes.
         repeats: runs.
         optimize: rewrite the graph first, as for predictions; false: its nodes are run as they stand in the file.
     """
@@ -310,7 +311,7 @@ def profiled_events(graph: bytes, pixels: Any, repeats: int, *, optimize: bool =
             options.add_session_config_entry("session.disable_prepacking", "1")
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         for _ in range(repeats):
-            session.run(None, {"pixels": pixels})
+            session.run(None, dict(feeds))
         events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text())
     return events
 

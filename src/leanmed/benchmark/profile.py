@@ -31,8 +31,9 @@ from leanmed.phantoms.eyelids import eyelid
 from leanmed.recipe.recipe import Recipe, shipped_recipes
 from leanmed.runs import RUN
 from leanmed.runtime.artifact import MANIFEST
-from leanmed.runtime.predictor import load
+from leanmed.runtime.predictor import Predictor, load
 from leanmed.tasks import TASKS
+from leanmed.tasks.kind import Feeds, Outputs
 from leanmed.tasks.recipes import check_recipe, load_recipe, open_run
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def _profile_artifact(path: Path, repeats: int) -> dict[str, Any]:
     predictor = load(path)
     artifact, manifest = predictor.artifact, predictor.manifest
     pixels = made_image(manifest.input)
-    latency = interleaved({"graph": lambda: predictor.outputs(pixels)}, repeats)["graph"]
+    latency = interleaved({"graphs": lambda: predictor.outputs(pixels)}, repeats)["graphs"]
     numbers = [stored_numbers(graph) for graph in artifact.graphs.values()]
     counted = sum(count for count in numbers if count is not None) if None not in numbers else None
     return {
@@ -201,8 +202,8 @@ def _profile_artifact(path: Path, repeats: int) -> dict[str, Any]:
         "precision": manifest.precision,
         "image": list(pixels.shape[:2]),
         "parameters": counted,
-        "flops": count_graph_flops(artifact.graph, pixels),
-        "bytes": sum(graph.bytes for graph in manifest.graphs.values()),
+        "flops": sum(count_graph_flops(artifact.graphs[name], feeds) for name, feeds in graph_runs(predictor, pixels)),
+        "bytes": manifest.bytes,
         "latency_ms": latency["median_ms"],
         "peak_mib": _child(ARTIFACT_CHILD, str(path), manifest.input.model_dump_json()),
         "how": {
@@ -215,6 +216,18 @@ def _profile_artifact(path: Path, repeats: int) -> dict[str, Any]:
             "peak_mib": MEMORY,
         },
     }
+
+
+def graph_runs(predictor: Predictor, pixels: NDArray[Any]) -> list[tuple[str, Feeds]]:
+    """The graphs that one answer without prompts runs, in order, each with what it is given."""
+    runs: list[tuple[str, Feeds]] = []
+
+    def run(name: str, feeds: Feeds) -> Outputs:
+        runs.append((name, feeds))
+        return predictor.run(name, feeds)
+
+    predictor.kind_of_task.outputs(pixels, run)
+    return runs
 
 
 def _timed(repeats: int) -> str:
@@ -243,9 +256,9 @@ def stored_numbers(graph: bytes) -> int | None:
     return sum(counts)
 
 
-def count_graph_flops(graph: bytes, pixels: NDArray[Any]) -> int:
-    """As `count_flops`, of an ONNX graph, by the shapes of its tensors in one run on an image (h, w, c)."""
-    return 2 * sum(map(_multiplications, profiled_events(graph, pixels, 1, optimize=False)))
+def count_graph_flops(graph: bytes, feeds: Feeds) -> int:
+    """As `count_flops`, of an ONNX graph, by the shapes of its tensors in one run on such inputs."""
+    return 2 * sum(map(_multiplications, profiled_events(graph, feeds, 1, optimize=False)))
 
 
 def _multiplications(event: Mapping[str, Any]) -> int:

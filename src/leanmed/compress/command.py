@@ -21,6 +21,7 @@ from leanmed.manifest import Manifest, image_mark
 from leanmed.records import Record
 from leanmed.runtime.artifact import Artifact, check_room, read_artifact, write_artifact
 from leanmed.tasks import TASKS
+from leanmed.tasks.kind import MODEL
 from leanmed.tasks.recipes import recipe_of_artifact
 
 
@@ -72,11 +73,6 @@ def quantize_artifact(
     """
     target, artifact = _target(to), read_artifact(source)
     check_room(out)
-    if len(artifact.graphs) > 1:
-        raise ArtifactError(
-            f"expected an artifact of one graph, got {', '.join(sorted(artifact.graphs))}; compressing several at once "
-            "is not supported yet, use the float artifact"
-        )
     if out.resolve() == source.resolve():
         raise ArtifactError(f"expected --out to be another folder than the float artifact {source}; it is still needed")
     origin = artifact.manifest.provenance
@@ -105,7 +101,7 @@ def quantize_artifact(
     marks = ([image_mark(known.contents[r.id]) for r in part] for part in (parts.training, parts.validation))
     manifest = describe(artifact, outcome, *marks, learned=parts.learned)
     text = card(artifact, outcome, learned=parts.learned)
-    write_artifact(out, manifest, {"model": quantized.graph}, text, artifact.traces)
+    write_artifact(out, manifest, artifact.graphs | {MODEL: quantized.graph}, text, artifact.traces)
     return outcome
 
 
@@ -136,7 +132,7 @@ def quantize_parts(
     outcome = replace(quantized.outcome, warnings=(*parts.notes, *quantized.outcome.warnings))
     if parts.test:
         test = make_gate(parts.test, RecordImages(parts.test, side), manifest)
-        found = (answers(graph, test.images) for graph in (artifact.graph, quantized.graph))
+        found = (answers(artifact, test.images, graph) for graph in (artifact.graph, quantized.graph))
         tested = test.compare(*found)
         outcome = replace(outcome, tested=tested, warnings=(*outcome.warnings, *_beyond(tested, outcome)))
     return replace(quantized, outcome=outcome)

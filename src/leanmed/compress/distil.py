@@ -25,7 +25,7 @@ from leanmed.files import sha256_file, sha256_json
 from leanmed.recipe.recipe import Distillation, Recipe
 from leanmed.records import Record
 from leanmed.runs import MODEL, RUN, SPLITS, Run, read_csv
-from leanmed.tasks.base import Batch, Named, Scorer, Size, Task
+from leanmed.tasks.base import Batch, FurtherGraph, Named, Scorer, Size, Task
 from leanmed.tasks.building import load_task
 from leanmed.tasks.kind import Answer
 from leanmed.tasks.recipes import open_run
@@ -255,6 +255,10 @@ class Distilled(Task):
     def graph(self) -> nn.Module:
         """As the student."""
         return self.student.graph()
+
+    def further_graphs(self) -> Mapping[str, FurtherGraph]:
+        """As the student."""
+        return self.student.further_graphs()
 
     def ensemble(self, others: Sequence[Task]) -> nn.Module:
         """As the student."""

@@ -16,12 +16,13 @@ from leanmed.compress.outcome import Comparison
 from leanmed.errors import DataError
 from leanmed.manifest import Manifest
 from leanmed.records import Record
-from leanmed.runtime.predictor import open_session
+from leanmed.runtime.artifact import Artifact
+from leanmed.runtime.predictor import open_graphs, open_session
 from leanmed.tasks import TASKS
-from leanmed.tasks.kind import JudgePart
+from leanmed.tasks.kind import MODEL, JudgePart
 
 Pixels = NDArray[np.uint8]  # (h, w, 3 or 4)
-Answer = Sequence[Array]  # what a graph gives for one image
+Answer = Sequence[Array]  # what an artifact's graphs give for one image
 ROUNDS = 25
 
 
@@ -74,7 +75,7 @@ def make_gate(records: Sequence[Record], images: Images, manifest: Manifest, *, 
 
 
 def table_of(records: Sequence[Record], answers: Sequence[Answer], manifest: Manifest) -> Any:
-    """What a graph gave for each image as the table that the kind's figures take."""
+    """What graphs gave for each image as the table that the kind's figures take."""
     kind = TASKS[manifest.task]
     decided = [kind.answer.decide(answer, manifest) for answer in answers]
     return kind.judge.table_of(records, decided, manifest.labels)
@@ -108,11 +109,10 @@ def compare_tables(before: Any, after: Any, main_score: str, judge: JudgePart, *
     )
 
 
-def answers(graph: bytes, images: Images) -> list[Answer]:
-    """What the graph gives for each image."""
-    session = open_session(graph)
-    (name,) = [entry.name for entry in session.get_inputs()]
-    return [session.run(None, {name: image}) for image in images]
+def answers(artifact: Artifact, images: Images, graph: bytes | None = None) -> list[Answer]:
+    """What an artifact's graphs give for each image, with another one in place of its graph `model` if it is given."""
+    run = open_graphs(artifact.graphs if graph is None else artifact.graphs | {MODEL: graph})
+    return [TASKS[artifact.manifest.task].outputs(image, run) for image in images]
 
 
 def latency(

@@ -38,6 +38,7 @@ from leanmed.compress.outcome import Attempt, LayerRow, Limits, Outcome, Target,
 from leanmed.compress.sensitivity import noise
 from leanmed.errors import ArtifactError, DataError
 from leanmed.runtime.artifact import Artifact
+from leanmed.tasks.kind import MODEL
 
 LADDER: tuple[Technique, ...] = ("equalize", "percentile", "exclude", "gptq", "finetune")
 FEW = 16  # calibration images below which the ranges are doubtful
@@ -85,10 +86,12 @@ def quantize(
     *,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Quantized:
-    """Compress an artifact's graph until it passes the gate quietly, or no technique is left.
+    """Compress an artifact's graph `model` until it passes the gate quietly, or no technique is left.
+
+    Its other graphs, if it has some, stay as they are, and what they make of the outputs of `model` is measured.
 
     Args:
-        artifact: with one float graph from pixels to answers.
+        artifact: with a float graph `model`.
         to: fp16, int8 or int4.
         calibration: images the model was trained on (not those of the gate); some 64 to 256 do. FP16 needs none.
         gate: the images and the score that decide.
@@ -105,7 +108,7 @@ def quantize(
             "expected calibration images, got none; give images the model was trained on, some 64 to 256 of them"
         )
     samples = network_inputs(network, calibration if to != "fp16" else [])
-    bench = _Bench(artifact.graph, network, gate, samples, answers(artifact.graph, gate.images), options)
+    bench = _Bench(artifact, network, gate, samples, answers(artifact, gate.images), options)
     tried = _half(bench) if to == "fp16" else _climb(bench, to, tell)
     attempts = tuple(attempt for attempt, _ in tried)
     built = next(built for attempt, built in tried if attempt is chosen(attempts))
@@ -118,7 +121,7 @@ def _outcome(bench: _Bench, to: Target, built: Built, attempts: tuple[Attempt, .
         max_drop=bench.limits.max_drop,
         min_agreement=bench.limits.min_agreement,
         calibration_images=len(bench.samples),
-        before_bytes=len(bench.graph),
+        before_bytes=bench.bytes_with(bench.artifact.graph),
         attempts=attempts,
         layers=built.rows,
         left_float=bench.network.left_float,
@@ -138,9 +141,9 @@ def _open(artifact: Artifact) -> Network:
 
 @dataclass(frozen=True, eq=False)
 class _Bench:
-    """What every attempt is measured against: the float graph, its answers, and images at the network's inputs."""
+    """What every attempt is measured against: the float graphs, their answers, and images at the network's inputs."""
 
-    graph: bytes
+    artifact: Artifact
     network: Network
     gate: Gate
     samples: Sequence[Sample]
@@ -158,16 +161,20 @@ class _Bench:
         """Some of the gate's images at the network's inputs."""
         return network_inputs(self.network, islice(self.gate.images, LOOKED_AT))
 
+    def bytes_with(self, graph: bytes) -> int:
+        """The size of all graphs, with this one as `model`."""
+        return sum(map(len, (self.artifact.graphs | {MODEL: graph}).values()))
+
     def measure(self, techniques: Sequence[str], built: Built) -> Attempt:
         """Score, size and time one compressed graph."""
         graph = built.model.SerializeToString()
-        judged = self.gate.compare(self.before, answers(graph, self.gate.images))
+        judged = self.gate.compare(self.before, answers(self.artifact, self.gate.images, graph))
         core = cut_out(self.network, built.model)
         return Attempt(
             techniques=tuple(techniques),
             judged=judged,
             noise=noise(self.network, core, self.samples or self.seen),
-            bytes=len(graph),
+            bytes=self.bytes_with(graph),
             milliseconds=self._times(graph, core.SerializeToString()),
             verdict=self.limits.verdict(judged),
             passed=self.limits.passes(judged),
@@ -176,7 +183,7 @@ class _Bench:
     def _times(self, graph: bytes, core: bytes) -> dict[str, float]:
         (pixels,) = [entry.name for entry in self.network.model.graph.input]
         whole, sample = {pixels: next(iter(self.gate.images))}, dict(self.seen[0])
-        graphs = {"float": self.graph, "compressed": graph}
+        graphs = {"float": self.artifact.graph, "compressed": graph}
         float_core = cut_out(self.network, self.network.model).SerializeToString()
         parts = {"float network": float_core, "compressed network": core}
         return latency(graphs, dict.fromkeys(graphs, whole)) | latency(parts, dict.fromkeys(parts, sample))

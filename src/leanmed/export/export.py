@@ -33,10 +33,11 @@ from leanmed.reading.images import read_image
 from leanmed.records import Record
 from leanmed.runs import SPLITS, Run, read_csv
 from leanmed.runtime.artifact import Artifact, check_room, write_artifact
-from leanmed.runtime.predictor import open_session
+from leanmed.runtime.predictor import open_graphs
 from leanmed.tasks import TASKS
+from leanmed.tasks.base import FurtherGraph
 from leanmed.tasks.building import load_task
-from leanmed.tasks.kind import Outputs
+from leanmed.tasks.kind import MODEL, Feeds, Kind, Outputs, RunGraph
 from leanmed.train.calibrate import decided, rules_of
 from leanmed.train.fit import Teaching, refit
 
@@ -47,6 +48,7 @@ SHAPES = ((228, 88), (600, 800), (20, 20), (64, 1000), (4000, 3000))  # (h, w); 
 SAMPLES = 8  # images at their own size, besides one at each of SHAPES
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "timm")
 Pixels = NDArray[np.uint8]
+Further = Mapping[str, FurtherGraph]
 
 
 def export(
@@ -84,18 +86,22 @@ def export(
     if fold is not None:
         run.fold(fold)  # refused before the data are read
     records, contents = read_again(run, data)
-    split, kind = split_records(run, records), TASKS[run.recipe.task].answer
+    split, kind = split_records(run, records), TASKS[run.recipe.task]
     made: Made = "ensemble" if ensemble else "refit" if fold is None else "fold"
     basis, own, chosen = _figures(run, split, fold, threshold)  # a threshold is refused before anything is trained
     if made == "refit":
         refit(run, split, teacher=teacher, tell=tell)
-    module, facts, sentence = _model(run, made, fold)
+    module, further, facts, sentence = _model(run, made, fold)
     basis = replace(basis, made=sentence)
     facts |= {} if threshold is None else {"threshold": chosen}
-    graph = export_graph(module, kind.GRAPHS["model"], facts["input"].get("dtype", "uint8"))
-    difference = compare(module, graph, sample_images(records), kind.apart)
+    names = kind.answer.GRAPHS
+    graphs = {MODEL: export_graph(module, names[MODEL], facts["input"].get("dtype", "uint8"))}
+    for name, graph in further.items():
+        graphs[name] = export_further(graph, kind.inputs[name], names[name])
+        compare_further(name, graph, graphs[name], kind.inputs[name])
+    difference = compare(torch_graphs(module, further, kind), open_graphs(graphs), sample_images(records), kind)
     if facts["input"].get("reduced", True):
-        facts["input"]["reduced"] = reduction(graph, records, facts["input"]["side"], kind.apart) <= REDUCTION
+        facts["input"]["reduced"] = reduction(graphs, records, facts["input"]["side"], kind) <= REDUCTION
     manifest = Manifest(
         name=run.recipe.name,
         graphs={},
@@ -111,14 +117,14 @@ def export(
     audited = run.recipe.split.groups != "reader"  # else nobody asked for copies to be found
     traces = make_traces(made_from, run.path.parent / AUDIT) if audited else b""
     card = write_card(manifest, basis, difference, traced=bool(traces))
-    return write_artifact(out, manifest, {"model": graph}, card, traces)
+    return write_artifact(out, manifest, graphs, card, traces)
 
 
-def _model(run: Run, made: Made, fold: int | None) -> tuple[nn.Module, dict[str, Any], str]:
-    """The module to export, what the manifest says of it, and how it was made in a sentence."""
+def _model(run: Run, made: Made, fold: int | None) -> tuple[nn.Module, Further, dict[str, Any], str]:
+    """The modules to export, what the manifest says of them, and how they were made in a sentence."""
     if made == "fold" and fold is not None:
-        sentence = f"This artifact is the model of fold {fold}."
-        return load_task(run, fold).graph().eval(), run.fold(fold).facts["manifest"], sentence
+        sentence, task = f"This artifact is the model of fold {fold}.", load_task(run, fold)
+        return task.graph().eval(), task.further_graphs(), run.fold(fold).facts["manifest"], sentence
     if not run.calibration:
         raise ExportError(f"{run.path} is of an earlier version, which calibrated each fold by itself; name a --fold")
     fitted = {"temperature": run.calibration["value"], "threshold": run.calibration["threshold"]}
@@ -131,13 +137,14 @@ def _model(run: Run, made: Made, fold: int | None) -> tuple[nn.Module, dict[str,
             f"This artifact is a model trained on all of these images, for {facts['epochs']} epoch(s), which is the "
             "median of what the run's folds chose."
         )
-        return tasks[0].graph().eval(), facts["manifest"] | fitted, sentence
+        return tasks[0].graph().eval(), tasks[0].further_graphs(), facts["manifest"] | fitted, sentence
     sentence = (
         f"This artifact averages the answers of the models of all {len(tasks)} folds. Temperature and threshold were "
         "fitted to the answers of single models; a mean of several is less extreme, so that fewer answers may reach "
         "the threshold than its figures say."
     )
-    return tasks[0].ensemble(tasks[1:]).eval(), run.fold(0).facts["manifest"] | fitted, sentence
+    whole = tasks[0].ensemble(tasks[1:]).eval()
+    return whole, tasks[0].further_graphs(), run.fold(0).facts["manifest"] | fitted, sentence
 
 
 def _figures(
@@ -194,14 +201,35 @@ def export_graph(module: nn.Module, outputs: Sequence[str], dtype: str = "uint8"
     pictures = dtype == "uint8"
     channels = {2: torch.export.Dim("channels", min=3, max=4)} if pictures else {}
     example = torch.zeros(60, 80, 4 if pictures else 3, dtype=getattr(torch, dtype))
+    return _traced(module, [example], ["pixels"], outputs, [{**size, **channels}])
+
+
+def export_further(graph: FurtherGraph, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+    """An ONNX graph that an artifact runs after `model`.
+
+    Args:
+        graph: its module, with examples of what it takes.
+        inputs, outputs: their names, in the order of the module's.
+    """
+    example = [graph.examples[0][name] for name in inputs]
+    return _traced(graph.module.eval(), example, inputs, outputs, [dict(graph.lengths.get(n, {})) for n in inputs])
+
+
+def _traced(
+    module: nn.Module,
+    example: Sequence[torch.Tensor],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    lengths: Sequence[Mapping[int, Any]],
+) -> bytes:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*new_dynamic_size", FutureWarning)  # torchvision's use of torch, in nms
         program = torch.onnx.export(
             module,
-            (example,),
+            tuple(example),
             dynamo=True,
-            dynamic_shapes=({**size, **channels},),
-            input_names=["pixels"],
+            dynamic_shapes=tuple(lengths),
+            input_names=list(inputs),
             output_names=list(outputs),
             opset_version=OPSET,
             verbose=False,
@@ -211,20 +239,58 @@ def export_graph(module: nn.Module, outputs: Sequence[str], dtype: str = "uint8"
     return bytes(slim(program.model_proto).SerializeToString())
 
 
-def compare(
-    module: nn.Module, graph: bytes, images: Iterable[Pixels], apart: Callable[[Outputs, Outputs], float]
-) -> float:
-    """The largest difference between graph and model, as the kind of task measures how far answers lie apart.
+def torch_graphs(module: nn.Module, further: Further, kind: Kind) -> RunGraph:
+    """What runs the modules as an artifact's graphs of the same names are run."""
+    modules = {MODEL: module} | {name: graph.module.eval() for name, graph in further.items()}
+    inputs = {MODEL: ("pixels",), **kind.inputs}
+
+    def run(name: str, feeds: Feeds) -> Outputs:
+        return _given_by(modules[name], [torch.from_numpy(feeds[own]) for own in inputs[name]])
+
+    return run
+
+
+def _given_by(module: nn.Module, inputs: Sequence[torch.Tensor]) -> Outputs:
+    with torch.inference_mode():
+        answer = module(*inputs)
+    return [part.numpy() for part in (answer if isinstance(answer, tuple) else (answer,))]
+
+
+def compare_further(name: str, graph: FurtherGraph, exported: bytes, inputs: Sequence[str]) -> None:
+    """Refuse a further graph that differs from its module on one of its examples.
+
+    Raises:
+        ExportError: by more than `TOLERANCE` of the largest value of an output, or of 1 where all are smaller.
+    """
+    run = open_graphs({name: exported})
+    for example in graph.examples:
+        wanted = _given_by(graph.module.eval(), [example[own] for own in inputs])
+        found = run(name, {own: example[own].numpy() for own in inputs})
+        for one, other in zip(wanted, found, strict=True):
+            difference = float(np.abs(one - other).max() / max(1.0, np.abs(one).max()))
+            if not difference <= TOLERANCE:
+                raise ExportError(
+                    f"on an example of {', '.join(f'{own} {tuple(example[own].shape)}' for own in inputs)} the graph "
+                    f"{name} differs from its model by {difference:.2g}, more than {TOLERANCE:g}; nothing was written; "
+                    "please report it with the backbone's name"
+                )
+
+
+def compare(model: RunGraph, graphs: RunGraph, images: Iterable[Pixels], kind: Kind) -> float:
+    """The largest difference between graphs and model, as the kind of task measures how far answers lie apart.
+
+    Args:
+        model: runs the modules: see `torch_graphs`.
+        graphs: runs the exported graphs.
+        images: to answer for, without prompts.
+        kind: of task.
 
     Raises:
         ExportError: it is above `TOLERANCE`, or an output is no number.
     """
-    session, worst = open_session(graph), 0.0
+    worst = 0.0
     for pixels in images:
-        with torch.inference_mode():
-            answer = module(torch.from_numpy(pixels))
-        wanted = [part.numpy() for part in (answer if isinstance(answer, tuple) else (answer,))]
-        difference = apart(wanted, session.run(None, {"pixels": pixels}))
+        difference = kind.answer.apart(*(kind.outputs(pixels, run) for run in (model, graphs)))
         if not difference <= TOLERANCE:
             raise ExportError(
                 f"on an image of {pixels.shape[1]} x {pixels.shape[0]} pixels the graph differs from the "
@@ -235,16 +301,15 @@ def compare(
     return worst
 
 
-def reduction(graph: bytes, records: Sequence[Record], side: int, apart: Callable[[Outputs, Outputs], float]) -> float:
+def reduction(graphs: Mapping[str, bytes], records: Sequence[Record], side: int, kind: Kind) -> float:
     """How far decoding a 12-megapixel JPEG at a reduced scale moves any answer, over real images made so large."""
-    session, worst = open_session(graph), 0.0
+    run, worst = open_graphs(graphs), 0.0
     for record in records[:: max(1, len(records) // 3)][:3]:
         large = Image.fromarray(read_image(record.image)).convert("RGB").resize((4000, 3000))
         file = io.BytesIO()
         large.save(file, "JPEG", quality=92)
         pixels = (read_image(file.getvalue(), side=s) for s in (None, side))
-        whole, less = (session.run(None, {"pixels": p}) for p in pixels)
-        worst = max(worst, apart(whole, less))
+        worst = max(worst, kind.answer.apart(*(kind.outputs(p, run) for p in pixels)))
     return worst
 
 

@@ -45,6 +45,7 @@ __all__ = [
     "find_inputs",
     "image_size",
     "read_image",
+    "read_reduced",
 ]
 
 # A reduced decode keeps both sides at least this many times the network's. On 12-megapixel JPEGs, against
@@ -71,16 +72,26 @@ def read_image(source: Path | bytes, *, limits: Limits = DEFAULT_LIMITS, side: i
         InputTooLarge: over a cap.
         UnsupportedInput: an image of a kind that has no single right reading here.
     """
+    return read_reduced(source, limits=limits, side=side)[0]
+
+
+def read_reduced(
+    source: Path | bytes, *, limits: Limits = DEFAULT_LIMITS, side: int | None = None
+) -> tuple[NDArray[np.uint8], int]:
+    """As `read_image`, and how many pixels of the whole image a pixel's side is long: 1 where nothing was reduced."""
     with border(name_of(source)):
         _refuse_scan(source)
         data = checked_bytes(source, limits)
         if _is_dicom(source, data):
             from leanmed.reading.dicom import read_dicom  # few need pydicom, which is slow to import
 
-            pixels = _from_array(read_dicom(data, limits), limits)
+            pixels, decoded = _from_array(read_dicom(data, limits), limits), 1
         else:
-            pixels = _decode(data, limits, side)
-        return pixels if side is None else _reduce(pixels, side)
+            pixels, decoded = _decode(data, limits, side)
+        if side is None:
+            return pixels, decoded
+        reduced = _reduce(pixels, side)
+        return reduced, decoded * (len(pixels) // len(reduced))
 
 
 def image_size(source: Path | bytes, *, limits: Limits = DEFAULT_LIMITS) -> tuple[int, int]:
@@ -169,12 +180,14 @@ def find_inputs(patterns: Sequence[str], *, scans: bool = False) -> Inputs:
     return Inputs(found, notes)
 
 
-def _decode(data: bytes, limits: Limits, side: int | None) -> NDArray[np.uint8]:
+def _decode(data: bytes, limits: Limits, side: int | None) -> tuple[NDArray[np.uint8], int]:
     with open_raster(data, limits) as image:
+        whole = max(image.size)
         if side is not None and isinstance(image, JpegImageFile):
             factor = _factor(*image.size, side, (2, 4, 8))
             image.draft(None, (image.width // factor, image.height // factor))
-        return to_rgba(image)
+        pixels = to_rgba(image)
+        return pixels, whole // max(pixels.shape[:2])
 
 
 def _factor(width: int, height: int, side: int, factors: Iterable[int]) -> int:

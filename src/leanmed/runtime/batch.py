@@ -23,6 +23,7 @@ from PIL import Image
 from leanmed import __version__
 from leanmed.errors import LeanmedError, RunError
 from leanmed.files import encodable, sha256_bytes, sha256_json, whole_file, write_text
+from leanmed.prompts import Prompts
 from leanmed.reading.volume import is_scan
 from leanmed.runtime.lines import as_text, line_of, read_lines
 from leanmed.runtime.predictor import Predictor
@@ -80,6 +81,7 @@ def predict_file(
     resume: bool = False,
     workers: int = 1,
     draw: Path | None = None,
+    prompts: Prompts | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Outcome:
     """Predict many files into one file of answers, one line or row per input in the order given.
@@ -95,6 +97,7 @@ def predict_file(
         resume: go on after the last whole line of a stopped run; a finished one is checked and kept.
         workers: images at a time.
         draw: a folder that takes each image with its answer on it, as a PNG; None: none but the pictures of scans.
+        prompts: what is meant in each image; None: no prompts.
         progress: takes the number of inputs that are through.
 
     Raises:
@@ -117,7 +120,7 @@ def predict_file(
     if counts is None:
         if part.exists() or not out.exists():
             marker.unlink(missing_ok=True)
-            _answer_all(predictor, mine, part, pictures, workers, progress)
+            _answer_all(predictor, mine, part, pictures, workers, prompts, progress)
         lines = _all_lines(part if part.exists() else out, mine, predictor)
         if part.exists() and _is_table(out):
             _write_table(part, out)
@@ -136,11 +139,17 @@ def _is_table(out: Path) -> bool:
 
 
 def predict_lines(
-    predictor: Predictor, inputs: Sequence[Path], stream: TextIO, *, workers: int = 1, pictures: Pictures | None = None
+    predictor: Predictor,
+    inputs: Sequence[Path],
+    stream: TextIO,
+    *,
+    workers: int = 1,
+    pictures: Pictures | None = None,
+    prompts: Prompts | None = None,
 ) -> Outcome:
     """Predict many files into a stream of JSON lines, such as standard output."""
     failed = []
-    for line in answers(predictor, inputs, workers, pictures):
+    for line in answers(predictor, inputs, workers, pictures, prompts=prompts):
         if "error" in line:
             failed.append((line["input"], line["error"]))
         stream.write(encodable(as_text(line)))
@@ -185,6 +194,7 @@ def _answer_all(
     part: Path,
     pictures: Pictures,
     workers: int,
+    prompts: Prompts | None,
     progress: Callable[[int], None],
 ) -> None:
     """Write a line for each input that has none yet."""
@@ -198,7 +208,7 @@ def _answer_all(
     as_table = part.name.lower().endswith(".csv.part")
     # Names of files need not be UTF-8: what cannot be encoded is written as JSON's own escape.
     with part.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-        answered = answers(predictor, inputs[done:], workers, pictures, cells=as_table)
+        answered = answers(predictor, inputs[done:], workers, pictures, prompts=prompts, cells=as_table)
         for number, line in enumerate(answered, start=done + 1):
             file.write(as_text(line))
             file.flush()
@@ -238,13 +248,19 @@ class Pictures:
 
 
 def answers(
-    predictor: Predictor, inputs: Iterable[Path], workers: int, pictures: Pictures | None = None, *, cells: bool = False
+    predictor: Predictor,
+    inputs: Iterable[Path],
+    workers: int,
+    pictures: Pictures | None = None,
+    *,
+    prompts: Prompts | None = None,
+    cells: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """One plain answer per input, in order, `workers` at a time, with a bounded number in flight."""
     waiting: deque[Future[dict[str, Any]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for path in inputs:
-            waiting.append(pool.submit(answer, predictor, path, pictures, cells=cells))
+            waiting.append(pool.submit(answer, predictor, path, pictures, prompts=prompts, cells=cells))
             if len(waiting) >= IN_FLIGHT * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -252,38 +268,47 @@ def answers(
 
 
 def answer(
-    predictor: Predictor, path: Path, pictures: Pictures | None = None, *, cells: bool = False
+    predictor: Predictor,
+    path: Path,
+    pictures: Pictures | None = None,
+    *,
+    prompts: Prompts | None = None,
+    cells: bool = False,
 ) -> dict[str, Any]:
     """The line for one input, an answer or the reason why there is none.
 
     Its keys are `input`; those of the answer's `as_json` (for a label `label`, `probability`, `probabilities`; for
     boxes `boxes`, `scores`, `faint`; for a mask `labels`, `pixels`, `mask`, `confidence`; for a scan `candidates`,
     `slices`; and `threshold` for all); `picture`, where one was drawn; `file`, where the answer was written as one;
-    `artifact`, `version` and `seconds`. Or else they are `input` and `error`.
+    `prompts`, where there are some; `artifact`, `version` and `seconds`. Or else they are `input` and `error`.
 
     Args:
         pictures: where to draw; None: nowhere.
+        prompts: what is meant in the image; None: no prompts.
         cells: add `cells`, what a table shows.
     """
     started = time.perf_counter()
     try:
-        found, drawn = _found(predictor, path, pictures)
+        found, drawn = _found(predictor, path, pictures, prompts)
         kept = pictures.keep(path, found) if pictures else {}
     except LeanmedError as error:
         return {"input": str(path), "error": str(error)}
     about = {"picture": drawn} if pictures and (pictures.images or is_scan(path)) else {}
+    about |= {} if prompts is None else {"prompts": prompts.as_json()}
     about |= kept | {"artifact": predictor.artifact.sha256, "version": __version__}
     line = line_of(str(path), found, **about, seconds=round(time.perf_counter() - started, 6))
     return line | ({"cells": found.cells()} if cells else {})
 
 
-def _found(predictor: Predictor, path: Path, pictures: Pictures | None) -> tuple[Answer | ScanAnswer, str | None]:
+def _found(
+    predictor: Predictor, path: Path, pictures: Pictures | None, prompts: Prompts | None
+) -> tuple[Answer | ScanAnswer, str | None]:
     """The answer, and the name of its picture, if one was drawn."""
-    if predictor.takes_scans and is_scan(path):
+    if prompts is None and predictor.takes_scans and is_scan(path):
         scan = predictor.predict_scan(path)
         return scan, pictures.save(path, scan.picture()) if pictures else None
     frame = predictor.frame(path)
-    found = predictor.decide(frame)
+    found = predictor.decide(frame, prompts)
     drawn = None
     if pictures and pictures.images:
         drawn = pictures.save(path, Image.fromarray(found.draw(as_picture(frame.pixels))))

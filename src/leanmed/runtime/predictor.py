@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from leanmed.data import read_pixels
 from leanmed.errors import ArtifactError
 from leanmed.manifest import Manifest
+from leanmed.prompts import Prompts
 from leanmed.reading.images import DEFAULT_LIMITS, Limits, read_image
 from leanmed.reading.lung_slices import Scan, prepare
 from leanmed.reading.mr import Whole, open_whole
@@ -22,12 +24,11 @@ from leanmed.records import Record
 from leanmed.runtime.artifact import Artifact, read_artifact
 from leanmed.runtime.sources import Frame, Source, open_frame
 from leanmed.tasks import TASKS
-from leanmed.tasks.kind import Answer, AnswerPart, Outputs, ScanAnswer
+from leanmed.tasks.kind import MODEL, Answer, AnswerPart, Feeds, Kind, Outputs, RunGraph, ScanAnswer
 
 if TYPE_CHECKING:
     from leanmed.tasks.answers import Candidate, Detections
 
-MODEL = "model"  # the graph from an image to its answer
 MOST = 50  # candidates of a scan
 
 
@@ -74,7 +75,12 @@ class Predictor:
     @property
     def kind(self) -> AnswerPart:
         """How answers of the artifact's kind of task are decided."""
-        return TASKS[self.manifest.task].answer
+        return self.kind_of_task.answer
+
+    @property
+    def kind_of_task(self) -> Kind:
+        """The artifact's kind of task."""
+        return TASKS[self.manifest.task]
 
     @property
     def takes_scans(self) -> bool:
@@ -92,20 +98,27 @@ class Predictor:
             path, limits=self.limits, side=self.manifest.input.side if self.manifest.input.reduced else None
         )
 
-    def outputs(self, pixels: NDArray[Any], graph: str = MODEL) -> Outputs:
-        """What one graph gives for pixels (h, w, c), in the order of its outputs.
+    def run(self, graph: str, feeds: Feeds) -> Outputs:
+        """What one graph gives, in the order of its outputs.
 
         Raises:
-            ArtifactError: the graph fails on them.
+            ArtifactError: the graph fails on what it is given.
         """
         try:
-            return cast(Outputs, self._sessions[graph].run(list(self.kind.GRAPHS[graph]), {"pixels": pixels}))
+            return cast(Outputs, self._sessions[graph].run(list(self.kind.GRAPHS[graph]), dict(feeds)))
         except Exception as error:  # ONNX Runtime's errors share no base class
-            raise ArtifactError(
-                f"expected the graph to take pixels of shape {pixels.shape}, got: {_line(error)}; export it again"
-            ) from error
+            given = " and ".join(f"{name} of shape {values.shape}" for name, values in feeds.items())
+            raise ArtifactError(f"expected the graph to take {given}, got: {_line(error)}; export it again") from error
 
-    def predict(self, image: Source) -> Any:
+    def outputs(self, pixels: NDArray[Any]) -> Outputs:
+        """What the graphs together give for pixels (h, w, c) without prompts, which is what is decided.
+
+        Raises:
+            ArtifactError: a graph fails on them.
+        """
+        return self.kind_of_task.outputs(pixels, self.run)
+
+    def predict(self, image: Source, prompts: Prompts | None = None) -> Any:
         """Answer for one image, or for a whole scan where the artifact looks at slices of scans.
 
         Args:
@@ -113,6 +126,7 @@ class Predictor:
                 An artifact for slices of CT also takes a slice in Hounsfield units (an array of floats or signed
                 integers, 1 mm per pixel), a CT slice in DICOM, whose boxes are then in pixels of the slice as it is
                 stored, and whole scans, as `open_scan` does. One for volumes of MR takes these whole.
+            prompts: what is meant in a single image, for artifacts that take prompts; `look` answers several times.
 
         Returns:
             The answer of the artifact's kind of task: `leanmed.Prediction` (a label), `leanmed.Detections` (boxes),
@@ -121,11 +135,26 @@ class Predictor:
 
         Raises:
             InputError: it cannot be read as an image.
-            ArtifactError, DataError: the graph fails on it, or gives no sound answer.
+            ArtifactError, DataError: the graph fails on it, or gives no sound answer; or prompts lie outside the image
+                or are given to an artifact that takes none.
         """
-        if self.takes_scans and isinstance(image, str | Path) and is_scan(Path(image)):
+        if prompts is None and self.takes_scans and isinstance(image, str | Path) and is_scan(Path(image)):
             return self.predict_scan(image)
-        return self.answer(self.frame(image))
+        return self.answer(self.frame(image), prompts)
+
+    def look(self, image: Source) -> Looked:
+        """What the graph `model` makes of one image, of which answers to several prompts can then be had.
+
+        The first graph is the slow one of those artifacts that take prompts, and each answer costs the others alone.
+
+        Raises:
+            InputError: it cannot be read as an image.
+            ArtifactError: the graph fails on it.
+        """
+        return self._look(self.frame(image))
+
+    def _look(self, frame: Frame) -> Looked:
+        return Looked(self, frame, self.run(MODEL, {"pixels": frame.pixels}))
 
     def predict_record(self, record: Record) -> Answer:
         """Answer for a record's image, or for its slice of a volume."""
@@ -137,14 +166,29 @@ class Predictor:
         """An image as the graph takes it; see `predict`."""
         return open_frame(image, self.manifest.input, self.limits)
 
-    def answer(self, frame: Frame) -> Answer:
+    def answer(self, frame: Frame, prompts: Prompts | None = None) -> Answer:
         """Answer for an image that is read already, with places in the image as it is stored."""
-        found = self.decide(frame)
-        return found.placed(frame.points) if frame.points else found
+        self.check_prompts(frame, prompts)
+        return self._look(frame).answer(prompts)
 
-    def decide(self, frame: Frame) -> Answer:
+    def decide(self, frame: Frame, prompts: Prompts | None = None) -> Answer:
         """As `answer`, but with places in the frame's own pixels, to be drawn over them."""
-        return self.kind.decide(self.outputs(frame.pixels), self.manifest)
+        self.check_prompts(frame, prompts)
+        return self._look(frame).decide(prompts)
+
+    def check_prompts(self, frame: Frame, prompts: Prompts | None) -> Prompts | None:
+        """Prompts in the image as it is stored -> in the frame's pixels.
+
+        Raises:
+            ArtifactError: the artifact takes none.
+            DataError: they lie outside the image.
+        """
+        if prompts is not None and not self.kind_of_task.has_further_graphs:
+            raise ArtifactError(
+                f"expected no points or boxes, since artifacts of the kind {self.manifest.task} take the image alone, "
+                "got some; leave them out, or take an artifact that is prompted"
+            )
+        return None if prompts is None else frame.shown(prompts)
 
     def open_scan(self, path: str | Path) -> Scan | Whole:
         """Read a whole scan: a volume in one file, or the folder of one DICOM series.
@@ -207,16 +251,53 @@ class Predictor:
                     f"expected the graph {name} to give {', '.join(self.kind.GRAPHS[name])}, got {', '.join(outputs)}; "
                     "export it again"
                 )
+        for name, wanted in self.kind_of_task.inputs.items():
+            inputs = [entry.name for entry in self._sessions[name].get_inputs()]
+            if sorted(inputs) != sorted(wanted):
+                raise ArtifactError(
+                    f"expected the graph {name} to take {', '.join(wanted)}, got {', '.join(inputs)}; export it again"
+                )
+        self._check_model()
+
+    def _check_model(self) -> None:
         session, manifest = self._sessions[MODEL], self.manifest
         takes = [(entry.name, entry.type, len(entry.shape)) for entry in session.get_inputs()]
         gives = {entry.name: entry.shape for entry in session.get_outputs()}
         wanted = [("pixels", f"tensor({_onnx_type(manifest.input.dtype)})", 3)]
-        if takes != wanted or not self.kind.fits(gives, manifest.labels):
+        final = not self.kind_of_task.has_further_graphs  # of other kinds, only the last graph's outputs have labels
+        if takes != wanted or (final and not self.kind.fits(gives, manifest.labels)):
             raise ArtifactError(
                 f"expected a graph from {manifest.input.dtype} pixels (h, w, c) to "
                 f"{' and '.join(self.kind.GRAPHS[MODEL])} of {', '.join(manifest.labels)}, got one from {takes} to "
                 f"{gives}; export it again"
             )
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """One image that the graph `model` has looked at, to be asked as often as one likes.
+
+    Args:
+        predictor: whose graphs answer.
+        frame: the image.
+        outputs: of the graph `model`.
+    """
+
+    predictor: Predictor
+    frame: Frame
+    outputs: Outputs
+
+    def answer(self, prompts: Prompts | None = None) -> Any:
+        """As `Predictor.predict`; prompts and places are in the image as it is stored."""
+        found = self.decide(prompts)
+        return found.placed(self.frame.points) if self.frame.points else found
+
+    def decide(self, prompts: Prompts | None = None) -> Answer:
+        """As `answer`, but with places in the frame's own pixels, to be drawn over them."""
+        predictor = self.predictor
+        shown = predictor.check_prompts(self.frame, prompts)
+        final = predictor.kind_of_task.finish_for(self.frame.pixels, self.outputs, shown, predictor.run)
+        return predictor.kind.decide(final, predictor.manifest)
 
 
 def _onnx_type(dtype: str) -> str:
@@ -264,6 +345,16 @@ def open_session(graph: bytes, threads: int = 1) -> onnxruntime.InferenceSession
             f"ONNX Runtime {onnxruntime.__version__} cannot open this graph: {_line(error)}; install a newer "
             "onnxruntime"
         ) from error
+
+
+def open_graphs(graphs: Mapping[str, bytes]) -> RunGraph:
+    """Open an artifact's graphs, each with one thread: what runs them by their names.
+
+    Raises:
+        ArtifactError: ONNX Runtime cannot open one.
+    """
+    sessions = {name: open_session(graph) for name, graph in graphs.items()}
+    return lambda name, feeds: cast(Outputs, sessions[name].run(None, dict(feeds)))
 
 
 def _line(error: Exception) -> str:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from leanmed.errors import UnsupportedInput
 from leanmed.manifest import Input
-from leanmed.reading.images import Limits, as_pixels, read_image
+from leanmed.prompts import Prompts
+from leanmed.reading.images import Limits, as_pixels, read_reduced
 from leanmed.reading.lung_slices import prepare, window
 from leanmed.reading.raster import check_size
 from leanmed.reading.volume import dicom_modality, open_slice
@@ -33,6 +34,26 @@ class Frame:
 
     pixels: NDArray[Any]
     points: Points | None = None
+
+    def shown(self, prompts: Prompts) -> Prompts:
+        """Prompts in pixels of the image as it is stored -> in these pixels.
+
+        Raises:
+            DataError: they lie outside these pixels.
+        """
+        height, width = self.pixels.shape[:2]
+        if self.points is None:
+            return prompts.checked((height, width))
+        corners = self.points(np.array([[0.0, 0.0], [width, height]]))
+        (left, top), (right, bottom) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+        return prompts.within((left, top, right, bottom)).mapped(inverse(self.points))
+
+
+def inverse(points: Points) -> Points:
+    """The way back from a frame whose axes are those of another one swapped, reversed, scaled or shifted."""
+    origin, right, down = points(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+    back = np.linalg.inv(np.stack([right - origin, down - origin]))
+    return lambda places: (places - origin) @ back
 
 
 def open_frame(source: Source, about: Input, limits: Limits) -> Frame:
@@ -58,7 +79,8 @@ def open_frame(source: Source, about: Input, limits: Limits) -> Frame:
         if isinstance(source, np.ndarray) and source.dtype.kind in "if":
             return Frame(as_pixels(_windowed(source), limits=limits))
     if isinstance(source, Path | bytes):
-        return Frame(read_image(source, limits=limits, side=about.side if about.reduced else None))
+        pixels, scale = read_reduced(source, limits=limits, side=about.side if about.reduced else None)
+        return Frame(pixels, None if scale == 1 else lambda points: points * scale)
     return Frame(as_pixels(source, limits=limits))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -40,6 +41,21 @@ class Parts(NamedTuple):
     """What is never trained by a technique that trains only parts, such as SAM's prompt encoder."""
     fresh: tuple[str, ...] = ()
     """What lies in one of the parts above and is always trained, such as a classifier's last layer."""
+
+
+class FurtherGraph(NamedTuple):
+    """A graph that an artifact runs after `model`, to be exported.
+
+    Args:
+        module: takes the inputs that the kind's `answer.INPUTS` names, in that order, and gives a tensor, or a tuple of
+            them, in the order of `answer.GRAPHS`.
+        examples: inputs by name; the module is traced with the first, and on all of them it must agree with the graph.
+        lengths: input -> axis -> `torch.export.Dim`, of axes that may have another length than in the first example.
+    """
+
+    module: nn.Module
+    examples: Sequence[Named]
+    lengths: Mapping[str, Mapping[int, Any]] = MappingProxyType({})
 
 
 class Scorer(ABC):
@@ -149,6 +165,13 @@ class Task(nn.Module, ABC):
 
         It gives a tensor, or a tuple of them, in the order in which the kind's `answer.GRAPHS` names them.
         """
+
+    def further_graphs(self) -> Mapping[str, FurtherGraph]:
+        """The artifact's other graphs by name, of a kind whose `answer.finish` runs them; of most kinds there are none.
+
+        The graph `model` then gives what they take, and not yet an answer.
+        """
+        return {}
 
     def ensemble(self, others: Sequence[Task]) -> nn.Module:
         """As `graph`, of this task and others trained alike: the mean of their answers.

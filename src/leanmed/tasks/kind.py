@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leanmed.manifest import Manifest
+from leanmed.prompts import Prompts
 from leanmed.recipe.recipe import Settings
 from leanmed.records import Attribute, Record
 
@@ -33,6 +34,14 @@ Pixels = NDArray[np.uint8]
 """(h, w, 3 or 4)."""
 Points = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """Points (n, 2), x and y in pixels of what a graph saw -> in pixels of the image as it is stored."""
+Feeds = Mapping[str, NDArray[Any]]
+"""What one graph is given: arrays by the names of its inputs."""
+RunGraph = Callable[[str, Feeds], Outputs]
+"""Runs one of an artifact's graphs by its name."""
+Finish = Callable[[Outputs, tuple[int, int], Prompts | None, RunGraph], Outputs]
+"""See `Kind.finish`."""
+MODEL = "model"
+"""The graph that looks at an image first, and of most kinds the only one."""
 
 
 class Answer(Protocol):
@@ -73,7 +82,10 @@ class AsFile(Protocol):
 
 
 class AnswerPart(Protocol):
-    """`answer.py`: numpy and Pillow alone."""
+    """`answer.py`: numpy and Pillow alone.
+
+    A kind whose answers take more than the graph `model` also gives `INPUTS` and `finish`: see `Kind`.
+    """
 
     GRAPHS: Mapping[str, tuple[str, ...]]
     """An artifact's graphs, each with the names of its outputs in order."""
@@ -82,10 +94,13 @@ class AnswerPart(Protocol):
         """Refuse labels and a threshold that do not go with the kind, with a ValueError."""
 
     def fits(self, shapes: Mapping[str, Sequence[Any]], labels: tuple[str, ...]) -> bool:
-        """Whether outputs of these names have these shapes, in which None or a name stands for any length."""
+        """Whether outputs of these names have these shapes, in which None or a name stands for any length.
+
+        It is asked of the graph `model` of a kind that has no other.
+        """
 
     def decide(self, outputs: Outputs, manifest: Manifest) -> Answer:
-        """The one rule from a graph's outputs to an answer. Raises DataError when they are unsound."""
+        """The one rule from the final outputs to an answer. Raises DataError when they are unsound."""
 
     def recalibrated(self, answer: Any, temperature: float, threshold: float | None) -> Answer:
         """An answer made at a temperature of 1 as it is at another one, decided by a threshold."""
@@ -103,7 +118,7 @@ class AnswerPart(Protocol):
         """The labels that answers from elsewhere are made of."""
 
     def apart(self, one: Outputs, other: Outputs) -> float:
-        """How far two outputs for one image lie apart, 0 being alike."""
+        """How far two final outputs for one image lie apart, 0 being alike."""
 
     def search(self, scan: Any, run: Callable[[Pixels], Outputs], manifest: Manifest, count: int | None) -> ScanAnswer:
         """A whole scan's answer from its slices'. Raises ArtifactError when the kind has none."""
@@ -231,6 +246,39 @@ class Kind:
         """Decision, JSON, drawing: numpy and Pillow."""
         return cast(AnswerPart, self._part("answer"))
 
+    @property
+    def has_further_graphs(self) -> bool:
+        """Whether an answer takes other graphs after `model`; only then may prompts be given."""
+        return hasattr(self.answer, "finish")
+
+    @property
+    def inputs(self) -> Mapping[str, tuple[str, ...]]:
+        """The graphs after `model`, each with the names of its inputs in order; of most kinds there are none."""
+        return cast(Mapping[str, tuple[str, ...]], getattr(self.answer, "INPUTS", {}))
+
+    @property
+    def finish(self) -> Finish:
+        """`finish(outputs, size, prompts, run) -> outputs`: what further graphs make of the outputs of `model`.
+
+        `size` is the height and width of the pixels that `model` saw, and prompts are in these pixels; without any, an
+        answer is given too, or refused with an ArtifactError. `run(name, feeds)` runs a further graph. Without such a
+        function in `answer.py`, the outputs of `model` are the final ones.
+        """
+        return cast(Finish, getattr(self.answer, "finish", _as_they_are))
+
+    def outputs(self, pixels: NDArray[Any], run: RunGraph) -> Outputs:
+        """The final outputs for pixels (h, w, c), without prompts."""
+        return self.finish_for(pixels, run(MODEL, {"pixels": pixels}), None, run)
+
+    def finish_for(self, pixels: NDArray[Any], outputs: Outputs, prompts: Prompts | None, run: RunGraph) -> Outputs:
+        """As `finish`, for these pixels, which a further graph is given too if `INPUTS` names `pixels`."""
+
+        def feed(name: str, feeds: Feeds) -> Outputs:
+            return run(name, {**feeds, "pixels": pixels} if "pixels" in self.inputs[name] else feeds)
+
+        height, width = pixels.shape[:2]
+        return self.finish(outputs, (height, width), prompts, feed)
+
     @cached_property
     def settings(self) -> Settings:
         """Its part of the recipe."""
@@ -248,3 +296,7 @@ class Kind:
 
     def _part(self, name: str) -> Any:
         return import_module(f"{self.package}.{name}")
+
+
+def _as_they_are(outputs: Outputs, size: tuple[int, int], prompts: Prompts | None, run: RunGraph) -> Outputs:
+    return outputs
