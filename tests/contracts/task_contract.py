@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import default_collate
 
-from leanmed.export.export import export_graph
+from leanmed.export.export import export_further, export_graph, torch_graphs
 from leanmed.manifest import Manifest
-from leanmed.runtime.predictor import open_session
+from leanmed.runtime.predictor import open_graphs
 from leanmed.tasks import TASKS
 from leanmed.tasks.base import Batch, Named, Task
 from leanmed.tasks.kind import AnswerPart
@@ -144,18 +144,22 @@ class TaskContract:
         assert max(apart(a.as_json(), b.as_json()) for a, b in zip(raw, again, strict=True)) <= 1e-5
 
     def test_the_graph_agrees_with_its_module_to_1e_5_on_any_size_with_and_without_alpha(self, task: Task) -> None:
-        module = task.eval().graph().eval()
-        kind = self.kind(task)
-        session = open_session(export_graph(module, kind.GRAPHS["model"]))
+        kind, module, further = TASKS[task.manifest()["task"]], task.eval().graph().eval(), task.further_graphs()
+        names = kind.answer.GRAPHS
+        graphs = {"model": export_graph(module, names["model"])}
+        graphs |= {name: export_further(graph, kind.inputs[name], names[name]) for name, graph in further.items()}
+        by_torch, by_runtime = torch_graphs(module, further, kind), open_graphs(graphs)
         for size in SIZES:
             for channels in (3, 4):
                 image = pixels(*size, channels)
-                found = session.run(None, {"pixels": image})
-                assert kind.apart(answer_of(module, image), found) <= 1e-5, (size, channels)
+                wanted, found = (kind.outputs(image, run) for run in (by_torch, by_runtime))
+                assert kind.answer.apart(wanted, found) <= 1e-5, (size, channels)
 
     def test_the_graph_prepares_as_training_does(self, task: Task) -> None:
         image, about = pixels(120, 90), Manifest.model_construct(**task.manifest())
-        whole = self.kind(task).decide(answer_of(task.eval().graph(), image), about)
+        kind = TASKS[task.manifest()["task"]]
+        run = torch_graphs(task.eval().graph().eval(), task.further_graphs(), kind)
+        whole = kind.answer.decide(kind.outputs(image, run), about)
         with torch.inference_mode():
             (part,) = task.answers(task(default_collate([task.prepare(image)])), [image.shape[:2]])
         assert part.cells().keys() == whole.cells().keys()

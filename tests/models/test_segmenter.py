@@ -74,8 +74,8 @@ TRANSFORMERS = {
 # Published with DeepLabV3+, and not in its paper: ImageNet's classifier, and 3x3 in place of 1x1 from 128 to 48 maps.
 # Published with MISSFormer, and never run: at the coarsest size of the decoder a linear layer and two blocks of 512
 # channels (attention; the MLP and its depthwise convolution; normalisations), and elsewhere two normalisations in each
-# MLP: 1024 channels over the four sizes, twice in the encoder and once in each of the bridge's four layers, and 512 over
-# the other three sizes of the decoder, twice.
+# MLP: 1024 channels over the four sizes, twice in the encoder and once in each of the bridge's four layers, and 512
+# over the other three sizes of the decoder, twice.
 MISSFORMER_BLOCK = 4 * (512**2 + 512) + (8 * 512**2 + 5 * 512 + 10 * 2048) + (4 * 512 + 3 * 2 * 2048)
 LEFT_OUT = {
     "deeplabv3plus": 2048 * 1000 + 1000 + 8 * 128 * 48,

@@ -10,5 +10,6 @@ TASKS: dict[str, Kind] = {
     "classification": Kind("leanmed.tasks.classification"),
     "detection": Kind("leanmed.tasks.detection"),
     "segmentation": Kind("leanmed.tasks.segmentation"),
+    "prompted": Kind("leanmed.tasks.prompted"),
 }
 """Every kind by its name; the first is the one of a recipe that names none."""

@@ -75,6 +75,17 @@ class TestOneLabel(KindContract):
         other = manifest.model_copy(update={"threshold": 1.0})
         assert kind.answer.decide(outputs, other).mask.tolist() == [[0, 0, 0, 1]]
 
+    def test_calibration_sees_pixels_of_all_columns(self, kind, tmp_path: Path) -> None:
+        confidence = np.tile(np.arange(256, dtype=np.uint8), (256, 1))
+        Image.fromarray(confidence).save(tmp_path / "a.png")
+        Image.fromarray((confidence > 127).astype(np.uint8)).save(tmp_path / "mask.png")
+        record = Record("a", tmp_path / "a.png", Mask((tmp_path / "mask.png",), {"vessel": ()}), "a")
+        seen = kind.judge.evidence(
+            [record], [MaskedImage.of(("vessel",), confidence * 0, confidence, 0.5)], ("vessel",)
+        )
+        assert np.unique(seen.logits).size > 250
+        assert seen.truth.mean() == pytest.approx(0.5, abs=0.03)
+
     def test_calibration_sees_the_pixels_of_the_field_of_view_alone(self, kind, tmp_path: Path) -> None:
         (record,) = written(tmp_path, [square(10)], {"vessel": ()})
         fov = np.zeros(SIZE, np.uint8)

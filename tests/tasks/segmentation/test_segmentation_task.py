@@ -100,8 +100,8 @@ def test_a_wide_image_is_padded_below_and_its_mask_comes_back_in_its_own_frame()
 def test_an_image_is_normalized_by_its_own_pixels_and_not_by_what_pads_it() -> None:
     task = segmentation("vessel")
     colour = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    alone = task.seen(torch.cat([colour, torch.ones(1, 1, 8, 8)], 1))
-    padded = task.seen(F.pad(torch.cat([colour, torch.ones(1, 1, 8, 8)], 1), (0, 8, 0, 8)))
+    alone = task.seen({"image": torch.cat([colour, torch.ones(1, 1, 8, 8)], 1)})
+    padded = task.seen({"image": F.pad(torch.cat([colour, torch.ones(1, 1, 8, 8)], 1), (0, 8, 0, 8))})
     assert torch.allclose(alone, padded[..., :8, :8], atol=1e-5)
     assert alone.mean().abs() < 1e-5
     assert padded[..., 8:, :].abs().max() == 0
@@ -110,7 +110,7 @@ def test_an_image_is_normalized_by_its_own_pixels_and_not_by_what_pads_it() -> N
 def test_one_channel_is_the_middle_one() -> None:
     task = segmentation("gland", data={"kind": "intensities"}, segmenter={"slices": 1})
     image = torch.arange(4.0).view(1, 4, 1, 1).expand(1, 4, 2, 2)
-    assert task.seen(image).unique().tolist() == [1.0]
+    assert task.seen({"image": image}).unique().tolist() == [1.0]
 
 
 def test_mr_is_kept_in_half_precision_and_seen_as_it_is() -> None:
@@ -145,6 +145,38 @@ def test_crops_of_a_larger_image_are_parts_of_it() -> None:
     steps = moved[:, 0, 4:-4, 4:-4].diff(dim=-1).abs()
     assert torch.allclose(steps, torch.ones_like(steps), atol=0.01), "a crop keeps the image's scale"
     assert moved[:, 0, 0, 0].unique().numel() > 4, "and lies elsewhere each time"
+
+
+def test_a_crop_is_normalized_as_the_image_that_it_is_of() -> None:
+    still = {"rotation": 0, "shift": 0, "scale": [1, 1], "brightness": 0, "tint": 0}
+    still |= {"horizontal_flip": 0, "vertical_flip": 0, "quarter_turns": False}
+    model = {"backbone": "enet", "weights": "none", "side": 64}
+    task = segmentation("vessel", model=model, segmenter={"crop": 32, "crops": 4}, augment=still)
+    colour = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    colour[:, :, :, 32:] *= 0.2  # a dark half
+    image = torch.cat([colour, torch.ones(2, 1, 64, 64)], 1)
+    whole = task.seen({"image": image})
+    batch = Batch({"image": image}, {"mask": torch.zeros(2, 64, 64, dtype=torch.uint8), "case": torch.arange(2)})
+    crops = task.seen(task.augment(batch, 0).inputs)
+    for k, crop in enumerate(crops):
+        values = whole[k // 4].flatten()
+        assert torch.cdist(crop[:, 8:24:5, 8:24:5].reshape(-1, 1), values[:, None]).min(1).values.max() < 0.1
+    assert crops.mean((1, 2, 3)).abs().max() > 0.2, "not each by itself"
+
+
+def test_a_field_changes_what_has_the_mean_value_and_keeps_the_order_of_dark_and_bright() -> None:
+    images = torch.linspace(-1, 2, 256).view(1, 1, 16, 16).expand(1, 3, 16, 16)
+    changed = change_values(images, torch.ones(1, 1, 16, 16), Changes(bias=0.5), torch.Generator().manual_seed(0))
+    factor = (changed - images.min()) / (images - images.min()).clamp_min(1e-6)
+    assert factor.flatten(2)[..., 1:].min() > 0.3
+    assert (changed - images).abs().flatten(2)[..., 80:90].max() > 0.01  # values near 0
+
+
+def test_each_image_has_a_resolution_of_its_own() -> None:
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)).expand(24, -1, -1, -1)
+    changed = change_values(images, torch.ones(24, 1, 32, 32), Changes(blur=1.0), torch.Generator().manual_seed(0))
+    spreads = changed.std((1, 2, 3))
+    assert spreads.max() > 1.3 * spreads.min()
 
 
 @pytest.mark.parametrize("change", ["gamma", "bias", "noise", "blur"])

@@ -189,8 +189,8 @@ def recalibrated(answer: MaskedImage, temperature: float, threshold: float | Non
 
 
 def is_answer(line: Mapping[str, Any]) -> bool:
-    """Whether a line holds a mask."""
-    return "mask" in line
+    """Whether a line holds a mask, and nothing that was pointed at."""
+    return "mask" in line and "prompts" not in line
 
 
 def answer_of(line: Mapping[str, Any]) -> MaskedImage:

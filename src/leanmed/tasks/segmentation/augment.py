@@ -74,14 +74,22 @@ def change_values(images: Tensor, alpha: Tensor, settings: Changes, generator: t
         images = raised * span + low
     if settings.bias:
         knots = uniform(-settings.bias, settings.bias, 1, SMOOTH, SMOOTH)
-        images = images * (1 + F.interpolate(knots, shape, mode="bicubic", align_corners=True))
+        low = images.amin((1, 2, 3), keepdim=True)  # a field multiplies what a scanner measures, which is never below 0
+        images = (images - low) * (1 + F.interpolate(knots, shape, mode="bicubic", align_corners=True)) + low
     if settings.blur:
         chosen, factor = uniform(0, 1) < settings.blur, uniform(1.2, COARSEST)
-        coarse = [max(2, round(side / float(factor.mean()))) for side in shape]
-        lower = F.interpolate(F.interpolate(images, coarse, mode="area"), shape, mode="bilinear")
-        images = torch.where(chosen, lower, images)
+        images = torch.stack([_coarser(*pair) for pair in zip(images, torch.where(chosen, factor, 1.0), strict=True)])
     if settings.noise:
         spread = images.std((1, 2, 3), keepdim=True)
         drawn = torch.randn(images.shape, generator=generator).to(images)
         images = images + drawn * spread * uniform(0, settings.noise)
     return images * alpha
+
+
+def _coarser(image: Tensor, factor: Tensor) -> Tensor:
+    """An image (3, h, w) as it is at a resolution that is lower by a factor; by 1 it is as it was."""
+    shape = image.shape[-2:]
+    coarse = [max(2, round(side / float(factor))) for side in shape]
+    if coarse == list(shape):
+        return image
+    return F.interpolate(F.interpolate(image[None], coarse, mode="area"), shape, mode="bilinear")[0]

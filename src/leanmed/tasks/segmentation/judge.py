@@ -108,7 +108,7 @@ def _joined(planes: Sequence[Any], volume: bool) -> Any:
 
 
 def evidence(records: Sequence[Record], answers: Sequence[MaskedImage], labels: tuple[str, ...]) -> Evidence | None:
-    """Some pixels of each image, spread over it evenly: their logits, and whether the label is there.
+    """Some pixels of each image, drawn from those that are known: their logits, and whether the label is there.
 
     With several labels there is none: the likeliest is answered.
     """
@@ -121,7 +121,8 @@ def evidence(records: Sequence[Record], answers: Sequence[MaskedImage], labels: 
         if confidence is None:
             return None
         known = np.flatnonzero(mask.ravel() != OUTSIDE)
-        chosen = known[:: max(1, len(known) // each)]
+        # Drawn, since steps of one length would fall into the same few columns.
+        chosen = np.random.default_rng(len(logits)).permutation(known)[:each]
         logits.append(log_odds(confidence.ravel()[chosen]))
         truth.append((mask.ravel()[chosen] == 1).astype(np.int64))
         group.append(np.full(len(chosen), record.group))

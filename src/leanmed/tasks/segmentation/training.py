@@ -59,11 +59,15 @@ class Segmentation(Task):
         self.side, self.slices = recipe.model.side, self.settings.segmenter.slices
         self.photographs = self.settings.data.kind == "photograph"
         outputs = 1 if self.binary else len(labels) + 1
-        self.model = build_segmenter(recipe.model, self.slices, outputs, pretrained=pretrained)
+        self.model: Any = self.network(recipe, outputs, pretrained=pretrained)
         self.register_buffer("mean", torch.tensor(recipe.model.mean or (0.485, 0.456, 0.406)).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(recipe.model.std or (0.229, 0.224, 0.225)).view(3, 1, 1))
         self.register_buffer("temperature", torch.tensor(1.0))
         self.register_buffer("threshold", torch.tensor(0.5))
+
+    def network(self, recipe: Recipe, outputs: int, *, pretrained: bool) -> nn.Module:
+        """What makes logits of the images that `seen` gives, with so many of them for each pixel."""
+        return build_segmenter(recipe.model, self.slices, outputs, pretrained=pretrained)
 
     def squared(self, pixels: Tensor) -> Tensor:
         """Pixels (h, w, 3 or 4) to (4, side, side) float32: padded to a square on the right and below, then resized."""
@@ -102,28 +106,43 @@ class Segmentation(Task):
         return {"mask": resized, "case": torch.tensor(case)}
 
     def augment(self, batch: Batch, seed: int) -> Batch:
-        """Crop, flip, turn, shift, zoom, with the masks; change the values."""
-        images, masks = augment_masks(unit_or_float(batch.inputs["image"]), batch.targets["mask"], self.settings, seed)
-        cases = batch.targets["case"].repeat_interleave(self.settings.segmenter.crops)
-        return Batch({"image": images}, {"mask": masks, "case": cases})
+        """Crop, flip, turn, shift, zoom, with the masks; change the values.
 
-    def seen(self, images: Tensor) -> Tensor:
-        """Images as in a batch to what the network sees, (b, 1 or 3, s, s): normalized, and 0 outside the image."""
-        images = unit_or_float(images)
+        With crops of photographs, the inputs also have the `mean` and `std` of the whole image, (b, 3, 1, 1): a crop is
+        normalized as the image that it is of.
+        """
+        whole, crops = unit_or_float(batch.inputs["image"]), self.settings.segmenter.crops
+        images, masks = augment_masks(whole, batch.targets["mask"], self.settings, seed)
+        inputs = {"image": images}
+        if self.photographs and self.settings.segmenter.crop is not None:
+            statistics = zip(("mean", "std"), self.statistics(whole), strict=True)
+            inputs |= {
+                name: values.expand(len(whole), -1, -1, -1).repeat_interleave(crops, 0) for name, values in statistics
+            }
+        return Batch(inputs, {"mask": masks, "case": batch.targets["case"].repeat_interleave(crops)})
+
+    def statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of photographs (b, 4, s, s) by which they are normalized, (b or 1, 3, 1, 1)."""
+        if self.settings.segmenter.normalize == "fixed":
+            return self.mean[None], self.std[None]
+        colour, alpha = images[:, :3], images[:, 3:]
+        area = alpha.sum((2, 3), keepdim=True).clamp_min(1.0)
+        mean = colour.sum((2, 3), keepdim=True) / area
+        centred = colour - mean * alpha
+        return mean, ((centred * centred).sum((2, 3), keepdim=True) / area).sqrt().clamp_min(LEAST_SPREAD)
+
+    def seen(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Inputs as in a batch to what the network sees, (b, 1 or 3, s, s): normalized, and 0 outside the image."""
+        images = unit_or_float(inputs["image"])
         colour, alpha = images[:, :3], images[:, 3:]
         if self.photographs:
-            mean, std = self.mean, self.std
-            if self.settings.segmenter.normalize == "image":
-                area = alpha.sum((2, 3), keepdim=True).clamp_min(1.0)
-                mean = colour.sum((2, 3), keepdim=True) / area
-                centred = colour - mean * alpha
-                std = ((centred * centred).sum((2, 3), keepdim=True) / area).sqrt().clamp_min(LEAST_SPREAD)
+            mean, std = (inputs["mean"], inputs["std"]) if "mean" in inputs else self.statistics(images)
             colour = (colour - mean * alpha) / std
         return colour if self.slices == 3 else colour[:, 1:2]
 
     def reveal(self, inputs: Mapping[str, Tensor]) -> Named:
         """`logits`, the network's `features`, numbered from the shallowest, and its further outputs in training."""
-        maps = self.model(self.seen(inputs["image"]))
+        maps = self.model(self.seen(inputs))
         features = {f"features.{k}": m for k, m in enumerate(maps.features)}
         more = {f"auxiliary.{k}": m for k, m in enumerate(maps.auxiliary)}
         return {"logits": maps.logits} | features | more

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import default_collate
+
+from contracts.task_contract import SIZES, TaskContract, pixels
+from leanmed.errors import RecipeError
+from leanmed.tasks.base import Batch, Named
+from leanmed.tasks.prompted.training import Prompted, overlap
+from leanmed.tasks.recipes import check_recipe
+
+pytest.importorskip("transformers")
+
+SIDE = 32
+TINY = {"width": 16, "depth": 4, "heads": 2, "window": 2, "channels": 16}
+# Parts of SAM for masks as prompts and for several masks as answers; they are kept so that its weights fit.
+UNUSED = ("prompt_encoder.mask_embed", *(f"output_hypernetworks_mlps.{k}" for k in (1, 2, 3)))
+
+
+def prompted(**sections: dict) -> Prompted:
+    torch.manual_seed(0)
+    model = {"backbone": "sam-small", "weights": "none", "side": SIDE, "backbone_args": TINY}
+    recipe = {"name": "tiny", "task": "prompted", "model": model, **sections}
+    return Prompted(check_recipe(recipe, "here"), ("nerve",))
+
+
+def squares() -> Batch:
+    """Eight images of noise with a brighter square."""
+    generator = torch.Generator().manual_seed(1)
+    colour, masks = (
+        0.3 * torch.rand(8, 3, SIDE, SIDE, generator=generator),
+        torch.zeros(8, SIDE, SIDE, dtype=torch.uint8),
+    )
+    for k in range(8):
+        place = (k, slice(6, 20), slice(2 * k, 2 * k + 12))
+        masks[place] = 1
+        colour[:, :1][place[0], 0, place[1], place[2]] += 0.6
+    image = torch.cat([colour, torch.ones(8, 1, SIDE, SIDE)], 1)
+    return Batch({"image": image}, {"mask": masks, "case": torch.arange(8)})
+
+
+class TestPrompted(TaskContract):
+    @pytest.fixture
+    def task(self) -> Prompted:
+        return prompted()
+
+    @pytest.fixture
+    def batch(self, task: Prompted) -> Batch:
+        return task.augment(squares(), 0)
+
+    def far_too_sure(self, outputs: Named) -> Named:
+        return outputs | {"logits": 3 * outputs["logits"]}
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_an_image_of_any_size_is_prepared_to_one_shape(self, task, batch, size) -> None:
+        assert {name: tensor.shape for name, tensor in task.prepare(pixels(*size)).items()} == {
+            "image": (4, SIDE, SIDE)
+        }
+
+    def test_the_loss_is_a_finite_scalar_and_falls_within_a_few_steps(self, task, batch) -> None:
+        """A transformer takes more of them."""
+        optimizer = torch.optim.Adam(task.train().parameters(), lr=1e-2)
+        losses = []
+        for _ in range(16):
+            optimizer.zero_grad()
+            loss = task.loss(batch)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert loss.shape == ()
+        assert losses[-1] < 0.7 * losses[0]
+
+    def test_every_parameter_learns(self, task, batch) -> None:
+        """But for parts of SAM that serve other prompts and answers."""
+        network, localiser = [], []
+        for seed in range(4):  # points and boxes among them
+            task.train().loss(task.augment(squares(), seed)).backward()
+        for name, parameter in task.named_parameters():
+            if any(unused in name for unused in UNUSED):
+                assert parameter.grad is None, name
+            else:
+                (localiser if name.startswith("localiser") else network).append(parameter.grad.abs().max().item())
+        assert min(network) > 0
+        assert localiser[0] > 0  # its first layer; the ends of its blocks are zero at first, and so hide what is within
+        assert localiser[-1] > 0
+
+    def test_a_temperature_decides_what_the_graph_and_the_manifest_say(self, task, batch) -> None:
+        outputs = self.outputs(task, batch)
+        task.decide_by(1.0, 0.0)
+        kept = task.answers(outputs)
+        task.decide_by(2.0, 0.25)
+        assert (task.manifest()["temperature"], task.manifest()["threshold"]) == (2.0, 0.25)
+        for wanted, answer in zip(task.answers(outputs), kept, strict=True):
+            again = self.kind(task).recalibrated(answer, 2.0, 0.25)
+            assert np.abs(again.confidence.astype(int) - wanted.confidence.astype(int)).max() <= 1
+            assert again.points == wanted.points
+
+
+def test_what_is_scored_is_pointed_at_by_the_localiser_and_not_by_the_truth() -> None:
+    task, batch = prompted().eval(), squares()
+    inputs = task.augment(batch, 0).inputs
+    with torch.inference_mode():
+        own, drawn = task({"image": inputs["image"]}), task(inputs)
+        points = own["point"][:, None] * SIDE - 0.5
+        again = task(inputs | {"points": points, "labels": torch.ones(8, 1, dtype=torch.int64)})
+    assert torch.allclose(own["logits"], again["logits"])
+    assert not torch.allclose(own["logits"], drawn["logits"])
+
+
+def test_the_localiser_and_the_network_hand_each_other_no_gradient() -> None:
+    task, batch = prompted().train(), squares()
+    revealed = task.reveal({"image": batch.inputs["image"]})
+    revealed["logits"].sum().backward(retain_graph=True)
+    assert all(parameter.grad is None for parameter in task.localiser.parameters())
+    task.zero_grad()
+    revealed["point"].sum().backward()
+    assert all(parameter.grad is None for parameter in task.model.parameters())
+
+
+def test_images_without_an_object_move_no_point() -> None:
+    task = prompted().train()
+    batch = squares()
+    empty = Batch(batch.inputs, batch.targets | {"mask": torch.zeros_like(batch.targets["mask"])})
+    task.loss(task.augment(empty, 0)).backward()
+    assert all(parameter.grad is None for parameter in task.localiser.parameters())
+
+
+def test_the_overlap_is_counted_where_something_is_known() -> None:
+    logits = torch.tensor([[5.0, 5.0, -5.0, 5.0]]).view(1, 1, 1, 4)
+    masks = torch.tensor([[[1, 0, 1, 255]]], dtype=torch.uint8)
+    assert overlap(logits, masks).tolist() == [pytest.approx(1 / 3)]
+    assert overlap(-logits.abs(), torch.zeros(1, 1, 4, dtype=torch.uint8)).tolist() == [1.0]
+
+
+def test_the_decoder_takes_points_in_the_frame_of_the_image() -> None:
+    """A wide image is padded below: its point is the same share of the square's side."""
+    task = prompted().eval()
+    image = torch.from_numpy(pixels(20, 64, 3))
+    embed, decoder = task.graph(), task.further_graphs()["decoder"].module
+    with torch.inference_mode():
+        embedding, _ = embed(image)
+        mask, confidence, score = decoder(
+            embedding, torch.tensor([[48.0, 10.0]]), torch.tensor([1]), torch.zeros(20, 64, dtype=torch.uint8)
+        )
+        low, iou = task.model.decode(embedding, torch.tensor([[[23.5, 4.5]]]), torch.tensor([[1]]))
+    assert mask.shape == confidence.shape == (20, 64)
+    wanted = F.interpolate(low, (64, 64), mode="bilinear").sigmoid()[0, 0, :20] * 255
+    assert (confidence.float() - wanted).abs().mean() < 3
+    assert score.item() == pytest.approx(iou.clamp(0, 1).item())
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"segmenter": {"crop": 32}}, "whole images"),
+        ({"segmenter": {"slices": 1}}, "three channels"),
+        ({"prompter": {"positives": 0}}, "prompter.positives"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(sections: dict, message: str, refused) -> None:
+    with refused(RecipeError, message):
+        prompted(**sections)
+
+
+def test_a_side_that_is_no_multiple_of_a_patch_is_refused(refused) -> None:
+    with refused(RecipeError, "multiple of 16"):
+        prompted(model={"backbone": "sam-small", "weights": "none", "side": 40, "backbone_args": TINY})
+
+
+def test_checkpointing_changes_no_gradient() -> None:
+    gradients = []
+    for which in ("off", "all"):
+        task = prompted(prompter={"checkpointing": which}).train()
+        batch = task.augment(squares(), 0)
+        task.loss(batch).backward()
+        gradients.append([p.grad for p in task.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
+
+
+def test_batches_are_what_single_images_are() -> None:
+    task = prompted().eval()
+    prepared = [task.prepare(pixels(*size)) for size in SIZES[:3]]
+    with torch.inference_mode():
+        together = task(default_collate(prepared))["logits"]
+        alone = torch.cat([task(default_collate([one]))["logits"] for one in prepared])
+    assert torch.allclose(together, alone, atol=1e-5)
+    assert isinstance(task.graph(), nn.Module)
