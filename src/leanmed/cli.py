@@ -113,7 +113,7 @@ def audit(
 
     Writes pairs.csv, groups.csv, report.json and report.html; a stopped audit goes on where it was.
     With `--split`, says which test images have a copy or a sibling in training. The exit status is 1
-    when copies carry different labels or a split leaks.
+    when copies carry different labels, or masks that contradict each other, or a split leaks.
 
     Example: `leanmed audit my-images --out audit`
     """

@@ -28,8 +28,7 @@ from leanmed.tasks.segmentation.figures import Segmented, paired, score
 
 ALL = "all sites"
 SCORES = ("dice", "hd95", "asd", "cl_dice")
-MEANS = ("dice", "iou", "hd95", "asd", "cl_dice")  # columns of a table whose values are averaged over seeds
-SUMS = ("tp", "fp", "fn", "histograms")
+MEANS = ("dice", "iou", "hd95", "asd", "cl_dice", "tp", "fp", "fn", "histograms")  # columns, averaged over seeds
 DIGITS = 3
 # ENet from DeepLabV3+ at site 1, as printed; the arms of the same terms.
 ABLATION = {
@@ -137,15 +136,15 @@ def judged_runs(runs: Sequence[Run], records: Sequence[Record]) -> Judged:
 
 
 def mean_over_seeds(tables: Sequence[Segmented]) -> Segmented:
-    """Tables of the same cases as one: figures of cases are averaged, and pixels added up.
+    """Tables of the same cases as one: figures and counts of pixels are averaged, so that tables of other numbers of
+    seeds can be compared.
 
     A case without a distance in one of them has none.
     """
     first = tables[0]
-    columns = {name: [getattr(table, name) for table in tables] for name in (*MEANS, *SUMS)}
+    columns = {name: [getattr(table, name) for table in tables] for name in MEANS}
     known = {name: np.stack(values) for name, values in columns.items() if all(v is not None for v in values)}
-    means = {name: known[name].mean(axis=0) for name in MEANS if name in known}
-    return replace(first, **means, **{name: known[name].sum(axis=0) for name in SUMS if name in known})
+    return replace(first, **{name: values.mean(axis=0) for name, values in known.items()})
 
 
 def differences(arm: str, judged: Mapping[str, Judged]) -> dict[str, Any]:

@@ -186,7 +186,7 @@ class Predictor:
         if prompts is not None and not self.kind_of_task.has_further_graphs:
             raise ArtifactError(
                 f"expected no points or boxes, since artifacts of the kind {self.manifest.task} take the image alone, "
-                "got some; leave them out, or take an artifact that is prompted"
+                "got some; leave them out, or take an artifact that takes prompts"
             )
         return None if prompts is None else frame.shown(prompts)
 

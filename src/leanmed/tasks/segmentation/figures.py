@@ -351,7 +351,7 @@ def paired(a: Segmented, b: Segmented, *, resamples: int = 2000, seed: int = 0) 
     Raises:
         DataError: the tables are not of the same images.
     """
-    same = a.labels == b.labels and np.array_equal(a.group, b.group) and np.array_equal(a.truth, b.truth)
+    same = a.labels == b.labels and np.array_equal(a.group, b.group) and np.allclose(a.truth, b.truth)
     if not same:
         raise DataError("expected two tables of the same images in the same order, got others")
     alike = np.abs(a.mean_dice() - b.mean_dice()) <= ALIKE + EPSILON
