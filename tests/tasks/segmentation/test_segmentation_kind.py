@@ -162,6 +162,13 @@ def test_a_mask_with_another_label_than_the_model_knows_is_refused() -> None:
         judge.check("", [record], ("vessel",))
 
 
+def test_further_labels_of_a_mask_are_background_to_a_model_of_one() -> None:
+    record = Record("a", Path("a.png"), Mask((), {"nerve": (1,), "vessel": (2,)}), "g")
+    judge.check("", [record], ("nerve",))
+    with pytest.raises(DataError, match="a mask of nerve, bone, got nerve, vessel"):
+        judge.check("", [record], ("nerve", "bone"))
+
+
 def test_one_level_of_rounding_is_no_difference_and_more_is() -> None:
     one = [np.zeros((2, 2), np.uint8), np.full((2, 2), 10, np.uint8)]
     assert part.apart(one, [one[0], np.full((2, 2), 11, np.uint8)]) == 0

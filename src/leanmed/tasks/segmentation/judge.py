@@ -44,12 +44,12 @@ IN_ALL = 2_000_000  # of all images
 
 
 def check(dataset: str, records: Sequence[Record], labels: tuple[str, ...]) -> None:
-    """Refuse records without masks, or whose masks have labels that the model does not know."""
+    """Refuse records without masks, or whose masks lack labels of the model; further ones are background to it."""
     for record in records:
-        strangers = set(record.mask.named(labels).values) - set(labels)
-        if strangers:
+        named = set(record.mask.named(labels).values)
+        if not named.issuperset(labels):
             raise DataError(
-                f"record {record.id}: expected a mask of {', '.join(labels)}, got {', '.join(sorted(strangers))}; name "
+                f"record {record.id}: expected a mask of {', '.join(labels)}, got {', '.join(sorted(named))}; name "
                 "what the values mean with --set data.values"
             )
 
