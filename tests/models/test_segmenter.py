@@ -74,8 +74,8 @@ TRANSFORMERS = {
 # Published with DeepLabV3+, and not in its paper: ImageNet's classifier, and 3x3 in place of 1x1 from 128 to 48 maps.
 # Published with MISSFormer, and never run: at the coarsest size of the decoder a linear layer and two blocks of 512
 # channels (attention; the MLP and its depthwise convolution; normalisations), and elsewhere two normalisations in each
-# MLP: 1024 channels over the four sizes, twice in the encoder and once in each of the bridge's four layers, and 512 over
-# the other three sizes of the decoder, twice.
+# MLP: 1024 channels over the four sizes, twice in the encoder and once in each of the bridge's four layers, and 512
+# over the other three sizes of the decoder, twice.
 MISSFORMER_BLOCK = 4 * (512**2 + 512) + (8 * 512**2 + 5 * 512 + 10 * 2048) + (4 * 512 + 3 * 2 * 2048)
 LEFT_OUT = {
     "deeplabv3plus": 2048 * 1000 + 1000 + 8 * 128 * 48,
@@ -286,12 +286,10 @@ def test_dropout_comes_before_the_last_layer(name: str) -> None:
 
 
 def test_dropout_comes_at_the_end_of_the_unets_encoder_and_throughout_the_transunets_transformer() -> None:
-    rates = {
-        name: [
-            m.p for m in segmenter(name, dropout=0.4, backbone_args=SMALL[name]).modules() if isinstance(m, nn.Dropout)
-        ]
-        for name in ("unet", "transunet")
-    }
+    rates = {}
+    for name in ("unet", "transunet"):
+        network = segmenter(name, dropout=0.4, backbone_args=SMALL[name])
+        rates[name] = [module.p for module in network.modules() if isinstance(module, nn.Dropout)]
     assert rates["unet"] == [0.4]
     # of the tokens, and in the one block of the attention's weights (none), its answer, and the MLP's two layers
     assert rates["transunet"] == [0.4, 0.0, 0.4, 0.4, 0.4]
