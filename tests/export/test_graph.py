@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+from torch.nn.utils import parametrize
 
+from leanmed.export.export import export_graph
 from leanmed.export.graph import slim
 from leanmed.runtime.predictor import open_session
 
@@ -49,3 +53,28 @@ def test_the_answers_stay() -> None:
     session = open_session(slim(branching()).SerializeToString())
     found = [session.run(None, {"x": np.array([x], np.float32)})[0].item() for x in (3, -3)]
     assert found == [5, -2]
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return 2 * weight
+
+
+class Weighted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2, bias=False)
+        parametrize.register_parametrization(self.linear, "weight", Doubled())
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.linear(pixels[..., :3].float())
+
+
+def test_a_weight_that_is_computed_from_another_is_a_constant_of_the_graph() -> None:
+    module = Weighted().eval()
+    graph = onnx.load_from_string(export_graph(module, ["sums"]))
+    constants = [numpy_helper.to_array(value) for value in graph.graph.initializer]
+    wanted = module.linear.weight.detach().numpy()
+    assert any(value.shape in ((2, 3), (3, 2)) and np.isin(wanted, value).all() for value in constants)
+    assert "Mul" not in {node.op_type for node in graph.graph.node}
+    assert parametrize.is_parametrized(module.linear)  # what was given is left as it was

@@ -21,6 +21,7 @@ from leanmed.models.espnet import ESPNet
 from leanmed.models.segmentation import ConvAndPool, PretrainedSegmenter, Segmenter
 from leanmed.models.segmenter import NETWORKS, build_segmenter
 from leanmed.models.swin_unet import SwinUnet
+from leanmed.models.transunet import TransUNet
 from leanmed.models.windows import PatchExpand, WindowBlock, _regions
 from leanmed.recipe.recipe import Model
 
@@ -215,7 +216,15 @@ def test_a_network_with_random_weights_starts_undecided_and_learns_to_mark_a_squ
 
 @pytest.mark.parametrize("name", [name for name in SMALL if name != "deeplabv3plus_resnet50"])  # ours are all exported
 def test_onnx_runtime_gives_what_torch_gives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leanmed.models.xception.MIDDLE_BLOCKS", 1)  # sixteen of the same take longer to export
+    fewer = {  # more of the same take longer to export
+        "xception.MIDDLE_BLOCKS": 1,
+        "transunet.LAYERS": [1, 1, 1],
+        "swin_unet.HEADS": (3, 6),
+        "missformer.DEPTH": 1,
+        "missformer.BRIDGES": 1,
+    }
+    for constant, value in fewer.items():
+        monkeypatch.setattr(f"leanmed.models.{constant}", value)
     network, x = small(name), images(1, 1, 64, 64)
     with torch.no_grad():
         network.train()(images(2, 1, 64, 64))  # so that the normalisation does something
@@ -286,15 +295,13 @@ def test_dropout_comes_before_the_last_layer(name: str) -> None:
 
 
 def test_dropout_comes_at_the_end_of_the_unets_encoder_and_throughout_the_transunets_transformer() -> None:
-    rates = {
-        name: [
-            m.p for m in segmenter(name, dropout=0.4, backbone_args=SMALL[name]).modules() if isinstance(m, nn.Dropout)
-        ]
-        for name in ("unet", "transunet")
-    }
+    rates = {}
+    for name in ("unet", "transunet"):
+        network = segmenter(name, dropout=0.4, backbone_args=SMALL[name])
+        rates[name] = [module.p for module in network.modules() if isinstance(module, nn.Dropout) and module.p]
     assert rates["unet"] == [0.4]
-    # of the tokens, and in the one block of the attention's weights (none), its answer, and the MLP's two layers
-    assert rates["transunet"] == [0.4, 0.0, 0.4, 0.4, 0.4]
+    # of the tokens, and in the one block of the attention's answer and the MLP's two layers
+    assert rates["transunet"] == [0.4] * 4
 
 
 def test_h2formers_windows_and_transunets_places_follow_the_side() -> None:
@@ -315,6 +322,15 @@ def test_places_are_resized_where_an_image_is_of_another_side() -> None:
         assert torch.allclose(wide, network(x).features[-1], atol=1e-5)
 
 
+def test_transunets_resnet_gives_what_timms_gives() -> None:
+    network, x = segmenter("transunet", channels=3, backbone_args={"depth": 1}).eval(), images(1, 3, 64, 96)
+    assert isinstance(network, TransUNet)
+    reference = timm.create_model(network.timm_name, num_classes=0, **network.timm_args).eval()
+    network.load_encoder(reference.state_dict())
+    with torch.inference_mode():
+        assert torch.allclose(network.resnet(x), reference.patch_embed.backbone(x), atol=1e-4)
+
+
 def test_swin_unets_encoder_gives_what_timms_swin_gives() -> None:
     name = "swinunet"
     reference = timm.create_model(
@@ -323,13 +339,12 @@ def test_swin_unets_encoder_gives_what_timms_swin_gives() -> None:
     network, x = segmenter(name, channels=3, backbone_args=SMALL[name]).eval(), images(1, 3, 224, 224)
     assert isinstance(network, SwinUnet)
     state = {key.replace("layers_", "layers."): value for key, value in reference.state_dict().items()}
-    unnormed = {f"norm.{key}": value for key, value in network.encoder.norm.state_dict().items()}
-    network.load_encoder({**state, **unnormed})
+    norm = {f"norm.{key}": value for key, value in network.encoder.norm.state_dict().items()}  # timm leaves it out
+    network.load_encoder({**state, **norm})
     with torch.inference_mode():
-        theirs, ours = reference(x), network.encoder(x)
-    for found, wanted in zip(ours[:-1], theirs[:-1], strict=True):
-        assert torch.allclose(found, wanted, atol=1e-4)
-    assert torch.allclose(ours[-1], network.encoder.norm(theirs[-1]), atol=1e-4)
+        *finer, deepest = reference(x)
+        for found, wanted in zip(network.encoder(x), (*finer, network.encoder.norm(deepest)), strict=True):
+            assert torch.allclose(found, wanted, atol=1e-4)
 
 
 def test_nothing_attends_to_the_padding_of_a_map_smaller_than_its_window() -> None:
@@ -382,9 +397,24 @@ def test_an_encoders_weights_come_from_a_file_summed_over_colours_where_images_h
 @pytest.mark.parametrize(
     ("name", "arguments", "first", "layer"),
     [
-        ("transunet", {"depth": 1}, ("resnet.stem.conv", "patch_embed.backbone.stem.conv"), ("blocks.0.attn.qkv",) * 2),
-        ("h2former", {"width": 16}, ("encoder.conv1", "conv1"), ("encoder.layer4.2.conv2", "layer4.2.conv2")),
-        ("swinunet", {"width": 12}, ("encoder.patch_embed.proj", "patch_embed.proj"), ("encoder.norm", "norm")),
+        (
+            "transunet",
+            {"depth": 1},
+            ("resnet.stem.conv.parametrizations.weight.original", "patch_embed.backbone.stem.conv.weight"),
+            ("blocks.0.attn.qkv.weight", "blocks.0.attn.qkv.weight"),
+        ),
+        (
+            "h2former",
+            {"width": 16},
+            ("encoder.conv1.weight", "conv1.weight"),
+            ("encoder.layer4.2.conv2.weight", "layer4.2.conv2.weight"),
+        ),
+        (
+            "swinunet",
+            {"width": 12},
+            ("encoder.patch_embed.proj.weight", "patch_embed.proj.weight"),
+            ("encoder.layers.2.blocks.1.mlp.fc1.weight", "layers.2.blocks.1.mlp.fc1.weight"),
+        ),
     ],
 )
 def test_the_encoders_of_transformers_take_weights_of_timms_networks(
@@ -394,15 +424,17 @@ def test_the_encoders_of_transformers_take_weights_of_timms_networks(
     assert isinstance(like, PretrainedSegmenter)
     torch.manual_seed(1)
     donor, file = timm.create_model(like.timm_name, num_classes=0, **like.timm_args), tmp_path / "weights.safetensors"
-    for parameter in donor.parameters():
-        parameter.data += 0.01
     save_file(donor.state_dict(), file)
     loaded = segmenter(name, channels, weights=str(file), backbone_args=arguments)
-    wanted = donor.get_submodule(layer[1]).weight
-    assert torch.equal(loaded.get_submodule(layer[0]).weight, wanted)  # type: ignore[arg-type]
-    colours = donor.get_submodule(first[1]).weight
-    found = loaded.get_submodule(first[0]).weight
-    assert torch.allclose(found, colours if channels == 3 else colours.sum(1, keepdim=True))  # type: ignore[arg-type]
+    assert torch.equal(loaded.get_parameter(layer[0]), donor.get_parameter(layer[1]))
+    colours = donor.get_parameter(first[1])
+    wanted = colours if channels == 3 else colours.sum(1, keepdim=True)
+    assert torch.allclose(loaded.get_parameter(first[0]), wanted, atol=1e-6)
+
+
+def test_an_encoders_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    save_file(segmenter("enet").state_dict(), file)
     with pytest.raises(RecipeError, match="does not fit resnet34, the encoder of h2former"):
         segmenter("h2former", weights=str(file), backbone_args={"width": 8})
 

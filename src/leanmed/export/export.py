@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import warnings
 from collections import defaultdict
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
+from torch.nn.utils import parametrize
 
 from leanmed import __version__
 from leanmed.audit.grouping import AUDIT
@@ -189,6 +191,18 @@ def _rule(run: Run, threshold: float | None, asked: str | float | None) -> str:
     return (asked if isinstance(asked, str) else GIVEN) if asked is not None else run.recipe.training.threshold
 
 
+def _with_constant_weights(module: nn.Module) -> nn.Module:
+    """The module, or a copy whose weights are what its parametrizations make of them: a graph can be quantized then."""
+    if not any(parametrize.is_parametrized(part) for part in module.modules()):
+        return module
+    module = copy.deepcopy(module)
+    for part in list(module.modules()):
+        if parametrize.is_parametrized(part):
+            for name in list(part.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(part, name)
+    return module
+
+
 def export_graph(module: nn.Module, outputs: Sequence[str], dtype: str = "uint8") -> bytes:
     """An ONNX graph of a module from pixels of any size to outputs of these names.
 
@@ -225,8 +239,8 @@ def _traced(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*new_dynamic_size", FutureWarning)  # torchvision's use of torch, in nms
         program = torch.onnx.export(
-            module,
-            tuple(example),
+            _with_constant_weights(module),
+            (example,),
             dynamo=True,
             dynamic_shapes=tuple(lengths),
             input_names=list(inputs),

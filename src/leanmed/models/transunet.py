@@ -12,23 +12,24 @@ parameters of HA-SAM's table 1 (with the nine classes of the paper, and with two
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import torch
+from timm.layers.create_conv2d import create_conv2d
 from timm.layers.pos_embed import resample_abs_pos_embed
-from timm.layers.std_conv import StdConv2dSame
 from timm.models import adapt_input_conv
 from timm.models.resnetv2 import ResNetV2
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from leanmed.models.segmentation import Maps, PretrainedSegmenter, conv_norm, initialise
 
 LAYERS = [3, 4, 9]  # blocks of the ResNet's stages
 HEADS = 12
 PATCH = 16  # pixels, the side of a token
+STORED = ".parametrizations.weight.original"  # the weight of a convolution before it is standardised, by torch's name
 
 
 class TransUNet(PretrainedSegmenter):
@@ -69,7 +70,7 @@ class TransUNet(PretrainedSegmenter):
             stem_chs=width,
             stem_type="same",
             preact=False,
-            conv_layer=partial(StdConv2dSame, eps=1e-8),
+            conv_layer=_standardised,
         )
         self.patches = nn.Conv2d(16 * width, dim, 1)
         self.places = nn.Parameter(torch.zeros(1, dim, grid, grid))
@@ -92,6 +93,9 @@ class TransUNet(PretrainedSegmenter):
         resnet = _under("patch_embed.backbone.", weights)
         first = self.resnet.stem.conv.weight
         resnet["stem.conv.weight"] = adapt_input_conv(first.shape[1], resnet["stem.conv.weight"])
+        for name in self.resnet.state_dict():
+            if name.endswith(STORED):
+                resnet[name] = resnet.pop(name.replace(STORED, ".weight"))
         self.resnet.load_state_dict(resnet)
         self.patches.load_state_dict(_under("patch_embed.proj.", weights))
         self.blocks.load_state_dict(_under("blocks.", weights))
@@ -117,6 +121,24 @@ class TransUNet(PretrainedSegmenter):
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
             x = block(torch.cat([x, skips.pop()], 1) if skips else x)
         return Maps(self.classifier(x), (x, deep))
+
+
+class Standardised(nn.Module):
+    """Weights of a convolution, each output's with mean 0 and variance 1 (Qiao et al. 2019, arXiv:1903.10520).
+
+    An exported graph holds what this gives.
+    """
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """(outputs, inputs, kh, kw) to the same shape."""
+        variance, mean = torch.var_mean(weight, (1, 2, 3), correction=0, keepdim=True)
+        return (weight - mean) * torch.rsqrt(variance + 1e-8)
+
+
+def _standardised(inputs: int, outputs: int, kernel_size: int, **options: Any) -> nn.Module:
+    """A convolution without bias of standardised weights, padded to the size divided by its stride."""
+    conv = create_conv2d(inputs, outputs, kernel_size, padding="same", bias=False, **options)  # type: ignore[no-untyped-call]
+    return parametrize.register_parametrization(conv, "weight", Standardised())
 
 
 def _resized(places: Tensor, size: torch.Size) -> Tensor:
