@@ -64,7 +64,7 @@ def test_kinds_are_told_apart_by_their_lines_and_their_sections() -> None:
         "classification": {"probabilities": {}},
         "detection": {"boxes": [], "scores": []},
         "segmentation": {"mask": ""},
-        "prompted": {"mask": "", "prompts": []},
+        "prompted": {"mask": "", "pointed": []},
     }
     assert set(lines) == set(TASKS)
     for name, line in lines.items():

@@ -117,7 +117,7 @@ def _file(path: Path) -> dict[str, object]:
             f"{path} cannot be read as weights (.safetensors or .pth): {reason}; set model.weights to a file that "
             "holds tensors alone"
         ) from error
-    return found if isinstance(found, dict) else {}
+    return dict(found) if isinstance(found, dict) else {}
 
 
 def _from_hub(name: str) -> Path:

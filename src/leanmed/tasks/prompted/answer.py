@@ -74,9 +74,9 @@ class PromptedMask(MaskedImage):
         )
 
     def as_json(self) -> dict[str, Any]:
-        """As of `MaskedImage`, with `prompts` (x, y, label) and `score`."""
-        prompts = [[x, y, mark] for (x, y), mark in zip(self.points, self.marks, strict=True)]
-        return {**super().as_json(), "prompts": prompts, "score": self.score}
+        """As of `MaskedImage`, with `pointed` (x, y, label) and `score`."""
+        pointed = [[x, y, mark] for (x, y), mark in zip(self.points, self.marks, strict=True)]
+        return {**super().as_json(), "pointed": pointed, "score": self.score}
 
     def cells(self) -> dict[str, str | float]:
         """As of `MaskedImage`, with the score."""
@@ -149,14 +149,14 @@ def recalibrated(answer: PromptedMask, temperature: float, threshold: float | No
 
 def is_answer(line: Mapping[str, Any]) -> bool:
     """Whether a line holds a mask with prompts."""
-    return "mask" in line and "prompts" in line
+    return "mask" in line and "pointed" in line
 
 
 def answer_of(line: Mapping[str, Any]) -> PromptedMask:
-    """Read a line with `mask` as of masks, `prompts`, a list of x, y and label, and `score`."""
+    """Read a line with `mask` as of masks, `pointed`, a list of x, y and label, and `score`."""
     mask = masks.answer_of(line)
     try:
-        prompts, score = [(float(x), float(y), int(mark)) for x, y, mark in line["prompts"]], line.get("score")
+        prompts, score = [(float(x), float(y), int(mark)) for x, y, mark in line["pointed"]], line.get("score")
         return PromptedMask.about(
             mask,
             [prompt[:2] for prompt in prompts],
@@ -165,7 +165,7 @@ def answer_of(line: Mapping[str, Any]) -> PromptedMask:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"expected `prompts`, a list of x, y and label, and a `score`, got {type(error).__name__}: {error}; "
+            f"expected `pointed`, a list of x, y and label, and a `score`, got {type(error).__name__}: {error}; "
             "correct the line"
         ) from error
 

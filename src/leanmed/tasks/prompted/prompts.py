@@ -67,7 +67,8 @@ def _box(
     shifts = np.array([[2 * _uniform(generator) - 1 for _ in range(2)] for _ in range(2)])
     moved = np.stack([low, high]) + jitter * (high - low) * shifts
     height, width = shape
-    return np.clip(moved, -0.5, [width - 0.5, height - 0.5]).astype(np.float32)
+    clipped: NDArray[np.float32] = np.clip(moved, -0.5, [width - 0.5, height - 0.5]).astype(np.float32)
+    return clipped
 
 
 def _uniform(generator: torch.Generator) -> float:
@@ -82,4 +83,5 @@ def _some(places: NDArray[np.int64], count: int, generator: torch.Generator) -> 
     """So many of the places, each drawn anew; none of none."""
     if not count:
         return np.zeros((0, 2), np.int64)
-    return places[torch.randint(0, len(places), (count,), generator=generator).numpy()]
+    chosen: NDArray[np.int64] = places[torch.randint(0, len(places), (count,), generator=generator).numpy()]
+    return chosen

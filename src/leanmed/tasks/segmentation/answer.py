@@ -190,7 +190,7 @@ def recalibrated(answer: MaskedImage, temperature: float, threshold: float | Non
 
 def is_answer(line: Mapping[str, Any]) -> bool:
     """Whether a line holds a mask, and nothing that was pointed at."""
-    return "mask" in line and "prompts" not in line
+    return "mask" in line and "pointed" not in line
 
 
 def answer_of(line: Mapping[str, Any]) -> MaskedImage:

@@ -115,7 +115,8 @@ def evidence(records: Sequence[Record], answers: Sequence[MaskedImage], labels: 
     if len(labels) > 1:
         return None
     each = min(MANY, max(FEW, IN_ALL // max(len(records), 1)))
-    logits, truth, group = [], [], []
+    logits: list[Any] = []
+    truth, group = [], []
     for record, answer in zip(records, answers, strict=True):
         confidence, mask = answer.confidence, read_mask(record, labels)
         if confidence is None:
