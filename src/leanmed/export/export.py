@@ -240,7 +240,7 @@ def _traced(
         warnings.filterwarnings("ignore", ".*new_dynamic_size", FutureWarning)  # torchvision's use of torch, in nms
         program = torch.onnx.export(
             _with_constant_weights(module),
-            (example,),
+            tuple(example),
             dynamo=True,
             dynamic_shapes=tuple(lengths),
             input_names=list(inputs),
