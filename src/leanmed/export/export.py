@@ -196,10 +196,13 @@ def _with_constant_weights(module: nn.Module) -> nn.Module:
     if not any(parametrize.is_parametrized(part) for part in module.modules()):
         return module
     module = copy.deepcopy(module)
-    for part in list(module.modules()):
-        if parametrize.is_parametrized(part):
-            for name in list(part.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(part, name)
+    for part in [part for part in module.modules() if parametrize.is_parametrized(part)]:
+        values = {name: getattr(part, name).detach() for name in part.parametrizations}  # type: ignore[union-attr]
+        # not by parametrize.remove_parametrizations, which changes the class that the copy and the module share
+        part.__class__ = type(part).__bases__[0]
+        del part.parametrizations
+        for name, value in values.items():
+            part.register_parameter(name, nn.Parameter(value, requires_grad=False))
     return module
 
 
