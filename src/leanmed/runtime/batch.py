@@ -293,7 +293,7 @@ def answer(
         kept = pictures.keep(path, found) if pictures else {}
     except LeanmedError as error:
         return {"input": str(path), "error": str(error)}
-    about = {"picture": drawn} if pictures and (pictures.images or is_scan(path)) else {}
+    about: dict[str, Any] = {"picture": drawn} if pictures and (pictures.images or is_scan(path)) else {}
     about |= {} if prompts is None else {"prompts": prompts.as_json()}
     about |= kept | {"artifact": predictor.artifact.sha256, "version": __version__}
     line = line_of(str(path), found, **about, seconds=round(time.perf_counter() - started, 6))

@@ -169,7 +169,8 @@ class Predictor:
     def answer(self, frame: Frame, prompts: Prompts | None = None) -> Answer:
         """Answer for an image that is read already, with places in the image as it is stored."""
         self.check_prompts(frame, prompts)
-        return self._look(frame).answer(prompts)
+        found: Answer = self._look(frame).answer(prompts)
+        return found
 
     def decide(self, frame: Frame, prompts: Prompts | None = None) -> Answer:
         """As `answer`, but with places in the frame's own pixels, to be drawn over them."""
