@@ -170,6 +170,17 @@ WRONG = {
     ),
     "no images": (["predict", "ARTIFACT", "*.none", "--out", "o"], "expected at least one image, found none"),
     "no shard": (["predict", "ARTIFACT", "a.png", "--out", "o", "--shard", "0/2"], "expected --shard I/N"),
+    "no point": (["predict", "ARTIFACT", "a.png", "--out", "o", "--point", "3;4"], "expected a point X,Y such as"),
+    "no label for a point": (
+        ["predict", "ARTIFACT", "a.png", "--out", "o", "--point", "3,4", "--point", "-5,6", "--label", "0"],
+        "expected one label for each of 2 points, or none if all points are on what is meant, got 1;",
+    ),
+    "a label alone": (["predict", "ARTIFACT", "a.png", "--out", "o", "--label", "1"], "at least one point or a box"),
+    "no box": (["predict", "ARTIFACT", "a.png", "--out", "o", "--box", "9,9,3,3"], "with x1 < x2 and y1 < y2"),
+    "points in two images": (
+        ["predict", "ARTIFACT", "a.png", "b.png", "--out", "o", "--point", "3,4"],
+        "expected one image and no --resume with --point or --box, which are places in it, got 2 images; predict one",
+    ),
     "no run": (
         ["export", "nowhere", "--out", "o"],
         "expected a run folder (with run.json and recipe.yaml) at",
@@ -188,6 +199,16 @@ WRONG = {
         "expected to read or write it, got:",
     ),
 }
+
+
+def test_points_are_refused_by_an_artifact_that_takes_none(run, tiny_artifact, photographs, tmp_path):
+    arguments = ("predict", tiny_artifact, photographs[3], "--out", tmp_path / "o", "--point", "3,4")
+    assert run(*arguments)[::2] == (
+        2,
+        "leanmed: expected no points or boxes, since artifacts of the kind classification take the image alone, got "
+        "some; leave them out, or take an artifact that is prompted\n",
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", WRONG)

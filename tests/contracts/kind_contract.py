@@ -162,11 +162,25 @@ class KindContract:
         kind.answer.check(manifest.labels, manifest.threshold)
         with pytest.raises(ValueError, match="expected"):
             kind.answer.check(self.wrong_labels, 0.5)
+        if kind.has_further_graphs:
+            return
         names = kind.answer.GRAPHS["model"]
         shapes = {name: part.shape for name, part in zip(names, outputs[0], strict=True)}
         assert kind.answer.fits(shapes, manifest.labels)
         assert not kind.answer.fits({f"{name}s": shape for name, shape in shapes.items()}, manifest.labels)
         assert not kind.answer.fits({name: (*shape, 7) for name, shape in shapes.items()}, manifest.labels)
+
+    def test_only_further_graphs_name_inputs_and_without_them_the_outputs_of_the_first_are_final(
+        self, kind: Kind, outputs: list[Outputs]
+    ) -> None:
+        first, *further = kind.answer.GRAPHS
+        assert first == "model"
+        assert set(kind.inputs) == set(further)
+        assert all(kind.inputs.values())
+        assert kind.has_further_graphs == bool(further)
+        if not further:
+            pixels = np.zeros((4, 5, 3), np.uint8)
+            assert kind.outputs(pixels, lambda name, feeds: outputs[0]) is outputs[0]
 
     def test_every_figure_has_a_name_a_meaning_or_both_and_the_main_one_is_among_them(
         self, kind: Kind, records: list[Record], answers: list[Answer], manifest: Manifest

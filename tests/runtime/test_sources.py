@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from artifact_fixtures import manifest as made
-from leanmed.errors import ArtifactError, UnsupportedInput
+from leanmed.errors import ArtifactError, DataError, UnsupportedInput
 from leanmed.manifest import Input
+from leanmed.prompts import Prompts
 from leanmed.reading.images import DEFAULT_LIMITS
 from leanmed.runtime.artifact import write_artifact
 from leanmed.runtime.predictor import load
-from leanmed.runtime.sources import open_frame
+from leanmed.runtime.sources import Frame, inverse, open_frame
 from leanmed.tasks import TASKS
 from leanmed.tasks.kind import Kind
 
@@ -94,6 +96,42 @@ def test_a_graph_of_another_type_than_declared_is_refused(tmp_path: Path, refuse
     write_artifact(tmp_path / "a", made(input=HU), {"model": positive_share_graph(TensorProto.FLOAT)}, "# card\n")
     with refused(ArtifactError, "from int16 pixels", "tensor(float)"):
         load(tmp_path / "a")
+
+
+def test_places_come_back_from_another_frame_the_way_they_went() -> None:
+    def turned(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Axes swapped, the new x twice as fine, the new y reversed and three times as fine."""
+        return points[:, ::-1] * [2.0, -3.0] + [5.0, 60.0]
+
+    shown = np.array([[1.0, 2.0], [3.5, 0.25]])
+    assert turned(shown).tolist() == [[9.0, 57.0], [5.5, 49.5]]
+    np.testing.assert_allclose(inverse(turned)(turned(shown)), shown, atol=1e-12)
+    frame = Frame(np.zeros((10, 20, 3), np.uint8), turned)  # of a stored image with x from 5 to 25 and y from 0 to 60
+    found = frame.shown(Prompts(((9.0, 57.0),), (0,), (5.5, 49.5, 9.0, 57.0)))
+    assert found.labels == (0,)
+    np.testing.assert_allclose(found.points, [[1.0, 2.0]])
+    np.testing.assert_allclose(found.box, [1.0, 0.25, 3.5, 2.0], atol=1e-12)  # its corners in order again
+
+
+@pytest.mark.parametrize("points", [None, lambda points: points * 4 + [3.0, 0.0]])
+def test_prompts_outside_what_is_shown_are_refused_in_stored_pixels(points: Any, refused: Any) -> None:
+    frame = Frame(np.zeros((10, 20, 3), np.uint8), points)
+    region = "x from 0 to 20 and y from 0 to 10" if points is None else "x from 3 to 83 and y from 0 to 40"
+    with refused(DataError, "inside the image", region, "got (100, 5); correct them"):
+        frame.shown(Prompts(((8.0, 5.0), (100.0, 5.0))))
+
+
+def test_a_file_read_at_a_reduced_scale_takes_and_gives_places_in_its_own_upright_pixels(tmp_path: Path) -> None:
+    """A JPEG of 600 x 400 that EXIF turns to 400 x 600; 4 times smaller, both sides are still 3 times the network's."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((400, 600, 3), np.uint8)).save(tmp_path / "a.jpg", exif=exif)
+    frame = open_frame(tmp_path / "a.jpg", Input(side=32), DEFAULT_LIMITS)
+    assert frame.pixels.shape == (150, 100, 4)
+    assert frame.shown(Prompts(((200.0, 580.0),))).points == ((50.0, 145.0),)
+    assert frame.points is not None
+    assert frame.points(np.array([[50.0, 145.0]])).tolist() == [[200.0, 580.0]]
+    assert open_frame(tmp_path / "a.jpg", Input(side=32, reduced=False), DEFAULT_LIMITS).points is None
 
 
 class TestSeveralGraphs:

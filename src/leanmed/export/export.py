@@ -241,6 +241,7 @@ def _traced(
 ) -> bytes:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*new_dynamic_size", FutureWarning)  # torchvision's use of torch, in nms
+        warnings.filterwarnings("ignore", "# The axis name", UserWarning)  # two inputs may share a length
         program = torch.onnx.export(
             _with_constant_weights(module),
             tuple(example),

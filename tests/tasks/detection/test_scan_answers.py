@@ -19,10 +19,11 @@ from PIL import Image
 
 import leanmed
 from leanmed.cli import main
-from leanmed.errors import ArtifactError, UnsupportedInput
+from leanmed.errors import ArtifactError, DataError, UnsupportedInput
 from leanmed.manifest import Input
 from leanmed.phantoms.chest import Chest, made_chest
 from leanmed.phantoms.scans import drawn, made_grid, write_mhd, write_series
+from leanmed.prompts import Prompts
 from leanmed.reading.images import find_inputs
 from leanmed.reading.lung_slices import prepare, window
 from leanmed.reading.volume import open_slice
@@ -490,6 +491,19 @@ def test_boxes_in_a_dicom_slice_are_in_pixels_as_stored(detector, chest, grid, h
     assert [list(box) for box in by_bytes.boxes] == line["boxes"]
 
 
+def test_prompts_in_pixels_of_a_dicom_slice_as_stored_are_shown_where_an_answer_there_came_from(
+    detector, grid, hu, tmp_path, refused
+):
+    frame = detector.frame(slice_file(tmp_path / "one", grid, hu))
+    (seen,) = detector.decide(frame).boxes
+    (stored,) = detector.answer(frame).boxes
+    assert stored != pytest.approx(seen, abs=5)  # of other pixels, cut out, and of other axes
+    found = frame.shown(Prompts((stored[:2],), box=stored))
+    assert found.box == pytest.approx(seen, abs=1e-6)
+    with refused(DataError, "expected points and boxes inside the image, with x from"):
+        frame.shown(Prompts(((0.0, 0.0),)))  # the frame is cut out around the lungs
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -516,7 +530,8 @@ def test_other_dicom_and_other_artifacts_see_what_the_display_shows(make_detecto
     shown = {}
     for kind in ("slice", "photograph"):
         detector = make_detector(kind=kind)
-        detector.outputs = lambda pixels, kind=kind: shown.update({kind: pixels}) or (np.empty((0, 4)), np.empty(0))
+        nothing_found = np.empty((0, 4)), np.empty(0)
+        detector.run = lambda name, feeds, kind=kind, end=nothing_found: shown.update({kind: feeds["pixels"]}) or end
         detector.predict(photograph if kind == "slice" else ct)
     assert shown["slice"].shape == (*hu.shape[1:], 4)
     assert (shown["slice"] == shown["photograph"]).all()
