@@ -111,7 +111,8 @@ class Sam(PromptedSegmenter):
         super().__init__()
         from transformers import SamModel
 
-        model = SamModel._from_config(config, attn_implementation="eager")  # the other one does not export
+        make: Any = SamModel._from_config
+        model = make(config, attn_implementation="eager")  # the other one does not export
         self.vision_encoder: Any = model.vision_encoder
         self.prompt_encoder: Any = model.prompt_encoder
         self.mask_decoder: Any = model.mask_decoder
