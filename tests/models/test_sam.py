@@ -153,14 +153,14 @@ def test_every_parameter_learns_but_those_of_masks_as_prompts_and_of_several_ans
         logits, scores = network(images(1, 3, 64, 64), points, torch.tensor([[INSIDE, OUTSIDE, NO_POINT]]), boxes)
         loss = loss + (logits**2).mean() + scores.sum()
     loss.backward()
-    unused = {
-        name.split(".")[1]
-        + "." * name.startswith("mask_decoder")
-        + name.split(".")[2] * name.startswith("mask_decoder")
+    without = {
+        name
         for name, parameter in network.named_parameters()
         if parameter.grad is None or not parameter.grad.isfinite().all() or not parameter.grad.any()
     }
-    assert unused == {"mask_embed", *(f"output_hypernetworks_mlps.{i}" for i in (1, 2, 3))}
+    others = [f"mask_decoder.output_hypernetworks_mlps.{i}." for i in (1, 2, 3)]
+    unused = ("prompt_encoder.mask_embed.", *others)
+    assert without == {name for name, _ in network.named_parameters() if name.startswith(unused)}
 
 
 def test_a_network_with_random_weights_learns_to_mark_the_square_that_the_point_lies_in() -> None:
@@ -171,13 +171,13 @@ def test_a_network_with_random_weights_learns_to_mark_the_square_that_the_point_
     targets[0, :, 1:3, 1:3] = targets[1, :, 5:7, 5:7] = 1
     points, labels = torch.tensor([[[8.0, 8.0]], [[24.0, 24.0]]]), torch.ones(2, 1, dtype=torch.long)
     optimizer = torch.optim.Adam(network.parameters(), 0.01)
-    for _ in range(80):
+    for _ in range(90):
         logits, _ = network(x, points, labels)
         loss = F.binary_cross_entropy_with_logits(logits, targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert torch.equal(logits > 0, targets > 0)
+    assert loss.item() < 0.04  # without the point, 8 of 64 pixels are as likely in as out: ln 2 / 8 = .087
 
 
 @pytest.mark.parametrize(("which", "again"), [("off", []), ("global", [1]), ("all", [0, 1])])
@@ -226,7 +226,7 @@ def test_onnx_runtime_embeds_as_torch_does() -> None:
 def test_onnx_runtime_decodes_any_number_of_points_and_a_box_as_torch_does_with_one_graph() -> None:
     network = sam().eval()
     embedding = network.embed(images(1, 3, 64, 64)).detach()
-    n = torch.export.Dim("n", min=1)
+    n = torch.export.Dim.DYNAMIC
     example = embedding, torch.rand(1, 3, 2) * 64, torch.tensor([[INSIDE, OUTSIDE, NO_POINT]])
     program = torch.onnx.export(
         Part(network, "decode").eval(),

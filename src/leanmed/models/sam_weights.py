@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -106,7 +107,7 @@ def _folder(path: Path, source: str) -> dict[str, object]:
 
 def _file(path: Path) -> dict[str, object]:
     try:
-        found = (
+        found: Any = (
             load_file(path)
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
