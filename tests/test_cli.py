@@ -206,7 +206,7 @@ def test_points_are_refused_by_an_artifact_that_takes_none(run, tiny_artifact, p
     assert run(*arguments)[::2] == (
         2,
         "leanmed: expected no points or boxes, since artifacts of the kind classification take the image alone, got "
-        "some; leave them out, or take an artifact that is prompted\n",
+        "some; leave them out, or take an artifact that takes prompts\n",
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -15,6 +15,10 @@ from leanmed.records import Box, Value, checked_box
 
 Point = tuple[float, float]
 
+# What a point says to a network: nothing (it fills up a batch), that it is beside what is meant, that it is on it, or
+# that it is a corner of the box around it.
+NO_POINT, OUTSIDE, INSIDE, TOP_LEFT, BOTTOM_RIGHT = -1, 0, 1, 2, 3
+
 
 @dataclass(frozen=True)
 class Prompts(Value):

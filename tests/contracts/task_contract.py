@@ -49,6 +49,9 @@ class TaskContract:
     def batch(self, task: Task) -> Batch:
         raise NotImplementedError
 
+    STEPS, RATE = 8, 3e-3
+    """By which the task learns something of the batch; a network that takes more of them says so."""
+
     def kind(self, task: Task) -> AnswerPart:
         return TASKS[task.manifest()["task"]].answer
 
@@ -98,9 +101,9 @@ class TaskContract:
         assert not all(torch.equal(tensor, other[name]) for name, tensor in first.items())
 
     def test_the_loss_is_a_finite_scalar_and_falls_within_a_few_steps(self, task: Task, batch: Batch) -> None:
-        optimizer = torch.optim.Adam(task.train().parameters(), lr=3e-3)
+        optimizer = torch.optim.Adam(task.train().parameters(), lr=self.RATE)
         losses = []
-        for _ in range(8):
+        for _ in range(self.STEPS):
             optimizer.zero_grad()
             loss = task.loss(batch)
             loss.backward()
@@ -164,6 +167,28 @@ class TaskContract:
             (part,) = task.answers(task(default_collate([task.prepare(image)])), [image.shape[:2]])
         assert part.cells().keys() == whole.cells().keys()
         assert apart(part.as_json(), whole.as_json()) <= 1e-6
+
+
+class MaskContract(TaskContract):
+    """For tasks of one label whose answers are masks, which hold confidences in 256 levels."""
+
+    def far_too_sure(self, outputs: Named) -> Named:
+        return outputs | {"logits": 3 * outputs["logits"]}
+
+    def test_a_temperature_decides_what_the_graph_and_the_manifest_say(self, task: Task, batch: Batch) -> None:
+        """A temperature brings what was kept back to a level or two."""
+        outputs = self.outputs(task, batch)
+        task.decide_by(1.0, 0.0)
+        kept = task.answers(outputs)
+        task.decide_by(2.0, 0.25)
+        assert (task.manifest()["temperature"], task.manifest()["threshold"]) == (2.0, 0.25)
+        for wanted, answer in zip(task.answers(outputs), kept, strict=True):
+            self.alike(self.kind(task).recalibrated(answer, 2.0, 0.25), wanted)
+
+    def alike(self, again: Any, wanted: Any) -> None:
+        """An answer that was calibrated anew is the one that was wanted."""
+        assert np.abs(again.confidence.astype(int) - wanted.confidence.astype(int)).max() <= 1
+        assert np.array_equal(again.mask, again.confidence >= 64)
 
 
 def apart(one: Any, other: Any) -> float:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 
 from leanmed.reading.folders import list_folder, masks_among
 from leanmed.reading.images import find_inputs
@@ -72,3 +73,23 @@ def test_masks_are_known_by_their_images(tmp_path):
     found = masks_among([tmp_path / name for name in names])
     assert {path.name for path in found} == {"a_mask.png", "c_seg_02.png", "x_labels.png"}
     assert tmp_path / "deep/a_mask.png" not in found
+
+
+def test_what_an_earlier_prediction_wrote_is_no_input(tmp_path):
+    for name in ("a.png", "out-files/a-mask.png", "out-montages/a.png", "mine-files/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (4, 4)).save(tmp_path / name)
+    (tmp_path / "out.jsonl").write_text("{}\n")
+    listing = list_folder(tmp_path)
+    assert [path.name for path in listing.images] == ["a.png", "b.png"]
+    assert sorted(path.name for path in listing.answers) == ["a-mask.png", "a.png"]
+    assert "2 answers of earlier predictions" in listing.notes()[0]
+
+
+def test_a_field_of_view_is_a_mask_of_its_image(tmp_path):
+    for name in ("images/a.png", "fov/a.png", "fov/other.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (4, 4)).save(tmp_path / name)
+    listing = list_folder(tmp_path)
+    assert sorted(str(path.relative_to(tmp_path)) for path in listing.images) == ["fov/other.png", "images/a.png"]
+    assert [str(path.relative_to(tmp_path)) for path in listing.masks] == ["fov/a.png"]

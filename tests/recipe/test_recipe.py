@@ -136,13 +136,15 @@ def test_a_recipe_written_out_reads_back_the_same(written):
 def test_the_list_of_keys_is_complete_and_names_ranges():
     lines = describe_recipe(KINDS).splitlines()
     shared = keys_of(Recipe(name="x", task="classification"))
-    own = [key for name in ("nodules", "retina") for key in keys_of(load_recipe(name)) if key not in shared]
-    assert {key.partition(".")[0] for key in own} == {"detector", "augment", "segmenter"}
+    own = [key for name in ("nodules", "retina", "nerves") for key in keys_of(load_recipe(name)) if key not in shared]
+    assert {key.partition(".")[0] for key in own} == {"detector", "augment", "segmenter", "prompter"}
     listed = [line.partition(" = ")[0] for line in lines if " = " in line]
     assert listed[: len(shared) + 2] == ["task", *shared, "backbones"]
     others = {"data.dataset", "data.kind", "training.select_by"}  # those with another default
     assert [key for key in listed[len(shared) + 2 :] if key not in others] == own
-    assert lines[0] == "task = 'classification'  [classification | detection | segmentation]  the kind of task"
+    assert (
+        lines[0] == "task = 'classification'  [classification | detection | segmentation | prompted]  the kind of task"
+    )
     assert "model.side = 224  [>= 32, <= 1024]  pixels; images become side x side; paper: 224" in lines
     assert "training.optimizer = 'adam'  [adam | adamw | sgd]  paper: Adam" in lines
     for name in KINDS:
@@ -297,7 +299,8 @@ def test_a_setting_that_is_ignored_may_stand_there_with_its_default():
 
 def test_a_kind_of_task_that_is_none_is_refused(refused):
     with refused(
-        RecipeError, "task: expected one of classification, detection, segmentation, got 'telepathy'; name one of these"
+        RecipeError,
+        "task: expected one of classification, detection, segmentation, prompted, got 'telepathy'; name one of these",
     ):
         load_recipe("folder", ["task=telepathy"])
 

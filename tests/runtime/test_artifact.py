@@ -121,7 +121,8 @@ def test_a_signed_but_unsound_manifest_is_refused(kind, own_artifact, refused):
 def test_a_kind_of_task_to_come_asks_for_a_newer_leanmed(own_artifact, refused):
     edit(own_artifact, lambda content: content.update(task="telepathy"), sign=True)
     with refused(
-        ArtifactError, "among classification, detection, segmentation, got 'telepathy'; install a newer leanmed"
+        ArtifactError,
+        "among classification, detection, segmentation, prompted, got 'telepathy'; install a newer leanmed",
     ):
         read_artifact(own_artifact)
 

@@ -37,7 +37,7 @@ from leanmed.data.tables import (
 )
 from leanmed.data.telling import each, some
 from leanmed.errors import DataError
-from leanmed.reading.folders import MASK_FOLDER, MASK_NAME, list_folder
+from leanmed.reading.folders import FIELDS, MASK_FOLDER, MASK_NAME, list_folder
 from leanmed.reading.images import image_size
 from leanmed.reading.labels import Labels, check_on_grid, labels_size, read_label_slice, read_labels
 from leanmed.reading.mr import mr_grid
@@ -45,7 +45,6 @@ from leanmed.records import Attribute, Mask, Record, Records
 
 TABLES = ("manifest.csv", "masks.csv", "labels.csv")
 IMAGES = frozenset({"images", "image", "imgs", "img", "jpegimages"})
-FIELDS = frozenset({"fov", "field_of_view"})
 CLASS = "class"  # the attribute that a folder above images and masks becomes
 OUTSIDE = 255  # of `read_mask`: outside the field of view
 MOST_LABELS = OUTSIDE - 1

@@ -22,10 +22,10 @@ from torch.utils.checkpoint import checkpoint
 
 from leanmed.errors import MissingExtraError, RecipeError
 from leanmed.models.sam_weights import load_sam_weights
+from leanmed.prompts import BOTTOM_RIGHT, NO_POINT, TOP_LEFT
 from leanmed.recipe.recipe import Model
 
 PATCH = 16  # pixels along each side
-NO_POINT, OUTSIDE, INSIDE, TOP_LEFT, BOTTOM_RIGHT = -1, 0, 1, 2, 3  # labels of points
 UNSEEN = -1e4  # added to the scores of tokens that nothing may attend to; half precision holds it, and exp gives 0
 # What Meta's weights expect. MedSAM's expect images in [0, 1] as they are: a mean of 0 and a standard deviation of 1.
 NORMALISATION = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

@@ -8,14 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leanmed.errors import RecipeError
+from leanmed.models.weights import read_weights
 
 FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 WRAPPERS = ("model", "state_dict", "model_state_dict")  # keys that training scripts keep the tensors under
@@ -86,7 +84,7 @@ def _read(source: str, backbone: str) -> dict[str, object]:
     if path.is_dir():
         return _folder(path, source)
     if path.is_file():
-        return _file(path)
+        return read_weights(path)
     if path.suffix not in FILES and re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         return _folder(_from_hub(source), source)
     raise RecipeError(
@@ -102,23 +100,7 @@ def _folder(path: Path, source: str) -> dict[str, object]:
             f"expected .safetensors files in {source}, got none; save the model there with transformers' "
             "save_pretrained, or set model.weights to a .pth file"
         )
-    return {name: value for file in files for name, value in _file(file).items()}
-
-
-def _file(path: Path) -> dict[str, object]:
-    try:
-        found: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except Exception as error:  # the border to untrusted files
-        reason = str(error).split("\n")[0]
-        raise RecipeError(
-            f"{path} cannot be read as weights (.safetensors or .pth): {reason}; set model.weights to a file that "
-            "holds tensors alone"
-        ) from error
-    return dict(found) if isinstance(found, dict) else {}
+    return {name: value for file in files for name, value in read_weights(file).items()}
 
 
 def _from_hub(name: str) -> Path:

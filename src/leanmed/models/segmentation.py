@@ -79,8 +79,8 @@ class PretrainedSegmenter(Segmenter):
 class PReLU(nn.PReLU):
     """`nn.PReLU` with a weight for each channel, exported as depthwise convolutions.
 
-    ONNX Runtime computes its operator PRelu value by value, which took half of ENet's time; w x + (1 - w) max(x, 0) is
-    the same for every weight w, and is quick there in floats and in integers.
+    ONNX Runtime computes its operator PRelu value by value, which is slow; w x + (1 - w) max(x, 0) is the same for
+    every weight w.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -25,7 +26,8 @@ def load_weights(model: nn.Module, path: Path, backbone: str, *, optional: tuple
     """
     if not path.is_file():
         raise RecipeError(f"expected model.weights to be imagenet, none or a file, got {path}, which is not there")
-    wanted, found = model.state_dict(), _read(path)
+    found = {name: value for name, value in read_weights(path).items() if isinstance(value, Tensor)}
+    wanted = model.state_dict()
     fits = {k: v.float() for k, v in found.items() if k in wanted and v.shape == wanted[k].shape}
     missing = [k for k in wanted if k not in fits and not k.endswith("num_batches_tracked")]
     strangers = [k for k in missing if not k.startswith(optional)]
@@ -37,13 +39,22 @@ def load_weights(model: nn.Module, path: Path, backbone: str, *, optional: tuple
     model.load_state_dict(fits, strict=False)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, object]:
+    """What a .safetensors or .pth file holds by name: tensors, and in a .pth file other plain values.
+
+    Raises:
+        RecipeError: it cannot be read, or holds more than plain values.
+    """
     try:
-        found = (
+        found: Any = (
             load_file(path)
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except Exception as error:  # the border to untrusted files
-        raise RecipeError(f"{path} cannot be read as weights (.safetensors or .pth): {error}") from error
-    return {k: v for k, v in found.items() if isinstance(v, Tensor)} if isinstance(found, dict) else {}
+        reason = str(error).split("\n")[0]
+        raise RecipeError(
+            f"{path} cannot be read as weights (.safetensors or .pth): {reason}; set model.weights to a file that "
+            "holds tensors alone"
+        ) from error
+    return dict(found) if isinstance(found, dict) else {}

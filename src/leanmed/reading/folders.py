@@ -36,6 +36,9 @@ _NOISE = frozenset({".ds_store", "thumbs.db", "desktop.ini"})  # what file manag
 _MASK = r"(?:mask|segmentation|seg|ground[_ -]?truth|gt|label|annotation)s?"
 MASK_NAME = re.compile(rf"(?P<image>.+?)[_ .-]+{_MASK}(?:[_ -]*\d+)?", re.IGNORECASE)
 MASK_FOLDER = re.compile(_MASK, re.IGNORECASE)
+FIELDS = frozenset({"fov", "field_of_view"})  # folders of images that say where masks say something
+ANSWERS = (".jsonl", ".csv")  # files of answers
+PICTURES, FILES = "-montages", "-files"  # the ends of the folders that lie beside them
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Listing:
         others: files of other kinds.
         hidden: images whose names begin with a dot, or that lie in such a folder.
         links: links to folders, which are not followed.
+        answers: what earlier predictions wrote beside their files of answers.
     """
 
     folder: Path
@@ -57,6 +61,7 @@ class Listing:
     others: tuple[Path, ...] = ()
     hidden: tuple[Path, ...] = ()
     links: tuple[Path, ...] = ()
+    answers: tuple[Path, ...] = ()
 
     def notes(self, is_read: Callable[[Path], bool] = lambda path: False) -> list[str]:
         """What is passed over and why, in one sentence or none.
@@ -67,6 +72,7 @@ class Listing:
         kinds = Counter(map(_kind, (path for path in self.others if not is_read(path))))
         parts = [f"{count} {kind}" for kind, count in sorted(kinds.items())]
         apart = {"masks beside their images": self.masks, "hidden": self.hidden, "links to folders": self.links}
+        apart["answers of earlier predictions"] = self.answers
         parts += [f"{len(paths)} {what} (such as {paths[0].name})" for what, paths in apart.items() if paths]
         count = kinds.total() + sum(map(len, apart.values()))
         said = f"{count} {'file was' if count == 1 else 'files were'} passed over in {self.folder}: {'; '.join(parts)}."
@@ -89,12 +95,16 @@ def list_folder(folder: Path, *, scans: bool = False, masks: bool = False) -> Li
     others: list[Path] = []
     hidden: list[Path] = []
     links: list[Path] = []
+    answers: list[Path] = []
     for parent, folders, names in os.walk(folder, onerror=_cannot_list):
         here = Path(parent)
         links += [here / name for name in folders if os.path.islink(here / name)]  # noqa: PTH114 - as os.walk sees it
         for name in (name for name in folders if name.startswith(".")):
             hidden += [path for path in _files_below(here / name) if path.suffix.lower() in SUFFIXES]
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        written = {name for name in folders if _is_of_answers(name, names)}
+        for name in sorted(written):
+            answers += [path for path in _files_below(here / name) if is_image(path)]
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in written)
         series = scans and (is_series(here) or is_series(here, "MR"))
         if series:
             images.append(here)
@@ -109,7 +119,13 @@ def list_folder(folder: Path, *, scans: bool = False, masks: bool = False) -> Li
                 others.append(path)
     beside = set() if masks else masks_among(images)
     kept = tuple(path for path in images if path not in beside)
-    return Listing(folder, kept, tuple(sorted(beside)), tuple(others), tuple(hidden), tuple(links))
+    return Listing(folder, kept, tuple(sorted(beside)), tuple(others), tuple(hidden), tuple(links), tuple(answers))
+
+
+def _is_of_answers(folder: str, names: Collection[str]) -> bool:
+    """Whether a folder is what a prediction wrote beside its file of answers, which is among the names beside it."""
+    stem = next((folder.removesuffix(end) for end in (PICTURES, FILES) if folder.endswith(end)), "")
+    return bool(stem) and any(f"{stem}{end}" in names for end in ANSWERS)
 
 
 def is_image(path: Path) -> bool:
@@ -121,12 +137,13 @@ def masks_among(paths: Collection[Path]) -> set[Path]:
     """The masks that lie beside their images.
 
     One is named as its image with an ending such as `_mask`, `_mask_1` or `_seg`, and lies in the same folder; or it
-    lies in a folder such as `masks`, and an image of its name in the folder above or in another one beside.
+    lies in a folder such as `masks`, or of fields of view, and an image of its name in the folder above or in another
+    one beside.
     """
     stems: dict[Path, set[str]] = {}
     for path in paths:
         stems.setdefault(path.parent, set()).add(_stem(path))
-        if not MASK_FOLDER.fullmatch(path.parent.name):
+        if not _is_of_masks(path.parent.name):
             stems.setdefault(path.parent.parent / "*", set()).add(_stem(path))
     found = set()
     for path in paths:
@@ -134,12 +151,16 @@ def masks_among(paths: Collection[Path]) -> set[Path]:
         image = name["image"] if name else _stem(path)
         if name and image in stems[path.parent]:
             found.add(path)
-        elif MASK_FOLDER.fullmatch(path.parent.name):
+        elif _is_of_masks(path.parent.name):
             above = path.parent.parent
             images = stems.get(above, set()) | stems.get(above / "*", set())
             if image in images or _stem(path) in images:
                 found.add(path)
     return found
+
+
+def _is_of_masks(folder: str) -> bool:
+    return bool(MASK_FOLDER.fullmatch(folder)) or folder.casefold() in FIELDS
 
 
 def _stem(path: Path) -> str:

@@ -24,6 +24,7 @@ from leanmed import __version__
 from leanmed.errors import LeanmedError, RunError
 from leanmed.files import encodable, sha256_bytes, sha256_json, whole_file, write_text
 from leanmed.prompts import Prompts
+from leanmed.reading.folders import FILES, PICTURES
 from leanmed.reading.volume import is_scan
 from leanmed.runtime.lines import as_text, line_of, read_lines
 from leanmed.runtime.predictor import Predictor
@@ -104,7 +105,7 @@ def predict_file(
         RunError: the output is there already, is damaged, or belongs to another artifact or other inputs.
     """
     shard = shard or Shard()
-    beside = out.with_name(f"{out.stem}-montages"), out.with_name(f"{out.stem}-files")
+    beside = out.with_name(f"{out.stem}{PICTURES}"), out.with_name(f"{out.stem}{FILES}")
     pictures = Pictures(draw or beside[0], images=draw is not None, files=beside[1])
     mine, out = shard.of(inputs), shard.path(out)
     part, marker = (out.with_name(out.name + end) for end in (".part", ".done"))

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from contracts.task_contract import TaskContract
-from leanmed.tasks.base import Batch, Named
+from contracts.task_contract import MaskContract
+from leanmed.tasks.base import Batch
 from leanmed.tasks.recipes import check_recipe
 from leanmed.tasks.segmentation.augment import OUTSIDE, augment_masks, change_values
 from leanmed.tasks.segmentation.loss import dice_loss, mask_loss
@@ -37,12 +37,7 @@ def learnable(classes: int) -> Batch:
     return Batch({"image": image}, {"mask": masks, "case": torch.arange(8)})
 
 
-class Masks(TaskContract):
-    def far_too_sure(self, outputs: Named) -> Named:
-        return {name: 3 * tensor for name, tensor in outputs.items()}
-
-
-class TestOneLabel(Masks):
+class TestOneLabel(MaskContract):
     @pytest.fixture
     def task(self) -> Segmentation:
         return segmentation("vessel")
@@ -51,21 +46,8 @@ class TestOneLabel(Masks):
     def batch(self) -> Batch:
         return learnable(1)
 
-    def test_a_temperature_decides_what_the_graph_and_the_manifest_say(self, task, batch) -> None:
-        """Confidences are kept in 256 levels, so that a temperature brings them back to a level or two."""
-        outputs = self.outputs(task, batch)
-        task.decide_by(1.0, 0.0)
-        kept = task.answers(outputs)
-        task.decide_by(2.0, 0.25)
-        assert (task.manifest()["temperature"], task.manifest()["threshold"]) == (2.0, 0.25)
-        kind = self.kind(task)
-        for wanted, answer in zip(task.answers(outputs), kept, strict=True):
-            again = kind.recalibrated(answer, 2.0, 0.25)
-            assert np.abs(again.confidence.astype(int) - wanted.confidence.astype(int)).max() <= 1
-            assert np.array_equal(again.mask, again.confidence >= 64)
 
-
-class TestThreeLabels(Masks):
+class TestThreeLabels(MaskContract):
     @pytest.fixture
     def task(self) -> Segmentation:
         return segmentation("a", "b", "c")

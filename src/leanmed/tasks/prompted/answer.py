@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from leanmed.errors import ArtifactError, DataError
 from leanmed.manifest import Manifest
-from leanmed.prompts import Prompts
+from leanmed.prompts import BOTTOM_RIGHT, INSIDE, TOP_LEFT, Prompts
 from leanmed.tasks.segmentation import answer as masks
 from leanmed.tasks.segmentation.answer import MaskedImage
 from leanmed.tasks.segmentation.answer import labels_of as labels_of
@@ -28,7 +28,6 @@ GRAPHS = {
     "localiser": ("point",),
 }
 INPUTS = {"decoder": ("embedding", "points", "labels", "canvas"), "localiser": ("image",)}
-INSIDE, TOP_LEFT, BOTTOM_RIGHT = 1, 2, 3  # labels of points
 CROSS = 5  # half the length of its arms in pixels
 
 
@@ -182,4 +181,7 @@ def apart(one: Sequence[NDArray[Any]], other: Sequence[NDArray[Any]]) -> float:
 
 def search(scan: Any, run: Any, manifest: Manifest, count: int | None) -> Any:
     """There are no prompts for whole volumes."""
-    raise ArtifactError("expected an image, got a whole volume, in which nothing can be pointed at; give a slice of it")
+    raise ArtifactError(
+        "expected an artifact that searches whole volumes, got one that marks what is pointed at in single images; "
+        "take another artifact, or give a slice"
+    )

@@ -51,22 +51,34 @@ __all__ = [
     "terms",
 ]
 
-POINTED = "The points were found by the model's own localiser. No true mask had a part in them."
+POINTED = (
+    "Where no points or boxes were given to `leanmed predict`, the model's own localiser pointed, to which no true "
+    "mask was shown."
+)
 
 
-def check(dataset: str, records: Sequence[Record], labels: tuple[str, ...]) -> None:
-    """As for masks; and only one label can be pointed at."""
+def one_label(labels: tuple[str, ...]) -> None:
+    """Refuse several labels: a point does not say which of them is meant.
+
+    Raises:
+        DataError: there is not one.
+    """
     if len(labels) != 1:
         raise DataError(
             f"expected one label to point at, got {', '.join(labels)}; name it with --set data.labels=[NAME], or take "
             "the task segmentation, which marks several at once"
         )
+
+
+def check(dataset: str, records: Sequence[Record], labels: tuple[str, ...]) -> None:
+    """As for masks, of one label."""
+    one_label(labels)
     masks.check(dataset, records, labels)
 
 
 def remarks(table: Segmented) -> list[str]:
     """As for masks, and who pointed."""
-    return [POINTED, *masks.remarks(table)]
+    return [*masks.remarks(table), POINTED]
 
 
 def describe(manifest: Manifest) -> str:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from leanmed.models.point_localiser import TARGETS
-from leanmed.models.sam import BOTTOM_RIGHT, INSIDE, NO_POINT, OUTSIDE, TOP_LEFT
+from leanmed.prompts import BOTTOM_RIGHT, INSIDE, NO_POINT, OUTSIDE, TOP_LEFT
 from leanmed.tasks.prompted.settings import Prompter
 
 

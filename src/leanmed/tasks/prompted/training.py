@@ -10,15 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leanmed.models.point_localiser import PointLocaliser, localisation_loss, pixels
-from leanmed.models.sam import INSIDE, OUTSIDE, PATCH, PromptedSegmenter, build_prompted, checkpoint_blocks
+from leanmed.models.sam import PATCH, PromptedSegmenter, build_prompted, checkpoint_blocks
+from leanmed.prompts import INSIDE, OUTSIDE
 from leanmed.recipe.recipe import Recipe
 from leanmed.records import Record
 from leanmed.tasks.base import Batch, FurtherGraph, Named, Parts, Size, Task
 from leanmed.tasks.prompted.answer import PromptedMask
+from leanmed.tasks.prompted.judge import one_label
 from leanmed.tasks.prompted.prompts import draw_prompts, target_points
 from leanmed.tasks.prompted.settings import PromptedRecipe
 from leanmed.tasks.segmentation.training import Segmentation
-from leanmed.tasks.segmentation.training import labels_of as labels_of
+from leanmed.tasks.segmentation.training import labels_of as labels_of_masks
 
 
 class Prompted(Segmentation):
@@ -123,7 +125,7 @@ class Prompted(Segmentation):
             "canvas": torch.zeros(60, 80, dtype=torch.uint8),
         }
         height, width, count = (torch.export.Dim(name, min=1) for name in ("height", "width", "count"))
-        lengths = {"points": {0: count}, "labels": {0: torch.export.Dim.AUTO}, "canvas": {0: height, 1: width}}
+        lengths = {"points": {0: count}, "labels": {0: count}, "canvas": {0: height, 1: width}}
         square = {"image": torch.randn(1, 3, self.side, self.side)}
         return {
             "decoder": FurtherGraph(_PromptsToMask(self), [example], lengths),
@@ -178,3 +180,10 @@ class _SquareToPoint(nn.Module):
 
 
 TASK = Prompted
+
+
+def labels_of(dataset: str, records: Sequence[Record], wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+    """As of masks; there must be one."""
+    labels = labels_of_masks(dataset, records, wanted)
+    one_label(labels)
+    return labels

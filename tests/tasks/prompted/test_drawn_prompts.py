@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from leanmed.models.sam import BOTTOM_RIGHT, INSIDE, NO_POINT, OUTSIDE, TOP_LEFT
+from leanmed.prompts import BOTTOM_RIGHT, INSIDE, NO_POINT, OUTSIDE, TOP_LEFT
 from leanmed.tasks.prompted.prompts import draw_prompts, target_points
 from leanmed.tasks.prompted.settings import Prompter
 
