@@ -19,7 +19,7 @@ import typer
 from leanmed.benchmark.benchmark import machine
 from leanmed.evaluation.runs import records_of
 from leanmed.files import write_json
-from leanmed.papers.prostate import judged_runs
+from leanmed.papers.judged import judged_runs
 from leanmed.tasks.recipes import open_run
 
 app = typer.Typer(add_completion=False, help=__doc__)

@@ -229,6 +229,14 @@ def evaluate(
         ),
     ] = None,
     scans: Annotated[bool, typer.Option("--scans", help="Judge an artifact on LUNA16's whole scans: its CPM.")] = False,
+    oracle: Annotated[
+        bool,
+        typer.Option(
+            "--oracle",
+            help="For a run that takes points: answer its test images anew, each with a point from its true mask. The "
+            "report says so; the figures are not those of the model by itself.",
+        ),
+    ] = False,
 ) -> None:
     """Say how good a run, an artifact or a file of answers is: report.json and report.html.
 
@@ -257,6 +265,10 @@ def evaluate(
         )
     if dataset and (subject / RUN).is_file():
         raise DataError("expected no --dataset with a run, which is judged on the data that it split; leave it out")
+    if oracle:
+        if not (subject / RUN).is_file():
+            raise DataError(f"expected a run with --oracle, got {subject}; give a run folder, or leave it out")
+        needs("evaluate", "train", *TRAINING)
     if scans:
         if (subject / RUN).is_file():
             raise ArtifactError(f"expected an artifact, got the run {subject}; make one with leanmed export")
@@ -272,7 +284,7 @@ def evaluate(
             subject, data, dataset=dataset or "folder", labels=order, cache=out.parent / AUDIT, command=typed()
         )
     elif (subject / RUN).is_file():
-        report = evaluate_run(open_run(subject), data=data, command=typed())
+        report = evaluate_run(open_run(subject), data=data, oracle=oracle, command=typed())
     else:
         with progress_bar("images") as step:
             report = evaluate_artifact(

@@ -180,7 +180,7 @@ def test_a_network_with_random_weights_learns_to_mark_the_square_that_the_point_
     assert loss.item() < 0.04  # without the point, 8 of 64 pixels are as likely in as out: ln 2 / 8 = .087
 
 
-@pytest.mark.parametrize(("which", "again"), [("off", []), ("global", [1]), ("all", [0, 1])])
+@pytest.mark.parametrize(("which", "again"), [("none", []), ("global", [1]), ("all", [0, 1])])
 def test_checkpointed_blocks_are_computed_twice_and_give_the_same_gradients(which: Any, again: list[int]) -> None:
     network = sam().train()
     calls = [0, 0]

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from leanmed.errors import DataError
+from leanmed.papers.judged import mean_over_seeds
 from leanmed.papers.printed import PROSTATE
-from leanmed.papers.prostate import ABLATION, COST, dice_of_volumes, mean_over_seeds
+from leanmed.papers.prostate import ABLATION, COST, dice_of_volumes
 from leanmed.papers.reproduce import recipe_of, reproduce, with_companions
 from leanmed.phantoms.prostates import write_prostates
 from leanmed.reading.mr import write_mask_nifti

@@ -19,6 +19,11 @@ from leanmed.runtime.lines import read_lines
 from leanmed.tasks import TASKS
 from leanmed.tasks.kind import Answer
 
+ORACLE = (
+    "ORACLE: each image was answered with one point from its true mask, exactly where the model's localiser learns to "
+    "point. These figures say how good masks are where one points well, and not how good the model is by itself."
+)
+
 
 def run_answers(run: Run, records: Sequence[Record], folds: Sequence[FoldResult], part: str = "test") -> Answered:
     """The answers that a run keeps to one part, all folds together; groups are those that its split kept whole."""
@@ -85,14 +90,25 @@ def read_again(run: Run, data: Path | None) -> tuple[list[Record], dict[str, str
     return records, dict(zip((record.id for record in records), contents, strict=True))
 
 
-def evaluate_run(run: Run, *, data: Path | None = None, command: str = "") -> Report:
+def evaluate_run(run: Run, *, data: Path | None = None, oracle: bool = False, command: str = "") -> Report:
     """The report of a finished run.
 
+    Args:
+        run: finished.
+        data: the folder that it was trained on; None: where it was.
+        oracle: answer anew, with what a person who knows the truth would say beside the image; needs torch.
+        command: what the user typed, for the record.
+
     Raises:
-        RunError: a fold is unfinished, or the data have changed.
+        RunError: a fold is unfinished, or the data have changed, or the run's task takes nothing but the image.
     """
-    folds = run.folds()
-    answered = run_answers(run, records_of(run, data), folds)
+    folds, records = run.folds(), records_of(run, data)
+    if oracle:
+        from leanmed.train.oracle import oracle_answers
+
+        answered = oracle_answers(run, records)
+    else:
+        answered = run_answers(run, records, folds)
     temperatures = {fold.number: fold.facts["manifest"]["temperature"] for fold in folds}
     provenance = Provenance(
         data_hash=run.facts["data_sha256"],
@@ -105,7 +121,7 @@ def evaluate_run(run: Run, *, data: Path | None = None, command: str = "") -> Re
         answered,
         run.recipe.evaluation,
         title=f"{run.recipe.name}: {run.recipe.model.backbone}",
-        protocol=protocol_of(run),
+        protocol=f"{ORACLE} {protocol_of(run)}" if oracle else protocol_of(run),
         main_score=folds[0].facts["manifest"]["main_score"],
         provenance=provenance,
         thresholds=_thresholds(folds),

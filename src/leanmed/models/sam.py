@@ -29,7 +29,7 @@ PATCH = 16  # pixels along each side
 UNSEEN = -1e4  # added to the scores of tokens that nothing may attend to; half precision holds it, and exp gives 0
 # What Meta's weights expect. MedSAM's expect images in [0, 1] as they are: a mean of 0 and a standard deviation of 1.
 NORMALISATION = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-Checkpointed = Literal["off", "global", "all"]
+Checkpointed = Literal["none", "global", "all"]
 
 
 class PromptedSegmenter(nn.Module, ABC):
@@ -87,10 +87,10 @@ def checkpoint_blocks(network: PromptedSegmenter, which: Checkpointed) -> None:
 
     Args:
         network: is changed.
-        which: `off`: none; `global`: the blocks that attend to the whole image, whose attention maps are the largest;
-            `all`: every block.
+        which: `none`: no block; `global`: the blocks that attend to the whole image, whose attention maps are the
+            largest; `all`: every block.
     """
-    chosen = {"off": (), "global": network.global_blocks, "all": range(len(network.blocks))}
+    chosen = {"none": (), "global": network.global_blocks, "all": range(len(network.blocks))}
     network.checkpointed = frozenset(chosen[which])
 
 

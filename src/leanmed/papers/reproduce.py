@@ -12,6 +12,7 @@ from leanmed.errors import DataError
 from leanmed.evaluation.runs import evaluate_run
 from leanmed.files import write_json, write_text
 from leanmed.papers import anemia as reproduce_anemia
+from leanmed.papers import nerves as reproduce_nerves
 from leanmed.papers import nodules as reproduce_nodules
 from leanmed.papers import prostate as reproduce_prostate
 from leanmed.papers.anemia import mean
@@ -46,6 +47,7 @@ TABLES: dict[str, Tables] = {
     "anemia": reproduce_anemia,
     "nodules": reproduce_nodules,
     "prostate": reproduce_prostate,
+    "nerves": reproduce_nerves,
 }
 
 
@@ -122,10 +124,10 @@ def recipe_of(paper: Paper, arm: str, seed: int, settings: Sequence[str]) -> Rec
     """
     chosen: Arm = _choose(paper.arms, arm, "protocol")
     seeded = (f"split.seed={seed}", f"training.seed={seed}")
-    given = settings_of(arm, settings, paper.arms)
-    if not chosen.teacher:  # what is said of distillation holds for those that learn by it
-        given = [text for text in given if not text.startswith("distillation.")]
-    return load_recipe(paper.recipe, [*given, *chosen.settings, *seeded])
+    # what is said of distillation holds for those that learn by it
+    others = (*chosen.own, *(() if chosen.teacher else ("distillation.",)))
+    given = settings_of(arm, settings, paper.arms, others)
+    return load_recipe(chosen.recipe or paper.recipe, [*given, *chosen.settings, *seeded])
 
 
 def with_companions(asked: Sequence[str], arms: Mapping[str, Arm]) -> list[str]:
@@ -141,8 +143,14 @@ def with_companions(asked: Sequence[str], arms: Mapping[str, Arm]) -> list[str]:
     return list(found)
 
 
-def settings_of(arm: str, settings: Sequence[str], arms: Collection[str]) -> list[str]:
+def settings_of(arm: str, settings: Sequence[str], arms: Collection[str], others: Sequence[str] = ()) -> list[str]:
     """The `--set` values that hold for one arm: those for all, then its own without the name before them.
+
+    Args:
+        arm: whose.
+        settings: KEY=VALUE, or ARM:KEY=VALUE.
+        arms: all there are.
+        others: how the keys begin whose values for all arms are not for this one.
 
     Raises:
         DataError: a value for an arm that is not there.
@@ -151,7 +159,8 @@ def settings_of(arm: str, settings: Sequence[str], arms: Collection[str]) -> lis
     for name, text in named:
         if name and name not in arms:
             raise DataError(f"expected --set KEY=VALUE, or ARM:KEY=VALUE with one of {', '.join(arms)}, got {text!r}")
-    return [text for name, text in named if not name] + [text.partition(":")[2] for name, text in named if name == arm]
+    shared = [text for name, text in named if not name and not text.startswith(tuple(others))]
+    return shared + [text.partition(":")[2] for name, text in named if name == arm]
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -122,6 +122,14 @@ class Task(nn.Module, ABC):
     def forward(self, inputs: Mapping[str, Tensor]) -> Named:
         """Inputs as `prepare` or `augment` gives them, batched, to uncalibrated outputs."""
 
+    def told(self, targets: Named) -> Named:
+        """Inputs that a person gives beside the image, such as points in it, as batched targets say they should be.
+
+        For figures that are told apart from all others, since the truth takes part in the answer. Most kinds of task
+        have none.
+        """
+        return {}
+
     @abstractmethod
     def reveal(self, inputs: Mapping[str, Tensor]) -> Named:
         """What the network makes of inputs, before anything is decided: what the loss takes, and a student compares.

@@ -151,7 +151,7 @@ def test_a_side_that_is_no_multiple_of_a_patch_is_refused(refused) -> None:
 
 def test_checkpointing_changes_no_gradient() -> None:
     gradients = []
-    for which in ("off", "all"):
+    for which in ("none", "all"):
         task = prompted(prompter={"checkpointing": which}).train()
         batch = task.augment(squares(), 0)
         task.loss(batch).backward()

@@ -35,8 +35,8 @@ class Prompter(Section):
         le=0.5,
         description="how far each corner of a box is moved in training, at most, as a share of the box's sides",
     )
-    checkpointing: Literal["off", "global", "all"] = Field(
-        default="off",
+    checkpointing: Literal["none", "global", "all"] = Field(
+        default="none",
         description="blocks of the encoder that are computed again in the backward pass, which saves memory and costs "
         "time; global: those that attend to the whole image; all: every block",
     )

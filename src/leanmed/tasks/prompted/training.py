@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from leanmed.models.point_localiser import PointLocaliser, localisation_loss, pixels
 from leanmed.models.sam import PATCH, PromptedSegmenter, build_prompted, checkpoint_blocks
-from leanmed.prompts import INSIDE, OUTSIDE
+from leanmed.prompts import INSIDE, NO_POINT, OUTSIDE
 from leanmed.recipe.recipe import Recipe
 from leanmed.records import Record
 from leanmed.tasks.base import Batch, FurtherGraph, Named, Parts, Size, Task
@@ -66,8 +66,17 @@ class Prompted(Segmentation):
         point = target_points(targets["mask"], self.prompter.point)
         return Batch(inputs | {"points": points, "labels": labels}, targets | {"point": point})
 
+    def told(self, targets: Named) -> Named:
+        """The point that the localiser should have found; without an object, the image's middle, said to be outside."""
+        empty = targets["point"].isnan().any(1, keepdim=True)
+        points = pixels(torch.where(empty, 0.5, targets["point"]), self.side)
+        return {"points": points[:, None], "labels": torch.where(empty, OUTSIDE, INSIDE)}
+
     def reveal(self, inputs: Mapping[str, Tensor]) -> Named:
-        """`logits`, the embedding as `features`, the localiser's `point`, and the `iou` expected of the mask."""
+        """`logits`, the embedding as `features`, the localiser's `point`, and the `iou` expected of the mask.
+
+        Also `asked`, the points (b, n, 2) that the mask is of, in pixels of the square, and their labels, `marks`.
+        """
         images = self.seen(inputs)
         embeddings, found = self.model.embed(images), self.localiser(images)
         points, labels = inputs.get("points"), inputs.get("labels")
@@ -75,16 +84,19 @@ class Prompted(Segmentation):
             points = pixels(found.detach(), self.side)[:, None]
             labels = torch.full(points.shape[:2], INSIDE, device=points.device)
         logits, iou = self.model.decode(embeddings, points, labels)
-        return {"logits": self.enlarged(logits), "features": embeddings, "point": found, "iou": iou}
+        given = {"asked": points, "marks": labels}
+        return {"logits": self.enlarged(logits), "features": embeddings, "point": found, "iou": iou, **given}
 
     def enlarged(self, logits: Tensor) -> Tensor:
         """Logits at a quarter of the square's size to (b, 1, side, side)."""
         return F.interpolate(logits, (self.side, self.side), mode="bilinear", align_corners=False)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Named:
-        """Logits, the localiser's points (b, 2), and the expected IoU (b,)."""
+        """Logits, the localiser's points (b, 2), the expected IoU (b,), and the points that the masks are of."""
         revealed = self.reveal(inputs)
-        return {name: revealed[name].float() for name in ("logits", "point", "iou")}
+        return {name: revealed[name].float() for name in ("logits", "point", "iou", "asked")} | {
+            "marks": revealed["marks"]
+        }
 
     def loss_of(self, revealed: Named, targets: Named) -> Tensor:
         """The recipe's loss of the masks, and the squared errors of the localiser's points and of the expected IoU.
@@ -98,14 +110,16 @@ class Prompted(Segmentation):
         return super().loss_of({"logits": logits}, targets) + points + expected
 
     def answers(self, outputs: Mapping[str, Tensor], sizes: Sequence[Size] | None = None) -> list[Any]:
-        """The mask of each image for the localiser's point, as the artifact decides it."""
+        """The mask of each image for the points it was asked with, as the artifact decides it."""
         masks = super().answers(outputs, sizes)
         frames = sizes or [(self.side, self.side)] * len(masks)
-        points, scores = outputs["point"].cpu(), outputs["iou"].cpu().clamp(0, 1)
-        return [
-            PromptedMask.about(mask, [(point * max(size)).tolist()], [INSIDE], float(score))
-            for mask, size, point, score in zip(masks, frames, points, scores, strict=True)
-        ]
+        given = ((outputs["asked"] + 0.5) / self.side, outputs["marks"], outputs["iou"].clamp(0, 1))
+        found = []
+        for mask, size, points, marks, score in zip(masks, frames, *(part.cpu() for part in given), strict=True):
+            real = marks != NO_POINT
+            placed = (points[real] * max(size)).tolist()
+            found.append(PromptedMask.about(mask, placed, marks[real].tolist(), float(score)))
+        return found
 
     def graph(self) -> nn.Module:
         """Pixels (h, w, 3 or 4) to what the other two graphs take: an embedding, and the square that it is of."""

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import save_file
+
+from leanmed.errors import RunError
+from leanmed.evaluation.runs import evaluate_run, records_of
+from leanmed.models.sam import build_prompted
+from leanmed.papers.nerves import ABLATION, UNTRAINED
+from leanmed.papers.printed import NERVES
+from leanmed.papers.reproduce import recipe_of, reproduce
+from leanmed.phantoms.nerves import write_nerves
+from leanmed.tasks.recipes import open_run
+from leanmed.train.oracle import oracle_answers
+
+TINY = (
+    "data.labels=null",
+    "model.side=32",
+    "model.backbone=sam-small",
+    "model.backbone_args={width: 32, heads: 2, window: 2, channels: 32, depth: 4}",
+    "adapters.ratio=0.25",
+    "decoder:adapters.ratio=null",
+    "split.protocol=holdout",
+    "split.test=0.3",
+    "split.validation=0.3",
+    "training.batch_size=4",
+    "training.epochs=1",
+    "evaluation.resamples=100",
+    "unet:model.backbone_args={width: 2}",
+)
+ARMS = ["hierarchical", "decoder", "unet"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_nerves(tmp_path_factory.mktemp("nerves") / "data", patients=8, frames=2, side=32)
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    out = tmp_path_factory.mktemp("reproduction") / "out"
+    recipe = recipe_of(NERVES, "hierarchical", 0, [*TINY, "model.weights=none"])
+    weights = tmp_path_factory.mktemp("weights") / "sam.safetensors"
+    save_file(build_prompted(recipe.model).state_dict(), weights)
+    settings = [*TINY, f"model.weights={weights}"]
+    reproduce("nerves", data, out, settings=settings, arms=ARMS, tell=lambda line: None)
+    return out
+
+
+def found_in(reproduced: Path) -> dict[str, Any]:
+    return dict(json.loads((reproduced / "nerves.json").read_text()))
+
+
+def test_settings_for_prompts_and_adapters_do_not_reach_networks_without_them() -> None:
+    recipe = recipe_of(NERVES, "transunet", 0, ["prompter.point=centroid", "model.weights=none", "training.epochs=3"])
+    assert (recipe.task, recipe.model.backbone, recipe.training.epochs) == ("segmentation", "transunet", 3)
+    assert recipe.adapters.method == "none"
+
+
+def test_the_arms_of_equal_budget_differ_from_the_others_in_that_alone() -> None:
+    plain, equal = (recipe_of(NERVES, arm, 0, ()).adapters for arm in ("strategy-1", "strategy-1-equal"))
+    assert not plain.equal_budget
+    assert equal == plain.model_copy(update={"equal_budget": True})
+    assert set(ABLATION) <= set(NERVES.arms)
+
+
+def test_points_of_the_localiser_and_of_the_truth_stand_in_tables_of_their_own(reproduced: Path) -> None:
+    found = found_in(reproduced)
+    assert list(found["localiser"]) == ARMS
+    assert list(found["oracle"]) == ["hierarchical", "decoder", UNTRAINED]
+    for points, arms in (("localiser", ["decoder", "unet"]), ("oracle", ["decoder", UNTRAINED])):
+        assert list(found["changes"][points]) == arms
+        for arm in arms:
+            expected = found[points][arm]["dice"]["value"] - found[points]["hierarchical"]["dice"]["value"]
+            assert found["changes"][points][arm]["dice"]["value"] == pytest.approx(expected, abs=1e-6)
+    text = (reproduced / "nerves.md").read_text()
+    assert "Not a medical device" in text
+    assert text.index("localiser, to which no true mask was shown") < text.index("ORACLE")
+    assert "| HA-SAM | 6.82 | 83.04 / 70.43 / 15.08 |" in text
+
+
+def test_only_what_is_trained_moves(reproduced: Path) -> None:
+    depth = found_in(reproduced)["depth"]
+    assert [row["width"] for row in depth["hierarchical"]] == [4, 8, 8, 12]
+    assert {row["moved"] for rows in depth.values() for row in rows} == {0.0}
+    trained = {arm: own["seeds"]["0"]["trained_parameters"] for arm, own in found_in(reproduced)["arms"].items()}
+    assert 0 < trained["hierarchical"] < trained["decoder"]
+
+
+def test_a_report_by_the_truth_says_so_and_answers_at_the_true_point(reproduced: Path, data: Path) -> None:
+    run = open_run(reproduced / "runs" / "hierarchical-0")
+    answered = oracle_answers(run, records_of(run, data))
+    assert answered.records
+    for record, answer in zip(answered.records, answered.answers, strict=True):
+        ((x, y),) = answer.points
+        mask = answered.judge.masks.read_mask(record, answered.labels)
+        assert mask[int(y), int(x)] == 1 or run.recipe.prompter.point == "centroid"
+    report = evaluate_run(run, data=data, oracle=True)
+    assert report.protocol.startswith("ORACLE: each image was answered with one point from its true mask")
+    own = evaluate_run(run, data=data)
+    assert "ORACLE" not in own.protocol
+
+
+def test_a_run_without_prompts_cannot_be_told_anything(reproduced: Path, data: Path, refused) -> None:
+    run = open_run(reproduced / "runs" / "unet-0")
+    with refused(RunError, "whose task takes points or boxes", "got segmentation; leave out --oracle"):
+        evaluate_run(run, data=data, oracle=True)
