@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from leanmed.errors import DataError
-from leanmed.figures.calibration import choose_threshold, fit_temperature
+from leanmed.figures.calibration import Evidence, choose_threshold, fit_temperature, pooled_temperature
 
 TRUTH = np.array([0, 0, 1, 0, 1, 1])
 SCORES = np.array([0.1, 0.2, 0.3, 0.6, 0.7, 0.8])
@@ -76,3 +76,18 @@ def test_temperature_stays_in_its_range():
 def test_logits_of_a_diverged_model_are_refused():
     with pytest.raises(DataError, match="finite logits"):
         fit_temperature(np.array([0.0, np.nan]), np.array([0, 1]))
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_answers_that_are_alike_are_counted_and_fitted_as_if_they_stood_alone(classes):
+    rng = np.random.default_rng(0)
+    shape = (400,) if classes == 1 else (400, classes)
+    logits, truth = np.round(rng.normal(size=shape)), rng.integers(max(classes, 2), size=400)
+    group = np.array([f"{k % 25:02}" for k in range(400)])
+    found = pooled_temperature(Evidence(logits, truth, group), resamples=3)
+    assert found.value == pytest.approx(fit_temperature(logits, truth, strength=25), rel=1e-4)
+    drawn = np.random.default_rng(0)
+    each = [np.bincount(drawn.integers(25, size=25), minlength=25) for _ in range(3)]
+    alone = [fit_temperature(logits, truth, strength=25, weights=w[np.arange(400) % 25] * 1.0) for w in each]
+    low, high = np.quantile(alone, [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx((min(low, found.value), max(high, found.value)), rel=1e-4)

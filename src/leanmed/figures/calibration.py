@@ -8,6 +8,7 @@ are, and below `LEAST_GROUPS` none is fitted.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,14 +136,33 @@ def pooled_temperature(seen: Evidence, *, resamples: int = 200, seed: int = 0) -
     if groups < LEAST_GROUPS:
         few = f"{groups} groups are too few to fit a temperature, which needs {LEAST_GROUPS}"
         return untouched(answers, groups, few)
-    value = fit_temperature(seen.logits, seen.truth, strength=groups)
-    names, member = np.unique(seen.group, return_inverse=True)
-    rng, drawn = np.random.default_rng(seed), []
-    for _ in range(resamples):
-        weights = np.bincount(rng.integers(names.size, size=names.size), minlength=names.size)[member]
-        drawn.append(fit_temperature(seen.logits, seen.truth, strength=groups, weights=weights.astype(np.float64)))
+    logits, truth, counts = _distinct(seen)
+
+    def fitted(times: Ints) -> float:
+        return fit_temperature(logits, truth, strength=groups, weights=(times @ counts).astype(np.float64))
+
+    value = fitted(np.ones(groups, np.int64))
+    rng = np.random.default_rng(seed)
+    draws = (np.bincount(rng.integers(groups, size=groups), minlength=groups) for _ in range(resamples))
+    drawn = [fitted(times) for times in draws]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Temperature(value, float(min(low, value)), float(max(high, value)), answers, groups)
+
+
+def _distinct(seen: Evidence) -> tuple[Floats, Ints, Any]:
+    """Each pair of logits and truth once, and how often each group has it, a sparse (groups, pairs).
+
+    Hundreds of thousands of pixels have a few hundred such pairs, since their confidences have 256 levels.
+    """
+    from scipy.sparse import csr_array
+
+    pairs = np.column_stack([seen.logits, seen.truth])
+    kept, which = np.unique(pairs, axis=0, return_inverse=True)
+    names, member = np.unique(seen.group, return_inverse=True)
+    ones = np.ones(len(pairs), np.int64)
+    counts = csr_array((ones, (member, which.reshape(-1))), shape=(names.size, len(kept)))
+    logits = kept[:, 0] if seen.logits.ndim == 1 else kept[:, :-1]
+    return logits, kept[:, -1].astype(np.int64), counts
 
 
 def fit_temperature(
