@@ -36,7 +36,10 @@ app = typer.Typer(
     "Research use only: not a medical device.",
 )
 
-RECIPE = "A shipped recipe's name (anemia, nodules, nodules-paper, prostate, retina, folder) or a YAML file."
+RECIPE = (
+    "A shipped recipe's name (anemia, nodules, nodules-paper, prostate, retina, nerves, nerves-masks, folder) or a "
+    "YAML file."
+)
 
 
 def main() -> None:
@@ -619,7 +622,9 @@ def profile(
 
 @app.command()
 def reproduce(
-    name: Annotated[str, typer.Argument(help="The paper's recipe: anemia, nodules or prostate.", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(help="The paper's recipe: anemia, nodules, prostate or nerves.", show_default=False)
+    ],
     data: Data,
     out: Out,
     settings: Set = [],  # noqa: B006
@@ -631,7 +636,12 @@ def reproduce(
             "and the student alone are trained, once for each seed."
         ),
     ] = "",
-    seeds: Annotated[str, typer.Option(help="Seeds, with commas; each gives a split and a training.")] = "0",
+    seeds: Annotated[
+        str,
+        typer.Option(
+            help="Seeds, with commas; each gives a split, unless --set split.seed=N holds it fixed, and a training."
+        ),
+    ] = "0",
     artifacts: Annotated[
         Path | None,
         typer.Option(help="nodules only: a folder of artifacts to measure too, such as resnet50 and resnet50-int8."),
@@ -651,7 +661,8 @@ def reproduce(
 
     `--set resnet50:training.epochs=9` changes one of them alone. `--quantization` writes OUT/quantization.md, with the
     figures in FP16, INT8 and INT4. For prostate, the tables show the figures of each site, and what each student gains
-    over itself without a teacher.
+    over itself without a teacher. For nerves, the figures of each kind of adapter by the points of the model's own
+    localiser, and apart from them by points of the true masks.
     """
     needs("reproduce", "train", *TRAINING)
     from leanmed.papers.reproduce import parse_seeds, reproduce

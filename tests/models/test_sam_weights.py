@@ -113,6 +113,14 @@ def test_a_folder_and_a_file_in_transformers_layout_give_every_tensor(tmp_path: 
     assert_same(sam(folder), donor)
 
 
+def test_a_fold_of_a_run_gives_its_sam_without_localiser_and_calibration(tmp_path: Path) -> None:
+    tensors = {f"model.{name}": value.clone() for name, value in sam().state_dict().items()}
+    others = {"localiser.backbone.fc.weight": torch.zeros(2, 3), "temperature": torch.ones(())}
+    save_file(tensors | others, tmp_path / "model.safetensors")
+    for source in (tmp_path, tmp_path / "model.safetensors"):
+        assert_same(sam(source), sam())
+
+
 def test_positions_are_resized_to_another_side_and_other_windows(tmp_path: Path) -> None:
     donor, file = sam(), tmp_path / "sam.pth"
     torch.save(in_metas_layout(donor), file)

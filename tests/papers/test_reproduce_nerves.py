@@ -61,6 +61,11 @@ def test_settings_for_prompts_and_adapters_do_not_reach_networks_without_them() 
     assert recipe.adapters.method == "none"
 
 
+def test_a_seed_that_is_set_holds_for_every_run() -> None:
+    recipes = [recipe_of(NERVES, "uniform", seed, ["split.seed=7"]) for seed in (1, 2)]
+    assert [(own.split.seed, own.training.seed) for own in recipes] == [(7, 1), (7, 2)]
+
+
 def test_the_arms_of_equal_budget_differ_from_the_others_in_that_alone() -> None:
     plain, equal = (recipe_of(NERVES, arm, 0, ()).adapters for arm in ("strategy-1", "strategy-1-equal"))
     assert not plain.equal_budget

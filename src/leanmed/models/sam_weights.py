@@ -18,6 +18,7 @@ from leanmed.models.weights import read_weights
 FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 WRAPPERS = ("model", "state_dict", "model_state_dict")  # keys that training scripts keep the tensors under
 PREFIXES = ("module.", "sam.", "model.")  # what wrappers of a network put before every name
+OWN, LOCALISER = "model.", "localiser."  # in what a run of ours keeps: SAM, and beside it what is not SAM's
 FREQUENCIES = "prompt_encoder.shared_embedding.positional_embedding"
 SHARED = "shared_image_embedding.positional_embedding"  # transformers' second name of the same tensor
 NOT_LEARNED = ("pixel_mean", "pixel_std")  # in some files of Meta's layout
@@ -59,7 +60,8 @@ def load_sam_weights(network: nn.Module, source: str, backbone: str) -> None:
     Args:
         network: with transformers' names.
         source: a folder with transformers' .safetensors files, a .safetensors or .pth file in transformers' layout or
-            Meta's (which is MedSAM's, too), or the id of such a folder on Hugging Face's hub, owner/name.
+            Meta's (which is MedSAM's, too), the id of such a folder on Hugging Face's hub, owner/name, or a fold of a
+            run of ours, RUN/fold-0.
         backbone: the network's name, for the message.
 
     Raises:
@@ -121,6 +123,8 @@ def _unwrapped(found: dict[str, object]) -> dict[str, Tensor]:
         if isinstance(inner := found.get(key), dict):
             found = inner
     tensors = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+    if any(name.startswith(LOCALISER) for name in tensors):
+        tensors = {name: value for name, value in tensors.items() if name.startswith(OWN)}
     for prefix in PREFIXES:
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}

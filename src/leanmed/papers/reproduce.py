@@ -73,7 +73,7 @@ def reproduce(
         settings: `--set` values, KEY=VALUE for every arm or ARM:KEY=VALUE for one.
         arms: which protocols or models; empty: all of the paper's. Before one that learns from a teacher, that
             teacher's arm is trained, and the arm of the same network without a teacher.
-        seeds: of splits and training both.
+        seeds: of splits and training both; a `split.seed` among the settings holds the split fixed.
         artifacts: a folder with artifacts named as the arms are, and as ARM-int8 and so on, to be measured too.
         resume: go on with what is there.
         command: what the user typed, for the record.
@@ -114,7 +114,7 @@ def reproduce(
 
 
 def recipe_of(paper: Paper, arm: str, seed: int, settings: Sequence[str]) -> Recipe:
-    """The recipe of one arm with one seed, of splits and training both.
+    """The recipe of one arm with one seed, of splits and training both unless a setting holds one of them fixed.
 
     Args:
         settings: `--set` values, KEY=VALUE for every arm or ARM:KEY=VALUE for one.
@@ -123,10 +123,12 @@ def recipe_of(paper: Paper, arm: str, seed: int, settings: Sequence[str]) -> Rec
         DataError: no such arm.
     """
     chosen: Arm = _choose(paper.arms, arm, "protocol")
-    seeded = (f"split.seed={seed}", f"training.seed={seed}")
     # what is said of distillation holds for those that learn by it
     others = (*chosen.own, *(() if chosen.teacher else ("distillation.",)))
     given = settings_of(arm, settings, paper.arms, others)
+    seeded = [
+        f"{key}={seed}" for key in ("split.seed", "training.seed") if not any(t.startswith(f"{key}=") for t in given)
+    ]
     return load_recipe(chosen.recipe or paper.recipe, [*given, *chosen.settings, *seeded])
 
 

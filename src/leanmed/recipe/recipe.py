@@ -120,7 +120,8 @@ class Model(Section):
     )
     weights: str = Field(
         default="imagenet",
-        description="imagenet: from timm's hub; none: random weights; else the path of a .safetensors or .pth file",
+        description="imagenet: from timm's hub; none: random weights; else the path of a .safetensors or .pth file; "
+        "for SAM also a folder of transformers', the id of one on Hugging Face's hub, or a fold of a run, RUN/fold-0",
     )
     side: int = Field(default=224, ge=32, le=1024, description="pixels; images become side x side; paper: 224")
     mean: tuple[Fraction, Fraction, Fraction] | None = Field(
