@@ -77,6 +77,9 @@ def demo(
             "--prostate", help="Show the prostate in MR of several sites: a small student that learns from a teacher."
         ),
     ] = False,
+    nerves: Annotated[
+        bool, typer.Option("--nerves", help="Show nerves in ultrasound that a person, or the model itself, points at.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier demo there.")] = False,
 ) -> None:
     """Every step on made data, and a report to open: under 3 minutes on two cores.
@@ -84,12 +87,15 @@ def demo(
     Example: `leanmed demo`
     """
     needs("demo", "train", *TRAINING)
-    from leanmed.demo import EYELIDS, NODULES, PROSTATE, run_demo
+    from leanmed.demo import EYELIDS, NERVES, NODULES, PROSTATE, run_demo
 
-    if nodules and prostate:
-        raise DataError("expected --nodules or --prostate, got both; leave one out")
-    chosen = NODULES if nodules else PROSTATE if prostate else EYELIDS
-    run_demo(out, chosen, overwrite=overwrite, tell=typer.echo)
+    asked = {"--nodules": (nodules, NODULES), "--prostate": (prostate, PROSTATE), "--nerves": (nerves, NERVES)}
+    chosen = [demo for wanted, demo in asked.values() if wanted] or [EYELIDS]
+    if len(chosen) > 1:
+        raise DataError(f"expected one of {', '.join(asked)}, got {len(chosen)} of them; leave the others out")
+    if nerves:
+        needs("demo --nerves", "sam", "transformers")
+    run_demo(out, chosen[0], overwrite=overwrite, tell=typer.echo)
 
 
 @app.command()
@@ -194,15 +200,22 @@ def _teacher(named: Path | None, resumed: Path | None) -> Any:
 
 
 @app.command()
-def recipe() -> None:
-    """List the shipped recipes and every key of a recipe with its default, range and meaning.
+def recipe(
+    name: Annotated[
+        str | None, typer.Argument(help="A shipped recipe, to be printed as it is written.", show_default=False)
+    ] = None,
+) -> None:
+    """List the shipped recipes and every key of a recipe with its default, range and meaning; or print one recipe.
 
-    Example: `leanmed recipe`
+    Example: `leanmed recipe`, or `leanmed recipe retina > mine.yaml` to change it and train by it
     """
     from leanmed.recipe.help import describe_recipe
-    from leanmed.recipe.recipe import shipped_recipes
+    from leanmed.recipe.recipe import shipped_recipes, shipped_text
     from leanmed.tasks.recipes import KINDS
 
+    if name is not None:
+        typer.echo(shipped_text(name), nl=False)
+        return
     typer.echo(f"shipped recipes: {', '.join(shipped_recipes())}\n\n{describe_recipe(KINDS)}")
 
 

@@ -13,10 +13,12 @@ from leanmed.errors import DataError
 from leanmed.evaluation.runs import evaluate_run
 from leanmed.export.export import export
 from leanmed.files import check_free, whole_folder, write_json
+from leanmed.papers.nerves import by_points
 from leanmed.papers.nodules import found_in_scans
 from leanmed.papers.prostate import dice_of_volumes
 from leanmed.phantoms.chest import write_slices
 from leanmed.phantoms.eyelids import PHANTOMS
+from leanmed.phantoms.nerves import write_nerves
 from leanmed.phantoms.prostates import write_prostates
 from leanmed.phantoms.scans import write_luna16
 from leanmed.reading.images import find_inputs, read_image
@@ -31,7 +33,9 @@ SIGNAL = 3.0  # standard deviations between the classes' mean colours: easy, lea
 SCANS, FIRST_SCAN = 2, 10_000  # seeds from here on: chests that no slice was cut from
 SITES, CASES = 3, 3  # of MR volumes, and how many each site has
 SLICES, SIDE = 8, 64  # of each volume, in pixels
-OTHER_SITES = 1  # a seed: sites whose scanners differ from those that are learned from
+OTHER_SITES = 1  # a seed: sites whose scanners, or patients who, differ from those that are learned from
+PATIENTS, FRAMES, BEAM = 48, 4, 96  # of ultrasound, frames of each, and pixels along the side of a frame
+NEW_PATIENTS = 12  # who are predicted
 MARK = "phantoms/phantoms.json"
 OWN = (
     "phantoms",
@@ -41,6 +45,7 @@ OWN = (
     "artifact",
     "answers",
     "predictions",
+    "pictures",
     "leanmed-audit",
 )  # how its files begin
 
@@ -61,6 +66,7 @@ class Demo:
         found: of the file of answers and the folder of what was predicted, a line on how well that went; None: there
             is nothing to compare with.
         beside: folders beside the answers, each with what it holds.
+        pictures: what the folder `pictures` shows of each input; empty: there is none.
     """
 
     command: str
@@ -73,6 +79,7 @@ class Demo:
     teacher: tuple[str, ...] | None = None
     found: Callable[[Path, Path], str] | None = None
     beside: Mapping[str, str] = field(default_factory=dict)
+    pictures: str = ""
 
 
 def _make_eyelids(root: Path) -> None:
@@ -84,6 +91,14 @@ def _make_ct(root: Path) -> None:
         write_slices(folder / "slices", COUNT)
         write_luna16(folder / "scans", SCANS, FIRST_SCAN, spacing=(1.0, 1.0, 2.5))
         write_json(folder / Path(MARK).name, {"note": "made data, no patients", "slices": COUNT, "scans": SCANS})
+
+
+def _make_ultrasound(root: Path) -> None:
+    with whole_folder(root) as folder:
+        write_nerves(folder / "learn", PATIENTS, FRAMES, BEAM)
+        write_nerves(folder / "new", NEW_PATIENTS, 1, BEAM, seed=OTHER_SITES)
+        about = {"note": "made data, no patients", "images": PATIENTS * FRAMES + NEW_PATIENTS}
+        write_json(folder / Path(MARK).name, about)
 
 
 def _make_mr(root: Path) -> None:
@@ -132,6 +147,19 @@ PROSTATE = Demo(
     beside={"montages": "the outlines in each volume", "files": "each volume's mask as NIfTI"},
 )
 
+NERVES = Demo(
+    command="leanmed demo --nerves",
+    recipe="demo-nerves",
+    things=lambda: f"{PATIENTS * FRAMES} frames of ultrasound, and {NEW_PATIENTS} of other patients",
+    make=_make_ultrasound,
+    data="phantoms/learn",
+    inputs="phantoms/new/images",
+    answers="answers.jsonl",
+    found=by_points,
+    beside={"files": "the masks as PNG"},
+    pictures="each new frame with its mask and the point that the localiser found",
+)
+
 
 def run_demo(out: Path, demo: Demo = EYELIDS, *, overwrite: bool = False, tell: Callable[[str], None] = print) -> None:
     """Make data, train, evaluate, export, predict; everything lands in `out`.
@@ -158,7 +186,8 @@ def run_demo(out: Path, demo: Demo = EYELIDS, *, overwrite: bool = False, tell: 
     tell("5  predicting without torch")
     predictor = load(out / "artifact")
     inputs = list(find_inputs([str(out / demo.inputs)], scans=predictor.takes_scans))
-    predict_file(predictor, inputs, out / demo.answers, workers=available_cores())
+    draw = out / "pictures" if demo.pictures else None
+    predict_file(predictor, inputs, out / demo.answers, workers=available_cores(), draw=draw)
     figure = report.figures[report.main_score]
     name = report.terms[report.main_score].title
     tell(f"{name} {figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f}) on made data")
@@ -166,6 +195,8 @@ def run_demo(out: Path, demo: Demo = EYELIDS, *, overwrite: bool = False, tell: 
         tell(demo.found(out / demo.answers, out / demo.inputs))
     for ending, what in demo.beside.items():
         tell(f"open {out / Path(demo.answers).stem}-{ending}: {what}")
+    if draw:
+        tell(f"open {draw}: {demo.pictures}")
     tell(f"open {out / 'report' / 'report.html'}")
 
 

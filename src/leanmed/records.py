@@ -75,6 +75,7 @@ class Mask(Value):
         values: label -> the values in the files that mean it; without values, all but 0 mean it.
         within: an image of the same size that is not 0 where the mask says something (a field of view); None:
             everywhere.
+        unknown: values in the files by which they say nothing.
 
     Raises:
         DataError: no label, a value that is no whole number above 0, one value with two meanings, or a label without
@@ -84,6 +85,7 @@ class Mask(Value):
     files: tuple[Path, ...]
     values: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: {"object": ()}, hash=False)
     within: Path | None = None
+    unknown: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         meant = [value for values in self.values.values() for value in values]
@@ -99,7 +101,7 @@ class Mask(Value):
     def named(self, labels: Sequence[str]) -> Mask:
         """The same, but where nobody said what the values mean, all but 0 mean the only one of these labels."""
         if len(labels) == 1 and dict(self.values) == {"object": ()}:
-            return Mask(self.files, {labels[0]: ()}, self.within)
+            return Mask(self.files, {labels[0]: ()}, self.within, self.unknown)
         return self
 
     def text(self) -> str:

@@ -182,7 +182,7 @@ def test_a_group_seen_at_two_sites_trains_no_model_that_is_tested_at_either():
 def test_sites_are_needed_under_site(refused):
     with refused(DataError, "expected a site for each image under `site`", "fill in `site`"):
         make_folds([*clinic(), record(999, "ill", "p99", None)], Split(protocol="site"))
-    with refused(DataError, "expected two or more sites under `site`, got site 0 only; use `grouped`"):
+    with refused(DataError, "expected two or more sites under `site`, got site 0 only; train with --protocol grouped"):
         make_folds(clinic(sites=1), Split(protocol="site"))
 
 

@@ -126,6 +126,16 @@ def test_nnunet_names_its_labels(tmp_path, put, labels):
     assert any("1 volumes have no mask" in note and "p_2" in note for note in found.notes)
 
 
+def test_what_nnunet_ignores_is_neither_a_label_nor_background(tmp_path, put):
+    labels = {"background": 0, "PZ": 1, "ignore": 2}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels, "file_ending": ".nii.gz"}))
+    put("imagesTr/p_0000.nii.gz"), put("labelsTr/p.nii.gz", drawn())
+    found = read_records("nnunet", tmp_path)
+    assert dict(found[0].mask.values) == {"PZ": (1,)}
+    marks = np.stack([read_mask(record, ["PZ"]) for record in found])
+    assert [(marks == value).sum() for value in (1, 255)] == [(drawn() == value).sum() for value in (1, 2)]
+
+
 @pytest.mark.parametrize("content", [None, "{", '{"labels": 3}', '{"labels": {"gland": "x"}}'])
 def test_nnunet_without_labels_is_refused(tmp_path, put, refused, content):
     put("imagesTr/p_0000.nii.gz"), put("labelsTr/p.nii.gz", drawn())
@@ -141,11 +151,12 @@ def test_nci_isbi_joins_series_and_masks_by_the_case_s_name(tmp_path, put):
     here = Grid(SHAPE, (0.5, 0.6, 3.0), (1.0, 2.0, 3.0), AXIAL)
     write_series(folder, voxels(), here, Modality="MR", RescaleSlope=None, RescaleIntercept=None, RescaleType=None)
     put("labels/Prostate3T-01-0001_truth.nrrd", drawn()), put("labels/ProstateDx-01-0002.nrrd", drawn())
+    put("labels/Prostate3T-01-00010.nrrd", drawn())  # of another case, whose name begins alike
     found = read_records("nci-isbi", tmp_path)
     assert {(record.site, record.group) for record in found} == {("Prostate3T", "Prostate3T/Prostate3T-01-0001")}
     assert [int(read_mask(record, ["object"]).sum()) for record in found] == [0, 6, 1, 0, 0]
     assert read_pixels(found[0]).shape == (10, 12, 3)
-    assert any("1 masks have no volume" in note and "ProstateDx-01-0002" in note for note in found.notes)
+    assert any("2 masks have no volume" in note and "ProstateDx-01-0002" in note for note in found.notes)
     assert len(set(content_hashes(found))) == 1
 
 

@@ -95,6 +95,17 @@ def test_a_new_localiser_points_near_the_middle_and_learns_a_point() -> None:
     assert loss.item() < 0.01  # the middle has (.09 + .04 + .16 + .16) / 4 = .1125
 
 
+def test_another_network_of_timm_s_can_be_the_localiser(tmp_path: Path) -> None:
+    network = PointLocaliser("none", backbone="mobilenetv3_small_050").eval()
+    assert sum(p.numel() for p in network.parameters()) < 1_000_000
+    assert (network(torch.randn(2, 3, 64, 64)) - 0.5).abs().max() < 0.2
+    file = tmp_path / "weights.safetensors"
+    kept = {name: value for name, value in network.backbone.state_dict().items() if not name.startswith("classifier.")}
+    save_file(kept, file)
+    loaded = PointLocaliser(str(file), backbone="mobilenetv3_small_050").backbone
+    assert torch.equal(loaded.conv_stem.weight, network.backbone.conv_stem.weight)
+
+
 def test_weights_come_from_a_file_without_the_last_layer(tmp_path: Path) -> None:
     torch.manual_seed(0)
     donor, file = PointLocaliser("none").backbone, tmp_path / "weights.safetensors"

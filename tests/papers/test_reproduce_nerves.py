@@ -22,6 +22,7 @@ TINY = (
     "model.side=32",
     "model.backbone=sam-small",
     "model.backbone_args={width: 32, heads: 2, window: 2, channels: 32, depth: 4}",
+    "prompter.localiser_backbone=mobilenetv3_small_050",
     "adapters.ratio=0.25",
     "decoder:adapters.ratio=null",
     "split.protocol=holdout",

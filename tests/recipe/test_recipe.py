@@ -8,7 +8,7 @@ import yaml
 
 from leanmed.errors import RecipeError
 from leanmed.recipe.help import describe_recipe
-from leanmed.recipe.recipe import Recipe, dump_recipe, shipped_recipes
+from leanmed.recipe.recipe import Recipe, dump_recipe, shipped_recipes, shipped_text
 from leanmed.tasks.recipes import KINDS, check_recipe, load_recipe, open_run, recipe_of_artifact
 
 
@@ -131,6 +131,12 @@ def test_a_recipe_written_out_reads_back_the_same(written):
     changes = ["training.learning_rate=1e-5", "data.labels=[a, b]", "evaluation.edges={age: [1, 2.5]}"]
     recipe = load_recipe("folder", [*changes, "model.backbone_args={pad_type: same}"])
     assert load_recipe(written(dump_recipe(recipe))) == recipe
+
+
+def test_a_shipped_recipe_is_shown_as_it_is_written(refused):
+    assert shipped_text("retina").startswith("# Vessels in photographs")
+    with refused(RecipeError, "a shipped recipe among anemia, ", "got 'mine'"):
+        shipped_text("mine")
 
 
 def test_the_list_of_keys_is_complete_and_names_ranges():

@@ -124,6 +124,8 @@ def read_mask(record: Record, labels: Sequence[str]) -> Marks:
     for number, label in enumerate(labels, start=1):
         for values in found:
             marks[_means(values, mask.values[label])] = number
+    for values in found:
+        marks[np.isin(values, mask.unknown)] = OUTSIDE
     if mask.within is not None:
         marks[_values(record, mask.within) == 0] = OUTSIDE
     return marks
@@ -149,7 +151,7 @@ def _values(record: Record, file: Path) -> Labels:
 
 def _checked_values(file: Path, values: Labels, mask: Mask) -> Labels:
     """The values of a file, each of which means something."""
-    meant = {0, *(value for values in mask.values.values() for value in values)}
+    meant = {0, *mask.unknown, *(value for values in mask.values.values() for value in values)}
     held, counts = np.unique(values, return_counts=True)
     if len(meant) > 1:
         strange = [str(value) for value in held.tolist() if value not in meant]

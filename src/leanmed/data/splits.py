@@ -171,10 +171,15 @@ def _drawn(kinds: _Kinds, groups: Names, among: Indices, count: int, seed: int) 
 def _sites(records: Sequence[Record], groups: Names, split: Split) -> Iterator[_Division]:
     name = split.protocol
     if any(r.site is None for r in records):
-        raise DataError(f"expected a site for each image under `{name}`, got none for some; fill in `site`")
+        raise DataError(
+            f"expected a site for each image under `{name}`, got none for some; fill in `site`, or train with "
+            "--protocol grouped"
+        )
     sites = np.array([r.site for r in records])
     if len(set(sites)) < 2:
-        raise DataError(f"expected two or more sites under `{name}`, got {sites[0]} only; use `grouped`")
+        raise DataError(
+            f"expected two or more sites under `{name}`, got {sites[0]} only; train with --protocol grouped"
+        )
     first = dict(zip(reversed(groups), reversed(sites), strict=True))
     home = np.array([first[group] for group in groups])
     for site in sorted(set(home)):

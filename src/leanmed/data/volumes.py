@@ -39,7 +39,7 @@ _READER = re.compile(r"(?P<image>.+?)_(?P<what>anatomy|tumou?r)_reader(?P<number
 _SEQUENCE = re.compile(r"(t[12]w?|pd|adc|dwi|flair|image|img|volume|vol|scan|mri?)([_-](tse|ax|axial|tra|w))*", re.I)
 _IN_HDF5 = re.compile(r"(?P<before>.*?)image(?P<after>[^/]*)", re.IGNORECASE)
 _OBJECT: Mapping[str, tuple[int, ...]] = {"object": ()}
-NNUNET = "dataset.json"
+NNUNET, IGNORE = "dataset.json", "ignore"  # nnU-Net's name for what nobody has marked
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class _Case:
         site: where it comes from.
         values: what the numbers in the masks mean.
         split: the side of a split that it was on.
+        unknown: numbers by which they say nothing.
     """
 
     image: Path
@@ -61,6 +62,7 @@ class _Case:
     site: str | None = None
     values: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: _OBJECT)
     split: str | None = None
+    unknown: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,12 +124,17 @@ def read_nnunet(root: Path) -> Records:
         DataError: as `read_sites`; no `dataset.json`, or one that does not say which value each label has.
     """
     values, ending = _nnunet_labels(root / NNUNET)
+    unknown = values.pop(IGNORE, ())
     found = {path.name.removesuffix(ending): path for path in sorted((root / "labelsTr").glob(f"*{ending}"))}
     firsts = {
         path.name.removesuffix(f"_0000{ending}"): path for path in sorted((root / "imagesTr").glob(f"*_0000{ending}"))
     }
     others = len([path for path in (root / "imagesTr").glob(f"*{ending}") if path not in firsts.values()])
-    cases = [_Case(path, (found[case],), case, values=values) for case, path in firsts.items() if case in found]
+    cases = [
+        _Case(path, (found[case],), case, values=values, unknown=unknown)
+        for case, path in firsts.items()
+        if case in found
+    ]
     pairs = _Pairs({}, tuple(sorted(found.keys() - firsts)), tuple(sorted(firsts.keys() - found)))
     notes = [f"{others} files in imagesTr are other channels than the first (_0000): they are left out."] * bool(others)
     return _as_records(root, cases, [*pairs.notes(), *notes], f"imagesTr/CASE_0000{ending} with labelsTr/CASE{ending}")
@@ -243,7 +250,7 @@ def _stem(path: Path) -> str:
     )
 
 
-def _nnunet_labels(path: Path) -> tuple[Mapping[str, tuple[int, ...]], str]:
+def _nnunet_labels(path: Path) -> tuple[dict[str, tuple[int, ...]], str]:
     """What the values mean, as either version of nnU-Net writes it, and the ending of the volumes' names."""
     if not path.is_file():
         raise DataError(
@@ -269,9 +276,12 @@ def _nnunet_labels(path: Path) -> tuple[Mapping[str, tuple[int, ...]], str]:
 
 
 def _nci_case(mask: Path, series: Sequence[Path], root: Path) -> str:
-    """The case of a mask, whose name may have more behind it: the longest name of a folder above a series."""
+    """The case of a mask, whose name may have more behind it, as in `CASE_truth`: the longest name of a folder above a
+    series. `P-10` is no mask of the case `P-1`.
+    """
     folders = {part for folder in series for part in folder.relative_to(root).parts}
-    return max((part for part in folders if mask.stem.startswith(part)), key=len, default=mask.stem)
+    named = [part for part in folders if mask.stem.startswith(part) and not mask.stem[len(part) :][:1].isalnum()]
+    return max(named, key=len, default=mask.stem)
 
 
 def _hdf5_mask(name: str, names: Sequence[str]) -> str | None:
@@ -305,7 +315,7 @@ def _as_records(root: Path, cases: Sequence[_Case], notes: Sequence[str], wanted
                 check_on_grid(mask, case.image)
             dx, dy, dz = grid.spacing
             spacing = hdf5_spacing(case.image) if hdf5_parts(case.image) else (dz, dy, dx)
-        target = Mask(case.masks, case.values)
+        target = Mask(case.masks, case.values, unknown=case.unknown)
         attributes = {ORIGINAL_SPLIT: case.split} if case.split else {}
         name = name_below(root, case.image)
         return [

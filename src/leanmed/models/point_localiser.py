@@ -1,8 +1,9 @@
-"""ResNet-18 that finds the point at which a prompted network is asked for its mask, and the points it learns from.
+"""The localiser, which finds the point at which a prompted network is asked for its mask, and what it learns from.
 
-He et al. 2015, "Deep Residual Learning for Image Recognition", arXiv:1512.03385. As in HA-SAM, a sigmoid gives the
-point, and the loss is the mean squared error. The paper regresses the centre of the mask; as a centre may lie outside
-it (of a crescent, or of two objects), the pixel that lies deepest inside is offered, too.
+It is a ResNet-18 if no other network is asked for (He et al. 2015, "Deep Residual Learning for Image Recognition",
+arXiv:1512.03385). As in HA-SAM, a sigmoid gives the point, and the loss is the mean squared error. The paper regresses
+the centre of the mask; as a centre may lie outside it (of a crescent, or of two objects), the pixel that lies deepest
+inside is offered, too.
 
 Points here are x, y in [0, 1]: 0 and 1 are the image's outer edges, so the centre of the first of w pixels is .5 / w.
 `pixels` makes of them the points that prompted networks take.
@@ -32,9 +33,10 @@ class PointLocaliser(nn.Module):
     """Images (b, 3, side, side), normalised by the caller, to points (b, 2) x, y in [0, 1].
 
     Args:
-        weights: imagenet, from timm's hub; none; or a .safetensors or .pth file of timm's ResNet-18, whose last layer
-            may be missing or have other outputs.
+        weights: imagenet, from timm's hub; none; or a .safetensors or .pth file of timm's network of that name, whose
+            last layer may be missing or have other outputs.
         pretrained: load them; false when the caller loads trained ones afterwards.
+        backbone: a network of timm's.
 
     Attributes:
         pretrained_cfg: the `mean` and `std` of the images in [0, 1] that the weights expect.
@@ -43,15 +45,17 @@ class PointLocaliser(nn.Module):
         RecipeError: weights that are not there or do not fit.
     """
 
-    def __init__(self, weights: str = "imagenet", *, pretrained: bool = True) -> None:
+    def __init__(self, weights: str = "imagenet", *, pretrained: bool = True, backbone: str = "resnet18") -> None:
         super().__init__()
-        settings = Model(backbone="resnet18", weights=weights)
+        settings = Model(backbone=backbone, weights=weights)
         hub = pretrained and weights == "imagenet"
         self.backbone = make_backbone(settings, imagenet=hub, num_classes=2)
         if pretrained and weights not in ("imagenet", "none"):
-            load_weights(self.backbone, Path(weights), settings.backbone, optional=("fc.",))
-        nn.init.normal_(self.backbone.fc.weight, std=HEAD_STD)
-        nn.init.zeros_(self.backbone.fc.bias)
+            last = f"{self.backbone.pretrained_cfg['classifier']}."
+            load_weights(self.backbone, Path(weights), settings.backbone, optional=(last,))
+        head = self.backbone.get_classifier()
+        nn.init.normal_(head.weight, std=HEAD_STD)
+        nn.init.zeros_(head.bias)
         self.pretrained_cfg: dict[str, Any] = self.backbone.pretrained_cfg
 
     def forward(self, images: Tensor) -> Tensor:

@@ -7,17 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leanmed.compress.adapters import RECORD, Adapted, adapter_tensors
+from leanmed.data import read_records
+from leanmed.data.masks import read_mask
 from leanmed.evaluation.runs import records_of
+from leanmed.models.point_localiser import distance_peak
 from leanmed.papers.judged import ALL, Judged, judged_runs
 from leanmed.papers.printed import DATA_SETS, NERVES
+from leanmed.prompts import Prompts
 from leanmed.recipe.recipe import Recipe
 from leanmed.records import Record
 from leanmed.report import markdown
 from leanmed.report.pages import NOTICE
 from leanmed.report.report import Report
 from leanmed.runs import Run
+from leanmed.runtime.predictor import load
 from leanmed.tasks.building import build_task, load_task
 from leanmed.train.oracle import oracle_answers
 
@@ -240,3 +246,30 @@ def _printed(found: Mapping[str, Any]) -> list[str]:
         "The paper's Table 1: trainable parameters in millions as printed, and Dice / IoU / HD95 on its three sets:",
         markdown.table(("", "million", *DATA_SETS), rows),
     ]
+
+
+def by_points(answers: Path, images: Path) -> str:
+    """How well frames were answered by the localiser's points and are by points of the true masks, in a sentence.
+
+    Args:
+        answers: a file of `predict_file`, with the artifact that gave them beside it, in `artifact`.
+        images: the frames' folder, in a data set that `masks` reads.
+    """
+    predictor = load(answers.parent / "artifact")
+    own, told = [], []
+    for record in read_records("masks", images.parent):
+        truth = read_mask(record, predictor.manifest.labels)
+        height, width = truth.shape
+        x, y = distance_peak(truth == 1)
+        looked = predictor.look(record.image)
+        own.append(_dice(looked.answer(), truth))
+        told.append(_dice(looked.answer(Prompts(((x * width, y * height),))), truth))
+    return (
+        f"Dice {np.mean(own):.3f} by the localiser's points and {np.mean(told):.3f} by points of the true masks, in "
+        f"{len(own)} frames of patients whom no model saw"
+    )
+
+
+def _dice(answer: Any, truth: NDArray[np.uint8]) -> float:
+    said, true = answer.mask == 1, truth == 1
+    return 2 * int((said & true).sum()) / max(int(said.sum()) + int(true.sum()), 1)

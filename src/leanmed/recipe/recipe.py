@@ -380,6 +380,17 @@ def shipped_recipes() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
+def shipped_text(name: str) -> str:
+    """A shipped recipe as it is written, with its comments.
+
+    Raises:
+        RecipeError: there is none of that name.
+    """
+    if name not in shipped_recipes():
+        raise RecipeError(f"expected a shipped recipe among {', '.join(shipped_recipes())}, got {name!r}")
+    return (RECIPES / f"{name}.yaml").read_text("utf-8")
+
+
 def load_recipe(name: str, overrides: Sequence[str] = (), *, kinds: Kinds) -> Recipe:
     """Read a shipped recipe by its name, or a YAML file by its path, with `key.path=value` overrides.
 

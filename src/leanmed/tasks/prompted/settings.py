@@ -23,8 +23,12 @@ class Prompter(Section):
     )
     localiser: str = Field(
         default="none",
-        description="weights of the localiser, a ResNet-18; none: random; imagenet: from timm's hub; else the path of "
-        "a .safetensors or .pth file",
+        description="weights of the localiser; none: random; imagenet: from timm's hub; else the path of a "
+        ".safetensors or .pth file",
+    )
+    localiser_backbone: str = Field(
+        default="resnet18",
+        description="the localiser's network, by timm's name; a smaller one makes a smaller artifact; paper: resnet18",
     )
     positives: int = Field(default=2, ge=1, le=16, description="most points inside the object that training draws")
     negatives: int = Field(default=1, ge=0, le=16, description="most points outside the object that training draws")

@@ -42,7 +42,8 @@ class Prompted(Segmentation):
     def __init__(self, recipe: Recipe, labels: tuple[str, ...], *, pretrained: bool = True) -> None:
         self.prompter = cast(PromptedRecipe, recipe).prompter
         super().__init__(recipe, labels, pretrained=pretrained)
-        self.localiser = PointLocaliser(self.prompter.localiser, pretrained=pretrained)
+        prompter = self.prompter
+        self.localiser = PointLocaliser(prompter.localiser, pretrained=pretrained, backbone=prompter.localiser_backbone)
 
     def network(self, recipe: Recipe, outputs: int, *, pretrained: bool) -> PromptedSegmenter:
         """SAM, whose mask is one logit for each pixel."""
