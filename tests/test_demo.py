@@ -9,7 +9,7 @@ import nibabel
 import pytest
 
 from leanmed import demo
-from leanmed.demo import MARK, NODULES, PROSTATE, found_in_scans, run_demo
+from leanmed.demo import MARK, NERVES, NODULES, PROSTATE, found_in_scans, run_demo
 from leanmed.errors import DataError
 from leanmed.recipe.recipe import Recipe
 from leanmed.tasks.recipes import load_recipe
@@ -21,6 +21,12 @@ FEW = {
     "demo": ("training.epochs=1", "split.folds=2", "split.validation=0.25", "model.side=32"),
     "demo-nodules": ("training.epochs=1", "model.side=96", "detector.crops=1", "detector.width=8"),
     "demo-prostate": ("training.epochs=1", "model.side=32", "split.validation=0.45", "evaluation.resamples=100"),
+    "demo-nerves": (
+        "training.epochs=1",
+        "model.side=32",
+        "model.backbone_args={width: 16, depth: 4, heads: 2, window: 2, channels: 16}",
+        "evaluation.resamples=100",
+    ),
 }
 
 
@@ -33,7 +39,16 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(demo, "COUNT", 60)
     monkeypatch.setattr(demo, "load_recipe", shortened)
-    for name, few in {"SITES": 2, "CASES": 2, "SLICES": 4, "SIDE": 32}.items():
+    for name, few in {
+        "SITES": 2,
+        "CASES": 2,
+        "SLICES": 4,
+        "SIDE": 32,
+        "PATIENTS": 20,
+        "FRAMES": 1,
+        "BEAM": 32,
+        "NEW_PATIENTS": 2,
+    }.items():
         monkeypatch.setattr(demo, name, few)
 
 
@@ -101,6 +116,22 @@ def test_the_demo_of_the_prostate_goes_from_a_teacher_to_masks_of_whole_volumes(
     assert pictures.startswith(f"open {out / 'answers-montages'}: ")
     assert files.startswith(f"open {out / 'answers-files'}: ")
     assert report == f"open {out / 'report' / 'report.html'}"
+
+
+@pytest.mark.usefixtures("short")
+def test_the_demo_of_nerves_goes_from_frames_to_pictures_of_masks_at_points(tmp_path: Path) -> None:
+    out, told = tmp_path / "leanmed-demo", list[str]()
+
+    run_demo(out, NERVES, tell=told.append)
+
+    for name in ("report/report.html", "artifact/model.onnx", "artifact/decoder.onnx", "artifact/localiser.onnx"):
+        assert (out / name).is_file(), name
+    lines = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
+    assert len(lines) == len(list((out / "pictures").glob("*.png"))) == 2
+    assert all(len(line["pointed"]) == 1 and (out / line["file"]).is_file() for line in lines)
+    points = next(line for line in told if "by the localiser's points" in line)
+    assert points.endswith("by points of the true masks, in 2 frames of patients whom no model saw")
+    assert f"open {out / 'pictures'}: {NERVES.pictures}" in told
 
 
 def test_a_planted_nodule_is_found_within_half_its_diameter(tmp_path: Path) -> None:
