@@ -244,6 +244,15 @@ def evaluate(
             metavar="NEGATIVE,POSITIVE", help="For a file of answers: the labels in order, the positive one last."
         ),
     ] = None,
+    settings: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="For a file of answers: a setting of how the data are read or judged, such as "
+            "--set 'data.values={gland: [1, 2], tumour: [3]}'.",
+        ),
+    ] = [],  # noqa: B006
     scans: Annotated[bool, typer.Option("--scans", help="Judge an artifact on LUNA16's whole scans: its CPM.")] = False,
     oracle: Annotated[
         bool,
@@ -274,6 +283,10 @@ def evaluate(
     from leanmed.tasks.recipes import open_run
 
     written = (out / "report.html", out / "report.json")
+    if settings and not subject.is_file():
+        raise DataError(
+            "expected --set with a file of answers only, since runs and artifacts keep their recipe; leave it out"
+        )
     if labels and not subject.is_file():
         raise DataError(
             "expected --labels with a file of answers only, since runs and artifacts know the order of their labels; "
@@ -297,7 +310,13 @@ def evaluate(
     if subject.is_file():
         order = tuple(labels.split(",")) if labels else None
         report = evaluate_answers(
-            subject, data, dataset=dataset or "folder", labels=order, cache=out.parent / AUDIT, command=typed()
+            subject,
+            data,
+            dataset=dataset or "folder",
+            labels=order,
+            settings=settings,
+            cache=out.parent / AUDIT,
+            command=typed(),
         )
     elif (subject / RUN).is_file():
         report = evaluate_run(open_run(subject), data=data, oracle=oracle, command=typed())

@@ -12,12 +12,13 @@ from leanmed.audit.grouping import group_for_artifact
 from leanmed.data import read_records_for
 from leanmed.errors import DataError
 from leanmed.evaluation.answered import PROTOCOLS, Answered, missing_notes, report_of
-from leanmed.recipe.recipe import Data, Evaluation, Split
+from leanmed.recipe.recipe import Recipe, Split, overridden
 from leanmed.records import Record
 from leanmed.report.report import Provenance, Report
 from leanmed.runtime.lines import kind_of, read_lines
 from leanmed.tasks import TASKS
 from leanmed.tasks.kind import Answer, Kind
+from leanmed.tasks.recipes import check_recipe
 
 
 def evaluate_answers(
@@ -26,6 +27,7 @@ def evaluate_answers(
     *,
     dataset: str = "folder",
     labels: tuple[str, ...] | None = None,
+    settings: Sequence[str] = (),
     groups: str = "audit",
     cache: Path | None = None,
     command: str = "",
@@ -39,6 +41,8 @@ def evaluate_answers(
         data: the folder of the data set that they answer.
         dataset: its reader's name.
         labels: in order, the positive one last; None: as the answers name them.
+        settings: `--set` values of the sections `data` and `evaluation` of a recipe, such as what the values in masks
+            mean.
         groups: what is kept whole by the bootstrap: `audit`, the data set's groups joined with those of an audit for
             copies; or `reader`, the data set's alone.
         cache: a folder for the audit's groups; None: they are not kept.
@@ -52,7 +56,8 @@ def evaluate_answers(
     kind = TASKS[task]
     read = [(line["input"], _answer_of(file, kind, line)) for line in lines if "error" not in line]
     known_labels = labels or kind.answer.labels_of([answer for _, answer in read])
-    records = read_records_for(Data(dataset=dataset), data, dataset)
+    recipe = _recipe_of(file, task, dataset, settings)
+    records = read_records_for(recipe.data, data, dataset)
     kind.judge.check(dataset, records, known_labels)
     known = group_for_artifact(records, Split(groups=groups, conflicts="keep"), cache)
     found, strangers = _matched(known.grouping.records, read, data)
@@ -65,7 +70,7 @@ def evaluate_answers(
     thresholds = {line["threshold"] for line in lines if line.get("threshold") is not None}
     report = report_of(
         answered,
-        Evaluation(),
+        recipe.evaluation,
         title=f"answers of {file.name}",
         protocol=PROTOCOLS["answers"],
         main_score=kind.judge.MAIN_SCORE,
@@ -82,6 +87,13 @@ def evaluate_answers(
         *missing_notes(failed),
     ]
     return replace(report, notes=notes)
+
+
+def _recipe_of(file: Path, task: str, dataset: str, settings: Sequence[str]) -> Recipe:
+    """How the data are read and judged; what it says of training is not used."""
+    begun = {"name": "answers", "task": task, "data": {"dataset": dataset}}
+    unused = {"training": {"select_by": TASKS[task].settings.SCORES[0]}}
+    return check_recipe(overridden(begun | unused, settings), " --set ".join([str(file), *settings]))
 
 
 def _answer_of(file: Path, kind: Kind, line: Mapping[str, Any]) -> Answer:

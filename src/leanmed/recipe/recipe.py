@@ -554,6 +554,15 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
 
 
+def overridden(content: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of a recipe's content with `key.path=value` put in.
+
+    Raises:
+        RecipeError: an override of another form.
+    """
+    return _changed(dict(content), map(_parsed, overrides))
+
+
 def _parsed(override: str) -> _Change:
     path, equals, text = override.partition("=")
     if not equals:
