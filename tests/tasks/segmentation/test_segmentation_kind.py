@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -212,3 +213,20 @@ def test_a_model_gains_nothing_by_missing_the_case_it_is_worst_at(tmp_path: Path
     change = judge.paired(before, after, resamples=100)
     assert change["hd95"].value == 0
     assert change["dice"].value < 0
+
+
+def test_the_worst_of_each_group_the_median_and_the_best_are_shown(tmp_path: Path) -> None:
+    """Twenty cases, two of a group, each better than the one before: the median is the worst of its group already."""
+    records = written(tmp_path, [square(4) for _ in range(20)], {"vessel": ()})
+    answers = [MaskedImage.of(("vessel",), square(4), None, 0.5) for _ in records]
+    table = judge.table_of(records, answers, ("vessel",))
+    ranked = replace(table, dice=np.linspace(0, 1, 20)[:, None])
+    found = judge.mistakes(ranked, records, answers)
+    assert [mistake.id for mistake in found] == [*(f"{k:02}.png" for k in range(0, 20, 2)), "19.png"]
+    assert [mistake.answered for mistake in found[-2:]] == ["Dice 0.947", "Dice 1.000, the best case"]
+    split = np.arange(20) // 2 / 20 + np.arange(20) % 2 / 2  # the better of each group is above the worse of all others
+    found = judge.mistakes(replace(table, dice=split[:, None]), records, answers)
+    assert [(mistake.id, mistake.answered.partition(", ")[2]) for mistake in found[-2:]] == [
+        ("01.png", "the median case"),
+        ("19.png", "the best case"),
+    ]

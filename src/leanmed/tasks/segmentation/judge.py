@@ -170,24 +170,34 @@ def _cell(name: str, value: str, cell: Segmented, resamples: int) -> SubgroupRow
 
 
 def mistakes(table: Segmented, records: Sequence[Record], answers: Sequence[MaskedImage]) -> list[Mistake]:
-    """The cases with the lowest Dice, one of a group; of a volume the slice with most wrong pixels."""
+    """The cases with the lowest Dice, one of a group, then the median case and the best, where these are others.
+
+    Of a volume the slice with most wrong pixels is shown.
+    """
     mean, cases = table.mean_dice(), {own[0]: own for own in _cases(records)}
-    found: dict[str, Mistake] = {}
-    for k in np.argsort(mean, kind="stable"):
-        if str(table.group[k]) not in found and len(found) < MISTAKES:
-            own = cases[int(table.first[k])]
-            pairs = [(records[i], read_mask(records[i], table.labels), answers[i].mask) for i in own]
-            record, truth, mask = max(pairs, key=lambda pair: _wrong(*pair[1:]))
-            found[str(table.group[k])] = Mistake(
-                id=record.id,
-                image=record.image,
-                truth=", ".join(table.labels),
-                answered=f"Dice {mean[k]:.3f}",
-                probability=float(mean[k]),
-                frame=record.frame,
-                picture=partial(_outlines, record, truth, mask),
-            )
-    return list(found.values())
+    order = np.argsort(mean, kind="stable")
+    first_of_group = {str(table.group[k]): int(k) for k in order[::-1]}  # the lowest of each overwrites the others
+    worst = [int(k) for k in order if first_of_group[str(table.group[k])] == k][:MISTAKES]
+    named = {int(order[len(order) // 2]): ", the median case", int(order[-1]): ", the best case"}
+    shown = dict.fromkeys(worst, "") | {k: words for k, words in named.items() if k not in worst}
+    return [
+        _shown(table, [(records[i], answers[i]) for i in cases[int(table.first[k])]], mean[k], words)
+        for k, words in shown.items()
+    ]
+
+
+def _shown(table: Segmented, case: Sequence[tuple[Record, MaskedImage]], dice: float, words: str) -> Mistake:
+    pairs = [(record, read_mask(record, table.labels), answer.mask) for record, answer in case]
+    record, truth, mask = max(pairs, key=lambda pair: _wrong(*pair[1:]))
+    return Mistake(
+        id=record.id,
+        image=record.image,
+        truth=", ".join(table.labels),
+        answered=f"Dice {dice:.3f}{words}",
+        probability=float(dice),
+        frame=record.frame,
+        picture=partial(_outlines, record, truth, mask),
+    )
 
 
 def _wrong(truth: Plane, mask: Plane) -> int:

@@ -57,7 +57,8 @@ WORDS = Words(
     things="cases",
     positives="Marked",
     dash="fewer than ten cases",
-    mistakes="The cases with the lowest Dice, at most one from each group.",
+    mistakes="The cases with the lowest Dice, at most one from each group; then the median case and the best, where "
+    "these are not among them.",
     threshold="Logits are divided by the temperature; a pixel is marked if its probability is at least the threshold.",
 )
 
