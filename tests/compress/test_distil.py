@@ -429,6 +429,16 @@ def test_a_teacher_that_saw_a_test_image_is_refused(teacher: Run, refused: Any) 
         Teacher(teacher).check(tiny_recipe(), teacher.labels, changed)
 
 
+def test_a_teacher_that_saw_another_image_of_the_patient_is_refused(teacher: Run, refused: Any) -> None:
+    rows = rows_of(teacher)
+    seen = next(row for row in rows if row["fold_1"] == "train")
+    new = seen | {"image": "another.png", "fold_0": "train", "fold_1": "test"}
+    with refused(RunError, "1 of those of fold_1 or from their groups, such as another.png"):
+        Teacher(teacher).check(tiny_recipe(), teacher.labels, [*rows, new])
+    by_image = tiny_recipe(split={"protocol": "paper"})
+    Teacher(teacher).check(by_image, teacher.labels, [*rows, new])
+
+
 def test_a_teacher_of_fewer_folds_is_refused(teacher: Run, refused: Any) -> None:
     rows = [row | {"fold_2": ""} for row in rows_of(teacher)]
     with refused(RunError, "each of the student's 3 folds", "with 2"):

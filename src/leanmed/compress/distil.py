@@ -303,7 +303,7 @@ class Teacher:
 
         Raises:
             RunError: another kind of task, other labels, another input, or a fold of which the teacher saw a test
-            image.
+            image or another one of its group.
         """
         run = self.run
         run.folds()
@@ -327,13 +327,16 @@ class Teacher:
                 f"expected a teacher with a model for each of the student's {len(folds)} folds, got {run.path} with "
                 f"{run.facts['folds']}; {remedy}"
             )
+        whole = "image" if recipe.split.protocol == "paper" else "group"  # what the student's split keeps whole
+        unit = {row["image"]: row[whole] for row in rows}
         for name in folds:
-            seen = {row["image"] for row in taught if row[name] in ("train", "validation")}
-            wrong = [row["image"] for row in rows if row[name] == "test" and row["image"] in seen]
+            seen = {unit.get(row["image"]) for row in taught if row[name] in ("train", "validation")}
+            wrong = [row["image"] for row in rows if row[name] == "test" and row[whole] in seen]
             if wrong:
                 raise RunError(
-                    f"expected a teacher that saw no test image in any fold, got {run.path}, which learned from "
-                    f"{len(wrong)} of those of {name}, such as {wrong[0]}; {remedy}"
+                    f"expected a teacher that saw no test image in any fold, nor others of its group, got {run.path}, "
+                    f"which learned from {len(wrong)} of those of {name} or from their groups, such as {wrong[0]}; "
+                    f"{remedy}"
                 )
 
     def apply(self, task: Task, fold: int | None, settings: Distillation) -> Task:
