@@ -52,5 +52,7 @@ def test_without_that_the_message_names_what_the_command_takes(answered: Path) -
         DataError, match=r"expected a mask of gland, tumour, got object; name .* with --set data.values"
     ):
         evaluate_answers(answered, answered.parent / "data", dataset="masks", groups="reader")
-    with pytest.raises(RecipeError, match="unknown key"):
+    with pytest.raises(
+        RecipeError, match=r"to begin with one of data\.values=, data\.origin=, evaluation\., got 'data\.valves=1'"
+    ):
         evaluate_answers(answered, answered.parent / "data", dataset="masks", settings=["data.valves=1"])

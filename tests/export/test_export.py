@@ -20,7 +20,7 @@ from leanmed.errors import ExportError, RunError
 from leanmed.evaluation import runs as runs_module
 from leanmed.evaluation.runs import evaluate_run, fold_answers, fold_figures, split_records
 from leanmed.export import export as module
-from leanmed.export.export import OPSET, SHAPES, TOLERANCE, compare, export, sample_images, torch_graphs
+from leanmed.export.export import OPSET, SHAPES, TOLERANCE, _apart, compare, export, sample_images, torch_graphs
 from leanmed.files import write_json
 from leanmed.runs import CALIBRATION, FOLD, HISTORY, MODEL, SPLITS, Run, read_csv
 from leanmed.runtime.artifact import Artifact
@@ -361,3 +361,11 @@ def test_images_that_have_changed_since_are_refused(run: Run, data: Path, tmp_pa
     (own / "images" / "00000.png").write_bytes((own / "images" / "00001.png").read_bytes())
     with pytest.raises(RunError, match="was trained on, got others"):
         export(run, tmp_path / "artifact", data=own)
+
+
+def test_whole_numbers_may_be_rounded_to_either_side_and_do_not_wrap() -> None:
+    one, other = np.array([0, 10], np.uint8), np.array([1, 9], np.uint8)
+    assert _apart(one, other) == 0
+    assert _apart(one, np.array([0, 15], np.uint8)) == pytest.approx(4 / 10)
+    assert _apart(np.array([0.5]), np.array([0.25])) == 0.25
+    assert not _apart(np.array([np.nan]), np.array([0.0])) <= 1

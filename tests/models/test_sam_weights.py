@@ -233,3 +233,14 @@ def test_a_hub_that_cannot_be_reached_is_said_so(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     with pytest.raises(RecipeError, match=re.escape("could not be fetched from Hugging Face's hub (OSError)")):
         sam("facebook/sam-vit-base")
+
+
+def test_a_run_with_adapters_is_refused_by_name(tmp_path: Path) -> None:
+    tensors = {f"model.{name}": value.clone() for name, value in sam().state_dict().items()}
+    others = {
+        "localiser.backbone.fc.weight": torch.zeros(2, 3),
+        "model.vision_encoder.layers.0.attn.adapter.down.weight": torch.zeros(2, 8),
+    }
+    save_file(tensors | others, tmp_path / "model.safetensors")
+    with pytest.raises(RecipeError, match="got one with adapters; take the weights that it started from"):
+        sam(tmp_path)

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import save_file
 
 from leanmed.errors import RunError
-from leanmed.evaluation.runs import evaluate_run, records_of
+from leanmed.evaluation.runs import ORACLE, evaluate_run, records_of
 from leanmed.models.sam import build_prompted
 from leanmed.papers.nerves import ABLATION, UNTRAINED
 from leanmed.papers.printed import NERVES
@@ -24,7 +24,6 @@ TINY = (
     "model.backbone_args={width: 32, heads: 2, window: 2, channels: 32, depth: 4}",
     "prompter.localiser_backbone=mobilenetv3_small_050",
     "adapters.ratio=0.25",
-    "decoder:adapters.ratio=null",
     "split.protocol=holdout",
     "split.test=0.3",
     "split.validation=0.3",
@@ -107,11 +106,12 @@ def test_a_report_by_the_truth_says_so_and_answers_at_the_true_point(reproduced:
         assert mask[int(y), int(x)] == 1 or run.recipe.prompter.point == "centroid"
     report = evaluate_run(run, data=data, oracle=True)
     assert report.protocol.startswith("ORACLE: each image was answered with one point from its true mask")
+    assert report.notes[0] == ORACLE
     own = evaluate_run(run, data=data)
     assert "ORACLE" not in own.protocol
 
 
 def test_a_run_without_prompts_cannot_be_told_anything(reproduced: Path, data: Path, refused) -> None:
     run = open_run(reproduced / "runs" / "unet-0")
-    with refused(RunError, "whose task takes points or boxes", "got segmentation; leave out --oracle"):
+    with refused(RunError, "whose task takes points or boxes", "got segmentation with none; leave out --oracle"):
         evaluate_run(run, data=data, oracle=True)

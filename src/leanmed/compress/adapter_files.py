@@ -41,7 +41,7 @@ def save_adapters(model: nn.Module, path: Path) -> int:
         raise ArtifactError(
             "expected a network with adapters, got one without; adapt it first, and save before merging"
         )
-    tensors = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _trained(model).items()}
     metadata = {
         "format": FORMAT,
         "settings": record.settings.model_dump_json(),
@@ -75,7 +75,7 @@ def load_adapters(model: nn.Module, path: Path, *, parts: Parts | None = None) -
             f"hash {found[:12]}; load the same weights, of the same image size, before the adapters"
         )
     record = adapt(model, settings, parts=parts)
-    wanted = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    wanted = _trained(model)
     if record is None or {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in wanted.items()}:
         remove(model)
         raise ArtifactError(
@@ -83,9 +83,21 @@ def load_adapters(model: nn.Module, path: Path, *, parts: Parts | None = None) -
             "that was not"
         )
     with torch.no_grad():
-        for name, parameter in wanted.items():
-            parameter.copy_(tensors[name])
+        for name, tensor in wanted.items():
+            tensor.copy_(tensors[name])
     return record
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters that are trained, and what modules whose own are all trained keep beside them (running means)."""
+    found: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for path, module in model.named_modules():
+        own = list(module.parameters(recurse=False))
+        if own and all(p.requires_grad for p in own):
+            kept = set(module.state_dict(keep_vars=True))
+            named = ((name, b) for name, b in module.named_buffers(recurse=False) if name in kept)
+            found |= {f"{path}.{name}" if path else name: buffer for name, buffer in named}
+    return found
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

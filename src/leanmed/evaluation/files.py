@@ -10,7 +10,7 @@ from typing import Any
 from leanmed import __version__
 from leanmed.audit.grouping import group_for_artifact
 from leanmed.data import read_records_for
-from leanmed.errors import DataError
+from leanmed.errors import DataError, RecipeError
 from leanmed.evaluation.answered import PROTOCOLS, Answered, missing_notes, report_of
 from leanmed.recipe.recipe import Recipe, Split, overridden
 from leanmed.records import Record
@@ -19,6 +19,8 @@ from leanmed.runtime.lines import kind_of, read_lines
 from leanmed.tasks import TASKS
 from leanmed.tasks.kind import Answer, Kind
 from leanmed.tasks.recipes import check_recipe
+
+USED = ("data.values=", "data.origin=", "evaluation.")  # the settings that a file of answers is judged by
 
 
 def evaluate_answers(
@@ -90,7 +92,16 @@ def evaluate_answers(
 
 
 def _recipe_of(file: Path, task: str, dataset: str, settings: Sequence[str]) -> Recipe:
-    """How the data are read and judged; what it says of training is not used."""
+    """How the data are read and judged; what it says of training is not used.
+
+    Raises:
+        RecipeError: a setting that has no part in this, or is wrong.
+    """
+    if other := [text for text in settings if not text.startswith(USED)]:
+        raise RecipeError(
+            f"expected --set of a file of answers to begin with one of {', '.join(USED)}, got {other[0]!r}; leave it "
+            "out"
+        )
     begun = {"name": "answers", "task": task, "data": {"dataset": dataset}}
     unused = {"training": {"select_by": TASKS[task].settings.SCORES[0]}}
     return check_recipe(overridden(begun | unused, settings), " --set ".join([str(file), *settings]))

@@ -21,7 +21,8 @@ from leanmed.tasks.kind import Answer
 
 ORACLE = (
     "ORACLE: each image was answered with one point from its true mask, exactly where the model's localiser learns to "
-    "point. These figures say how good masks are where one points well, and not how good the model is by itself."
+    "point; images without an object are left out. These figures say how good masks are where one points well, and not "
+    "how good the model is by itself."
 )
 
 
@@ -128,7 +129,8 @@ def evaluate_run(run: Run, *, data: Path | None = None, oracle: bool = False, co
     )
     rows = fold_rows(report.table, answered.judge.point, _thresholds(folds), temperatures)
     histories = [_history(fold, run.recipe) for fold in folds]
-    return replace(report, leak=run.facts["leak"], folds=rows, notes=notes_of(run), histories=histories)
+    notes = [*[ORACLE] * oracle, *notes_of(run)]
+    return replace(report, leak=run.facts["leak"], folds=rows, notes=notes, histories=histories)
 
 
 def protocol_of(run: Run) -> str:

@@ -19,6 +19,7 @@ FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 WRAPPERS = ("model", "state_dict", "model_state_dict")  # keys that training scripts keep the tensors under
 PREFIXES = ("module.", "sam.", "model.")  # what wrappers of a network put before every name
 OWN, LOCALISER = "model.", "localiser."  # in what a run of ours keeps: SAM, and beside it what is not SAM's
+ADAPTER = re.compile(r"\.adapter\.|lora_[AB]")
 FREQUENCIES = "prompt_encoder.shared_embedding.positional_embedding"
 SHARED = "shared_image_embedding.positional_embedding"  # transformers' second name of the same tensor
 NOT_LEARNED = ("pixel_mean", "pixel_std")  # in some files of Meta's layout
@@ -125,6 +126,11 @@ def _unwrapped(found: dict[str, object]) -> dict[str, Tensor]:
     tensors = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
     if any(name.startswith(LOCALISER) for name in tensors):
         tensors = {name: value for name, value in tensors.items() if name.startswith(OWN)}
+        if any(ADAPTER.search(name) for name in tensors):
+            raise RecipeError(
+                "expected model.weights to be a run that trained all of SAM or its decoder, got one with adapters; "
+                "take the weights that it started from, or a run of adapters.method none, full or decoder"
+            )
     for prefix in PREFIXES:
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}

@@ -73,9 +73,9 @@ def beside(
     own = {arm: judged_runs(of_arm, records) for arm, of_arm in by_arm.items()}
     tell("answering anew with points of the true masks")
     told = {arm: judged_runs(of_arm, records, oracle_answers) for arm, of_arm in prompted.items()}
-    begun = [of_arm[0] for of_arm in prompted.values() if of_arm[0].recipe.model.weights != "none"]
+    begun = [of_arm for of_arm in prompted.values() if of_arm[0].recipe.model.weights != "none"]
     if begun:
-        told |= {UNTRAINED: judged_runs(begun[:1], records, _untrained_answers)}
+        told |= {UNTRAINED: judged_runs(begun[0], records, _untrained_answers)}
     return {
         "localiser": {arm: _figures(judged) for arm, judged in own.items()},
         "oracle": {arm: _figures(judged) for arm, judged in told.items()},
@@ -157,8 +157,9 @@ def as_text(found: Mapping[str, Any]) -> str:
         f"`{found['reference']}` in Dice, on the same images, and p is that of the paired t-test that the paper uses, "
         "which takes images of one patient for independent.",
         _table(found, "localiser"),
-        "ORACLE: by one point from the true mask of each image, the one that the localiser learns to find, not moved. "
-        "The truth takes part in these answers: they say how good the masks are where one points well.",
+        "ORACLE: by one point from the true mask of each image, the one that the localiser learns to find, not moved; "
+        "images without an object are left out. The truth takes part in these answers: they say how good the masks are "
+        "where one points well.",
         _table(found, "oracle"),
         "What was trained:",
         markdown.table(("", "parameters trained", "of", "epochs of each fold", "minutes"), _trained(arms)),

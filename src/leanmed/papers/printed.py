@@ -267,8 +267,12 @@ def _on_three(millions: float, *scores: float) -> dict[str, float]:
     return {"million": millions, **dict(zip(names, scores, strict=True))}
 
 
+EQUAL = "equal_budget=true"
+
+
 def _adapted(title: str, method: str, *more: str) -> Arm:
-    return Arm(title, (f"adapters.method={method}", *(f"adapters.{text}" for text in more)))
+    own = ("adapters.ratio",) if method in ("full", "decoder") or (method == "lora" and EQUAL not in more) else ()
+    return Arm(title, (f"adapters.method={method}", *(f"adapters.{text}" for text in more)), own=own)
 
 
 def _unprompted(title: str, backbone: str) -> Arm:
@@ -280,7 +284,6 @@ def _unprompted(title: str, backbone: str) -> Arm:
     )
 
 
-EQUAL = "equal_budget=true"
 NERVES = Paper(
     citation="HA-SAM: hierarchical adapters in the encoder of Segment Anything, for nerves in ultrasound",
     recipe="nerves",

@@ -88,10 +88,12 @@ def reproduce(
     paper, tables = _choose(PAPERS, name, "paper"), TABLES[name]
     runs: dict[str, dict[int, Run]] = {}
     reports: dict[str, dict[int, dict[str, Any]]] = {}
-    for arm in with_companions(arms or tuple(paper.arms), paper.arms):
+    asked = with_companions(arms or tuple(paper.arms), paper.arms)
+    recipes = {(arm, seed): recipe_of(paper, arm, seed, settings) for arm in asked for seed in seeds}  # before any run
+    for arm in asked:
         for seed in seeds:
             tell(f"{arm}, seed {seed}")
-            recipe = recipe_of(paper, arm, seed, settings)
+            recipe = recipes[arm, seed]
             folder = out / "runs" / f"{arm}-{seed}"
             taught_by = paper.arms[arm].teacher
             teacher = Teacher(runs[taught_by][seed]) if taught_by else None

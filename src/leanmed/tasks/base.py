@@ -126,7 +126,7 @@ class Task(nn.Module, ABC):
         """Inputs that a person gives beside the image, such as points in it, as batched targets say they should be.
 
         For figures that are told apart from all others, since the truth takes part in the answer. Most kinds of task
-        have none.
+        have none, and for an image of which there is nothing to tell, in a batch of its own, there are none either.
         """
         return {}
 

@@ -15,11 +15,14 @@ from leanmed.records import Record
 from leanmed.runs import Run
 from leanmed.tasks.base import Task
 from leanmed.tasks.building import load_task
+from leanmed.tasks.kind import Answer
 from leanmed.train.batches import Prepared, answer_part
 
 
 def oracle_answers(run: Run, records: Sequence[Record], load: Callable[[Run, int], Task] = load_task) -> Answered:
     """As `run_answers`, answered anew by each fold's model with what `Task.told` says of the true targets.
+
+    Images of which there is nothing to tell, since they show no object, are left out: no person would point.
 
     Args:
         run: finished.
@@ -27,24 +30,30 @@ def oracle_answers(run: Run, records: Sequence[Record], load: Callable[[Run, int
         load: makes the task of a fold.
 
     Raises:
-        RunError: a fold is not finished, or the task takes nothing but the image.
+        RunError: a fold is not finished, or the task takes nothing but the image, or no image shows an object.
     """
-    folds = run.folds()
-    own = run_answers(run, records, folds)
-    answers = []
-    for fold in folds:
+    own = run_answers(run, records, run.folds())
+    kept: list[Record] = []
+    answers: list[Answer] = []
+    folds: list[int] = []
+    for fold in run.folds():
         task = load(run, fold.number)
-        part = Prepared(own.of_fold(fold.number).records, task, None)
-        _check_takes_prompts(run, task, part)
+        told = _told(task, own.of_fold(fold.number).records)
+        part = Prepared(told, task, None)
         answers += [answer for _, answer in answer_part(task, part, run.recipe.training.batch_size, told=True)]
-    return Answered(own.records, answers, own.labels, own.task, own.folds)
-
-
-def _check_takes_prompts(run: Run, task: Task, part: Prepared) -> None:
-    """Ask with the first image, before all are answered."""
-    one = {name: tensor[None] for name, tensor in part[0].targets.items()}
-    if not task.told(one):
+        kept += told
+        folds += [fold.number] * len(told)
+    if not kept:
         raise RunError(
-            f"expected a run whose task takes points or boxes beside the image, got {run.recipe.task}; leave out "
-            "--oracle"
+            f"expected a run whose task takes points or boxes beside the image, and test images that show an object, "
+            f"got {run.recipe.task} with none; leave out --oracle"
         )
+    return Answered(kept, answers, own.labels, own.task, folds)
+
+
+def _told(task: Task, records: Sequence[Record]) -> list[Record]:
+    """The records of which there is something to tell."""
+    part = Prepared(records, task, None)
+    targets = (batch.targets for batch in part)
+    alone = ({name: tensor[None] for name, tensor in own.items()} for own in targets)
+    return [record for record, own in zip(records, alone, strict=True) if task.told(own)]

@@ -107,6 +107,11 @@ def _start(
         build_task(recipe, labels)  # a backbone or weights that are not there are told of before a folder is made
     _open(out, recipe, facts, records, folds)
     tell(f"{len(folds)} fold(s) -> {out}; {_labels_line(labels)}")
+    if recipe.model.weights == "none" and recipe.adapters.method not in ("none", "full"):
+        tell(
+            f"model.weights is none, so that adapters.method {recipe.adapters.method} adapts a network of random "
+            "weights; name trained ones, or train all of it with --set adapters.method=none"
+        )
     for line in range_remarks(record.image for record in records):
         tell(line)
     if facts["leak"]:

@@ -7,7 +7,10 @@ from torch.nn import functional as F
 from torch.utils.data import default_collate
 
 from contracts.task_contract import SIZES, MaskContract, pixels
+from leanmed.compress.adapter_files import load_adapters, save_adapters
+from leanmed.compress.adapters import adapt
 from leanmed.errors import RecipeError
+from leanmed.recipe.recipe import Adapters
 from leanmed.tasks.base import Batch
 from leanmed.tasks.prompted.training import Prompted, overlap
 from leanmed.tasks.recipes import check_recipe
@@ -168,3 +171,38 @@ def test_batches_are_what_single_images_are() -> None:
         alone = torch.cat([task(default_collate([one]))["logits"] for one in prepared])
     assert torch.allclose(together, alone, atol=1e-5)
     assert isinstance(task.graph(), nn.Module)
+
+
+def test_the_truth_tells_the_localiser_s_point_and_nothing_of_an_image_without_an_object() -> None:
+    task = prompted()
+    told = task.told({"point": torch.tensor([[0.25, 0.5]])})
+    assert told["points"].tolist() == [[[0.25 * SIDE - 0.5, 0.5 * SIDE - 0.5]]]
+    assert told["labels"].tolist() == [[1]]
+    assert task.told({"point": torch.full((1, 2), torch.nan)}) == {}
+
+
+def test_a_box_is_drawn_whatever_the_image_s_turn() -> None:
+    """The first number of each generator decides: of the turn, and of whether there is a box."""
+    task = prompted(prompter={"boxes": 0.5}, augment={"rotation": 10})
+    turns, boxes = [], []
+    for seed in range(60):
+        one = Batch({k: v[:1] for k, v in squares().inputs.items()}, {k: v[:1] for k, v in squares().targets.items()})
+        boxes.append(bool((task.augment(one, seed).inputs["labels"] >= 2).any()))
+        turns.append(torch.rand(1, generator=torch.Generator().manual_seed(seed)).item() < 0.5)
+    assert 15 < sum(a == b for a, b in zip(turns, boxes, strict=True)) < 45
+
+
+def test_adapters_of_a_trained_task_fit_a_fresh_one_of_the_same_weights(tmp_path) -> None:
+    settings = Adapters(method="hierarchical", ratio=0.25)
+    task = prompted()
+    adapt(task, settings)
+    batch = task.train().augment(squares(), 0)
+    optimizer = torch.optim.Adam([p for p in task.parameters() if p.requires_grad], lr=0.01)
+    task.loss(batch).backward()
+    optimizer.step()
+    save_adapters(task, tmp_path / "adapters.safetensors")
+    fresh = prompted()
+    load_adapters(fresh, tmp_path / "adapters.safetensors")
+    with torch.inference_mode():
+        one, other = (own.eval()(squares().inputs) for own in (task, fresh))
+    assert all(torch.equal(one[name], other[name]) for name in one)

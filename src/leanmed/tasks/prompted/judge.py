@@ -52,8 +52,9 @@ __all__ = [
 ]
 
 POINTED = (
-    "Where no points or boxes were given to `leanmed predict`, the model's own localiser pointed, to which no true "
-    "mask was shown."
+    "Unless it is said above that points come from the true masks, or points or boxes were given to `leanmed predict`, "
+    "the model's own localiser pointed, to which no true mask was shown. It points in every image, whether or not an "
+    "object is there."
 )
 
 

@@ -22,6 +22,8 @@ from leanmed.tasks.prompted.settings import PromptedRecipe
 from leanmed.tasks.segmentation.training import Segmentation
 from leanmed.tasks.segmentation.training import labels_of as labels_of_masks
 
+PROMPTS = 0x9E3779B9  # so that prompts are not drawn by the numbers that turn the images
+
 
 class Prompted(Segmentation):
     """Images and prompts to a mask of what is pointed at.
@@ -52,8 +54,9 @@ class Prompted(Segmentation):
         return network
 
     def parts(self) -> Parts:
-        """SAM's; the localiser is none of them."""
-        return Parts("model.vision_encoder", decoder=("model.mask_decoder",), frozen=("model.prompt_encoder",))
+        """SAM's; the localiser is none of them. What serves several answers to one prompt is never asked."""
+        unasked = tuple(f"model.mask_decoder.output_hypernetworks_mlps.{k}" for k in (1, 2, 3))
+        return Parts("model.vision_encoder", decoder=("model.mask_decoder",), frozen=("model.prompt_encoder", *unasked))
 
     def encode(self, record: Record, size: Size | None = None) -> Named:
         """The mask in the frame of the square, and the point in it that the localiser is to find."""
@@ -63,15 +66,16 @@ class Prompted(Segmentation):
     def augment(self, batch: Batch, seed: int) -> Batch:
         """As `Segmentation`; then draw prompts."""
         inputs, targets = super().augment(batch, seed)
-        points, labels = draw_prompts(targets["mask"], self.prompter, torch.Generator().manual_seed(seed))
+        points, labels = draw_prompts(targets["mask"], self.prompter, torch.Generator().manual_seed(seed ^ PROMPTS))
         point = target_points(targets["mask"], self.prompter.point)
         return Batch(inputs | {"points": points, "labels": labels}, targets | {"point": point})
 
     def told(self, targets: Named) -> Named:
-        """The point that the localiser should have found; without an object, the image's middle, said to be outside."""
-        empty = targets["point"].isnan().any(1, keepdim=True)
-        points = pixels(torch.where(empty, 0.5, targets["point"]), self.side)
-        return {"points": points[:, None], "labels": torch.where(empty, OUTSIDE, INSIDE)}
+        """The point that the localiser should have found; nothing where an image has no object."""
+        if targets["point"].isnan().any():
+            return {}
+        points = pixels(targets["point"], self.side)[:, None]
+        return {"points": points, "labels": torch.full(points.shape[:2], INSIDE, device=points.device)}
 
     def reveal(self, inputs: Mapping[str, Tensor]) -> Named:
         """`logits`, the embedding as `features`, the localiser's `point`, and the `iou` expected of the mask.
