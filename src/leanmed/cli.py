@@ -319,7 +319,7 @@ def evaluate(
             command=typed(),
         )
     elif (subject / RUN).is_file():
-        report = evaluate_run(open_run(subject), data=data, oracle=oracle, command=typed())
+        report = evaluate_run(open_run(subject), data=data, oracle=_oracle() if oracle else None, command=typed())
     else:
         with progress_bar("images") as step:
             report = evaluate_artifact(
@@ -327,6 +327,12 @@ def evaluate(
             )
     write_report(out, report, read=read_image)
     echo_evaluation(report, *written)
+
+
+def _oracle() -> Any:
+    from leanmed.train.oracle import oracle_answers
+
+    return oracle_answers
 
 
 @app.command()

@@ -104,7 +104,7 @@ def test_a_report_by_the_truth_says_so_and_answers_at_the_true_point(reproduced:
         ((x, y),) = answer.points
         mask = answered.judge.masks.read_mask(record, answered.labels)
         assert mask[int(y), int(x)] == 1 or run.recipe.prompter.point == "centroid"
-    report = evaluate_run(run, data=data, oracle=True)
+    report = evaluate_run(run, data=data, oracle=oracle_answers)
     assert report.protocol.startswith("ORACLE: each image was answered with one point from its true mask")
     assert report.notes[0] == ORACLE
     own = evaluate_run(run, data=data)
@@ -114,4 +114,4 @@ def test_a_report_by_the_truth_says_so_and_answers_at_the_true_point(reproduced:
 def test_a_run_without_prompts_cannot_be_told_anything(reproduced: Path, data: Path, refused) -> None:
     run = open_run(reproduced / "runs" / "unet-0")
     with refused(RunError, "whose task takes points or boxes", "got segmentation with none; leave out --oracle"):
-        evaluate_run(run, data=data, oracle=True)
+        evaluate_run(run, data=data, oracle=oracle_answers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,25 +91,27 @@ def read_again(run: Run, data: Path | None) -> tuple[list[Record], dict[str, str
     return records, dict(zip((record.id for record in records), contents, strict=True))
 
 
-def evaluate_run(run: Run, *, data: Path | None = None, oracle: bool = False, command: str = "") -> Report:
+def evaluate_run(
+    run: Run,
+    *,
+    data: Path | None = None,
+    oracle: Callable[[Run, Sequence[Record]], Answered] | None = None,
+    command: str = "",
+) -> Report:
     """The report of a finished run.
 
     Args:
         run: finished.
         data: the folder that it was trained on; None: where it was.
-        oracle: answer anew, with what a person who knows the truth would say beside the image; needs torch.
+        oracle: answers anew, with what a person who knows the truth would say beside the image, as
+            `leanmed.train.oracle.oracle_answers` does; the report says so. None: what the run has answered is judged.
         command: what the user typed, for the record.
 
     Raises:
         RunError: a fold is unfinished, or the data have changed, or the run's task takes nothing but the image.
     """
     folds, records = run.folds(), records_of(run, data)
-    if oracle:
-        from leanmed.train.oracle import oracle_answers
-
-        answered = oracle_answers(run, records)
-    else:
-        answered = run_answers(run, records, folds)
+    answered = oracle(run, records) if oracle else run_answers(run, records, folds)
     temperatures = {fold.number: fold.facts["manifest"]["temperature"] for fold in folds}
     provenance = Provenance(
         data_hash=run.facts["data_sha256"],
@@ -129,7 +131,7 @@ def evaluate_run(run: Run, *, data: Path | None = None, oracle: bool = False, co
     )
     rows = fold_rows(report.table, answered.judge.point, _thresholds(folds), temperatures)
     histories = [_history(fold, run.recipe) for fold in folds]
-    notes = [*[ORACLE] * oracle, *notes_of(run)]
+    notes = [*[ORACLE] * bool(oracle), *notes_of(run)]
     return replace(report, leak=run.facts["leak"], folds=rows, notes=notes, histories=histories)
 
 
