@@ -43,6 +43,7 @@ def main(
         name: {
             "seeds": [run.recipe.training.seed for run in runs],
             "minutes": [round(sum(fold.facts["seconds"] for fold in run.folds()) / 60, 1) for run in runs],
+            "validation_dice": [[fold.facts["validation"]["dice"] for fold in run.folds()] for run in runs],
             "recipe": runs[0].recipe.model_dump(mode="json"),
             "teacher": (runs[0].facts.get("teacher") or {}).get("name"),
         }
