@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from leanmed.compress.distil import Teacher
 from leanmed.cores import available_cores
 from leanmed.errors import DataError
@@ -33,9 +35,9 @@ SIGNAL = 3.0  # standard deviations between the classes' mean colours: easy, lea
 SCANS, FIRST_SCAN = 2, 10_000  # seeds from here on: chests that no slice was cut from
 SITES, CASES = 3, 3  # of MR volumes, and how many each site has
 SLICES, SIDE = 8, 64  # of each volume, in pixels
-OTHER_SITES = 1  # a seed: sites whose scanners, or patients who, differ from those that are learned from
+OTHER_SITES = 1  # a seed: of other scanners, or other patients, than those that are learned from
 PATIENTS, FRAMES, BEAM = 24, 4, 96  # of ultrasound, frames of each, and pixels along the side of a frame
-NEW_PATIENTS = 12  # who are predicted
+NEW_PATIENTS = 12  # of whom one frame each is predicted
 MARK = "phantoms/phantoms.json"
 OWN = (
     "phantoms",
@@ -67,6 +69,8 @@ class Demo:
             is nothing to compare with.
         beside: folders beside the answers, each with what it holds.
         pictures: what the folder `pictures` shows of each input; empty: there is none.
+        fold: whose model is exported; None: one of all images, which takes another training.
+        small: its network is so small that PyTorch is quicker on one thread than on several.
     """
 
     command: str
@@ -80,6 +84,8 @@ class Demo:
     found: Callable[[Path, Path], str] | None = None
     beside: Mapping[str, str] = field(default_factory=dict)
     pictures: str = ""
+    fold: int | None = None
+    small: bool = False
 
 
 def _make_eyelids(root: Path) -> None:
@@ -158,6 +164,8 @@ NERVES = Demo(
     found=by_points,
     beside={"files": "the masks as PNG"},
     pictures="each new frame with its mask and the point that the localiser found",
+    fold=0,
+    small=True,
 )
 
 
@@ -168,6 +176,8 @@ def run_demo(out: Path, demo: Demo = EYELIDS, *, overwrite: bool = False, tell: 
         DataError: `out` holds something that is no demo, or a demo and `overwrite` is false.
     """
     _make_room(out, overwrite)
+    if demo.small:
+        torch.set_num_threads(1)
     tell(f"1  making {demo.things()}: made data, no patients")
     demo.make(out / "phantoms")
     teacher = None
@@ -182,7 +192,7 @@ def run_demo(out: Path, demo: Demo = EYELIDS, *, overwrite: bool = False, tell: 
     report = evaluate_run(run, command=demo.command)
     write_report(out / "report", report, read=read_image)
     tell("4  exporting")
-    export(run, out / "artifact", teacher=teacher, tell=tell)
+    export(run, out / "artifact", fold=demo.fold, teacher=teacher, tell=tell)
     tell("5  predicting without torch")
     predictor = load(out / "artifact")
     inputs = list(find_inputs([str(out / demo.inputs)], scans=predictor.takes_scans))
