@@ -283,23 +283,22 @@ def evaluate(
     from leanmed.tasks.recipes import open_run
 
     written = (out / "report.html", out / "report.json")
-    if settings and not subject.is_file():
+    is_run, is_file = (subject / RUN).is_file(), subject.is_file()
+    if settings and not is_file:
         raise DataError(
             "expected --set with a file of answers only, since runs and artifacts keep their recipe; leave it out"
         )
-    if labels and not subject.is_file():
+    if labels and not is_file:
         raise DataError(
             "expected --labels with a file of answers only, since runs and artifacts know the order of their labels; "
             "leave it out"
         )
-    if dataset and (subject / RUN).is_file():
+    if dataset and is_run:
         raise DataError("expected no --dataset with a run, which is judged on the data that it split; leave it out")
-    if oracle:
-        if not (subject / RUN).is_file():
-            raise DataError(f"expected a run with --oracle, got {subject}; give a run folder, or leave it out")
-        needs("evaluate", "train", *TRAINING)
+    if oracle and not is_run:
+        raise DataError(f"expected a run with --oracle, got {subject}; give a run folder, or leave it out")
     if scans:
-        if (subject / RUN).is_file():
+        if is_run:
             raise ArtifactError(f"expected an artifact, got the run {subject}; make one with leanmed export")
         if dataset:
             raise DataError("expected no --dataset with --scans, whose scans are laid out as LUNA16's; leave it out")
@@ -307,7 +306,7 @@ def evaluate(
             report, more = evaluate_scans(leanmed.load(subject), data, out, command=typed(), progress=step)
         echo_evaluation(report, *written, more)
         return
-    if subject.is_file():
+    if is_file:
         order = tuple(labels.split(",")) if labels else None
         report = evaluate_answers(
             subject,
@@ -318,7 +317,7 @@ def evaluate(
             cache=out.parent / AUDIT,
             command=typed(),
         )
-    elif (subject / RUN).is_file():
+    elif is_run:
         report = evaluate_run(open_run(subject), data=data, oracle=_oracle() if oracle else None, command=typed())
     else:
         with progress_bar("images") as step:
@@ -330,6 +329,8 @@ def evaluate(
 
 
 def _oracle() -> Any:
+    """What answers a run's test images anew; it needs torch."""
+    needs("evaluate --oracle", "train", *TRAINING)
     from leanmed.train.oracle import oracle_answers
 
     return oracle_answers

@@ -106,7 +106,8 @@ class Mask(Value):
 
     def text(self) -> str:
         """As JSON: the names of the files, and what their values mean."""
-        return json.dumps({"mask": [file.name for file in self.files], "values": dict(self.values)})
+        unknown = {"unknown": self.unknown} if self.unknown else {}
+        return json.dumps({"mask": [file.name for file in self.files], "values": dict(self.values), **unknown})
 
 
 def checked_box(corners: Sequence[float]) -> Box:

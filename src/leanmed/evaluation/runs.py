@@ -20,9 +20,8 @@ from leanmed.tasks import TASKS
 from leanmed.tasks.kind import Answer
 
 ORACLE = (
-    "ORACLE: each image was answered with one point from its true mask, exactly where the model's localiser learns to "
-    "point; images without an object are left out. These figures say how good masks are where one points well, and not "
-    "how good the model is by itself."
+    "ORACLE: beside each image the model was given a point from the true answer; images with nothing to point at are "
+    "left out. These figures say how good the answers are where one points well, and not how good the model is alone."
 )
 
 
@@ -124,15 +123,15 @@ def evaluate_run(
         answered,
         run.recipe.evaluation,
         title=f"{run.recipe.name}: {run.recipe.model.backbone}",
-        protocol=f"{ORACLE} {protocol_of(run)}" if oracle else protocol_of(run),
+        protocol=protocol_of(run),
         main_score=folds[0].facts["manifest"]["main_score"],
         provenance=provenance,
         thresholds=_thresholds(folds),
     )
     rows = fold_rows(report.table, answered.judge.point, _thresholds(folds), temperatures)
     histories = [_history(fold, run.recipe) for fold in folds]
-    notes = [*[ORACLE] * bool(oracle), *notes_of(run)]
-    return replace(report, leak=run.facts["leak"], folds=rows, notes=notes, histories=histories)
+    leak = " ".join(filter(None, [ORACLE if oracle else None, run.facts["leak"]])) or None
+    return replace(report, leak=leak, folds=rows, notes=notes_of(run), histories=histories)
 
 
 def protocol_of(run: Run) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from leanmed.compress.adapters import RECORD, Adapted, adapter_tensors
 from leanmed.data import read_records
@@ -25,6 +24,7 @@ from leanmed.report.report import Report
 from leanmed.runs import Run
 from leanmed.runtime.predictor import load
 from leanmed.tasks.building import build_task, load_task
+from leanmed.tasks.segmentation.judge import table_of
 from leanmed.train.oracle import oracle_answers
 
 if TYPE_CHECKING:
@@ -48,15 +48,12 @@ ABLATION = {
 def measure(
     run: Run, report: Report, data: Path, out: Path, tell: Callable[[str], None]
 ) -> tuple[Report, dict[str, Any]]:
-    """How many parameters are trained and there are, the localiser left out, and what the training took."""
-    folds = run.folds()
+    """How many parameters are trained and there are, the localiser left out."""
     task = build_task(run.recipe, run.labels, pretrained=False)
     named = [(name, p) for name, p in task.named_parameters() if not name.startswith("localiser.")]
     return report, {
         "trained_parameters": sum(p.numel() for _, p in named if p.requires_grad),
         "parameters": sum(p.numel() for _, p in named),
-        "epochs": [fold.facts["epochs"] for fold in folds],
-        "training_minutes": round(sum(fold.facts["seconds"] for fold in folds) / 60, 1),
     }
 
 
@@ -238,7 +235,7 @@ def _printed(found: Mapping[str, Any]) -> list[str]:
     rows = [
         [
             name,
-            *(f"{row['million']:.2f}",),
+            f"{row['million']:.2f}",
             *(" / ".join(f"{row[f'{data} {score}']:.2f}" for score in ("Dice", "IoU", "HD95")) for data in DATA_SETS),
         ]
         for name, row in found["paper"]["printed"].items()
@@ -257,20 +254,17 @@ def by_points(answers: Path, images: Path) -> str:
         images: the frames' folder, in a data set that `masks` reads.
     """
     predictor = load(answers.parent / "artifact")
+    records = read_records("masks", images.parent)
     own, told = [], []
-    for record in read_records("masks", images.parent):
+    for record in records:
         truth = read_mask(record, predictor.manifest.labels)
         height, width = truth.shape
         x, y = distance_peak(truth == 1)
         looked = predictor.look(record.image)
-        own.append(_dice(looked.answer(), truth))
-        told.append(_dice(looked.answer(Prompts(((x * width, y * height),))), truth))
+        own.append(looked.answer())
+        told.append(looked.answer(Prompts(((x * width, y * height),))))
+    dice = [table_of(records, found, predictor.manifest.labels).mean_dice().mean() for found in (own, told)]
     return (
-        f"Dice {np.mean(own):.3f} by the localiser's points and {np.mean(told):.3f} by points of the true masks, in "
-        f"{len(own)} frames of patients whom no model saw"
+        f"Dice {dice[0]:.3f} by the localiser's points and {dice[1]:.3f} by points of the true masks, in "
+        f"{len(records)} frames of patients whom no model saw"
     )
-
-
-def _dice(answer: Any, truth: NDArray[np.uint8]) -> float:
-    said, true = answer.mask == 1, truth == 1
-    return 2 * int((said & true).sum()) / max(int(said.sum()) + int(true.sum()), 1)

@@ -43,14 +43,11 @@ KNOWN_CPM = {
 def measure(
     run: Run, report: Report, data: Path, out: Path, tell: Callable[[str], None]
 ) -> tuple[Report, dict[str, Any]]:
-    """The counts behind the rates, the network's size, and what its training took."""
-    folds = run.folds()
-    network = load_task(run, folds[0].number)
+    """The counts behind the rates, and the network's size."""
+    network = load_task(run, run.folds()[0].number)
     more = {
         "counts": as_json(report)["counts"],
         "million_parameters": round(sum(p.numel() for p in network.parameters()) / 1e6, 3),
-        "epochs": [fold.facts["epochs"] for fold in folds],
-        "training_minutes": round(sum(fold.facts["seconds"] for fold in folds) / 60, 1),
     }
     return report, more
 

@@ -16,8 +16,7 @@ class Arm:
         teacher: the arm whose models teach this one's; empty: none.
         alone: the arm of the same network without a teacher; empty: none.
         recipe: what it is trained by; empty: the paper's recipe.
-        own: how the names of those keys begin that settings for all arms do not reach, since this arm has none of them
-            or values of its own.
+        own: beginnings of keys, such as `adapters.`: a setting for all arms whose key begins so is not for this one.
     """
 
     title: str
@@ -328,7 +327,7 @@ NERVES = Paper(
         "The paper prints 6.82 million parameters. 1,789,056 parameters in single precision are 6.825 MiB, so that its "
         "other counts may be sizes of files, too. Ours are counts of what is trained, the localiser left out.",
         "The paper compares methods of other budgets. Arms named `equal` have as many parameters as `hierarchical`.",
-        "The paper starts its other networks from weights that it does not name. Ours start from nothing.",
+        "Our networks without prompts start from nothing.",
         "Med-SA has adapters in its decoder, too; ours trains the decoder itself.",
         "SAMUS is not rebuilt.",
     ),

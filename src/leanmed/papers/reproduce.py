@@ -101,7 +101,7 @@ def reproduce(
             report, more = tables.measure(run, evaluate_run(run, data=data, command=command), data, out, tell)
             write_report(out / "reports" / folder.name, report, read=read_image)
             runs.setdefault(arm, {})[seed] = run
-            reports.setdefault(arm, {})[seed] = as_json(report) | {"more": more}
+            reports.setdefault(arm, {})[seed] = as_json(report) | {"more": {**more, **_effort(run)}}
     found = {
         "command": command,
         "machine": machine(),
@@ -113,6 +113,15 @@ def reproduce(
     text = tables.as_text(found)
     write_text(out / f"{name}.md", text)
     return text
+
+
+def _effort(run: Run) -> dict[str, Any]:
+    """What the training of a run took."""
+    folds = run.folds()
+    return {
+        "epochs": [fold.facts["epochs"] for fold in folds],
+        "training_minutes": round(sum(fold.facts["seconds"] for fold in folds) / 60, 1),
+    }
 
 
 def recipe_of(paper: Paper, arm: str, seed: int, settings: Sequence[str]) -> Recipe:
@@ -128,10 +137,8 @@ def recipe_of(paper: Paper, arm: str, seed: int, settings: Sequence[str]) -> Rec
     # what is said of distillation holds for those that learn by it
     others = (*chosen.own, *(() if chosen.teacher else ("distillation.",)))
     given = settings_of(arm, settings, paper.arms, others)
-    seeded = [
-        f"{key}={seed}" for key in ("split.seed", "training.seed") if not any(t.startswith(f"{key}=") for t in given)
-    ]
-    return load_recipe(chosen.recipe or paper.recipe, [*given, *chosen.settings, *seeded])
+    seeded = (f"split.seed={seed}", f"training.seed={seed}")  # what is given comes later, and wins
+    return load_recipe(chosen.recipe or paper.recipe, [*seeded, *given, *chosen.settings])
 
 
 def with_companions(asked: Sequence[str], arms: Mapping[str, Arm]) -> list[str]:

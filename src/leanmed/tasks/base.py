@@ -123,10 +123,10 @@ class Task(nn.Module, ABC):
         """Inputs as `prepare` or `augment` gives them, batched, to uncalibrated outputs."""
 
     def told(self, targets: Named) -> Named:
-        """Inputs that a person gives beside the image, such as points in it, as batched targets say they should be.
+        """What a person who knows the true targets of one image, a batch of one, would give beside it, such as a point.
 
-        For figures that are told apart from all others, since the truth takes part in the answer. Most kinds of task
-        have none, and for an image of which there is nothing to tell, in a batch of its own, there are none either.
+        It is for figures that stand apart from all others, since the truth takes part in these answers. Most kinds of
+        task take nothing, and of some images, such as one without an object, there is nothing to tell: both give {}.
         """
         return {}
 

@@ -29,6 +29,17 @@ def build_task(recipe: Recipe, labels: tuple[str, ...], *, pretrained: bool = Tr
     return task
 
 
+def task_remarks(recipe: Recipe) -> list[str]:
+    """What whoever starts a training by this recipe should know of the task that it describes."""
+    method = recipe.adapters.method
+    if recipe.model.weights != "none" or method in ("none", "full"):
+        return []
+    return [
+        f"model.weights is none, so that adapters.method {method} adapts a network of random weights; name trained "
+        "ones, or train all of it with --set adapters.method=none"
+    ]
+
+
 def load_task(run: Run, fold: int | None) -> Task:
     """The trained task of a finished fold, or if None of the refit on all images, calibrated, in evaluation mode.
 

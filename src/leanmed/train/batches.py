@@ -109,21 +109,13 @@ def ordered_batches(data: Prepared, batch_size: int) -> DataLoader[Batch]:
     return DataLoader(data, batch_size)
 
 
-def answer_part(task: Task, data: Prepared, batch_size: int, *, told: bool = False) -> Iterator[tuple[Record, Answer]]:
-    """Each record of a part with the answer to it, in their order, on the device that the task is on.
-
-    Args:
-        task: answers.
-        data: the part.
-        batch_size: images at a time.
-        told: give the task what a person who knows the truth would tell it; see `Task.told`.
-    """
+def answer_part(task: Task, data: Prepared, batch_size: int) -> Iterator[tuple[Record, Answer]]:
+    """Each record of a part with the answer to it, in their order, on the device that the task is on."""
     start, device, was_training = 0, next(task.parameters()).device, task.training
     task.eval()
     for batch in ordered_batches(data, batch_size):
-        inputs = batch.inputs | task.told(batch.targets) if told else batch.inputs
         with torch.inference_mode():
-            outputs = task({name: tensor.to(device) for name, tensor in inputs.items()})
+            outputs = task({name: tensor.to(device) for name, tensor in batch.inputs.items()})
         count = len(next(iter(batch.inputs.values())))
         sizes = [data.size(index) for index in range(start, start + count)]
         yield from zip(data.records[start : start + count], task.answers(outputs, sizes), strict=True)

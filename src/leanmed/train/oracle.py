@@ -6,7 +6,10 @@ place itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch.utils.data import default_collate
 
 from leanmed.errors import RunError
 from leanmed.evaluation.answered import Answered
@@ -16,7 +19,7 @@ from leanmed.runs import Run
 from leanmed.tasks.base import Task
 from leanmed.tasks.building import load_task
 from leanmed.tasks.kind import Answer
-from leanmed.train.batches import Prepared, answer_part
+from leanmed.train.batches import Prepared
 
 
 def oracle_answers(run: Run, records: Sequence[Record], load: Callable[[Run, int], Task] = load_task) -> Answered:
@@ -33,27 +36,26 @@ def oracle_answers(run: Run, records: Sequence[Record], load: Callable[[Run, int
         RunError: a fold is not finished, or the task takes nothing but the image, or no image shows an object.
     """
     own = run_answers(run, records, run.folds())
-    kept: list[Record] = []
-    answers: list[Answer] = []
-    folds: list[int] = []
+    kept = []
     for fold in run.folds():
         task = load(run, fold.number)
-        told = _told(task, own.of_fold(fold.number).records)
-        part = Prepared(told, task, None)
-        answers += [answer for _, answer in answer_part(task, part, run.recipe.training.batch_size, told=True)]
-        kept += told
-        folds += [fold.number] * len(told)
+        part = own.of_fold(fold.number).records
+        kept += [(record, answer, fold.number) for record, answer in _answered(task, part)]
     if not kept:
         raise RunError(
             f"expected a run whose task takes points or boxes beside the image, and test images that show an object, "
             f"got {run.recipe.task} with none; leave out --oracle"
         )
-    return Answered(kept, answers, own.labels, own.task, folds)
+    found, answers, folds = zip(*kept, strict=True)
+    return Answered(found, answers, own.labels, own.task, folds)
 
 
-def _told(task: Task, records: Sequence[Record]) -> list[Record]:
-    """The records of which there is something to tell."""
+@torch.inference_mode()
+def _answered(task: Task, records: Sequence[Record]) -> Iterator[tuple[Record, Answer]]:
+    """Each record of which there is something to tell, with the answer to it, one by one."""
     part = Prepared(records, task, None)
-    targets = (batch.targets for batch in part)
-    alone = ({name: tensor[None] for name, tensor in own.items()} for own in targets)
-    return [record for record, own in zip(records, alone, strict=True) if task.told(own)]
+    for index, batch in enumerate(part):
+        inputs, targets = (default_collate([named]) for named in batch)
+        if told := task.told(targets):
+            (answer,) = task.answers(task({**inputs, **told}), [part.size(index)])
+            yield records[index], answer

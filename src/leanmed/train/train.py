@@ -27,7 +27,7 @@ from leanmed.recipe.recipe import Distillation, Recipe, dump_recipe
 from leanmed.records import Record
 from leanmed.runs import CALIBRATION, HISTORY, RECIPE, REFIT, RUN, SPLITS, Run, read_csv, write_csv
 from leanmed.tasks import TASKS
-from leanmed.tasks.building import build_task
+from leanmed.tasks.building import build_task, task_remarks
 from leanmed.tasks.recipes import open_run
 from leanmed.train.batches import (
     Cache,
@@ -107,12 +107,7 @@ def _start(
         build_task(recipe, labels)  # a backbone or weights that are not there are told of before a folder is made
     _open(out, recipe, facts, records, folds)
     tell(f"{len(folds)} fold(s) -> {out}; {_labels_line(labels)}")
-    if recipe.model.weights == "none" and recipe.adapters.method not in ("none", "full"):
-        tell(
-            f"model.weights is none, so that adapters.method {recipe.adapters.method} adapts a network of random "
-            "weights; name trained ones, or train all of it with --set adapters.method=none"
-        )
-    for line in range_remarks(record.image for record in records):
+    for line in (*task_remarks(recipe), *range_remarks(record.image for record in records)):
         tell(line)
     if facts["leak"]:
         tell(facts["leak"])

@@ -52,9 +52,8 @@ __all__ = [
 ]
 
 POINTED = (
-    "Unless it is said above that points come from the true masks, or points or boxes were given to `leanmed predict`, "
-    "the model's own localiser pointed, to which no true mask was shown. It points in every image, whether or not an "
-    "object is there."
+    "The model's own localiser pointed, unless a line above says ORACLE or a person gave points to `leanmed predict`. "
+    "No true mask was shown to it, and it points in every image, whether or not an object is there."
 )
 
 

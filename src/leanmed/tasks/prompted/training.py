@@ -44,8 +44,9 @@ class Prompted(Segmentation):
     def __init__(self, recipe: Recipe, labels: tuple[str, ...], *, pretrained: bool = True) -> None:
         self.prompter = cast(PromptedRecipe, recipe).prompter
         super().__init__(recipe, labels, pretrained=pretrained)
-        prompter = self.prompter
-        self.localiser = PointLocaliser(prompter.localiser, pretrained=pretrained, backbone=prompter.localiser_backbone)
+        self.localiser = PointLocaliser(
+            self.prompter.localiser, pretrained=pretrained, backbone=self.prompter.localiser_backbone
+        )
 
     def network(self, recipe: Recipe, outputs: int, *, pretrained: bool) -> PromptedSegmenter:
         """SAM, whose mask is one logit for each pixel."""
@@ -74,8 +75,7 @@ class Prompted(Segmentation):
         """The point that the localiser should have found; nothing where an image has no object."""
         if targets["point"].isnan().any():
             return {}
-        points = pixels(targets["point"], self.side)[:, None]
-        return {"points": points, "labels": torch.full(points.shape[:2], INSIDE, device=points.device)}
+        return {"points": pixels(targets["point"], self.side)[:, None], "labels": torch.tensor([[INSIDE]])}
 
     def reveal(self, inputs: Mapping[str, Tensor]) -> Named:
         """`logits`, the embedding as `features`, the localiser's `point`, and the `iou` expected of the mask.
@@ -99,9 +99,8 @@ class Prompted(Segmentation):
     def forward(self, inputs: Mapping[str, Tensor]) -> Named:
         """Logits, the localiser's points (b, 2), the expected IoU (b,), and the points that the masks are of."""
         revealed = self.reveal(inputs)
-        return {name: revealed[name].float() for name in ("logits", "point", "iou", "asked")} | {
-            "marks": revealed["marks"]
-        }
+        kept = {name: revealed[name] for name in ("logits", "point", "iou", "asked", "marks")}
+        return {name: value.float() if value.is_floating_point() else value for name, value in kept.items()}
 
     def loss_of(self, revealed: Named, targets: Named) -> Tensor:
         """The recipe's loss of the masks, and the squared errors of the localiser's points and of the expected IoU.
