@@ -116,6 +116,11 @@ class Manifest(_Frozen):
     labels: tuple[str, ...] = Field(min_length=1, description="what answers are made of, in the order of the outputs")
     input: Input
     threshold: float | None = Field(ge=0, le=1, description="the least probability or score that is answered")
+    pieces: Literal["all", "image", "volume"] = Field(
+        default="all",
+        description="of masks, which connected pieces of a label whoever runs the graph keeps; image: the largest of "
+        "each image; volume: the largest of each volume, once its slices are put together",
+    )
     threshold_rule: str = Field(
         default="",
         max_length=64,

@@ -69,7 +69,14 @@ class PromptedMask(MaskedImage):
         """A mask with what was pointed at."""
         placed = tuple((float(x), float(y)) for x, y in points)
         return cls(
-            mask.labels, mask.packed, mask.packed_confidence, mask.threshold, placed, tuple(map(int, marks)), score
+            mask.labels,
+            mask.packed,
+            mask.packed_confidence,
+            mask.threshold,
+            mask.pieces,
+            placed,
+            tuple(map(int, marks)),
+            score,
         )
 
     def as_json(self) -> dict[str, Any]:

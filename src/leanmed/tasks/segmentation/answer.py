@@ -13,7 +13,7 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from leanmed.errors import DataError
 from leanmed.manifest import Manifest
 from leanmed.records import Value
+from leanmed.tasks.segmentation.pieces import Pieces, largest_pieces
 from leanmed.tasks.segmentation.scan import MaskedScan, mask_scan
 
 Plane = NDArray[np.uint8]  # (h, w)
@@ -40,6 +41,8 @@ class MaskedImage(Value):
         packed: the mask as a PNG: see `mask`.
         packed_confidence: as a PNG: see `confidence`; None: not known.
         threshold: of one label, the least probability that is marked; None: of several labels.
+        pieces: which connected pieces of a label are kept. With `image`, the mask holds no others; with `volume` it is
+            of a slice and holds all of them, until the slices are put together.
 
     Raises:
         DataError: no label, no PNG of one channel of at most `MAX_PIXELS`, values without a label, or a confidence of
@@ -50,6 +53,7 @@ class MaskedImage(Value):
     packed: bytes
     packed_confidence: bytes | None = None
     threshold: float | None = None
+    pieces: Pieces = "all"
 
     def __post_init__(self) -> None:
         mask, confidence = self.mask, self.confidence
@@ -67,10 +71,16 @@ class MaskedImage(Value):
 
     @classmethod
     def of(
-        cls, labels: tuple[str, ...], mask: Plane, confidence: Plane | None = None, threshold: float | None = None
+        cls,
+        labels: tuple[str, ...],
+        mask: Plane,
+        confidence: Plane | None = None,
+        threshold: float | None = None,
+        pieces: Pieces = "all",
     ) -> MaskedImage:
-        """Of a mask and a confidence (h, w), uint8 each."""
-        return cls(labels, packed(mask), None if confidence is None else packed(confidence), threshold)
+        """Of a mask with all its pieces and a confidence, (h, w) uint8 each."""
+        kept = largest_pieces(mask) if pieces == "image" else mask
+        return cls(labels, packed(kept), None if confidence is None else packed(confidence), threshold, pieces)
 
     @property
     def mask(self) -> Plane:
@@ -89,14 +99,18 @@ class MaskedImage(Value):
         return {label: int(counts[k]) for k, label in enumerate(self.labels, start=1)}
 
     def as_json(self) -> dict[str, Any]:
-        """`mask` and `confidence` as PNG in base64, `labels`, `threshold`, and `pixels`, how many each label marks."""
-        return {
+        """`mask` and `confidence` as PNG in base64, `labels`, `threshold`, and `pixels`, how many each label marks.
+
+        `pieces` is there where not all are kept.
+        """
+        about = {
             "labels": list(self.labels),
             "pixels": self.pixels,
             "threshold": self.threshold,
             "mask": _text(self.packed),
             "confidence": None if self.packed_confidence is None else _text(self.packed_confidence),
         }
+        return about if self.pieces == "all" else about | {"pieces": self.pieces}
 
     def cells(self) -> dict[str, str | float]:
         """How many pixels each label marks, and their share of the image."""
@@ -128,7 +142,7 @@ class MaskedImage(Value):
         inside = (np.stack([x, y], axis=-1) + low - corners[0]) @ np.linalg.inv(along).T
         column, row = (np.clip(np.floor(inside[..., i]).astype(int), 0, n - 1) for i, n in ((0, width), (1, height)))
         moved = None if confidence is None else confidence[row, column]
-        return MaskedImage.of(self.labels, mask[row, column], moved, self.threshold)
+        return MaskedImage.of(self.labels, mask[row, column], moved, self.threshold, self.pieces)
 
 
 def least_level(threshold: float) -> int:
@@ -136,10 +150,10 @@ def least_level(threshold: float) -> int:
     return math.ceil(LEVELS * threshold - 1e-6)
 
 
-def decided(confidence: Plane, labels: tuple[str, ...], threshold: float) -> MaskedImage:
-    """The mask of one label: where its confidence reaches a threshold."""
+def decided(confidence: Plane, labels: tuple[str, ...], threshold: float, pieces: Pieces) -> MaskedImage:
+    """The mask of one label: where its confidence reaches a threshold, of the pieces that are kept."""
     mask = (confidence >= least_level(threshold)).astype(np.uint8)
-    return MaskedImage.of(labels, mask, confidence, threshold)
+    return MaskedImage.of(labels, mask, confidence, threshold, pieces)
 
 
 def check(labels: tuple[str, ...], threshold: float | None) -> None:
@@ -166,8 +180,8 @@ def decide(outputs: Sequence[NDArray[Any]], manifest: Manifest) -> MaskedImage:
             f"{mask.dtype} and {confidence.dtype} with values up to {mask.max(initial=0)}; the model is unsound"
         )
     if manifest.threshold is None:
-        return MaskedImage.of(manifest.labels, mask, confidence)
-    return decided(confidence, manifest.labels, manifest.threshold)
+        return MaskedImage.of(manifest.labels, mask, confidence, pieces=manifest.pieces)
+    return decided(confidence, manifest.labels, manifest.threshold, manifest.pieces)
 
 
 def log_odds(confidence: NDArray[Any]) -> NDArray[np.float64]:
@@ -185,7 +199,7 @@ def recalibrated(answer: MaskedImage, temperature: float, threshold: float | Non
     table = np.arange(LEVELS + 1)
     if temperature != 1.0:
         table = np.round(LEVELS / (1 + np.exp(-log_odds(table) / temperature)))
-    return decided(table.astype(np.uint8)[confidence], answer.labels, threshold)
+    return decided(table.astype(np.uint8)[confidence], answer.labels, threshold, answer.pieces)
 
 
 def is_answer(line: Mapping[str, Any]) -> bool:
@@ -203,6 +217,7 @@ def answer_of(line: Mapping[str, Any]) -> MaskedImage:
             base64.b64decode(line["mask"], validate=True),
             None if confidence is None else base64.b64decode(confidence, validate=True),
             float(EVEN if threshold is None else threshold) if len(labels) == 1 else None,
+            _pieces_of(line.get("pieces", "all")),
         )
     except (KeyError, TypeError, ValueError, OSError, binascii.Error) as error:
         raise DataError(
@@ -273,6 +288,12 @@ def unpacked(content: bytes) -> Plane:
             return np.array(image, dtype=np.uint8)
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"expected a mask as a PNG, got something else ({error}); correct the line") from error
+
+
+def _pieces_of(name: Any) -> Pieces:
+    if name not in get_args(Pieces):
+        raise ValueError(f"`pieces` is one of {', '.join(get_args(Pieces))}, got {name!r}")
+    return cast(Pieces, name)
 
 
 def _text(content: bytes) -> str:

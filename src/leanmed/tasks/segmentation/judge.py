@@ -28,6 +28,7 @@ from leanmed.report.report import Mistake
 from leanmed.tasks.drawing import as_picture, on_grey, outlined
 from leanmed.tasks.segmentation.answer import MaskedImage, Plane, log_odds
 from leanmed.tasks.segmentation.figures import Segmented, counts, measure_case, paired, point, score
+from leanmed.tasks.segmentation.pieces import largest_pieces
 from leanmed.tasks.segmentation.plots import plots_of
 from leanmed.tasks.segmentation.words import TERMS, WORDS, terms_of
 
@@ -41,6 +42,11 @@ CARD_COLUMNS = {"dice": "Dice", "iou": "IoU", "hd95": "HD95"}
 MISTAKES = 12
 FEW, MANY = 64, 4096  # pixels of an image that temperature and threshold are fitted to
 IN_ALL = 2_000_000  # of all images
+KEPT = {
+    "all": "",
+    "image": " Of each label the largest connected piece alone is kept, by whoever runs the graph.",
+    "volume": " Of each label the largest connected piece of the volume alone is kept, by whoever runs the graph.",
+}
 
 
 def check(dataset: str, records: Sequence[Record], labels: tuple[str, ...]) -> None:
@@ -92,6 +98,8 @@ def _measured(records: Sequence[Record], answers: Sequence[MaskedImage], labels:
     confidences = [answer.confidence for answer in answers]
     volume = records[0].frame is not None
     truth, answered = (_joined(planes, volume) for planes in (truths, [answer.mask for answer in answers]))
+    if answers[0].pieces == "volume":
+        answered = largest_pieces(answered)
     return measure_case(
         truth,
         answered,
@@ -236,7 +244,7 @@ def describe(manifest: Manifest) -> str:
             f"A pixel is marked if its probability is at least {manifest.threshold:.3f}, a threshold "
             f"{manifest.threshold_origin} (temperature {manifest.temperature:.3f})."
         )
-    return f"From one {seen} it gives a mask of {labels} of the image's own size. {decided}"
+    return f"From one {seen} it gives a mask of {labels} of the image's own size. {decided}{KEPT[manifest.pieces]}"
 
 
 def limits(manifest: Manifest) -> list[str]:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from leanmed.errors import ArtifactError
 from leanmed.manifest import Manifest
+from leanmed.tasks.segmentation.pieces import largest_pieces
 
 SHOWN = 12  # slices of a picture
 COLUMNS = 4
@@ -87,4 +88,6 @@ def mask_scan(scan: Any, answer: Callable[[NDArray[np.float32]], NDArray[np.uint
             f"expected an artifact for slices of MR, got one that marks a {manifest.input.kind}; take another artifact"
         )
     mask = np.stack([answer(scan.slice(z)) for z in range(len(scan.scores))])
+    if manifest.pieces == "volume":
+        mask = largest_pieces(mask)
     return MaskedScan(manifest.labels, mask, scan, manifest.threshold)

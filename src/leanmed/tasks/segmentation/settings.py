@@ -56,6 +56,11 @@ class Segmenter(Section):
         description="of photographs; image: each channel by its mean and standard deviation in this image; fixed: by "
         "model.mean and model.std",
     )
+    pieces: Literal["all", "largest"] = Field(
+        default="all",
+        description="which connected pieces of a label's mask an answer keeps; largest: one for each image, or for "
+        "each volume in three dimensions; it needs scipy where the artifact runs. Epochs are selected with all",
+    )
     loss: Literal["dice+cross-entropy", "dice", "cross-entropy", "focal"] = Field(
         default="dice+cross-entropy",
         description="what training lowers; dice+cross-entropy is their sum; focal: Lin et al. 2017, gamma 2; paper: "

@@ -23,6 +23,7 @@ from leanmed.tasks.segmentation.answer import LEVELS, MaskedImage, decided, leas
 from leanmed.tasks.segmentation.augment import OUTSIDE, augment_masks
 from leanmed.tasks.segmentation.judge import MAIN_SCORE
 from leanmed.tasks.segmentation.loss import mask_loss
+from leanmed.tasks.segmentation.pieces import Pieces
 from leanmed.tasks.segmentation.settings import SegmentationRecipe
 
 AUXILIARY = 0.4  # weight of each further output that a network has in training
@@ -58,6 +59,8 @@ class Segmentation(Task):
         self.settings = cast(SegmentationRecipe, recipe)
         self.side, self.slices = recipe.model.side, self.settings.segmenter.slices
         self.photographs = self.settings.data.kind == "photograph"
+        whole: Pieces = "image" if self.photographs else "volume"
+        self.pieces: Pieces = "all" if self.settings.segmenter.pieces == "all" else whole
         outputs = 1 if self.binary else len(labels) + 1
         self.model: Any = self.network(recipe, outputs, pretrained=pretrained)
         self.register_buffer("mean", torch.tensor(recipe.model.mean or (0.485, 0.456, 0.406)).view(3, 1, 1))
@@ -211,9 +214,9 @@ class Segmentation(Task):
         for own, size in zip(probabilities, sizes or [(self.side, self.side)] * len(probabilities), strict=True):
             mask, confidence = (part.cpu().numpy() for part in self.in_image(own, size))
             if self.binary:
-                found.append(decided(confidence, self.labels, self.threshold.item()))
+                found.append(decided(confidence, self.labels, self.threshold.item(), self.pieces))
             else:
-                found.append(MaskedImage.of(self.labels, mask, confidence))
+                found.append(MaskedImage.of(self.labels, mask, confidence, pieces=self.pieces))
         return found
 
     def graph(self) -> nn.Module:
@@ -236,6 +239,7 @@ class Segmentation(Task):
             "threshold": self.threshold.item() if self.binary else None,
             "temperature": self.temperature.item(),
             "main_score": self.main_score,
+            "pieces": self.pieces,
         }
 
 
