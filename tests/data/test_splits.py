@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from leanmed.data.splits import LEAK, Fold, check_groups, make_folds
+from leanmed.data.splits import LEAK, Fold, check_groups, make_folds, site_notes
 from leanmed.errors import DataError, LeakError
 from leanmed.recipe.recipe import Split
 from leanmed.records import Boxes, Mask, Record
@@ -177,6 +177,9 @@ def test_a_group_seen_at_two_sites_trains_no_model_that_is_tested_at_either():
     assert 120 in at_0.test
     assert "p0" not in groups_of(records, [*at_1.train, *at_1.validation, *at_1.test])
     assert "p0" in groups_of(records, [*at_2.train, *at_2.validation])
+    (note,) = site_notes(records, Split(protocol="site"))
+    assert note.startswith("1 group(s) have images at several sites, for example p0: each is tested as a whole")
+    assert site_notes(clinic(), Split(protocol="site")) == site_notes(records, Split(protocol="grouped")) == []
 
 
 def test_sites_are_needed_under_site(refused):

@@ -6,6 +6,7 @@ Groups stay whole, except under the papers' own protocol, which leaks.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -74,6 +75,22 @@ def make_folds(records: Sequence[Record], split: Split) -> list[Fold]:
     if not by_image:
         check_groups(records, folds)
     return folds
+
+
+def site_notes(records: Sequence[Record], split: Split) -> list[str]:
+    """What a reader of figures of sites should know of groups that have images at several of them."""
+    if split.protocol not in ("site", "adapt"):
+        return []
+    sites: dict[str, set[str | None]] = defaultdict(set)
+    for record in records:
+        sites[record.group].add(record.site)
+    torn = sorted(group for group, own in sites.items() if len(own) > 1)
+    if not torn:
+        return []
+    return [
+        f"{len(torn)} group(s) have images at several sites, for example {torn[0]}: each is tested as a whole, with the "
+        "site of its first image, and no model that is tested at one of its sites has learned from it."
+    ]
 
 
 @dataclass(frozen=True)

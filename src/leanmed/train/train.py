@@ -18,7 +18,7 @@ from leanmed import __version__
 from leanmed.audit.grouping import AUDIT, Grouping, group_records
 from leanmed.cores import available_cores
 from leanmed.data import content_hashes, data_hash, read_records_for
-from leanmed.data.splits import LEAK, Fold, make_folds
+from leanmed.data.splits import LEAK, Fold, make_folds, site_notes
 from leanmed.errors import RunError
 from leanmed.evaluation.runs import split_records
 from leanmed.files import check_free, is_leftover, write_json, write_text
@@ -99,7 +99,8 @@ def _start(
     records = grouping.records
     labels = TASKS[recipe.task].training.labels_of(recipe.data.dataset, records, recipe.data.labels)
     folds = make_folds(records, recipe.split)
-    facts = _facts(recipe, data, grouping, labels, len(folds), data_sha256, found.notes)
+    torn = site_notes(records, recipe.split)
+    facts = _facts(recipe, data, grouping, labels, len(folds), data_sha256, [*found.notes, *torn])
     if teacher:
         teacher.check(recipe, labels, _split_rows(records, folds))
         facts["teacher"] = teacher.facts
@@ -107,7 +108,7 @@ def _start(
         build_task(recipe, labels)  # a backbone or weights that are not there are told of before a folder is made
     _open(out, recipe, facts, records, folds)
     tell(f"{len(folds)} fold(s) -> {out}; {_labels_line(labels)}")
-    for line in (*task_remarks(recipe), *range_remarks(record.image for record in records)):
+    for line in (*torn, *task_remarks(recipe), *range_remarks(record.image for record in records)):
         tell(line)
     if facts["leak"]:
         tell(facts["leak"])
