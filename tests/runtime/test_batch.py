@@ -385,6 +385,16 @@ def test_two_images_of_one_name_get_two_pictures(photographs, tmp_path):
     assert sorted(f"drawn/{path.name}" for path in (tmp_path / "drawn").iterdir()) == sorted(names)
 
 
+@pytest.mark.parametrize(
+    ("name", "start"), [("case.nii.gz", "case-"), ("eye.PNG", "eye-"), ("1.2.840", "1.2.840-"), ("é.png", "image-")]
+)
+def test_a_picture_is_called_as_its_input_without_the_ending(name, start, tmp_path):
+    saved = Pictures(tmp_path / "drawn", images=True).save(Path(name), Image.new("L", (4, 4)))
+    assert saved is not None
+    assert Path(saved).name.startswith(start)
+    assert Path(saved).suffixes[-1:] == [".png"]
+
+
 def test_lines_that_were_written_are_read_back_and_damaged_ones_are_refused(tmp_path, refused):
     answer = Prediction("b", {"a": 0.25, "b": 0.75}, 0.5)
     made = [line_of("x/é.png", answer, seconds=1), {"input": "y", "error": "why"}]

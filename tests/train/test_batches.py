@@ -10,9 +10,10 @@ from PIL import Image
 
 from leanmed import data as reading
 from leanmed.errors import DataError
-from leanmed.records import Record
+from leanmed.records import Mask, Record
 from leanmed.tasks.classification.training import Classification
 from leanmed.tasks.recipes import check_recipe
+from leanmed.tasks.segmentation.training import Segmentation
 from leanmed.train.batches import (
     Cache,
     Prepared,
@@ -84,15 +85,36 @@ def test_what_has_no_room_is_read_again_and_what_has_is_not(
     assert reads == ["0.png", "1.png", "2.png", "3.png", "2.png", "3.png"]
 
 
-def test_unreadable_images_are_all_named_before_anything_starts(records: list[Record]) -> None:
-    check_readable(records)
+def test_unreadable_images_are_all_named_before_anything_starts(records: list[Record], task: Classification) -> None:
+    check_readable(records, task.encode)
     records[1].image.write_bytes(b"")
     records[4].image.unlink()
     with pytest.raises(DataError) as caught:
-        check_readable(records)
+        check_readable(records, task.encode)
     first, *lines = str(caught.value).splitlines()
     assert first.startswith("2 of 7 images cannot be read")
     assert [line.split(":")[0] for line in lines] == ["1", "4"]
+
+
+def test_a_mask_that_cannot_be_read_is_named_before_anything_starts(tmp_path: Path) -> None:
+    recipe = {"name": "tiny", "task": "segmentation", "model": {"backbone": "enet", "weights": "none", "side": SIDE}}
+    task = Segmentation(check_recipe(recipe, "here"), ("vessel",))
+    Image.new("RGB", (12, 8)).save(tmp_path / "eye.png")
+    (tmp_path / "mask.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    record = Record("eye.png", tmp_path / "eye.png", Mask((tmp_path / "mask.png",), {"vessel": ()}), "p0")
+    with pytest.raises(DataError, match=r"1 of 1 images cannot be read(.|\n)*eye\.png: (.|\n)*mask\.png"):
+        check_readable([record], task.encode)
+
+
+def test_a_fault_that_slices_share_is_told_once(records: list[Record]) -> None:
+    def encode(record: Record, size: tuple[int, int]) -> dict[str, torch.Tensor]:
+        if record.id in ("2", "3", "5"):
+            raise DataError("case.nii.gz: expected whole slices")
+        return {}
+
+    with pytest.raises(DataError) as caught:
+        check_readable(records, encode)
+    assert str(caught.value).splitlines()[1:] == ["2, 3, 5: case.nii.gz: expected whole slices"]
 
 
 def order(data: Prepared, epoch: int, **options: int) -> list[list[int]]:

@@ -88,8 +88,8 @@ def site_notes(records: Sequence[Record], split: Split) -> list[str]:
     if not torn:
         return []
     return [
-        f"{len(torn)} group(s) have images at several sites, for example {torn[0]}: each is tested as a whole, with the "
-        "site of its first image, and no model that is tested at one of its sites has learned from it."
+        f"{len(torn)} group(s) have images at several sites, for example {torn[0]}: each is tested as a whole, with "
+        "the site of its first image, and no model that is tested at one of its sites has learned from it."
     ]
 
 

@@ -33,6 +33,7 @@ from leanmed.tasks.kind import Answer, AsFile, ScanAnswer
 
 IN_FLIGHT = 4  # images per worker: enough to keep all busy, few enough for steady memory
 ABOUT = ("artifact", "version", "seconds", "error")  # the last columns of a table
+ENDING = re.compile(r"(\.nii\.gz|\.[a-z][a-z0-9]{1,4})$", re.IGNORECASE)  # of a file's name; 1.2.840 has none
 
 
 @dataclass(frozen=True)
@@ -318,7 +319,8 @@ def _found(
 
 def _plain_name(path: Path) -> str:
     """A file name of plain letters, without ending, that no other input has: a namesake elsewhere has another hash."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", path.name).strip("._-")[:60]
+    stem = ENDING.sub("", path.name)
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._-")[:60]
     return f"{plain or 'image'}-{sha256_bytes(os.fsencode(path))[:16]}"
 
 

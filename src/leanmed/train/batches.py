@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from leanmed.data import read_pixels
+from leanmed.data.telling import some
 from leanmed.errors import DataError, InputError
 from leanmed.records import Record
-from leanmed.tasks.base import Batch, Size, Task
+from leanmed.tasks.base import Batch, Named, Size, Task
 from leanmed.tasks.kind import Answer
 
 Sized = tuple[Batch, Size]  # one prepared input with its target, and the size of the image they were made of
@@ -78,22 +80,28 @@ class Prepared(Dataset[Batch]):
         return Batch(self.prepare(pixels), self.encode(record, size)), size
 
 
-def check_readable(records: Sequence[Record]) -> None:
-    """Decode every image once, before any training starts.
+def check_readable(records: Sequence[Record], encode: Callable[[Record, Size], Named]) -> None:
+    """Decode every image and its truth once, before any training starts.
+
+    Args:
+        records: what is to be read.
+        encode: takes a record and its image's height and width to targets; see `Task.encode`.
 
     Raises:
-        DataError: naming every file that cannot be read, and why.
+        DataError: naming every record of which a file cannot be read, and why.
     """
-    failed = []
+    failed: dict[str, list[str]] = defaultdict(list)  # why -> of which records: slices share a volume
     for record in records:
         try:
-            read_pixels(record)
-        except InputError as error:
-            failed.append(f"{record.id}: {error}")
+            height, width = read_pixels(record).shape[:2]
+            encode(record, (height, width))
+        except (InputError, DataError) as error:
+            failed[str(error)].append(record.id)
     if failed:
         raise DataError(
-            f"{len(failed)} of {len(records)} images cannot be read; mend or remove them (and their rows):\n"
-            + "\n".join(failed)
+            f"{sum(map(len, failed.values()))} of {len(records)} images cannot be read with what is said of them; mend "
+            "or remove them (and their rows):\n"
+            + "\n".join(f"{some(names)}: {error}" for error, names in failed.items())
         )
 
 

@@ -29,10 +29,7 @@ from leanmed.runs import CALIBRATION, HISTORY, RECIPE, REFIT, RUN, SPLITS, Run, 
 from leanmed.tasks import TASKS
 from leanmed.tasks.building import build_task, task_remarks
 from leanmed.tasks.recipes import open_run
-from leanmed.train.batches import (
-    Cache,
-    check_readable,
-)
+from leanmed.train.batches import Cache, check_readable
 from leanmed.train.calibrate import calibrate
 from leanmed.train.fit import Teaching, teacher_hash, train_fold
 from leanmed.train.machines import Machines
@@ -105,7 +102,8 @@ def _start(
         teacher.check(recipe, labels, _split_rows(records, folds))
         facts["teacher"] = teacher.facts
     if not _begun(out):
-        build_task(recipe, labels)  # a backbone or weights that are not there are told of before a folder is made
+        # A backbone, weights or files that are not there are told of before a folder is made.
+        check_readable(records, build_task(recipe, labels).encode)
     _open(out, recipe, facts, records, folds)
     tell(f"{len(folds)} fold(s) -> {out}; {_labels_line(labels)}")
     for line in (*torn, *task_remarks(recipe), *range_remarks(record.image for record in records)):
@@ -182,7 +180,6 @@ def _open(
         _check_same(before, recipe, facts, rows)
         _check_calibrated_alike(before)
         return
-    check_readable(records)
     shutil.rmtree(out / REFIT, ignore_errors=True)
     for stale in (out / RUN, out / CALIBRATION):
         stale.unlink(missing_ok=True)  # the first is what makes a folder a run's, and is written last
