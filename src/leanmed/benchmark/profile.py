@@ -335,13 +335,13 @@ def network_memory(recipe: str, labels: str) -> str:
 
 
 def _growth(action: Callable[[], Any]) -> int | None:
-    before = _peak()
+    before = peak_bytes()
     action()
-    after = _peak()
+    after = peak_bytes()
     return None if before is None or after is None else after - before
 
 
-def _peak() -> int | None:
+def peak_bytes() -> int | None:
     """The most memory, in bytes, that this process has had so far; None where the system does not say."""
     status = Path("/proc/self/status")
     if status.is_file():  # Linux counts the parent's memory into ru_maxrss, but starts VmHWM afresh with each program

@@ -21,7 +21,6 @@ from leanmed.manifest import Manifest, image_mark
 from leanmed.records import Record
 from leanmed.runtime.artifact import Artifact, check_room, read_artifact, write_artifact
 from leanmed.tasks import TASKS
-from leanmed.tasks.kind import MODEL
 from leanmed.tasks.recipes import recipe_of_artifact
 
 
@@ -101,7 +100,7 @@ def quantize_artifact(
     marks = ([image_mark(known.contents[r.id]) for r in part] for part in (parts.training, parts.validation))
     manifest = describe(artifact, outcome, *marks, learned=parts.learned)
     text = card(artifact, outcome, learned=parts.learned)
-    write_artifact(out, manifest, artifact.graphs | {MODEL: quantized.graph}, text, artifact.traces)
+    write_artifact(out, manifest, quantized.graphs, text, artifact.traces)
     return outcome
 
 
@@ -132,7 +131,7 @@ def quantize_parts(
     outcome = replace(quantized.outcome, warnings=(*parts.notes, *quantized.outcome.warnings))
     if parts.test:
         test = make_gate(parts.test, RecordImages(parts.test, side), manifest)
-        found = (answers(artifact, test.images, graph) for graph in (artifact.graph, quantized.graph))
+        found = (answers(artifact, test.images, graphs) for graphs in (artifact.graphs, quantized.graphs))
         tested = test.compare(*found)
         outcome = replace(outcome, tested=tested, warnings=(*outcome.warnings, *_beyond(tested, outcome)))
     return replace(quantized, outcome=outcome)

@@ -19,7 +19,7 @@ from leanmed.records import Record
 from leanmed.runtime.artifact import Artifact
 from leanmed.runtime.predictor import open_graphs, open_session
 from leanmed.tasks import TASKS
-from leanmed.tasks.kind import MODEL, JudgePart
+from leanmed.tasks.kind import JudgePart
 
 Pixels = NDArray[np.uint8]  # (h, w, 3 or 4)
 Answer = Sequence[Array]  # what an artifact's graphs give for one image
@@ -109,9 +109,9 @@ def compare_tables(before: Any, after: Any, main_score: str, judge: JudgePart, *
     )
 
 
-def answers(artifact: Artifact, images: Images, graph: bytes | None = None) -> list[Answer]:
-    """What an artifact's graphs give for each image, with another one in place of its graph `model` if it is given."""
-    run = open_graphs(artifact.graphs if graph is None else artifact.graphs | {MODEL: graph})
+def answers(artifact: Artifact, images: Images, graphs: Mapping[str, bytes] | None = None) -> list[Answer]:
+    """What an artifact's graphs give for each image, or what others do in their place."""
+    run = open_graphs(artifact.graphs if graphs is None else graphs)
     return [TASKS[artifact.manifest.task].outputs(image, run) for image in images]
 
 

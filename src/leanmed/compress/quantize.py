@@ -20,7 +20,7 @@ images show of some attempts that they keep within the limits (outcome.py), it i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -33,6 +33,7 @@ from leanmed.compress.builder import Builder, Built, Technique
 from leanmed.compress.fp16 import store_half
 from leanmed.compress.gate import Answer, Gate, Images, answers, latency
 from leanmed.compress.graph import parse, refuse_quantized, simplify
+from leanmed.compress.int8_storage import store_int8
 from leanmed.compress.network import Network, cut_out, find_network
 from leanmed.compress.outcome import Attempt, LayerRow, Limits, Outcome, Target, chosen
 from leanmed.compress.sensitivity import noise
@@ -71,10 +72,20 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """The best graph that was made, and what was found out on the way. `outcome.passed` says whether it may be used."""
+    """The best graphs that were made, and what was found out. `outcome.passed` says whether they may be used.
 
-    graph: bytes
+    Args:
+        graphs: all of the artifact's, by their names, compressed.
+        outcome: of the compression.
+    """
+
+    graphs: dict[str, bytes]
     outcome: Outcome
+
+    @property
+    def graph(self) -> bytes:
+        """The graph `model`."""
+        return self.graphs[MODEL]
 
 
 def quantize(
@@ -88,7 +99,8 @@ def quantize(
 ) -> Quantized:
     """Compress an artifact's graph `model` until it passes the gate quietly, or no technique is left.
 
-    Its other graphs, if it has some, stay as they are, and what they make of the outputs of `model` is measured.
+    Of its other graphs, if it has some, the weights are stored in 16 bits for FP16 and else in 8 (int8_storage.py), and
+    what these graphs make of the outputs of `model` is measured.
 
     Args:
         artifact: with a float graph `model`.
@@ -108,11 +120,15 @@ def quantize(
             "expected calibration images, got none; give images the model was trained on, some 64 to 256 of them"
         )
     samples = network_inputs(network, calibration if to != "fp16" else [])
-    bench = _Bench(artifact, network, gate, samples, answers(artifact, gate.images), options)
+    store = (lambda model: store_half(model)[0]) if to == "fp16" else store_int8
+    further = {
+        name: store(parse(graph)).SerializeToString() for name, graph in artifact.graphs.items() if name != MODEL
+    }
+    bench = _Bench(artifact, network, further, gate, samples, answers(artifact, gate.images), options)
     tried = _half(bench) if to == "fp16" else _climb(bench, to, tell)
     attempts = tuple(attempt for attempt, _ in tried)
     built = next(built for attempt, built in tried if attempt is chosen(attempts))
-    return Quantized(built.model.SerializeToString(), _outcome(bench, to, built, attempts))
+    return Quantized(bench.with_model(built.model.SerializeToString()), _outcome(bench, to, built, attempts))
 
 
 def _outcome(bench: _Bench, to: Target, built: Built, attempts: tuple[Attempt, ...]) -> Outcome:
@@ -121,7 +137,7 @@ def _outcome(bench: _Bench, to: Target, built: Built, attempts: tuple[Attempt, .
         max_drop=bench.limits.max_drop,
         min_agreement=bench.limits.min_agreement,
         calibration_images=len(bench.samples),
-        before_bytes=bench.bytes_with(bench.artifact.graph),
+        before_bytes=_bytes(bench.artifact.graphs),
         attempts=attempts,
         layers=built.rows,
         left_float=bench.network.left_float,
@@ -141,10 +157,14 @@ def _open(artifact: Artifact) -> Network:
 
 @dataclass(frozen=True, eq=False)
 class _Bench:
-    """What every attempt is measured against: the float graphs, their answers, and images at the network's inputs."""
+    """What every attempt is measured against: the float graphs, their answers, and images at the network's inputs.
+
+    `further` are the compressed graphs beside `model`, which all attempts share.
+    """
 
     artifact: Artifact
     network: Network
+    further: Mapping[str, bytes]
     gate: Gate
     samples: Sequence[Sample]
     before: Sequence[Answer]
@@ -161,20 +181,21 @@ class _Bench:
         """Some of the gate's images at the network's inputs."""
         return network_inputs(self.network, islice(self.gate.images, LOOKED_AT))
 
-    def bytes_with(self, graph: bytes) -> int:
-        """The size of all graphs, with this one as `model`."""
-        return sum(map(len, (self.artifact.graphs | {MODEL: graph}).values()))
+    def with_model(self, graph: bytes) -> dict[str, bytes]:
+        """All compressed graphs, with this one as `model`."""
+        return {MODEL: graph, **self.further}
 
     def measure(self, techniques: Sequence[str], built: Built) -> Attempt:
         """Score, size and time one compressed graph."""
         graph = built.model.SerializeToString()
-        judged = self.gate.compare(self.before, answers(self.artifact, self.gate.images, graph))
+        graphs = self.with_model(graph)
+        judged = self.gate.compare(self.before, answers(self.artifact, self.gate.images, graphs))
         core = cut_out(self.network, built.model)
         return Attempt(
             techniques=tuple(techniques),
             judged=judged,
             noise=noise(self.network, core, self.samples or self.seen),
-            bytes=self.bytes_with(graph),
+            bytes=_bytes(graphs),
             milliseconds=self._times(graph, core.SerializeToString()),
             verdict=self.limits.verdict(judged),
             passed=self.limits.passes(judged),
@@ -187,6 +208,10 @@ class _Bench:
         float_core = cut_out(self.network, self.network.model).SerializeToString()
         parts = {"float network": float_core, "compressed network": core}
         return latency(graphs, dict.fromkeys(graphs, whole)) | latency(parts, dict.fromkeys(parts, sample))
+
+
+def _bytes(graphs: Mapping[str, bytes]) -> int:
+    return sum(map(len, graphs.values()))
 
 
 def _half(bench: _Bench) -> list[tuple[Attempt, Built]]:

@@ -212,7 +212,7 @@ def _quantized(
             return found
     quantized = quantize_parts(artifact, to, parts, options, tell=tell)
     images = RecordImages(parts.test, artifact.manifest.input.side if artifact.manifest.input.reduced else None)
-    before, after = (answers(artifact, images, graph) for graph in (artifact.graph, quantized.graph))
+    before, after = (answers(artifact, images, graphs) for graphs in (artifact.graphs, quantized.graphs))
     found = {
         "made_of": made_of,
         "outcome": quantized.outcome.as_json(),
