@@ -269,6 +269,28 @@ def test_it_is_compressed_by_its_first_graph_and_judged_by_what_the_second_makes
     assert other[0].tolist() == small.outputs(images[0])[0].tolist()
 
 
+def test_a_second_graph_that_does_not_bear_8_bits_keeps_16(
+    artifact: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoilt(model: onnx.ModelProto) -> onnx.ModelProto:
+        found = onnx.ModelProto.FromString(model.SerializeToString())
+        for constant in found.graph.initializer:
+            value = onnx.numpy_helper.to_array(constant)
+            if value.dtype == np.float32 and value.size >= 8:
+                constant.CopyFrom(onnx.numpy_helper.from_array(-value, constant.name))
+        return found
+
+    monkeypatch.setattr("leanmed.compress.quantize.store_int8", spoilt)
+    options = Options(max_drop=0.1, min_agreement=0.5)
+    outcome = quantize_artifact(artifact, "int8", data, tmp_path / "small", options, tell=lambda line: None)
+    first, second = outcome.attempts[:2]
+    assert (first.techniques, first.passed) == (("gptq",), False)
+    assert (second.techniques, second.passed) == (("gptq", "fp16-beside"), True)
+    assert outcome.final.techniques[-1] == "fp16-beside"
+    small = load(tmp_path / "small")
+    assert [small.predict(thirds(20, 230, 20), Prompts((p,))).label for p in (LEFT, MIDDLE)] == ["dark", "bright"]
+
+
 def test_it_is_evaluated_without_prompts(predictor: Predictor, data: Path) -> None:
     report = evaluate_artifact(predictor, data)
     assert report.figures["accuracy"].value == 1

@@ -24,8 +24,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from leanmed.compress.activation_ranges import Sample, network_inputs
@@ -99,8 +101,8 @@ def quantize(
 ) -> Quantized:
     """Compress an artifact's graph `model` until it passes the gate quietly, or no technique is left.
 
-    Of its other graphs, if it has some, the weights are stored in 16 bits for FP16 and else in 8 (int8_storage.py), and
-    what these graphs make of the outputs of `model` is measured.
+    Of its other graphs, if it has some, the weights are stored in 8 bits (int8_storage.py), or in 16 for FP16 and where
+    an attempt does not pass with 8. What these graphs make of the outputs of `model` is measured.
 
     Args:
         artifact: with a float graph `model`.
@@ -120,15 +122,11 @@ def quantize(
             "expected calibration images, got none; give images the model was trained on, some 64 to 256 of them"
         )
     samples = network_inputs(network, calibration if to != "fp16" else [])
-    store = (lambda model: store_half(model)[0]) if to == "fp16" else store_int8
-    further = {
-        name: store(parse(graph)).SerializeToString() for name, graph in artifact.graphs.items() if name != MODEL
-    }
-    bench = _Bench(artifact, network, further, gate, samples, answers(artifact, gate.images), options)
+    bench = _Bench(artifact, network, gate, samples, answers(artifact, gate.images), options)
     tried = _half(bench) if to == "fp16" else _climb(bench, to, tell)
-    attempts = tuple(attempt for attempt, _ in tried)
-    built = next(built for attempt, built in tried if attempt is chosen(attempts))
-    return Quantized(bench.with_model(built.model.SerializeToString()), _outcome(bench, to, built, attempts))
+    attempts = tuple(trial.attempt for trial in tried)
+    best = next(trial for trial in tried if trial.attempt is chosen(attempts))
+    return Quantized(best.graphs, _outcome(bench, to, best.built, attempts))
 
 
 def _outcome(bench: _Bench, to: Target, built: Built, attempts: tuple[Attempt, ...]) -> Outcome:
@@ -155,16 +153,20 @@ def _open(artifact: Artifact) -> Network:
     return find_network(simplify(model))
 
 
+class _Trial(NamedTuple):
+    """One attempt, the network it is of, and all graphs of the artifact that it makes."""
+
+    attempt: Attempt
+    built: Built
+    graphs: dict[str, bytes]
+
+
 @dataclass(frozen=True, eq=False)
 class _Bench:
-    """What every attempt is measured against: the float graphs, their answers, and images at the network's inputs.
-
-    `further` are the compressed graphs beside `model`, which all attempts share.
-    """
+    """What every attempt is measured against: the float graphs, their answers, and images at the network's inputs."""
 
     artifact: Artifact
     network: Network
-    further: Mapping[str, bytes]
     gate: Gate
     samples: Sequence[Sample]
     before: Sequence[Answer]
@@ -181,17 +183,19 @@ class _Bench:
         """Some of the gate's images at the network's inputs."""
         return network_inputs(self.network, islice(self.gate.images, LOOKED_AT))
 
-    def with_model(self, graph: bytes) -> dict[str, bytes]:
-        """All compressed graphs, with this one as `model`."""
-        return {MODEL: graph, **self.further}
+    @cached_property
+    def beside(self) -> dict[str, onnx.ModelProto]:
+        """The artifact's graphs other than `model`."""
+        return {name: parse(graph) for name, graph in self.artifact.graphs.items() if name != MODEL}
 
-    def measure(self, techniques: Sequence[str], built: Built) -> Attempt:
-        """Score, size and time one compressed graph."""
+    def measure(self, techniques: Sequence[str], built: Built, *, half_beside: bool = False) -> _Trial:
+        """Score, size and time one compressed graph, with those beside it in 16 or 8 bits."""
         graph = built.model.SerializeToString()
-        graphs = self.with_model(graph)
+        beside = {name: store_half(own)[0] if half_beside else store_int8(own) for name, own in self.beside.items()}
+        graphs = {MODEL: graph} | {name: own.SerializeToString() for name, own in beside.items()}
         judged = self.gate.compare(self.before, answers(self.artifact, self.gate.images, graphs))
         core = cut_out(self.network, built.model)
-        return Attempt(
+        attempt = Attempt(
             techniques=tuple(techniques),
             judged=judged,
             noise=noise(self.network, core, self.samples or self.seen),
@@ -200,6 +204,7 @@ class _Bench:
             verdict=self.limits.verdict(judged),
             passed=self.limits.passes(judged),
         )
+        return _Trial(attempt, built, graphs)
 
     def _times(self, graph: bytes, core: bytes) -> dict[str, float]:
         (pixels,) = [entry.name for entry in self.network.model.graph.input]
@@ -214,7 +219,7 @@ def _bytes(graphs: Mapping[str, bytes]) -> int:
     return sum(map(len, graphs.values()))
 
 
-def _half(bench: _Bench) -> list[tuple[Attempt, Built]]:
+def _half(bench: _Bench) -> list[_Trial]:
     model, kept = store_half(bench.network.model)
     rows = tuple(
         LayerRow(
@@ -228,27 +233,35 @@ def _half(bench: _Bench) -> list[tuple[Attempt, Built]]:
         for layer in bench.network.layers
     )
     built = Built(model, rows)
-    return [(bench.measure(["fp16"], built), built)]
+    return [bench.measure(["fp16"], built, half_beside=True)]
 
 
-def _climb(bench: _Bench, to: Target, tell: Callable[[str], None]) -> list[tuple[Attempt, Built]]:
+def _climb(bench: _Bench, to: Target, tell: Callable[[str], None]) -> list[_Trial]:
     """Attempts until one passes and is quiet, or the ladder ends."""
     options = bench.options
     bits = 8 if to == "int8" else 4
     builder = Builder(bench.network, bench.samples, bits, unpack=options.unpack, epochs=options.epochs)
     kept, least = options.start, np.inf
-    tried: list[tuple[Attempt, Built]] = []
+    tried: list[_Trial] = []
     for techniques in _trials(options):
         trial = (*kept, *techniques)
         built = builder.build(trial)
-        attempt = bench.measure(trial, built)
-        tried.append((attempt, built))
-        tell(f"{', '.join(trial)}: {attempt.judged.main_score} {-attempt.judged.drop:+.4f}, {attempt.bytes:,} bytes")
+        tried.append(bench.measure(trial, built))
+        tell(_told(tried[-1].attempt))
+        if bench.beside and not tried[-1].attempt.passed:
+            tried.append(bench.measure((*trial, "fp16-beside"), built, half_beside=True))
+            tell(_told(tried[-1].attempt))
+        attempt = tried[-1].attempt
         if attempt.passed and attempt.noise <= QUIET:
             break
         if attempt.noise < least:
             kept, least = trial, attempt.noise
     return tried
+
+
+def _told(attempt: Attempt) -> str:
+    change = f"{attempt.judged.main_score} {-attempt.judged.drop:+.4f}"
+    return f"{', '.join(attempt.techniques)}: {change}, {attempt.bytes:,} bytes"
 
 
 def _trials(options: Options) -> list[tuple[Technique, ...]]:
