@@ -150,6 +150,19 @@ def test_slices_of_a_volume_are_one_case(monkeypatch: pytest.MonkeyPatch) -> Non
     assert records[table.first[0]].frame == 0
 
 
+def test_a_slice_that_is_missing_leaves_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices 0, 1 and 4: what is marked in the last lies three slices, and not one, from the truth in the second."""
+    truth = {0: np.zeros((1, 2), np.uint8), 1: np.array([[1, 0]], np.uint8), 4: np.zeros((1, 2), np.uint8)}
+    monkeypatch.setattr(judge, "read_mask", lambda record, labels: truth[record.frame])
+    records = [
+        Record(f"{k}", Path("case.nii.gz"), Mask(()), "patient", frame=k, spacing=(3.0, 1.0, 1.0)) for k in truth
+    ]
+    answers = [MaskedImage.of(("object",), np.array([[int(k == 4), 0]], np.uint8), None, 0.5) for k in truth]
+    found = judge.point(judge.table_of(records, answers, ("object",)))
+    assert found["dice"] == 0
+    assert found["hd95"] == found["asd"] == 9.0
+
+
 def test_an_answer_of_another_size_than_the_image_is_refused(tmp_path: Path) -> None:
     (record,) = written(tmp_path, [square(10)], {"vessel": ()})
     answer = MaskedImage.of(("vessel",), np.zeros((24, 31), np.uint8), None, 0.5)

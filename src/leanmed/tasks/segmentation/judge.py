@@ -96,8 +96,8 @@ def _measured(records: Sequence[Record], answers: Sequence[MaskedImage], labels:
                 "answer the image as it is stored"
             )
     confidences = [answer.confidence for answer in answers]
-    volume = records[0].frame is not None
-    truth, answered = (_joined(planes, volume) for planes in (truths, [answer.mask for answer in answers]))
+    frames = [record.frame for record in records]
+    truth, answered = _joined(truths, frames, OUTSIDE), _joined([answer.mask for answer in answers], frames, 0)
     if answers[0].pieces == "volume":
         answered = largest_pieces(answered)
     return measure_case(
@@ -106,13 +106,20 @@ def _measured(records: Sequence[Record], answers: Sequence[MaskedImage], labels:
         len(labels),
         spacing=records[0].spacing,
         within=truth != OUTSIDE if (truth == OUTSIDE).any() else None,
-        confidence=None if len(labels) > 1 or any(c is None for c in confidences) else _joined(confidences, volume),
-        thin=not volume,
+        confidence=None if len(labels) > 1 or any(c is None for c in confidences) else _joined(confidences, frames, 0),
+        thin=frames[0] is None,
     )
 
 
-def _joined(planes: Sequence[Any], volume: bool) -> Any:
-    return np.stack(planes) if volume else planes[0]
+def _joined(planes: Sequence[Any], frames: Sequence[int | None], missing: int) -> Any:
+    """An image's own plane, or a volume from the first to the last slice that is there, in which others are filled."""
+    numbers = [frame for frame in frames if frame is not None]
+    if not numbers:
+        return planes[0]
+    volume = np.full((max(numbers) - min(numbers) + 1, *planes[0].shape), missing, np.uint8)
+    for number, plane in zip(numbers, planes, strict=True):
+        volume[number - min(numbers)] = plane
+    return volume
 
 
 def evidence(records: Sequence[Record], answers: Sequence[MaskedImage], labels: tuple[str, ...]) -> Evidence | None:
