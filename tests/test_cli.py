@@ -254,10 +254,10 @@ def test_a_process_says_the_same_and_shows_a_traceback_only_when_asked(own_artif
 
 def test_a_damaged_table_stops_evaluation_before_anything_is_written(run, finished_run, made_eyelids, tmp_path):
     data = shutil.copytree(made_eyelids, tmp_path / "data")
-    (data / "labels.csv").write_text("image;label\n")
+    (data / "labels.csv").write_text("image;class?\n")
     status, _, err = run("evaluate", finished_run.path, "--data", data, "--out", tmp_path / "report")
     assert status == 2
-    assert "expected columns image, label, each once, with commas between them" in err
+    assert "expected columns label, each once; missing: label, got: class?, image" in err
     assert not (tmp_path / "report").exists()
 
 

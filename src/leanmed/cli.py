@@ -17,6 +17,7 @@ from leanmed.console import (
     Resume,
     Set,
     Splitting,
+    Strict,
     echo_evaluation,
     needs,
     paragraph,
@@ -117,6 +118,7 @@ def audit(
         ),
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
+    strict: Strict = False,
 ) -> None:
     """Find copies of photographs, verified on pixels, and labels that contradict each other.
 
@@ -133,7 +135,7 @@ def audit(
         if split:
             lines, sound = audit_split(*split, out=out, workers=workers, progress=progress)
         elif data and out:
-            lines, sound = audit_folder(data, dataset, out, workers=workers, progress=progress)
+            lines, sound = audit_folder(data, dataset, out, workers=workers, strict=strict, progress=progress)
         else:
             raise DataError("expected DIR and --out, or --split TRAIN TEST; see leanmed audit --help")
     for line in lines:
@@ -151,6 +153,7 @@ def train(
     protocol: Splitting.Protocol = None,
     groups: Splitting.Groups = None,
     conflicts: Splitting.Conflicts = None,
+    strict: Strict = False,
     teacher: Annotated[
         Path | None,
         typer.Option(
@@ -175,7 +178,7 @@ def train(
     from leanmed.tasks.recipes import load_recipe
 
     split = {"protocol": protocol, "groups": groups, "conflicts": conflicts}
-    asked = [*settings, *(f"split.{k}={v}" for k, v in split.items() if v)]
+    asked = [*settings, *(f"split.{k}={v}" for k, v in split.items() if v), *["data.strict=true"] * strict]
     chosen = load_recipe(recipe, asked)
     from leanmed.train.machines import Machines
     from leanmed.train.train import resumed_recipe, train

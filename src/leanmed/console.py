@@ -25,6 +25,14 @@ Set = Annotated[
         "--set", metavar="KEY=VALUE", help="Change one value of the recipe; repeatable. leanmed recipe lists them."
     ),
 ]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Refuse images without a row in the table and rows without an image; without it, they are counted, listed "
+        "and left out.",
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
 
 

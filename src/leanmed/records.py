@@ -230,8 +230,22 @@ class Record(Value):
 
 
 class Records(list[Record]):
-    """The records of a data set, and `notes`: what its reader found worth saying of it, a sentence each."""
+    """The records of a data set, and what its reader found worth saying of it, a sentence each.
 
-    def __init__(self, records: Iterable[Record], notes: Iterable[str] = ()) -> None:
+    Args:
+        records: the images.
+        notes: what to know of them.
+        gaps: what was left out because its other half is missing, such as images without a row in the table; a strict
+            reading refuses it.
+    """
+
+    def __init__(self, records: Iterable[Record], notes: Iterable[str] = (), gaps: Iterable[str] = ()) -> None:
         super().__init__(records)
-        self.notes = tuple(notes)
+        self.gaps = tuple(gaps)
+        self.notes = (*notes, *self.gaps)
+
+    def like(self, records: Iterable[Record]) -> Records:
+        """Other records of which the same is to be said."""
+        found = Records(records)
+        found.notes, found.gaps = self.notes, self.gaps
+        return found

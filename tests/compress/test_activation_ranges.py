@@ -60,3 +60,9 @@ def test_channel_ranges_are_per_channel() -> None:
     found = channel_ranges(found_network(), ["narrow"], samples())["narrow"]
     assert found.shape == (2, 16)
     assert (found[0] <= found[1]).all()
+
+
+def test_percentiles_are_the_same_when_few_tensors_fit_in_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = tensor_ranges(found_network(), samples(), "percentile")
+    monkeypatch.setattr(activation_ranges, "VALUE_BYTES", 1)
+    assert tensor_ranges(found_network(), samples(), "percentile") == together

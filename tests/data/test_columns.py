@@ -98,7 +98,10 @@ def test_images_and_labels_are_found_under_other_names_too(head, table):
 
 def test_what_stands_for_the_label_is_said_and_the_exact_name_wins(table):
     found = read_records("folder", table("image,diagnosis", "a.png,x", "b.png,y"))
-    assert "Column `diagnosis` of labels.csv is taken as the label." in found.notes
+    assert found.notes[0] == (
+        "labels.csv is read as text in UTF-8 with commas between its fields: 2 row(s), the image from `image`, the "
+        "label from `diagnosis`."
+    )
     found = read_records("folder", table("image,diagnosis,label", "a.png,x,1", "b.png,y,2"))
     assert [(record.target, record.attributes["diagnosis"]) for record in found] == [("1", "x"), ("2", "y")]
 

@@ -20,9 +20,17 @@ SHOWN = 10
 
 
 def audit_folder(
-    data: Path, dataset: str, out: Path, *, workers: int = 0, progress: Progress = silent
+    data: Path, dataset: str, out: Path, *, workers: int = 0, strict: bool = False, progress: Progress = silent
 ) -> tuple[list[str], bool]:
     """Audit a data set into `out`.
+
+    Args:
+        data: its folder.
+        dataset: its reader's name.
+        out: where to write.
+        workers: processes; 0: one per core.
+        strict: see `read_records`.
+        progress: takes stage, done and total.
 
     Returns:
         What to tell the user, and whether no copies carry different labels or masks that contradict each other.
@@ -31,7 +39,7 @@ def audit_folder(
         DataError: the data set is unsound, or none of its images can be read.
         InputError: the mask of a copy that cannot be read.
     """
-    records = read_records(dataset, data)
+    records = read_records(dataset, data, strict=strict)
     images = {record.id: record.image for record in records}
     found = audit(list(images.items()), cache=out / CACHE, workers=_count(workers), progress=progress)
     conflicts = write_findings(out, found, images, records)

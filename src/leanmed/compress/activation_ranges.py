@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from math import prod
+from typing import Literal, TypeVar
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx.utils import Extractor
 
-from leanmed.compress.graph import Array, copy
+from leanmed.compress.graph import Array, copy, shapes
 from leanmed.compress.network import Layer, Network
 from leanmed.runtime.predictor import open_session
 
 Method = Literal["minmax", "percentile"]
 Sample = Mapping[str, Array]  # one image at the network's inputs
 Range = tuple[float, float]
+Item = TypeVar("Item")
 PERCENTILE = 99.99
 BINS = 4096
 MAX_INPUTS = 4608  # of one output; the second moments of more (a 3x3 convolution of 512 channels) fill the memory
 MOMENT_BYTES = 2**29
+VALUE_BYTES = 2**30  # of activations that are held at once
 POSITIONS = 512  # of one image; neighbours in large maps are much alike
 
 
@@ -81,19 +84,32 @@ def tensor_ranges(network: Network, samples: Sequence[Sample], method: Method = 
     if method == "minmax":
         return extremes
     counts = {name: np.zeros(BINS) for name in names}
-    for found in tensor_values(network.core, names, samples):
-        for name, value in found.items():
-            counts[name] += np.histogram(value, BINS, range=_wide(extremes[name]))[0]
+    for some in _passes(network, names):
+        for found in tensor_values(network.core, some, samples):
+            for name, value in found.items():
+                counts[name] += np.histogram(value, BINS, range=_wide(extremes[name]))[0]
     return {name: _percentile(counts[name], _wide(extremes[name])) for name in names}
 
 
 def _extremes(network: Network, names: Sequence[str], samples: Sequence[Sample]) -> dict[str, Range]:
+    """The least and the greatest value of each tensor, which the network itself finds: not all are held at once."""
+    core = copy(network.core)
+    ends = {name: (f"{name}_least", f"{name}_greatest") for name in names}
+    for name, outputs in ends.items():
+        for op, output in zip(("ReduceMin", "ReduceMax"), outputs, strict=True):
+            core.graph.node.append(onnx.helper.make_node(op, [name], [output], keepdims=0))
     found = dict.fromkeys(names, (0.0, 0.0))
-    for values in tensor_values(network.core, names, samples):
-        for name, value in values.items():
+    for values in tensor_values(core, [output for outputs in ends.values() for output in outputs], samples):
+        for name, (least, greatest) in ends.items():
             low, high = found[name]
-            found[name] = (min(low, float(value.min())), max(high, float(value.max())))
+            found[name] = (min(low, float(values[least])), max(high, float(values[greatest])))
     return found
+
+
+def _passes(network: Network, names: Sequence[str]) -> Iterator[list[str]]:
+    """Tensors in runs whose values of one image fit in memory together; of those of unknown shape it is not known."""
+    known = shapes(network.core)
+    yield from _runs(names, lambda name: 4 * prod(known.get(name, ())), VALUE_BYTES)
 
 
 def _wide(limits: Range) -> Range:
@@ -169,13 +185,17 @@ def _inputs(layer: Layer) -> int:
 
 def _batches(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
     """Layers in runs whose moments fit in memory together."""
-    some: list[Layer] = []
+    return _runs(layers, lambda layer: 8 * layer.groups * _inputs(layer) ** 2, MOMENT_BYTES)
+
+
+def _runs(items: Sequence[Item], need: Callable[[Item], int], room: int) -> Iterator[list[Item]]:
+    """Items in runs that need no more than the room together, or that are one item."""
+    some: list[Item] = []
     held = 0
-    for layer in layers:
-        need = 8 * layer.groups * _inputs(layer) ** 2
-        if some and held + need > MOMENT_BYTES:
+    for item in items:
+        if some and held + need(item) > room:
             yield some
             some, held = [], 0
-        some.append(layer)
-        held += need
+        some.append(item)
+        held += need(item)
     yield some

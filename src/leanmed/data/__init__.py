@@ -58,12 +58,18 @@ PLACES = boxes.PLACES | {
 LABELS: dict[str, tuple[str, ...]] = {"cp-anemic": anemia.LABELS}
 
 
-def read_records(dataset: str, root: Path) -> Records:
+def read_records(dataset: str, root: Path, *, strict: bool = False) -> Records:
     """Read a data set by its name; what its reader has to say of it stands in `notes`.
+
+    Args:
+        dataset: its reader's name.
+        root: its folder.
+        strict: refuse what has no other half, such as rows without an image and images without a row, which else is
+            left out and counted.
 
     Raises:
         DataError: an unknown name, a missing folder, an image listed twice, no box in any of the images
-            of a set for detection, or what the reader refuses.
+            of a set for detection, what the reader refuses, or, if `strict`, what it left out.
     """
     if dataset not in DATASETS:
         raise DataError(f"expected a data set's name ({', '.join(DATASETS)}), got {dataset!r}; name one of these")
@@ -78,6 +84,11 @@ def read_records(dataset: str, root: Path) -> Records:
             f"{root}: expected at least one box, got none in {len(records)} images; the reader {dataset} looks for "
             f"boxes in {PLACES[dataset]}; put them there, or check that they are not empty"
             f"{''.join(f'. {note}' for note in records.notes)}"
+        )
+    if strict and records.gaps:
+        raise DataError(
+            f"{root}: expected an image for each row or mask and one of these for each image, since the reading is "
+            f"strict. {' '.join(records.gaps)} Correct the table or the folder, or read without --strict"
         )
     return records
 
@@ -94,14 +105,14 @@ def read_records_for(recipe: Data, root: Path, dataset: str | None = None) -> Re
         DataError: as `read_records`.
     """
     if dataset is None or dataset == recipe.dataset:
-        return _named(read_records(recipe.dataset, root), recipe.values)
+        return _named(read_records(recipe.dataset, root, strict=recipe.strict), recipe.values)
     by = ORIGINS[origin_of(dataset)] - ORIGINS[recipe.box_origin]
-    found = _named(read_records(dataset, root), recipe.values)
+    found = _named(read_records(dataset, root, strict=recipe.strict), recipe.values)
     moved = (
         replace(record, target=record.target.moved(by)) if by and isinstance(record.target, Boxes) else record
         for record in found
     )
-    return Records(moved, found.notes)
+    return found.like(moved)
 
 
 def _named(records: Records, values: Mapping[str, tuple[int, ...]] | None) -> Records:
@@ -112,7 +123,7 @@ def _named(records: Records, values: Mapping[str, tuple[int, ...]] | None) -> Re
         replace(record, target=replace(record.target, values=values)) if isinstance(record.target, Mask) else record
         for record in records
     )
-    return Records(named, records.notes)
+    return records.like(named)
 
 
 def class_labels(

@@ -29,6 +29,7 @@ from xml.etree import ElementTree
 import yaml
 
 from leanmed.data.class_folders import ORIGINAL_SPLIT, OWN_SPLITS, is_split
+from leanmed.data.sheets import find_table
 from leanmed.data.tables import GROUPS, by_name, content_group, name_below, read_groups, read_text
 from leanmed.data.telling import each, some
 from leanmed.errors import DataError, InputError
@@ -174,10 +175,11 @@ def list_images(root: Path, folder: str = "") -> tuple[list[Path], list[Path], C
     inside = [path for path in listing.images if _has_folder(root, path, folder)]
     images = sorted(inside or listing.images)
     outside = len(listing.images) - len(images)
+    grouped = find_table(root, GROUPS)
 
     def notes(read: set[Path]) -> list[str]:
         said = f"{outside} images outside of folders called {folder} (in capitals or not) were passed over."
-        return [*[said] * bool(outside), *listing.notes(lambda path: path in read or path == root / GROUPS)]
+        return [*[said] * bool(outside), *listing.notes(lambda path: path in read or path == grouped)]
 
     return images, list(listing.others), notes
 

@@ -15,7 +15,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from leanmed.data.tables import GROUPS, TABLE, content_group, name_below, read_groups, read_table
+from leanmed.data.sheets import find_table
+from leanmed.data.tables import GROUPS, TABLE, content_group, name_below, read_groups, read_table, table_of
 from leanmed.data.telling import some
 from leanmed.errors import DataError
 from leanmed.reading.folders import list_folder
@@ -40,10 +41,11 @@ def read(root: Path) -> Records:
         root: holds `labels.csv`, or one sub-folder per class.
 
     Raises:
-        DataError: no images, or one outside the class folders; a missing column or value, a row without
-            image or an image without row.
+        DataError: no images, or one outside the class folders; a missing column or value, or no row whose image is
+            there.
     """
-    return read_table(root) if (root / TABLE).is_file() else read_folders(root)
+    table = table_of(root)
+    return read_table(root, table) if table else read_folders(root)
 
 
 def read_folders(root: Path) -> Records:
@@ -58,7 +60,8 @@ def read_folders(root: Path) -> Records:
     if len(splits) > 1 or (top and is_split(top.rstrip("/").rpartition("/")[2])):
         below, original, more = _split_layout(root, top, below, splits)
         notes += more
-    passed_over = listing.notes(lambda path: path == root / GROUPS)
+    grouped = find_table(root, GROUPS)
+    passed_over = listing.notes(lambda path: path == grouped)
     classes = _classes(root, below, passed_over)
     groups, said = read_groups(root, set(below))
     records = [

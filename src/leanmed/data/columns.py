@@ -67,8 +67,8 @@ def missing_columns(path: Path, names: Sequence[str], needed: Iterable[str]) -> 
     near = {want: difflib.get_close_matches(plain(want), known, n=1) for want in lacking}
     hints = [f" (did you mean {known[found[0]]} for {want}?)" for want, found in near.items() if found]
     return DataError(
-        f"{path}: expected columns {', '.join(lacking)}, each once, with commas between them; missing: {some(lacking)},"
-        f" got: {some(names)}{''.join(hints)}; correct the first line"
+        f"{path}: expected columns {', '.join(lacking)}, each once; missing: {some(lacking)}, got: {some(names)}"
+        f"{''.join(hints)}; correct the first line"
     )
 
 

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from leanmed.data.class_folders import ORIGINAL_SPLIT, is_split
 from leanmed.data.columns import find_column, is_missing, missing_columns, plain
+from leanmed.data.matching import match_names
+from leanmed.data.sheets import find_table
 from leanmed.data.tables import (
     GROUPS,
     Table,
-    as_listed,
     content_group,
-    file_beside,
     name_below,
     open_table,
     read_groups,
@@ -76,7 +76,7 @@ def read(root: Path) -> Records:
             column, or a fault of the table.
         InputError: an image or a mask that cannot be read, or a mask in a format that smears it.
     """
-    table = next((root / name for name in TABLES if (root / name).is_file()), None)
+    table = next((found for name in TABLES if (found := find_table(root, name))), None)
     return _read_table(root, table) if table else _read_folders(root)
 
 
@@ -193,37 +193,42 @@ def _read_table(root: Path, path: Path) -> Records:
     found: list[_Found] = []
     lost: list[str] = []
     bare: list[str] = []
+    there = {name_below(root, image): image for image in list_folder(root, masks=True).images}
+    files = {column: _files(table, column, there) for column in (table.image, named, within) if column}
     for row, known in zip(table.rows, attributes, strict=True):
-        image, mask = file_beside(root, row[table.image]), _named(root, row[named])
+        image, mask = files[table.image].get(row[table.image]), files[named].get(row[named])
         if image is None or mask is None:
             (bare if image else lost).append(row[table.image])
             continue
         site = _given(row, table.site)
-        fov = _field_of_view(path, root, row[within]) if within else None
+        fov = _field_of_view(table, row[within], files[within]) if within else None
         group = _given(row, table.group)
         found.append(_Found(image, (mask,), fov, site, _group(table, site, group), known))
-    listed = {as_listed(row[column], ()) for row in table.rows for column in (table.image, named, within) if column}
-    there = {name_below(root, image) for image in list_folder(root, masks=True).images}
-    notes = [*table.notes, *_missing_notes(f"rows of {path.name}", lost, bare)]
-    if unlisted := there - listed:
-        notes.append(f"{len(unlisted)} images in {root} are not in {path.name} (such as {min(unlisted)}): left out.")
-    return _as_records(root, found, notes)
+    gaps = _gap_notes(f"rows of {path.name}", lost, bare)
+    if unlisted := there.keys() - {name_below(root, file) for own in files.values() for file in own.values()}:
+        gaps.append(f"{len(unlisted)} images in {root} are not in {path.name} and are left out: {some(unlisted)}.")
+    return _as_records(root, found, table.notes, gaps)
 
 
-def _named(root: Path, name: str) -> Path | None:
-    return None if is_missing(name) else file_beside(root, name)
+def _files(table: Table, column: str, there: Mapping[str, Path]) -> dict[str, Path]:
+    """The files that a column names, where it names any."""
+    named = [row[column] for row in table.rows if not is_missing(row[column])]
+    return {name: there[file] for name, file in match_names(named, there).files.items()}
 
 
 def _given(row: Mapping[str, str], column: str | None) -> str | None:
     return None if column is None or is_missing(row[column]) else row[column]
 
 
-def _field_of_view(path: Path, root: Path, name: str) -> Path | None:
+def _field_of_view(table: Table, name: str, files: Mapping[str, Path]) -> Path | None:
     """Without it everything would count, the dark rim too; so one that is named must be there."""
-    found = _named(root, name)
-    if found is None and not is_missing(name):
-        raise DataError(f"{path}: expected the field of view {name} below {root}, found none; put it there")
-    return found
+    if is_missing(name):
+        return None
+    if name not in files:
+        raise DataError(
+            f"{table.path}: expected the field of view {name} in the folder of the table, found none; put it there"
+        )
+    return files[name]
 
 
 def _group(table: Table, site: str | None, group: str | None) -> str:
@@ -256,7 +261,8 @@ def _read_folders(root: Path, group_of: Callable[[Path], str] | None = None) -> 
         found.append(_Found(root / image, files, within, site, "", attributes))
     lost = [str(mask) for group in masks.values() for mask in group if mask not in owners]
     bare = [str(image) for image in images if image not in homes]
-    notes = [*listing.notes(lambda path: path == root / GROUPS), *_missing_notes("masks", lost, bare)]
+    group_table = find_table(root, GROUPS)
+    notes, gaps = [*listing.notes(lambda path: path == group_table)], _gap_notes("masks", lost, bare)
     if any(CLASS in one.attributes for one in found):
         notes.append(
             f"The folders above the images are kept as the attribute `{CLASS}`. If they are sites, put the images of "
@@ -264,10 +270,10 @@ def _read_folders(root: Path, group_of: Callable[[Path], str] | None = None) -> 
         )
     if group_of is not None:
         named = each(found, lambda one: replace(one, group=group_of(one.image.relative_to(root))))
-        return _as_records(root, named, notes)
+        return _as_records(root, named, notes, gaps)
     groups, said = read_groups(root, {name_below(root, one.image) for one in found}) if found else ({}, [])
     grouped = [replace(one, group=groups.get(name_below(root, one.image), "")) for one in found]
-    return _as_records(root, grouped, [*notes, *said])
+    return _as_records(root, grouped, [*notes, *said], gaps)
 
 
 def _sorted_out(paths: Sequence[Path]) -> tuple[list[Path], dict[_Key, list[Path]], dict[_Key, Path]]:
@@ -339,7 +345,7 @@ def _folders_above(homes: Mapping[Path, Path]) -> dict[Path, tuple[str | None, d
     return said
 
 
-def _missing_notes(what: str, lost: Sequence[str], bare: Sequence[str]) -> list[str]:
+def _gap_notes(what: str, lost: Sequence[str], bare: Sequence[str]) -> list[str]:
     """What to say of masks (or rows) without an image, and of images without a mask."""
     notes = []
     if lost:
@@ -349,13 +355,13 @@ def _missing_notes(what: str, lost: Sequence[str], bare: Sequence[str]) -> list[
     return notes
 
 
-def _as_records(root: Path, found: Sequence[_Found], notes: Sequence[str]) -> Records:
+def _as_records(root: Path, found: Sequence[_Found], notes: Sequence[str], gaps: Sequence[str]) -> Records:
     """Check that what belongs together has one size."""
     if not found:
         raise DataError(
             f"{root}: expected images with masks, got none; list them in {TABLES[0]} (columns image and mask), or put "
             "them into images/ and masks/ under the same names, or each mask beside its image as NAME_mask.png"
-            f"{''.join(f'. {note}' for note in notes)}"
+            f"{''.join(f'. {note}' for note in (*notes, *gaps))}"
         )
 
     def record(one: _Found) -> Record:
@@ -367,4 +373,4 @@ def _as_records(root: Path, found: Sequence[_Found], notes: Sequence[str]) -> Re
         mask = Mask(one.masks, within=one.within)
         return Record(name_below(root, one.image), one.image, mask, group, one.site, one.attributes)
 
-    return Records(each(found, record), notes)
+    return Records(each(found, record), notes, gaps)

@@ -41,7 +41,8 @@ def read_kaggle(root: Path) -> Records:
     if not unread.is_file():
         return found
     note = f"{unread} is not read, because the subject stands in each image's name. Pass it to `--groups` to join both."
-    return Records(found, (*found.notes, note))
+    found.notes += (note,)
+    return found
 
 
 def read_usgra(root: Path) -> Records:

@@ -1,4 +1,4 @@
-"""Tables of images: `labels.csv`, and the CSV files of other data sets.
+"""Tables of images: `labels.csv`, and those of other data sets.
 
 ```
 DIR/labels.csv      image,label,group,site,age,sex
@@ -7,12 +7,12 @@ DIR/labels.csv      image,label,group,site,age,sex
 `image` (a path below DIR) and `label` are needed, under these names or others that are often used for them; `group` and
 `site` are used where they stand, and every other column becomes an attribute. Without `group`, a column that names
 patients is taken for it; without any, images with the same content form one. The notes of the records say what was
-taken for what. Values stay the text that they are, but for numbers among the attributes.
+taken for what. Values stay the text that they are, but for numbers among the attributes. How the file is written is the
+matter of `leanmed.data.sheets`, and which file a name means that of `leanmed.data.matching`.
 """
 
 from __future__ import annotations
 
-import csv
 import re
 import unicodedata
 from collections import Counter
@@ -20,15 +20,16 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from leanmed.data.columns import find_column, group_column, group_notes, is_missing, missing_columns, plain
+from leanmed.data.columns import find_column, group_column, group_notes, is_missing, missing_columns
+from leanmed.data.matching import match_names, with_slashes
+from leanmed.data.sheets import Sheet, find_table, read_sheet
 from leanmed.data.telling import each, some
 from leanmed.errors import DataError
 from leanmed.files import sha256_file
 from leanmed.reading.folders import SUFFIXES, list_folder
 from leanmed.records import Attribute, Record, Records
 
-TABLE = "labels.csv"
-GROUPS = "groups.csv"
+TABLE, GROUPS = "labels.csv", "groups.csv"  # or the same in another form: see `find_table`
 UNLABELLED = "unlabelled"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
 _CODE = re.compile(r"[+-]?0\d+")  # 007 is a name, not the number 7
@@ -36,9 +37,14 @@ _CODE = re.compile(r"[+-]?0\d+")  # 007 is a name, not the number 7
 
 @dataclass(frozen=True)
 class Table:
-    """Rows about images, with the columns that stand for image, label, group and site, where there are any."""
+    """Rows about images, with the columns that stand for image, label, group and site, where there are any.
+
+    `how` says what the file is, and `decimal_comma` whether numbers may have a comma: see `Sheet`.
+    """
 
     path: Path
+    how: str
+    decimal_comma: bool
     rows: list[dict[str, str]]
     image: str
     label: str | None
@@ -47,22 +53,56 @@ class Table:
     notes: tuple[str, ...]
 
 
-def read_table(root: Path) -> Records:
-    """One row per image in `labels.csv`.
+def table_of(root: Path) -> Path | None:
+    """The table `labels.csv` of a folder, or the same in another form, such as `Labels.xlsx`; None: there is none.
 
     Raises:
-        DataError: a missing column or value, a row without image or an image without row.
+        DataError: there are several.
     """
-    table = open_table(root / TABLE, needed=("image", "label"))
+    return find_table(root, TABLE)
+
+
+def read_table(root: Path, path: Path) -> Records:
+    """One row per image in a table.
+
+    Args:
+        root: the folder of the images.
+        path: the table.
+
+    Raises:
+        DataError: a missing column or value, or no row whose image is there.
+    """
+    table = open_table(path, needed=("image", "label"))
     listing = list_folder(root)
-    images = {name_below(root, path): path for path in (*listing.images, *listing.masks)}
-    rows = [row | {table.image: as_listed(row[table.image], images)} for row in table.rows]
+    images = {name_below(root, found): found for found in (*listing.images, *listing.masks)}
+    matched = match_names([row[table.image] for row in table.rows], images)
+    rows = [row | {table.image: found} for row in table.rows if (found := matched.files.get(row[table.image]))]
+    lost = [row[table.image] for row in table.rows if row[table.image] not in matched.files]
     listed = {row[table.image] for row in rows}
     # A mask that the table names is an image for all its name.
-    masks = tuple(path for path in listing.masks if name_below(root, path) not in listed)
-    match_images(listed, images.keys() - {name_below(root, path) for path in masks}, root)
-    found = replace(listing, masks=masks).notes(lambda path: path in (root / TABLE, root / GROUPS))
-    return Records(_records(replace(table, rows=rows), images), (*table.notes, *found))
+    masks = tuple(found for found in listing.masks if name_below(root, found) not in listed)
+    bare = images.keys() - {name_below(root, found) for found in masks} - listed
+    if not rows:
+        raise DataError(
+            f"{path}: expected the name of an image below {root} in each row (images end in "
+            f"{', '.join(sorted(SUFFIXES))}), got {some(lost)}, where there are {some(bare)}; correct the table or the "
+            "folder"
+        )
+    how = [f"The names of images in {path.name} are read {matched.how}."] * bool(matched.how)
+    read = (path, find_table(root, GROUPS))
+    passed_over = replace(listing, masks=masks).notes(lambda found: found in read)
+    gaps = gap_notes(path.name, lost, bare)
+    return Records(_records(replace(table, rows=rows), images), (*table.notes, *how, *passed_over), gaps)
+
+
+def gap_notes(table: str, lost: Collection[str], bare: Collection[str]) -> list[str]:
+    """What to say of rows without an image, and of images without a row."""
+    notes = []
+    if lost:
+        notes.append(f"{len(lost)} rows of {table} have no image of their own and are left out: {some(lost)}.")
+    if bare:
+        notes.append(f"{len(bare)} images have no row in {table} and are left out: {some(bare)}.")
+    return notes
 
 
 def read_images(root: Path) -> Records:
@@ -93,7 +133,8 @@ def read_side(path: Path) -> Records:
         DataError: no image, or a row whose image is not there.
     """
     if path.is_dir():
-        return read_table(path) if (path / TABLE).is_file() else read_images(path)
+        own = table_of(path)
+        return read_table(path, own) if own else read_images(path)
     table = open_table(path, needed=("image",))
     names = {row[table.image] for row in table.rows}
     images = {name: found for name in names if (found := file_beside(path.parent, name))}
@@ -108,35 +149,39 @@ def open_table(path: Path, *, needed: tuple[str, ...]) -> Table:
     """Read a table about images, by the names of columns that people use.
 
     Args:
-        path: the CSV.
+        path: the table.
         needed: those of `image`, `label` and `group` that must be there, with a value in each row.
 
     Raises:
         DataError: as `read_rows`; a column that is not there, or for which several could be meant.
     """
-    names, numbered = _lines(path)
+    sheet = read_sheet(path)
+    names = sheet.names
     _check_once(path, names)
     found = {wanted: find_column(path, names, wanted) for wanted in ("image", "label", "site")}
     if missing := [name for name in needed if name != "group" and found[name] is None]:
         raise missing_columns(path, names, missing)
-    rows = _rows(path, names, numbered, [found[name] or name for name in needed if name != "group"])
+    rows = _rows(sheet, [found[name] or name for name in needed if name != "group"])
     group = group_column(path, rows)
     if group is None and "group" in needed:
         raise missing_columns(path, names, ["group"])
-    notes = [
-        f"Column `{name}` of {path.name} is taken as the {want}."
-        for want, name in found.items()
-        if name and plain(name) != want
-    ]
     return Table(
         path=path,
+        how=sheet.how,
+        decimal_comma=sheet.decimal_comma,
         rows=rows,
         image=found["image"] or "",
         label=found["label"],
         group=group,
         site=found["site"],
-        notes=(*notes, *group_notes(path.name, group, rows)),
+        notes=(_understood(sheet, rows, found), *group_notes(path.name, group, rows)),
     )
+
+
+def _understood(sheet: Sheet, rows: Sequence[object], found: Mapping[str, str | None]) -> str:
+    """One sentence on how a table was read."""
+    columns = ", ".join(f"the {want} from `{name}`" for want, name in found.items() if name)
+    return f"{sheet.path.name} is read as {sheet.how}: {len(rows)} row(s), {columns}."
 
 
 def read_groups(root: Path, names: set[str]) -> tuple[dict[str, str], list[str]]:
@@ -145,11 +190,12 @@ def read_groups(root: Path, names: set[str]) -> tuple[dict[str, str], list[str]]
     Raises:
         DataError: it does not hold each image once, with a group.
     """
-    path = root / GROUPS
-    if not path.is_file():
-        return {}, group_notes(f"a table {path} (image, group)", None, [])
+    path = find_table(root, GROUPS)
+    if path is None:
+        return {}, group_notes(f"a table {root / GROUPS} (image, group)", None, [])
     table = open_table(path, needed=("image", "group"))
-    known = {as_listed(row[table.image], names): row[table.group or ""] for row in table.rows}
+    files = match_names([row[table.image] for row in table.rows], names).files
+    known = {files.get(row[table.image], row[table.image]): row[table.group or ""] for row in table.rows}
     if known.keys() != names or len(table.rows) > len(names):
         raise DataError(
             f"{path}: expected one row for each image, got {len(table.rows)} for {len(names)}; images without: "
@@ -161,7 +207,11 @@ def read_groups(root: Path, names: set[str]) -> tuple[dict[str, str], list[str]]
 def row_attributes(table: Table, apart: Collection[str | None] = ()) -> list[dict[str, Attribute]]:
     """What each row says beside its image, label, group and site, and beside the columns named `apart`."""
     known = {table.image, table.label, table.group, table.site, *apart}
-    typed = {name: _typed([row[name] for row in table.rows]) for name in table.rows[0] if name not in known}
+    typed = {
+        name: _typed([row[name] for row in table.rows], table.decimal_comma)
+        for name in table.rows[0]
+        if name not in known
+    }
     return [
         {name: value for name, values in typed.items() if (value := values[number]) is not None}
         for number in range(len(table.rows))
@@ -188,53 +238,28 @@ def _records(table: Table, images: Mapping[str, Path]) -> list[Record]:
     return each(enumerate(table.rows), record)
 
 
-def as_listed(name: str, images: Iterable[str]) -> str:
-    """A name as the folder has it, though the table may write it with backslashes or a leading `./`."""
-    return name if name in images else name.replace("\\", "/").removeprefix("./")
-
-
 def file_beside(folder: Path, name: str) -> Path | None:
     """The file of a name, in whichever Unicode form the file system has it."""
     for form in ("NFC", "NFD"):
-        path = folder / unicodedata.normalize(form, as_listed(name, ()))
+        path = folder / unicodedata.normalize(form, with_slashes(name))
         if path.is_file():
             return path
     return folder / name if (folder / name).is_file() else None
 
 
 def read_rows(path: Path, *, needed: tuple[str, ...]) -> list[dict[str, str]]:
-    """Read a CSV whose first line names the columns.
-
-    Blanks around names and values do not count, nor does a byte-order mark, nor a column without a name. Values are in
-    the Unicode form NFC, as the names of files that `name_below` gives.
+    """Read a table whose first line names the columns; see `read_sheet`. A column without a name does not count.
 
     Raises:
-        DataError: not UTF-8; a column that is missing or stands twice; lines with too few or too many fields, or with
-            nothing in a needed column; or no row at all.
+        DataError: what `read_sheet` refuses; a column that is missing or stands twice; lines with too few or too many
+            fields, or with nothing in a needed column; or no row at all.
     """
-    names, numbered = _lines(path)
-    missing = [name for name in needed if name not in names]
-    _check_once(path, names)
+    sheet = read_sheet(path)
+    missing = [name for name in needed if name not in sheet.names]
+    _check_once(path, sheet.names)
     if missing:
-        raise missing_columns(path, names, missing)
-    return _rows(path, names, numbered, needed)
-
-
-def _lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The names in the first line, and the fields of each further one with its number."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, strict=True)
-            names = [_text(name) for name in next(lines, [])]
-            return names, [(lines.line_num, list(map(_text, line))) for line in lines if line]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: expected a CSV in UTF-8, got: {error}; save it again as CSV UTF-8") from error
-    except OSError as error:
-        raise DataError(f"{path}: expected a table there, got: {error.strerror}; put it there") from error
-
-
-def _text(field: str) -> str:
-    return unicodedata.normalize("NFC", field.strip())
+        raise missing_columns(path, sheet.names, missing)
+    return _rows(sheet, needed)
 
 
 def _check_once(path: Path, names: Sequence[str]) -> None:
@@ -242,10 +267,9 @@ def _check_once(path: Path, names: Sequence[str]) -> None:
         raise DataError(f"{path}: expected each column once, twice: {some(twice)}; correct the first line")
 
 
-def _rows(
-    path: Path, names: Sequence[str], numbered: Sequence[tuple[int, list[str]]], needed: Sequence[str]
-) -> list[dict[str, str]]:
-    if not numbered:
+def _rows(sheet: Sheet, needed: Sequence[str]) -> list[dict[str, str]]:
+    path, names = sheet.path, sheet.names
+    if not sheet.lines:
         raise DataError(f"{path}: expected a row for each image, got none below the first line; add them")
 
     def row(line: tuple[int, list[str]]) -> dict[str, str]:
@@ -253,7 +277,7 @@ def _rows(
         if len(fields) != len(names):
             raise DataError(
                 f"{path}, line {number}: expected {len(names)} fields, as in the first line, got {len(fields)}; "
-                "correct it, and put values with a comma in quotes"
+                "correct it, and put values that hold the separator in quotes"
             )
         found = {name: field for name, field in zip(names, fields, strict=True) if name}
         if empty := [name for name in needed if not found[name]]:
@@ -262,7 +286,7 @@ def _rows(
             )
         return found
 
-    return each(numbered, row)
+    return each(sheet.lines, row)
 
 
 def match_images(listed: set[str], found: set[str], root: Path, *, partial: bool = False) -> list[str]:
@@ -332,7 +356,12 @@ def content_group(image: Path) -> str:
     return f"content-{sha256_file(image)[:16]}"
 
 
-def _typed(texts: Sequence[str]) -> list[Attribute | None]:
+def _typed(texts: Sequence[str], decimal_comma: bool) -> list[Attribute | None]:
     """A column's values: numbers where they are written as such, unless some, such as 007, show that they are names."""
     codes = any(map(_CODE.fullmatch, texts))
-    return [None if is_missing(t) else float(t) if _NUMBER.fullmatch(t) and not codes else t for t in texts]
+
+    def value(text: str) -> Attribute | None:
+        number = text.replace(",", ".") if decimal_comma and text.count(",") == 1 else text
+        return None if is_missing(text) else float(number) if _NUMBER.fullmatch(number) and not codes else text
+
+    return list(map(value, texts))

@@ -43,6 +43,11 @@ class Data(Section):
     """What is read."""
 
     dataset: str = Field(default="folder", description="a reader's name: folder, cp-anemic, luna16-slices...")
+    strict: bool = Field(
+        default=False,
+        description="refuse images without a row or mask and rows or masks without an image, which are else left out "
+        "and counted",
+    )
     kind: Literal["photograph", "slice", "intensities"] = Field(
         default="photograph",
         description="slice: of a CT scan, 1 mm per pixel, [-1000, 400] HU mapped to 0..255; intensities: axial slices "

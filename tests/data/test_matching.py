@@ -1,0 +1,38 @@
+"""Which file a table means by a name."""
+
+from __future__ import annotations
+
+import pytest
+
+from leanmed.data.matching import match_names
+
+
+def test_one_way_is_chosen_for_the_whole_column() -> None:
+    """B/1.png is not there: it is not taken for A/1.png, though no other file is called so."""
+    found = match_names(["A/1.png", "A/2.png", "B/1.png", "B/3.png"], ["A/1.png", "A/2.png", "B/3.png"])
+    assert found.files == {"A/1.png": "A/1.png", "A/2.png": "A/2.png", "B/3.png": "B/3.png"}
+    assert found.how == ""
+
+
+def test_of_two_files_of_one_name_none_is_taken() -> None:
+    found = match_names(["1.png", "2.png"], ["A/1.png", "B/1.png", "A/2.png"])
+    assert found.files == {"2.png": "A/2.png"}
+
+
+def test_of_two_names_for_one_file_none_is_taken() -> None:
+    found = match_names(["x/1.png", "y/1.png", "x/2.png"], ["1.png", "2.png"])
+    assert found.files == {"x/2.png": "2.png"}
+
+
+@pytest.mark.parametrize("files", [[], ["c.png"]])
+def test_what_is_not_there_is_not_found(files: list[str]) -> None:
+    assert match_names(["a.png", "b"], files) == ({}, "")
+
+
+def test_a_name_that_stands_twice_is_found_once() -> None:
+    assert match_names(["a.png", "a.png"], ["a.png"]).files == {"a.png": "a.png"}
+
+
+def test_names_of_endless_folders_do_not_take_forever() -> None:
+    names = ["/".join("abcdefgh" * 50) + f"/{k}.png" for k in range(50)]
+    assert len(match_names(names, [f"{k}.png" for k in range(50)]).files) == 50
