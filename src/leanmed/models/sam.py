@@ -2,7 +2,8 @@
 
 Kirillov et al. 2023, "Segment Anything", arXiv:2304.02643. The layers are those of transformers' `SamModel`, and so are
 their names. The way through the mask decoder is our own, for three reasons: padding points are ignored, so that a batch
-gives what its images give alone; points alone and points with a box take one graph; and that graph exports.
+gives what its images give alone; points alone and points with a box take one graph; and that graph exports. The
+encoder's attention is our own, too, so that a finished model need not hold the scores of a whole image at once.
 
 SAM-HQ and SAM 2 are not here: their decoders need maps of the encoder beside its embedding.
 """
@@ -26,6 +27,7 @@ from leanmed.prompts import BOTTOM_RIGHT, NO_POINT, TOP_LEFT
 from leanmed.recipe.recipe import Model
 
 PATCH = 16  # pixels along each side
+SCORES = 2**23  # of attention that a model which is not trained holds at once
 UNSEEN = -1e4  # added to the scores of tokens that nothing may attend to; half precision holds it, and exp gives 0
 # What Meta's weights expect. MedSAM's expect images in [0, 1] as they are: a mean of 0 and a standard deviation of 1.
 NORMALISATION = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -114,6 +116,8 @@ class Sam(PromptedSegmenter):
         made: Any = SamModel  # its constructor has no types
         model = made._from_config(config, attn_implementation="eager")  # the other one does not export
         self.vision_encoder: Any = model.vision_encoder
+        for layer in self.vision_encoder.layers:
+            layer.attn = _Attention(layer.attn)
         self.prompt_encoder: Any = model.prompt_encoder
         self.mask_decoder: Any = model.mask_decoder
         self.side = config.vision_config.image_size
@@ -195,6 +199,47 @@ class Sam(PromptedSegmenter):
         steps = (torch.arange(size, device=frequencies.positional_embedding.device) + 0.5) / size
         y, x = torch.meshgrid(steps, steps, indexing="ij")
         return frequencies(torch.stack([x, y], -1)).view(1, 1, size * size, -1)  # type: ignore[no-any-return]
+
+
+class _Attention(nn.Module):
+    """Attention among the places of a map, with biases for how far two of them are apart along each axis.
+
+    Outside of training the map is worked through some rows at a time: at 1024 pixels the scores of one head are 67 MB.
+
+    Args:
+        made: transformers' `SamVisionAttention`, whose layers are taken over.
+    """
+
+    def __init__(self, made: Any) -> None:
+        super().__init__()
+        self.heads, self.scale = made.num_attention_heads, made.scale
+        self.qkv, self.proj = made.qkv, made.proj
+        self.rel_pos_h, self.rel_pos_w = made.rel_pos_h, made.rel_pos_w
+
+    def forward(self, hidden_states: Tensor) -> tuple[Tensor, None]:
+        """(b, h, w, c) to the same shape; nothing takes the place of the weights that transformers gives."""
+        b, h, w, _ = hidden_states.shape
+        parts = self.qkv(hidden_states).reshape(b, h * w, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        query, key, value = parts.flatten(1, 2).unbind(0)  # (b heads, h w, c / heads) each
+        places = query.reshape(len(query), h, w, -1)
+        down = torch.einsum("nrwc,rkc->nrwk", places, _by_distance(self.rel_pos_h, h))
+        across = torch.einsum("nrwc,wkc->nrwk", places, _by_distance(self.rel_pos_w, w))
+        rows = h if self.training else max(1, SCORES // (len(query) * w * h * w))
+        attended = []
+        for first in range(0, h, rows):
+            own = slice(first, min(first + rows, h))
+            scores = (query[:, own.start * w : own.stop * w] * self.scale) @ key.transpose(1, 2)
+            apart = down[:, own, :, :, None] + across[:, own, :, None, :]  # (n, rows, w, h, w)
+            weights = (scores + apart.reshape(scores.shape)).softmax(-1, dtype=torch.float32).to(query.dtype)
+            attended.append(weights @ value)
+        joined = torch.cat(attended, 1).reshape(b, self.heads, h * w, -1).transpose(1, 2)
+        return self.proj(joined.reshape(b, h, w, -1)), None
+
+
+def _by_distance(biases: Tensor, size: int) -> Tensor:
+    """Biases (2 size - 1, c), from the farthest before to the farthest behind, as (size, size, c) by both places."""
+    place = torch.arange(size, device=biases.device)
+    return biases[place[:, None] - place + size - 1]
 
 
 def _two_way(
