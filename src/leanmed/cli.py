@@ -23,6 +23,7 @@ from leanmed.console import (
     paragraph,
     progress_bar,
     stages,
+    stoppable,
     typed,
 )
 from leanmed.cores import available_cores
@@ -131,7 +132,7 @@ def audit(
     needs("audit", "report", "cv2", "faiss", "jinja2")
     from leanmed.audit.command import audit_folder, audit_split
 
-    with stages() as progress:
+    with stoppable(), stages() as progress:
         if split:
             lines, sound = audit_split(*split, out=out, workers=workers, progress=progress)
         elif data and out:
@@ -188,7 +189,8 @@ def train(
 
     machines = Machines(accelerator, devices, nodes, strategy)
     taught = _teacher(teacher, out if resume else None)
-    train(chosen, data, out, resume=resume, machines=machines, teacher=taught, tell=typer.echo)
+    with stoppable("--resume"):
+        train(chosen, data, out, resume=resume, machines=machines, teacher=taught, tell=typer.echo)
 
 
 def _teacher(named: Path | None, resumed: Path | None) -> Any:
@@ -519,7 +521,7 @@ def predict(
             predictor, part.of(files), sys.stdout, workers=workers, pictures=pictures, prompts=prompts
         )
     else:
-        with progress_bar("images", len(part.of(files))) as step:
+        with stoppable("--resume"), progress_bar("images", len(part.of(files))) as step:
             found = predict_file(
                 predictor,
                 files,

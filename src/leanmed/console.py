@@ -14,6 +14,7 @@ import typer
 
 from leanmed.errors import MissingExtraError
 
+STOPPED = 130  # the exit status that shells give to what Ctrl-C stopped
 REPORTING = ("sklearn", "scipy", "matplotlib", "jinja2", "cv2", "faiss")  # of the extra `report`
 TRAINING = (*REPORTING, "torch", "torchvision", "timm", "lightning", "safetensors", "onnx", "onnxscript")
 
@@ -119,6 +120,23 @@ def _installed(package: str) -> bool:
         return find_spec(package) is not None
     except ImportError:  # some import hook forbids it
         return False
+
+
+@contextmanager
+def stoppable(flag: str = "") -> Iterator[None]:
+    """Where Ctrl-C stops a command that can go on later, say how; Lightning makes an exit of it.
+
+    Args:
+        flag: what the command needs to go on; empty: nothing.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        again = typed() if not flag or flag in sys.argv else f"{typed()} {flag}"
+        typer.echo(f"\nStopped. What was finished is kept; go on with:\n{again}", err=True)
+        raise typer.Exit(STOPPED) from None
 
 
 @contextmanager

@@ -20,9 +20,11 @@ from leanmed.train.loop import (
     OPTIMIZERS,
     Keep,
     Loop,
+    Pace,
     Stopping,
     WholeCheckpoints,
     hushed,
+    in_time,
     make_trainer,
     seed_of,
 )
@@ -90,7 +92,7 @@ def test_a_checkpoint_that_fails_halfway_leaves_the_older_one(tmp_path: Path, mo
 def a_loop(folder: Path, **training: Any) -> Loop:
     torch.manual_seed(0)
     recipe = tiny_recipe(training=training)
-    return Loop(Classification(recipe, ("no", "yes")), recipe.training, 3, folder, silent)
+    return Loop(Classification(recipe, ("no", "yes")), recipe.training, 3, folder, silent, 2)
 
 
 def test_a_diverged_training_stops_with_a_remedy(tmp_path: Path) -> None:
@@ -98,7 +100,7 @@ def test_a_diverged_training_stops_with_a_remedy(tmp_path: Path) -> None:
     for parameter in loop.parameters():
         torch.nn.init.constant_(parameter, float("nan"))
     batch = Batch({"image": torch.zeros(2, 4, 32, 32)}, {"label": torch.tensor([0, 1])})
-    with pytest.raises(RunError, match=r"fold 3, epoch 0: .* diverged; .* lower training\.learning_rate"):
+    with pytest.raises(RunError, match=r"fold 3, epoch 1: .* diverged; .* lower training\.learning_rate"):
         loop.validation_step(batch, 0)
 
 
@@ -109,6 +111,47 @@ def test_history_and_time_spent_travel_with_the_checkpoint(tmp_path: Path) -> No
     after.on_load_checkpoint(checkpoint)
     assert after.history == before.history
     assert after.started == pytest.approx(before.started, abs=60)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0 s"), (99, "99 s"), (301, "5 min"), (5400, "90 min"), (12060, "3 h 21 min")]
+)
+def test_seconds_in_words(seconds: float, words: str) -> None:
+    assert in_time(seconds) == words
+
+
+def test_pace_is_of_the_steps_and_the_time_left_of_whole_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two epochs of 4 steps of 10 images, a second each, and 16 seconds of validation; then 3 epochs are to come."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("leanmed.train.loop.time.monotonic", lambda: clock.now)
+    pace = Pace()
+    clock.now = 150.0  # what comes before the first epoch is none
+    for _ in range(2):
+        pace.begin_epoch()
+        for _ in range(4):
+            clock.now += 1
+            pace.saw(10)
+        clock.now += 16
+    assert pace.in_words(3) == "10 images/s, at most 60 s left"
+    assert pace.in_words(0) == "10 images/s, the last one"
+
+
+def test_a_line_tells_the_epoch_of_how_many_and_the_best_so_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    loop = a_loop(tmp_path, select_by="f1")
+    loop.tell, loop.history = told.append, [{"epoch": 0, "train_loss": 1.0, "val_loss": 0.5, "val_f1": 0.75}]
+    strategy = SimpleNamespace(reduce=lambda value, reduce_op: value)
+    trainer = SimpleNamespace(strategy=strategy, is_global_zero=False)
+    monkeypatch.setattr(Loop, "current_epoch", 1)
+    monkeypatch.setattr(Loop, "trainer", trainer)
+    monkeypatch.setattr(loop, "log", lambda *about: None)
+    loop._losses, loop._scores = [torch.tensor(0.25)], {"val_loss": 0.6, "val_f1": 0.5, "val_auc": 0.7}
+    loop.on_train_epoch_end()
+    (line,) = told
+    assert line.startswith("fold 3  epoch 2 of 2  train_loss 0.2500  val_loss 0.6000  val_f1 0.5000  val_auc 0.7000")
+    assert line.endswith("best: epoch 1  0 images/s, the last one")
 
 
 def optimizer_and_rates(folder: Path, monkeypatch: pytest.MonkeyPatch, steps: int, **training: Any) -> tuple[Any, list]:

@@ -396,7 +396,7 @@ def test_two_processes_end_with_the_same_weights_and_write_one_run_folder(data: 
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("fold 1  epoch 0") == 1  # one process speaks for both
+    assert result.stdout.count("fold 1  epoch 1 of") == 1  # one process speaks for both
     run = open_run(tmp_path / "run")
     for fold in run.folds():
         ranks = [torch.load(run.path / f"fold-{fold.number}-rank-{k}.pt") for k in (0, 1)]

@@ -160,7 +160,7 @@ def _fit(
         lightning.seed_everything(seed % 2**32, verbose=False)  # whatever was drawn to make the teacher
     task.to(memory_format=torch.channels_last)  # on a CPU convolutions run half as long again without it
     prepared = Prepared(training, task, inputs)
-    loop = Loop(task, settings, fold, folder, tell)
+    loop = Loop(task, settings, fold, folder, tell, epochs or settings.epochs)
     for line in [*_trained_share(task.kept), *task.begin(prepared)]:
         tell(f"{loop.name}: {line}")
     with hushed(), _one_image_told():

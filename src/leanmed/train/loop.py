@@ -48,15 +48,18 @@ class Loop(lightning.LightningModule):
         fold: its number, which goes into every seed, so that folds differ; None: the refit on all images.
         folder: of the fold; takes the history, written whole after every epoch.
         tell: takes one line per epoch.
+        epochs: how many there are at most.
     """
 
     def __init__(
-        self, task: Task, settings: Training, fold: int | None, folder: Path, tell: Callable[[str], None]
+        self, task: Task, settings: Training, fold: int | None, folder: Path, tell: Callable[[str], None], epochs: int
     ) -> None:
         super().__init__()
         self.task, self.settings, self.fold, self.folder, self.tell = task, settings, fold, folder, tell
+        self.epochs = epochs
         self.history: list[dict[str, float]] = []
         self.started = time.monotonic()
+        self._pace = Pace()
         self._scores: dict[str, float] = {}
         self._seen = task.scorer()
         self._losses: list[Tensor] = []
@@ -69,6 +72,7 @@ class Loop(lightning.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's losses."""
         self._losses = []
+        self._pace.begin_epoch()
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         """Augment, then the task's loss. Whatever was drawn before, dropout draws as in an unbroken run."""
@@ -76,6 +80,7 @@ class Loop(lightning.LightningModule):
         torch.manual_seed(seed)
         loss = self.task.loss(self.task.augment(batch, seed))
         self._losses.append(loss.detach())
+        self._pace.saw(len(next(iter(batch.inputs.values()))))
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -87,7 +92,7 @@ class Loop(lightning.LightningModule):
         outputs = self.task(batch.inputs)
         if not all(tensor.isfinite().all() for tensor in outputs.values()):
             raise RunError(
-                f"{self.name}, epoch {self.current_epoch}: expected finite outputs, got others, so the "
+                f"{self.name}, epoch {self.current_epoch + 1}: expected finite outputs, got others, so the "
                 "training has diverged; train again with a lower training.learning_rate"
             )
         self._seen.add(outputs, batch.targets)
@@ -109,8 +114,20 @@ class Loop(lightning.LightningModule):
         if self.trainer.is_global_zero:
             write_csv(self.folder / HISTORY, self.history)
         names = dict.fromkeys(("val_loss", f"val_{self.settings.select_by}", f"val_{self.task.main_score}"))
-        shown = "  ".join(f"{k} {scores[k]:.4f}" for k in names if k in scores)
-        self.tell(f"{self.name}  epoch {self.current_epoch}  train_loss {float(loss):.4f}  {shown}".rstrip())
+        shown = [f"{k} {scores[k]:.4f}" for k in names if k in scores]
+        done = self.current_epoch + 1
+        epoch = f"epoch {done} of {self.epochs}"
+        pace = self._pace.in_words(self.epochs - done)
+        self.tell("  ".join([self.name, epoch, f"train_loss {float(loss):.4f}", *shown, *self._best(), pace]))
+
+    def _best(self) -> list[str]:
+        """Which epoch is the best so far by what selects, where validation images say so."""
+        select = f"val_{self.settings.select_by}"
+        if select not in self._scores:
+            return []
+        sign = -1 if self.settings.select_by == "loss" else 1
+        best = max(self.history, key=lambda row: sign * row[select])
+        return [f"best: epoch {int(best['epoch']) + 1}"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """History and time spent travel with the checkpoint, so that a resumed run has all of them."""
@@ -146,6 +163,42 @@ class Loop(lightning.LightningModule):
             least = settings.least_rate / settings.learning_rate
             return least + (1 - least) * (1 - abs(step / settings.cycle_steps % 2 - 1))
         return 1.0
+
+
+class Pace:
+    """How fast a training goes: images a second in its steps, and the time that further epochs will take."""
+
+    def __init__(self) -> None:
+        self._began = self._epoch_began = self._last_step = time.monotonic()
+        self._epochs = self._images = 0
+
+    def begin_epoch(self) -> None:
+        """An epoch begins; the first one that is seen need not be the training's first."""
+        self._epoch_began = time.monotonic()
+        if not self._epochs:
+            self._began = self._epoch_began
+        self._epochs += 1
+        self._images = 0
+
+    def saw(self, images: int) -> None:
+        """A step is over."""
+        self._images += images
+        self._last_step = time.monotonic()
+
+    def in_words(self, further: int) -> str:
+        """The last epoch's pace, and how long so many further epochs take if all are needed."""
+        stepped = max(self._last_step - self._epoch_began, 1e-9)
+        each = (time.monotonic() - self._began) / max(self._epochs, 1)
+        left = f"at most {in_time(further * each)} left" if further > 0 else "the last one"
+        return f"{self._images / stepped:.3g} images/s, {left}"
+
+
+def in_time(seconds: float) -> str:
+    """Seconds in words: 40 s, 5 min, 3 h 20 min."""
+    if seconds < 100:
+        return f"{round(seconds)} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class Stopping(EarlyStopping):

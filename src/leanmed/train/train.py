@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -105,7 +106,8 @@ def _start(
         # A backbone, weights or files that are not there are told of before a folder is made.
         check_readable(records, build_task(recipe, labels).encode)
     _open(out, recipe, facts, records, folds)
-    tell(f"{len(folds)} fold(s) -> {out}; {_labels_line(labels)}")
+    tell(f"{len(folds)} fold(s) -> {out}; {_labels_line(labels, records)}")
+    tell(f"for curves of losses and scores while it trains: tensorboard --logdir {out}")
     for line in (*torn, *task_remarks(recipe), *range_remarks(record.image for record in records)):
         tell(line)
     if facts["leak"]:
@@ -118,11 +120,14 @@ def _split_of(run: Run, data: Path) -> tuple[list[Record], list[Fold]]:
     return records, [Fold.of_parts(k, [row[f"fold_{k}"] for row in rows]) for k in range(run.facts["folds"])]
 
 
-def _labels_line(labels: tuple[str, ...]) -> str:
-    names = ", ".join(labels)
-    if len(labels) == 2:
-        return f"labels: {labels[0]} (negative), {labels[1]} (positive)"
-    return f"{'objects' if len(labels) == 1 else 'labels'}: {names}"
+def _labels_line(labels: tuple[str, ...], records: Sequence[Record]) -> str:
+    """The labels; of images that have one each, with how many have it."""
+    if not all(isinstance(record.target, str) for record in records):
+        return f"{'objects' if len(labels) == 1 else 'labels'}: {', '.join(labels)}"
+    counts = Counter(record.target for record in records)
+    signs = (", negative", ", positive") if len(labels) == 2 else ("",) * len(labels)
+    named = (f"{label} ({counts[label]} images{sign})" for label, sign in zip(labels, signs, strict=True))
+    return f"labels: {', '.join(named)}"
 
 
 def _facts(
