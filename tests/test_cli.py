@@ -16,6 +16,7 @@ from PIL import Image
 import leanmed
 from leanmed.cli import app, main
 from leanmed.errors import ArtifactError
+from leanmed.runs import read_csv
 
 COMMANDS = typer.main.get_command(app).commands
 
@@ -149,6 +150,11 @@ def test_evaluate_a_run_writes_both_reports_and_prints_the_figures(run, finished
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert report["metrics"]["accuracy"]["value"] == pytest.approx(0.9)
     assert report["command"].startswith("leanmed evaluate ")
+    rows = read_csv(tmp_path / "report" / "answers.csv")
+    assert list(rows[0])[:6] == ["image", "truth", "group", "site", "fold", "label"]
+    assert len({row["image"] for row in rows}) == report["images"] == len(rows)
+    assert sum(row["truth"] == row["label"] for row in rows) == pytest.approx(0.9 * len(rows))
+    assert "answers.csv" in out
     assert "accuracy           0.9000  (" in out
     assert "Research use only: not a medical device." in out
     assert "Not a medical device" in (tmp_path / "report" / "report.html").read_text()

@@ -268,7 +268,7 @@ def evaluate(
         ),
     ] = False,
 ) -> None:
-    """Say how good a run, an artifact or a file of answers is: report.json and report.html.
+    """Say how good a run, an artifact or a file of answers is: report.html, report.json, and each image in answers.csv.
 
     A run is judged on each fold's test part; an artifact on images that share no group (patient, photograph)
     with one it was trained or selected on. A file of answers holds a line of JSON for each image, as `leanmed predict`
@@ -330,7 +330,7 @@ def evaluate(
                 leanmed.load(subject), data, dataset=dataset, cache=out.parent / AUDIT, command=typed(), progress=step
             )
     write_report(out, report, read=read_image)
-    echo_evaluation(report, *written)
+    echo_evaluation(report, *written, out / "answers.csv")
 
 
 def _oracle() -> Any:

@@ -131,7 +131,8 @@ def test_an_artifact_is_judged_on_what_it_answers(clinic, make_artifact):
     assert steps == list(range(1, 21))
     assert [mistake.id for mistake in report.mistakes] == ["images/19.png"]
     assert {row.name for row in report.subgroups} == {"site", "age"}
-    assert report.notes == ["20 images in 20 groups; groups: the data set's own joined with an audit for copies."]
+    assert report.notes[0].startswith("labels.csv is read as text in UTF-8 with commas between its fields: 20 row(s)")
+    assert report.notes[1:] == ["20 images in 20 groups; groups: the data set's own joined with an audit for copies."]
     assert report.title == f"mean-red: artifact {predictor.artifact.sha256[:12]} (fp32)"
     assert report.provenance.seeds == [4]
 
@@ -141,7 +142,7 @@ def test_an_artifact_is_not_judged_on_what_it_was_made_from(clinic, make_artifac
     origin = made(seen_images=tuple(digest[:16] for digest in seen))
     report = evaluate_artifact(leanmed.load(make_artifact(provenance=origin)), clinic)
     assert report.figures["auc"].n == 10
-    assert report.notes[1:] == ["10 of 20 images made the artifact, or share a group with one that did; left out."]
+    assert report.notes[2:] == ["10 of 20 images made the artifact, or share a group with one that did; left out."]
 
 
 def test_nor_on_copies_of_what_it_was_made_from(copied, make_artifact, tmp_path):
@@ -169,9 +170,9 @@ def test_images_that_cannot_be_read_are_noted(clinic, make_artifact):
     (clinic / "images" / "03.png").write_bytes(b"")
     report = evaluate_artifact(leanmed.load(make_artifact(provenance=made())), clinic)
     assert report.figures["auc"].n == 19
-    assert len(report.notes) == 2
-    assert report.notes[1].startswith("Not answered: images/03.png:")
-    assert "an empty file" in report.notes[1]
+    assert len(report.notes) == 3
+    assert report.notes[2].startswith("Not answered: images/03.png:")
+    assert "an empty file" in report.notes[2]
 
 
 def test_images_of_which_none_can_be_read_are_refused(clinic, make_artifact, refused):

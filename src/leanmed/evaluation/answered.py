@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from leanmed.figures.bootstrap import SubgroupRow
+from leanmed.files import encodable
 from leanmed.recipe.recipe import Evaluation
 from leanmed.records import Attribute, Record
 from leanmed.report.report import Provenance, Report
@@ -87,7 +88,24 @@ def report_of(
         terms=judge.terms(table),
         words=judge.WORDS,
         provenance=provenance,
+        answers=answer_rows(answered),
     )
+
+
+def answer_rows(answered: Answered) -> list[dict[str, str | float]]:
+    """Of each image its name, its label where it has one, group, site and fold, and what was answered."""
+    folds: Sequence[int | str] = answered.folds or [""] * len(answered.records)
+    return [
+        {
+            "image": encodable(record.id),
+            "truth": record.target if isinstance(record.target, str) else "",
+            "group": record.group,
+            "site": record.site or "",
+            "fold": fold,
+            **answer.cells(),
+        }
+        for record, answer, fold in zip(answered.records, answered.answers, folds, strict=True)
+    ]
 
 
 def subgroup_rows(answered: Answered, table: Any, settings: Evaluation) -> list[SubgroupRow]:

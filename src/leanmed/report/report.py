@@ -1,4 +1,4 @@
-"""An evaluation as two files: report.json for programs, report.html for people.
+"""An evaluation as files: report.json for programs, report.html for people, answers.csv with every image's answer.
 
 The page needs nothing but itself: no script, no network, no font. If a result leaks, that is its first line.
 
@@ -46,6 +46,7 @@ from leanmed.report.glossary import Term, Words
 from leanmed.report.pages import NOTICE, render_page
 from leanmed.report.pictures import close_up, thumbnail
 from leanmed.report.plots import History, Plot
+from leanmed.runs import write_csv
 
 FEW_GROUPS = 30
 Reader = Callable[[Path], NDArray[np.uint8]]
@@ -131,6 +132,7 @@ class Report:
         remarks: what must be said about the table of figures.
         plots: in order.
         counts: what stands behind the figures.
+        answers: of each image what is known of it, and what was answered: a row of answers.csv.
     """
 
     title: str
@@ -151,6 +153,7 @@ class Report:
     remarks: Sequence[str] = ()
     plots: Sequence[Plot] = ()
     counts: Mapping[str, Mapping[str, int]] | None = None
+    answers: Sequence[Mapping[str, str | float]] = ()
 
 
 def fold_rows(
@@ -169,7 +172,7 @@ def fold_rows(
 
 
 def write_report(out: Path, content: Report, *, read: Reader | None = None) -> None:
-    """Write report.json and report.html into the folder `out`, each whole.
+    """Write report.json, report.html and, where there are answers, answers.csv into the folder `out`, each whole.
 
     Args:
         read: image file -> uint8 (h, w, 4) RGBA, for the thumbnails of the mistakes; None leaves them out.
@@ -177,6 +180,8 @@ def write_report(out: Path, content: Report, *, read: Reader | None = None) -> N
     page, values = render(content, read), as_json(content)
     write_text(out / "report.html", page)
     write_json(out / "report.json", values)
+    if content.answers:
+        write_csv(out / "answers.csv", content.answers)
 
 
 def as_json(content: Report) -> dict[str, Any]:
