@@ -19,7 +19,7 @@ from typing import Any
 
 from leanmed.errors import DataError, MissingExtraError
 
-ENDINGS = (".csv", ".tsv", ".txt", ".xlsx")
+ENDINGS = (".csv", ".tsv", ".xlsx")
 EXCEL = ".xlsx"
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 MOST_BYTES = 2**29  # of a table, or of an Excel file once it is unpacked
