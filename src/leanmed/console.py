@@ -83,6 +83,10 @@ class Evaluated(Protocol):
         """Why the figures flatter, if they do."""
 
     @property
+    def caution(self) -> str | None:
+        """What else must be known before any figure is read."""
+
+    @property
     def notes(self) -> Sequence[str]:
         """What a reader of the figures should know."""
 
@@ -93,7 +97,7 @@ class Evaluated(Protocol):
 
 def echo_evaluation(found: Evaluated, *written: Path) -> None:
     """The leak first, if there is one, notes, a line for each figure with its interval, and the files."""
-    for line in filter(None, (found.leak, *found.notes)):
+    for line in filter(None, (found.leak, found.caution, *found.notes)):
         typer.echo(line)
     for name, figure in found.figures.items():
         typer.echo(f"{name:18} {figure.value:.4f}  ({figure.low:.4f} to {figure.high:.4f})  n={figure.n}")

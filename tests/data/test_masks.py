@@ -96,6 +96,22 @@ def test_masks_beside_their_image_are_taken_together_and_the_folder_is_the_class
     assert not read_mask(normal, ["object"]).any()
 
 
+@pytest.mark.parametrize("names", [("001.png", "001.png"), ("001", "001")])
+def test_an_image_is_not_taken_for_its_own_mask(names, tmp_path, put, refused):
+    """Images were converted to JPEG after the table was written, and have the names of their masks."""
+    put("images/001.jpg"), put("masks/001.png", SQUARE)
+    (tmp_path / "manifest.csv").write_text(f"image,mask\n{names[0]},{names[1]}\n")
+    with refused(DataError, "expected images with masks, got none"):
+        read_records("masks", tmp_path)
+
+
+def test_masks_may_lie_where_only_the_table_finds_them(tmp_path, put):
+    put("set/a.png"), put(".hidden/m.png", SQUARE)
+    (tmp_path / "set" / "manifest.csv").write_text("image,mask\na.png,../.hidden/m.png\n")
+    (record,) = read_records("masks", tmp_path / "set", strict=True)
+    assert record.mask.files == (tmp_path / "set" / "../.hidden/m.png",)
+
+
 def test_groups_come_from_groups_csv(tmp_path, put):
     put("images/1.png"), put("images/2.png"), put("masks/1.png", SQUARE), put("masks/2.png", SQUARE)
     (tmp_path / "groups.csv").write_text("image,group\nimages/1.png,p\nimages/2.png,p\n")
@@ -106,8 +122,8 @@ def test_images_without_a_mask_and_masks_without_an_image_are_counted(tmp_path, 
     put("images/1.png"), put("images/2.png"), put("masks/1.png", SQUARE), put("masks/3.png", SQUARE)
     found = read_records("masks", tmp_path)
     assert [record.id for record in found] == ["images/1.png"]
-    assert any("1 images have no mask" in note and "images/2.png" in note for note in found.notes)
-    assert any("1 masks have no image" in note and "masks/3.png" in note for note in found.notes)
+    assert any("1 image(s) without a mask" in note and "images/2.png" in note for note in found.notes)
+    assert any("1 mask(s) without an image" in note and "masks/3.png" in note for note in found.notes)
 
 
 def test_rows_without_an_image_or_a_mask_are_counted_and_a_lost_field_of_view_is_refused(tmp_path, put, refused):
@@ -116,9 +132,9 @@ def test_rows_without_an_image_or_a_mask_are_counted_and_a_lost_field_of_view_is
     table.write_text("image,mask,fov\na.png,m.png,\nb.png,gone.png,\ngone.png,m.png,\n")
     found = read_records("masks", tmp_path)
     assert [record.id for record in found] == ["a.png"]
-    assert any("1 rows of manifest.csv have no image" in note for note in found.notes)
-    assert any("1 images have no mask" in note and "b.png" in note for note in found.notes)
-    assert any("1 images in" in note and "stray.png" in note for note in found.notes)
+    assert any("1 row(s) of manifest.csv without an image" in note for note in found.notes)
+    assert any("1 image(s) without a mask" in note and "b.png" in note for note in found.notes)
+    assert any("1 image(s) in" in note and "stray.png" in note for note in found.notes)
     table.write_text("image,mask,fov\na.png,m.png,gone.png\n")
     with refused(DataError, "manifest.csv", "gone.png", "put it there"):
         read_records("masks", tmp_path)

@@ -58,7 +58,7 @@ def test_an_empty_mask_is_kept_and_images_without_a_mask_are_counted(tmp_path, p
     put_frame("train/1_1", MARKS * 0), put("test/1.tif"), put("test/2.tif")
     (record,) = found = read_records("nerve-kaggle", tmp_path)
     assert not read_mask(record, ["nerve"]).any()
-    assert any("2 images have no mask" in note and "test/1.tif" in note for note in found.notes)
+    assert any("2 image(s) without a mask" in note and "test/1.tif" in note for note in found.notes)
 
 
 def test_a_name_without_a_subject_is_refused(tmp_path, put_frame, refused):

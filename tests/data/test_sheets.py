@@ -140,7 +140,7 @@ def test_what_only_seems_to_be_excel_is_refused(tmp_path: Path) -> None:
 
 def test_a_workbook_that_unpacks_to_very_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = book(tmp_path / "labels.xlsx", [["image", "label"]])
-    monkeypatch.setattr(sheets, "MOST_BYTES", 10_000)
+    monkeypatch.setattr(sheets, "MOST_UNPACKED", 10_000)
     inside = io.BytesIO(path.read_bytes())
     with zipfile.ZipFile(inside, "a", zipfile.ZIP_DEFLATED) as parts:
         parts.writestr("xl/zeros", b"0" * 10_000)
@@ -159,6 +159,45 @@ def test_a_file_that_is_too_large_or_no_text_is_refused(tmp_path: Path, monkeypa
         read_sheet(path)
 
 
+def test_a_separator_inside_of_a_title_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text('image,label,"symptoms (1; none; 2; fever; 3; cough)"\na.png,x,2\n')
+    assert read_sheet(path).names == ["image", "label", "symptoms (1; none; 2; fever; 3; cough)"]
+
+
+def test_a_field_that_is_too_long_is_told_of(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(f"image,{'x' * 200_000}\n")
+    with pytest.raises(DataError, match=r"field larger than field limit"):
+        read_sheet(path)
+
+
+def test_a_table_of_endless_fields_or_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sheets, "MOST_FIELDS", 100)
+    (tmp_path / "labels.csv").write_text("image;label\n" + ";\n" * 100)
+    with pytest.raises(DataError, match=r"at most 100 fields, got more; split it"):
+        read_sheet(tmp_path / "labels.csv")
+    wide = book(tmp_path / "labels.xlsx", [["image", "label"], ["a.png", "x"], [*[None] * 120, "far away"]])
+    with pytest.raises(DataError, match=r"at most 100 fields, got more; split it"):
+        read_sheet(wide)
+    monkeypatch.setattr(sheets, "MOST_ROWS", 2)
+    with pytest.raises(DataError, match=r"at most 2 rows, got more"):
+        read_sheet(book(tmp_path / "labels.xlsx", [["image", "label"]] * 3))
+
+
+def test_rows_beyond_the_size_that_a_workbook_states_are_read(tmp_path: Path) -> None:
+    path = book(tmp_path / "labels.xlsx", [["image", "label"], ["a.png", "x"], ["b.png", "y"]])
+    with zipfile.ZipFile(path) as parts:
+        content = {name: parts.read(name) for name in parts.namelist()}
+    sheet = content["xl/worksheets/sheet1.xml"]
+    assert b'ref="A1:B3"' in sheet
+    content["xl/worksheets/sheet1.xml"] = sheet.replace(b'ref="A1:B3"', b'ref="A1:A2"')
+    with zipfile.ZipFile(path, "w") as parts:
+        for name, inside in content.items():
+            parts.writestr(name, inside)
+    assert [fields for _, fields in read_sheet(path).lines] == [["a.png", "x"], ["b.png", "y"]]
+
+
 def test_utf_16_that_ends_in_the_middle_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_bytes("image,label\n".encode("utf-16") + b"a")
@@ -171,6 +210,9 @@ def test_of_two_tables_none_is_guessed(tmp_path: Path) -> None:
     (tmp_path / "Labels.CSV").write_text("image,label\n")
     assert find_table(tmp_path, "labels.csv") == tmp_path / "Labels.CSV"
     (tmp_path / "labels.xlsx").write_text("")
+    (tmp_path / "labels.csv").write_text("image,label\n")
+    assert find_table(tmp_path, "labels.csv") == tmp_path / "labels.csv"  # exactly that name, beside what it came from
+    (tmp_path / "labels.csv").unlink()
     with pytest.raises(
         DataError, match=r"expected one table labels, got Labels.CSV, labels.xlsx; move the others away"
     ):

@@ -147,7 +147,7 @@ def test_a_row_without_an_image_is_left_out_and_listed(stranger, tabled, refused
     root = tabled(HEAD, *ROWS, f"{stranger},x,,,,")
     found = read_records("folder", root)
     assert [record.id for record in found] == ["a.png", "deep/b.JPG"]
-    assert found.gaps == (f"1 rows of labels.csv have no image of their own and are left out: {stranger}.",)
+    assert found.gaps == (f"1 row(s) of labels.csv without an image are left out: {stranger}.",)
     assert found.gaps[0] in found.notes
     with refused(DataError, "the reading is strict", found.gaps[0], "or read without --strict"):
         read_records("folder", root, strict=True)
@@ -157,7 +157,7 @@ def test_an_image_without_a_row_is_left_out_and_listed(tabled, refused):
     root = tabled(HEAD, ROWS[0])
     found = read_records("folder", root)
     assert [record.id for record in found] == ["a.png"]
-    assert found.gaps == ("1 images have no row in labels.csv and are left out: deep/b.JPG.",)
+    assert found.gaps == ("1 image(s) without a row in labels.csv are left out: deep/b.JPG.",)
     with refused(DataError, found.gaps[0]):
         read_records("folder", root, strict=True)
 
@@ -173,9 +173,9 @@ def test_a_whole_table_has_no_gaps(tabled):
         (("A.PNG", "Deep/b.jpg"), "whatever the case of their letters"),
         ((r"C:\Users\me\a.png", r"C:\Users\me\deep\b.JPG"), "without their first 3 folder(s)"),
         (("/data/x/a.png", "/data/x/deep/b.JPG"), "without their first 3 folder(s)"),
-        (("a.png", "b.JPG"), "by their last part"),
-        (("old/place/a.png", "b.jpg"), "by their last part"),
-        (("a", "b"), "by their last part without its ending"),
+        (("a.png", "b.JPG"), "by the ends of the files' paths"),
+        (("A.png", "b.jpg"), "by the ends of the files' paths"),
+        (("a", "b"), "by the ends of the files' paths, without their endings"),
     ],
 )
 def test_names_from_another_computer_are_found(names, how, tabled):

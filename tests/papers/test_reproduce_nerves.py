@@ -105,10 +105,10 @@ def test_a_report_by_the_truth_says_so_and_answers_at_the_true_point(reproduced:
         mask = answered.judge.masks.read_mask(record, answered.labels)
         assert mask[int(y), int(x)] == 1 or run.recipe.prompter.point == "centroid"
     report = evaluate_run(run, data=data, oracle=oracle_answers)
-    assert report.leak == ORACLE
+    assert (report.leak, report.caution) == (None, ORACLE)
     assert ORACLE.startswith("ORACLE: beside each image the model was given a point from the true answer")
     own = evaluate_run(run, data=data)
-    assert own.leak is None
+    assert own.leak is own.caution is None
 
 
 def test_a_run_without_prompts_cannot_be_told_anything(reproduced: Path, data: Path, refused) -> None:

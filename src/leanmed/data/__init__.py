@@ -93,21 +93,22 @@ def read_records(dataset: str, root: Path, *, strict: bool = False) -> Records:
     return records
 
 
-def read_records_for(recipe: Data, root: Path, dataset: str | None = None) -> Records:
+def read_records_for(recipe: Data, root: Path, dataset: str | None = None, *, strict: bool = False) -> Records:
     """Records for a model that learnt by a recipe: boxes are told as those that it learnt from.
 
     Args:
         recipe: its section on data.
         root: the data set's folder.
         dataset: its reader's name; None: the recipe's own.
+        strict: see `read_records`; what a recipe says of it is of the data that a model learns from.
 
     Raises:
         DataError: as `read_records`.
     """
     if dataset is None or dataset == recipe.dataset:
-        return _named(read_records(recipe.dataset, root, strict=recipe.strict), recipe.values)
+        return _named(read_records(recipe.dataset, root, strict=strict), recipe.values)
     by = ORIGINS[origin_of(dataset)] - ORIGINS[recipe.box_origin]
-    found = _named(read_records(dataset, root, strict=recipe.strict), recipe.values)
+    found = _named(read_records(dataset, root, strict=strict), recipe.values)
     moved = (
         replace(record, target=record.target.moved(by)) if by and isinstance(record.target, Boxes) else record
         for record in found

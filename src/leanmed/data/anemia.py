@@ -45,7 +45,7 @@ def read(root: Path) -> Records:
     notes = match_images({row["IMAGE_ID"] for row in rows}, set(images), root, partial=True)
     rows = sorted((row for row in rows if row["IMAGE_ID"] in images), key=lambda row: row["IMAGE_ID"])
     records = each(rows, lambda row: _record(root, images[row["IMAGE_ID"]], row))
-    return Records(records, [*notes, NO_PATIENTS])
+    return Records(records, [NO_PATIENTS], notes)
 
 
 def _images(root: Path) -> dict[str, Path]:

@@ -46,7 +46,7 @@ def read_slices(root: Path) -> Records:
     for row in rows:
         if row["image"] in found:
             same_pixels[row["pixel_md5"]].append(row)
-    return Records(each(same_pixels.values(), lambda group: _record(root, group, own)), notes)
+    return Records(each(same_pixels.values(), lambda group: _record(root, group, own)), gaps=notes)
 
 
 def _record(root: Path, rows: Sequence[Mapping[str, str]], own: Mapping[tuple[str, Box], float]) -> Record:

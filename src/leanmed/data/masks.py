@@ -30,6 +30,8 @@ from leanmed.data.tables import (
     GROUPS,
     Table,
     content_group,
+    file_beside,
+    gap_notes,
     name_below,
     open_table,
     read_groups,
@@ -194,26 +196,40 @@ def _read_table(root: Path, path: Path) -> Records:
     lost: list[str] = []
     bare: list[str] = []
     there = {name_below(root, image): image for image in list_folder(root, masks=True).images}
-    files = {column: _files(table, column, there) for column in (table.image, named, within) if column}
+    images = {name_below(root, image): image for image in list_folder(root).images}
+    files: dict[str, dict[str, Path]] = {}
+    how: list[str] = []
+    for column in filter(None, (table.image, named, within)):
+        files[column], said = _files(root, table, column, images if column == table.image else there)
+        how += said
     for row, known in zip(table.rows, attributes, strict=True):
         image, mask = files[table.image].get(row[table.image]), files[named].get(row[named])
         if image is None or mask is None:
             (bare if image else lost).append(row[table.image])
             continue
+        if image == mask:
+            raise DataError(
+                f"{path}: expected an image and its mask, got {row[table.image]} for both; correct the table, or name "
+                "the files by their whole paths below the folder"
+            )
         site = _given(row, table.site)
         fov = _field_of_view(table, row[within], files[within]) if within else None
         group = _given(row, table.group)
         found.append(_Found(image, (mask,), fov, site, _group(table, site, group), known))
-    gaps = _gap_notes(f"rows of {path.name}", lost, bare)
-    if unlisted := there.keys() - {name_below(root, file) for own in files.values() for file in own.values()}:
-        gaps.append(f"{len(unlisted)} images in {root} are not in {path.name} and are left out: {some(unlisted)}.")
-    return _as_records(root, found, table.notes, gaps)
+    gaps = gap_notes(f"row(s) of {path.name}", lost, "a mask that is there", bare)
+    used = {file for own in files.values() for file in own.values()}
+    if unlisted := [name for name, file in there.items() if file not in used]:
+        gaps.append(f"{len(unlisted)} image(s) in {root} are not in {path.name} and are left out: {some(unlisted)}.")
+    return _as_records(root, found, [*table.notes, *how], gaps)
 
 
-def _files(table: Table, column: str, there: Mapping[str, Path]) -> dict[str, Path]:
-    """The files that a column names, where it names any."""
+def _files(root: Path, table: Table, column: str, there: Mapping[str, Path]) -> tuple[dict[str, Path], list[str]]:
+    """The files that a column names, as paths from the folder, else as `match_names` reads them; and what to say."""
     named = [row[column] for row in table.rows if not is_missing(row[column])]
-    return {name: there[file] for name, file in match_names(named, there).files.items()}
+    if found := {name: file for name in named if (file := file_beside(root, name))}:
+        return found, []
+    matched = match_names(named, there)
+    return {name: there[file] for name, file in matched.files.items()}, matched.notes(f"column {column}")
 
 
 def _given(row: Mapping[str, str], column: str | None) -> str | None:
@@ -262,7 +278,8 @@ def _read_folders(root: Path, group_of: Callable[[Path], str] | None = None) -> 
     lost = [str(mask) for group in masks.values() for mask in group if mask not in owners]
     bare = [str(image) for image in images if image not in homes]
     group_table = find_table(root, GROUPS)
-    notes, gaps = [*listing.notes(lambda path: path == group_table)], _gap_notes("masks", lost, bare)
+    notes = [*listing.notes(lambda path: path == group_table)]
+    gaps = gap_notes("mask(s)", lost, "a mask", bare)
     if any(CLASS in one.attributes for one in found):
         notes.append(
             f"The folders above the images are kept as the attribute `{CLASS}`. If they are sites, put the images of "
@@ -343,16 +360,6 @@ def _folders_above(homes: Mapping[Path, Path]) -> dict[Path, tuple[str | None, d
             attributes[CLASS] = others[0]
         said[image] = (others[0] if others and not of_class else None, attributes)
     return said
-
-
-def _gap_notes(what: str, lost: Sequence[str], bare: Sequence[str]) -> list[str]:
-    """What to say of masks (or rows) without an image, and of images without a mask."""
-    notes = []
-    if lost:
-        notes.append(f"{len(lost)} {what} have no image and are left out: {some(lost)}.")
-    if bare:
-        notes.append(f"{len(bare)} images have no mask and are left out: {some(bare)}.")
-    return notes
 
 
 def _as_records(root: Path, found: Sequence[_Found], notes: Sequence[str], gaps: Sequence[str]) -> Records:

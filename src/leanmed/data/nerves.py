@@ -70,4 +70,4 @@ def _subject(image: Path) -> str:
 def _named(records: Records, values: Mapping[str, tuple[int, ...]]) -> Records:
     """The same, its masks' values named."""
     named = (replace(record, target=replace(record.mask, values=values)) for record in records)
-    return Records(named, records.notes)
+    return records.like(named)

@@ -11,7 +11,8 @@ import io
 import re
 import unicodedata
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -22,9 +23,16 @@ from leanmed.errors import DataError, MissingExtraError
 ENDINGS = (".csv", ".tsv", ".xlsx")
 EXCEL = ".xlsx"
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-MOST_BYTES = 2**29  # of a table, or of an Excel file once it is unpacked
+MOST_BYTES = 2**26  # of a table
+MOST_UNPACKED = 2**28  # bytes of an Excel file once it is unpacked
+MOST_FIELDS = 10_000_000  # of a table
+MOST_ROWS = 2**20  # of a sheet, by Excel's own limit
 BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 LOOKED_AT = 1024  # bytes, to tell UTF-16 without a byte-order mark
+DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, IndexError, AttributeError, SyntaxError),
+    *(EOFError, RuntimeError),
+)
 _SAID = re.compile(r"\"?sep=(.)\"?\r?\n?")  # what Excel writes into a first line of its own
 
 
@@ -51,7 +59,7 @@ def find_table(folder: Path, name: str) -> Path | None:
     """The table of a name in a folder, in any form: `Labels.xlsx` for `labels.csv`; None: there is none.
 
     Raises:
-        DataError: there are several.
+        DataError: there are several, of which none has exactly this name.
     """
     if not folder.is_dir():
         return None
@@ -60,12 +68,13 @@ def find_table(folder: Path, name: str) -> Path | None:
         for path in folder.iterdir()
         if path.stem.casefold() == Path(name).stem and path.suffix.casefold() in ENDINGS and path.is_file()
     )
-    if len(found) > 1:
+    exact = [path for path in found if path.name == name]
+    if len(found) > 1 and not exact:
         raise DataError(
             f"{folder}: expected one table {Path(name).stem}, got {', '.join(path.name for path in found)}; move the "
             "others away"
         )
-    return found[0] if found else None
+    return next(iter(exact or found), None)
 
 
 def read_sheet(path: Path) -> Sheet:
@@ -95,11 +104,11 @@ def _text(path: Path, content: bytes) -> Sheet:
     separator = ""
     if said := _SAID.match(text):
         separator, text, start = said[1], text[said.end() :], 2
-    separator = separator or _separator(text)
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
+        separator = separator or _separator(text)
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         names = _clean(next(lines, []))
-        rows = [(lines.line_num + start - 1, _clean(line)) for line in lines if line]
+        rows = list(_bounded(path, ((lines.line_num + start - 1, line) for line in lines)))
     except csv.Error as error:
         raise DataError(
             f"{path}: expected a table with {SEPARATORS.get(separator, separator)} between its fields, got: {error}; "
@@ -129,12 +138,28 @@ def _decoded(path: Path, content: bytes) -> tuple[str, str]:
         return content.decode("latin-1"), "Latin-1"
 
 
-def _separator(text: str) -> str:
-    """That which divides the first line into most fields; a comma, if none does."""
-    first = next((line for line in text.splitlines() if line.strip()), "")
+def _bounded(path: Path, lines: Iterable[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
+    """Lines with something in them, cleaned.
 
-    def fields(separator: str) -> int:
-        return len(next(csv.reader([first], delimiter=separator), []))
+    Raises:
+        DataError: they hold more fields than a table of images needs.
+    """
+    held = 0
+    for number, line in lines:
+        held += len(line) + 1
+        if held > MOST_FIELDS:
+            raise DataError(f"{path}: expected a table of at most {MOST_FIELDS:,} fields, got more; split it")
+        if line:
+            yield number, _clean(line)
+
+
+def _separator(text: str) -> str:
+    """That by which the first two lines have as many fields, and most; else most of the first; else a comma."""
+
+    def fields(separator: str) -> tuple[bool, int]:
+        lines = (line for line in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if line)
+        first, second = (len(line) for line in (next(lines, []), next(lines, [])))
+        return first > 1 and second in (0, first), first
 
     return max(SEPARATORS, key=fields)
 
@@ -147,38 +172,35 @@ def _excel(path: Path) -> Sheet:
     try:
         with zipfile.ZipFile(path) as parts:
             unpacked = sum(part.file_size for part in parts.infolist())
-        if unpacked > MOST_BYTES:
+        if unpacked > MOST_UNPACKED:
             raise DataError(
-                f"{path}: expected a table of at most {MOST_BYTES:,} bytes unpacked, got {unpacked:,}; save it as CSV"
+                f"{path}: expected a table of at most {MOST_UNPACKED:,} bytes unpacked, got {unpacked:,}; split it"
             )
         book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
         sheet = book.worksheets[0]
-        rows = [(number, fields) for number, fields in _cells(sheet) if any(fields)]
+        sheet.reset_dimensions()  # what the file says of its size may be wrong
+        rows = list(_bounded(path, _cells(path, sheet)))
         others = len(book.worksheets) - 1
         title = sheet.title
         book.close()
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, IndexError, SyntaxError, EOFError) as error:
+    except DAMAGED as error:
         raise DataError(
             f"{path}: expected an Excel workbook, got: {type(error).__name__}: {error}; save it again as .xlsx or as "
             "CSV UTF-8"
         ) from error
-    names = _cut(rows[0][1], 0) if rows else []
-    width = len(names)
-    filled = [(number, fields + [""] * (width - len(fields))) for number, fields in rows[1:]]
+    names = rows[0][1] if rows else []
+    filled = [(number, fields + [""] * (len(names) - len(fields))) for number, fields in rows[1:]]
     aside = f" (its first sheet, {title}; {others} more passed over)" if others else ""
-    return Sheet(path, names, [(number, _cut(fields, width)) for number, fields in filled], f"Excel{aside}", False)
+    return Sheet(path, names, filled, f"Excel{aside}", False)
 
 
-def _cells(sheet: Any) -> Iterator[tuple[int, list[str]]]:
+def _cells(path: Path, sheet: Any) -> Iterator[tuple[int, list[str]]]:
+    """Each row's number and its cells up to the last that holds something."""
     for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
-        yield number, _clean([_written(cell) for cell in cells])
-
-
-def _cut(fields: list[str], width: int) -> list[str]:
-    """Without the empty cells at the end, beyond a width, which formatting leaves behind."""
-    while len(fields) > width and not fields[-1]:
-        fields = fields[:-1]
-    return fields
+        if number > MOST_ROWS:
+            raise DataError(f"{path}: expected a sheet of at most {MOST_ROWS:,} rows, got more; split it")
+        last = next((place for place in reversed(range(len(cells))) if _written(cells[place]).strip()), -1)
+        yield number, [_written(cell) for cell in cells[: last + 1]]
 
 
 def _written(cell: Any) -> str:

@@ -87,9 +87,10 @@ def site_notes(records: Sequence[Record], split: Split) -> list[str]:
     torn = sorted(group for group, own in sites.items() if len(own) > 1)
     if not torn:
         return []
+    but = ", unless it is one of the groups by which that model is adapted" * (split.protocol == "adapt")
     return [
         f"{len(torn)} group(s) have images at several sites, for example {torn[0]}: each is tested as a whole, with "
-        "the site of its first image, and no model that is tested at one of its sites has learned from it."
+        f"the site of its first image, and no model that is tested at one of its sites has learned from it{but}."
     ]
 
 

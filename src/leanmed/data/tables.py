@@ -39,11 +39,10 @@ _CODE = re.compile(r"[+-]?0\d+")  # 007 is a name, not the number 7
 class Table:
     """Rows about images, with the columns that stand for image, label, group and site, where there are any.
 
-    `how` says what the file is, and `decimal_comma` whether numbers may have a comma: see `Sheet`.
+    `decimal_comma` says whether numbers may have a comma: see `Sheet`.
     """
 
     path: Path
-    how: str
     decimal_comma: bool
     rows: list[dict[str, str]]
     image: str
@@ -88,20 +87,20 @@ def read_table(root: Path, path: Path) -> Records:
             f"{', '.join(sorted(SUFFIXES))}), got {some(lost)}, where there are {some(bare)}; correct the table or the "
             "folder"
         )
-    how = [f"The names of images in {path.name} are read {matched.how}."] * bool(matched.how)
+    how = matched.notes(f"images in {path.name}")
     read = (path, find_table(root, GROUPS))
     passed_over = replace(listing, masks=masks).notes(lambda found: found in read)
-    gaps = gap_notes(path.name, lost, bare)
+    gaps = gap_notes(f"row(s) of {path.name}", lost, f"a row in {path.name}", bare)
     return Records(_records(replace(table, rows=rows), images), (*table.notes, *how, *passed_over), gaps)
 
 
-def gap_notes(table: str, lost: Collection[str], bare: Collection[str]) -> list[str]:
-    """What to say of rows without an image, and of images without a row."""
+def gap_notes(halves: str, lost: Collection[str], other: str, bare: Collection[str]) -> list[str]:
+    """What to say of rows or masks without an image, and of images without one of these."""
     notes = []
     if lost:
-        notes.append(f"{len(lost)} rows of {table} have no image of their own and are left out: {some(lost)}.")
+        notes.append(f"{len(lost)} {halves} without an image are left out: {some(lost)}.")
     if bare:
-        notes.append(f"{len(bare)} images have no row in {table} and are left out: {some(bare)}.")
+        notes.append(f"{len(bare)} image(s) without {other} are left out: {some(bare)}.")
     return notes
 
 
@@ -167,7 +166,6 @@ def open_table(path: Path, *, needed: tuple[str, ...]) -> Table:
         raise missing_columns(path, names, ["group"])
     return Table(
         path=path,
-        how=sheet.how,
         decimal_comma=sheet.decimal_comma,
         rows=rows,
         image=found["image"] or "",
@@ -194,14 +192,15 @@ def read_groups(root: Path, names: set[str]) -> tuple[dict[str, str], list[str]]
     if path is None:
         return {}, group_notes(f"a table {root / GROUPS} (image, group)", None, [])
     table = open_table(path, needed=("image", "group"))
-    files = match_names([row[table.image] for row in table.rows], names).files
+    files, _ = matched = match_names([row[table.image] for row in table.rows], names)
     known = {files.get(row[table.image], row[table.image]): row[table.group or ""] for row in table.rows}
     if known.keys() != names or len(table.rows) > len(names):
         raise DataError(
             f"{path}: expected one row for each image, got {len(table.rows)} for {len(names)}; images without: "
             f"{some(names - known.keys())}; rows without image: {some(known.keys() - names)}; correct the table"
         )
-    return {image: group for image, group in known.items() if not is_missing(group)}, list(table.notes)
+    notes = [*table.notes, *matched.notes(f"images in {path.name}")]
+    return {image: group for image, group in known.items() if not is_missing(group)}, notes
 
 
 def row_attributes(table: Table, apart: Collection[str | None] = ()) -> list[dict[str, Attribute]]:

@@ -130,8 +130,10 @@ def evaluate_run(
     )
     rows = fold_rows(report.table, answered.judge.point, _thresholds(folds), temperatures)
     histories = [_history(fold, run.recipe) for fold in folds]
-    leak = " ".join(filter(None, [ORACLE if oracle else None, run.facts["leak"]])) or None
-    return replace(report, leak=leak, folds=rows, notes=notes_of(run), histories=histories)
+    caution = ORACLE if oracle else None
+    return replace(
+        report, leak=run.facts["leak"], caution=caution, folds=rows, notes=notes_of(run), histories=histories
+    )
 
 
 def protocol_of(run: Run) -> str:

@@ -6,6 +6,7 @@ The page needs nothing but itself: no script, no network, no font. If a result l
 
 ```
 leak          why the figures are too good to be true, or null
+caution       what else must be known before any figure is read, or null
 title, protocol, notice, main_score
 images, groups, labels
 metrics       name -> {value, low, high, n}: low and high are the 95 % interval over groups, n counts images
@@ -125,6 +126,7 @@ class Report:
         figures: name -> figure, on all test images.
         main_score: the name of the figure to lead with.
         leak: why the figures are too good, if they are.
+        caution: what else must be known before any figure is read.
         words: what things are called.
         terms: the figures' names and meanings, in the order in which they are shown.
         table: the test images with truths and answers.
@@ -143,6 +145,7 @@ class Report:
     words: Words
     terms: Mapping[str, Term]
     leak: str | None = None
+    caution: str | None = None
     table: Table | None = None
     folds: Sequence[FoldRow] = ()
     subgroups: Sequence[SubgroupRow] = ()
@@ -180,8 +183,11 @@ def write_report(out: Path, content: Report, *, read: Reader | None = None) -> N
     page, values = render(content, read), as_json(content)
     write_text(out / "report.html", page)
     write_json(out / "report.json", values)
+    file = out / "answers.csv"
     if content.answers:
-        write_csv(out / "answers.csv", content.answers)
+        write_csv(file, content.answers, list(dict.fromkeys(name for row in content.answers for name in row)))
+    else:
+        file.unlink(missing_ok=True)  # an older report's
 
 
 def as_json(content: Report) -> dict[str, Any]:
@@ -189,6 +195,7 @@ def as_json(content: Report) -> dict[str, Any]:
     table = content.table
     values = {
         "leak": content.leak,
+        "caution": content.caution,
         "title": content.title,
         "protocol": content.protocol,
         "notice": NOTICE,

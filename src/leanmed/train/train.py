@@ -89,7 +89,7 @@ def _start(
     _check_room(out, resume)
     if teacher is None and recipe.distillation != Distillation():
         raise RunError("expected a teacher beside the recipe's `distillation`, got none; name one with --teacher RUN")
-    found = read_records_for(recipe.data, data)
+    found = read_records_for(recipe.data, data, strict=recipe.data.strict)
     for note in found.notes:
         tell(note)
     data_sha256 = data_hash(found, content_hashes(found))

@@ -97,9 +97,7 @@ def _measured(records: Sequence[Record], answers: Sequence[MaskedImage], labels:
             )
     confidences = [answer.confidence for answer in answers]
     frames = [record.frame for record in records]
-    truth, answered = _joined(truths, frames, OUTSIDE), _joined([answer.mask for answer in answers], frames, 0)
-    if answers[0].pieces == "volume":
-        answered = largest_pieces(answered)
+    truth, answered = _joined(truths, frames, OUTSIDE), _joined(_kept(answers), frames, 0)
     return measure_case(
         truth,
         answered,
@@ -109,6 +107,12 @@ def _measured(records: Sequence[Record], answers: Sequence[MaskedImage], labels:
         confidence=None if len(labels) > 1 or any(c is None for c in confidences) else _joined(confidences, frames, 0),
         thin=frames[0] is None,
     )
+
+
+def _kept(answers: Sequence[MaskedImage]) -> Sequence[Plane]:
+    """The masks of a case, with the pieces that are kept of them."""
+    masks = [answer.mask for answer in answers]
+    return list(largest_pieces(np.stack(masks))) if answers[0].pieces == "volume" else masks
 
 
 def _joined(planes: Sequence[Any], frames: Sequence[int | None], missing: int) -> Any:
@@ -202,7 +206,8 @@ def mistakes(table: Segmented, records: Sequence[Record], answers: Sequence[Mask
 
 
 def _shown(table: Segmented, case: Sequence[tuple[Record, MaskedImage]], dice: float, words: str) -> Mistake:
-    pairs = [(record, read_mask(record, table.labels), answer.mask) for record, answer in case]
+    kept = _kept([answer for _, answer in case])
+    pairs = [(record, read_mask(record, table.labels), mask) for (record, _), mask in zip(case, kept, strict=True)]
     record, truth, mask = max(pairs, key=lambda pair: _wrong(*pair[1:]))
     return Mistake(
         id=record.id,
