@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from made_artifacts import made_manifest, made_records
 
+from leanmed.compress import gate
 from leanmed.compress.gate import latency, make_gate, table_of
 from leanmed.errors import DataError
 from leanmed.records import Boxes, Record
@@ -111,3 +112,19 @@ def test_latency_times_every_graph(tiny_artifact: Any) -> None:
     found = latency({"a": graph, "b": graph}, {"a": pixels, "b": pixels}, rounds=3)
     assert set(found) == {"a", "b"}
     assert min(found.values()) > 0
+
+
+def test_slow_graphs_are_timed_in_few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[str] = []
+
+    class Session:
+        def run(self, outputs: None, feeds: Any) -> None:
+            runs.append("run")
+
+    monkeypatch.setattr(gate, "open_session", lambda graph: Session())
+    latency({"a": b""}, {"a": {}})
+    assert len(runs) == gate.WARM + gate.ROUNDS
+    runs.clear()
+    monkeypatch.setattr(gate, "MOST_MILLISECONDS", -1.0)
+    latency({"a": b""}, {"a": {}})
+    assert len(runs) == gate.WARM + gate.LEAST_ROUNDS

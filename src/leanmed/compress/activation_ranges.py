@@ -92,17 +92,12 @@ def tensor_ranges(network: Network, samples: Sequence[Sample], method: Method = 
 
 
 def _extremes(network: Network, names: Sequence[str], samples: Sequence[Sample]) -> dict[str, Range]:
-    """The least and the greatest value of each tensor, which the network itself finds: not all are held at once."""
-    core = copy(network.core)
-    ends = {name: (f"{name}_least", f"{name}_greatest") for name in names}
-    for name, outputs in ends.items():
-        for op, output in zip(("ReduceMin", "ReduceMax"), outputs, strict=True):
-            core.graph.node.append(onnx.helper.make_node(op, [name], [output], keepdims=0))
     found = dict.fromkeys(names, (0.0, 0.0))
-    for values in tensor_values(core, [output for outputs in ends.values() for output in outputs], samples):
-        for name, (least, greatest) in ends.items():
-            low, high = found[name]
-            found[name] = (min(low, float(values[least])), max(high, float(values[greatest])))
+    for some in _passes(network, names):
+        for values in tensor_values(network.core, some, samples):
+            for name, value in values.items():
+                low, high = found[name]
+                found[name] = (min(low, float(value.min())), max(high, float(value.max())))
     return found
 
 
