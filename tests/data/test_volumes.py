@@ -95,6 +95,8 @@ def test_a_folder_of_a_case_is_no_site_and_the_first_reader_s_gland_is_taken(tmp
     assert {record.attributes["original_split"] for record in found} == {"train", "test"}
     assert any("4 masks, of tumours or by further readers" in note for note in found.notes)
     assert any("2 volumes have no mask" in note and "adc.nii.gz" in note for note in found.notes)
+    with pytest.raises(DataError, match=r"the reading is strict(.|\n)*adc\.nii\.gz"):
+        read_records("mr-sites", tmp_path, strict=True)
 
 
 def test_a_mask_named_mask_belongs_to_the_one_volume_beside_it(tmp_path, put):

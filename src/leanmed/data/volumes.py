@@ -137,7 +137,8 @@ def read_nnunet(root: Path) -> Records:
     ]
     pairs = _Pairs({}, tuple(sorted(found.keys() - firsts)), tuple(sorted(firsts.keys() - found)))
     notes = [f"{others} files in imagesTr are other channels than the first (_0000): they are left out."] * bool(others)
-    return _as_records(root, cases, [*pairs.notes(), *notes], f"imagesTr/CASE_0000{ending} with labelsTr/CASE{ending}")
+    wanted = f"imagesTr/CASE_0000{ending} with labelsTr/CASE{ending}"
+    return _as_records(root, cases, pairs.notes(), wanted, notes)
 
 
 def read_nci_isbi(root: Path) -> Records:
@@ -300,12 +301,14 @@ def _as_data_error() -> Iterator[None]:
         raise DataError(str(error)) from error
 
 
-def _as_records(root: Path, cases: Sequence[_Case], notes: Sequence[str], wanted: str) -> Records:
+def _as_records(
+    root: Path, cases: Sequence[_Case], gaps: Sequence[str], wanted: str, notes: Sequence[str] = ()
+) -> Records:
     """A record for each slice of each case, whose masks lie on it."""
     if not cases:
         raise DataError(
             f"{root}: expected volumes with masks, named {wanted}, got none; name them so"
-            f"{''.join(f'. {note}' for note in notes)}"
+            f"{''.join(f'. {note}' for note in (*notes, *gaps))}"
         )
 
     def slices(case: _Case) -> list[Record]:
@@ -323,4 +326,4 @@ def _as_records(root: Path, cases: Sequence[_Case], notes: Sequence[str], wanted
             for z in range(grid.shape[0])
         ]
 
-    return Records((record for records in each(cases, slices) for record in records), notes)
+    return Records((record for records in each(cases, slices) for record in records), notes, gaps)
