@@ -2,8 +2,7 @@
 
 For an artifact's graphs beside its first: they see what the first one makes, and are small. Weights are kept as signed
 8-bit integers with a scale for each output channel. A runtime multiplies the two once, when it opens the file: it does
-so for a cast and a product, but repeats a DequantizeLinear for each image (twice the time of a ResNet-18, measured). No
-image is needed for it.
+so for a cast and a product, but repeats a DequantizeLinear for each image. No image is needed to store weights so.
 """
 
 from __future__ import annotations
