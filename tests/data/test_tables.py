@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from leanmed.data import class_labels, content_hashes, data_hash, read_records, tables
+from leanmed.data import class_labels, content_hashes, data_hash, read_records, read_records_for, tables
 from leanmed.errors import DataError
+from leanmed.recipe.recipe import Data
 
 HEAD = "image,label,group,site,age,sex"
 ROWS = ("a.png,benign,p1,A,61,F", "deep/b.JPG,malignant,,,,")
@@ -217,6 +218,24 @@ def test_labels_outside_the_list_are_refused(wanted, expected, tabled, refused):
     records = read_records("folder", tabled(HEAD, *ROWS))
     with refused(DataError, f"expected labels {wanted}", expected, "correct the table or set data.labels"):
         class_labels("folder", records, wanted)
+
+
+def test_images_of_labels_that_a_recipe_does_not_name_are_left_out_and_counted(tabled):
+    root = tabled(HEAD, *ROWS, "deep/c.png,normal,,,,")
+    (root / "deep" / "c.png").write_bytes((root / "deep" / "b.JPG").read_bytes())
+    everything = read_records_for(Data(), root)
+    chosen = read_records_for(Data(labels=("malignant", "benign")), root)
+    assert {record.label for record in everything} == {"benign", "malignant", "normal"}
+    assert [record.id for record in chosen] == [record.id for record in everything if record.label != "normal"]
+    assert chosen.notes[-1] == "1 images are left out, since data.labels does not name their label: normal (1)."
+    assert chosen.notes[:-1] == everything.notes
+
+
+def test_nothing_is_left_out_where_no_image_has_a_listed_label(tabled, refused):
+    """Else a misspelled list would leave an empty data set to complain of."""
+    records = read_records_for(Data(labels=("Benign", "Malignant")), tabled(HEAD, *ROWS))
+    with refused(DataError, "not in the list: benign, malignant; without an image: Benign, Malignant"):
+        class_labels("folder", records, ("Benign", "Malignant"))
 
 
 def test_one_label_alone_is_no_question(tabled, refused):

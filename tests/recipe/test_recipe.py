@@ -8,7 +8,7 @@ import yaml
 
 from leanmed.errors import RecipeError
 from leanmed.recipe.help import describe_recipe
-from leanmed.recipe.recipe import Recipe, dump_recipe, shipped_recipes, shipped_text
+from leanmed.recipe.recipe import Recipe, dump_recipe, preset_settings, shipped_recipes, shipped_text
 from leanmed.tasks.recipes import KINDS, check_recipe, load_recipe, open_run, recipe_of_artifact
 
 
@@ -145,9 +145,9 @@ def test_the_list_of_keys_is_complete_and_names_ranges():
     own = [key for name in ("nodules", "retina", "nerves") for key in keys_of(load_recipe(name)) if key not in shared]
     assert {key.partition(".")[0] for key in own} == {"detector", "augment", "segmenter", "prompter"}
     listed = [line.partition(" = ")[0] for line in lines if " = " in line]
-    assert listed[: len(shared) + 2] == ["task", *shared, "backbones"]
+    assert listed[: len(shared) + 3] == ["task", *shared, "backbones", "presets"]
     others = {"data.dataset", "data.kind", "training.select_by"}  # those with another default
-    assert [key for key in listed[len(shared) + 2 :] if key not in others] == own
+    assert [key for key in listed[len(shared) + 3 :] if key not in others] == own
     assert (
         lines[0] == "task = 'classification'  [classification | detection | segmentation | prompted]  the kind of task"
     )
@@ -341,3 +341,38 @@ def test_the_recipe_of_a_run_may_be_of_format_1(finished_run, tmp_path):
     assert content.pop("format") == 2
     (path / "recipe.yaml").write_text(yaml.safe_dump(content | {"detector": {"crop": 1}}))
     assert open_run(path).recipe == finished_run.recipe
+
+
+OF_PRESETS = """
+name: mine
+model: {side: 64}
+training: {epochs: 7}
+presets:
+  quick: {model: {side: 32, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]}, training: {epochs: 2}}
+"""
+
+
+def test_a_preset_sets_what_its_recipe_says_and_overrides_win(written):
+    path = written(OF_PRESETS)
+    plain, quick = load_recipe(path), load_recipe(path, preset_settings(path, "quick"))
+    assert (plain.model.side, plain.training.epochs, plain.model.mean) == (64, 7, None)
+    assert (quick.model.side, quick.training.epochs, quick.model.mean) == (32, 2, (0.5, 0.5, 0.5))
+    assert load_recipe(path, [*preset_settings(path, "quick"), "training.epochs=5"]).training.epochs == 5
+    assert "presets" not in dump_recipe(quick)
+
+
+def test_every_preset_of_a_shipped_recipe_is_sound():
+    for preset in ("fast", "best"):
+        assert load_recipe("folder", preset_settings("folder", preset)) != load_recipe("folder")
+
+
+def test_a_preset_that_is_not_there_is_refused_with_those_that_are(refused):
+    with refused(RecipeError, "--preset among fast, best for folder", "got 'best '"):
+        preset_settings("folder", "best ")
+    with refused(RecipeError, "no --preset with retina, which has none"):
+        preset_settings("retina", "fast")
+
+
+def test_presets_of_another_form_are_refused(written, refused):
+    with refused(RecipeError, "presets.a.model: Input should be a valid dictionary"):
+        preset_settings(written("name: x\npresets: {a: {model: 3}}"), "a")

@@ -96,6 +96,8 @@ def read_records(dataset: str, root: Path, *, strict: bool = False) -> Records:
 def read_records_for(recipe: Data, root: Path, dataset: str | None = None, *, strict: bool = False) -> Records:
     """Records for a model that learnt by a recipe: boxes are told as those that it learnt from.
 
+    Where a recipe lists class labels, images with another one are left out, and a note says how many.
+
     Args:
         recipe: its section on data.
         root: the data set's folder.
@@ -105,10 +107,12 @@ def read_records_for(recipe: Data, root: Path, dataset: str | None = None, *, st
     Raises:
         DataError: as `read_records`.
     """
+    found = _of_labels(
+        _named(read_records(dataset or recipe.dataset, root, strict=strict), recipe.values), recipe.labels
+    )
     if dataset is None or dataset == recipe.dataset:
-        return _named(read_records(recipe.dataset, root, strict=strict), recipe.values)
+        return found
     by = ORIGINS[origin_of(dataset)] - ORIGINS[recipe.box_origin]
-    found = _named(read_records(dataset, root, strict=strict), recipe.values)
     moved = (
         replace(record, target=record.target.moved(by)) if by and isinstance(record.target, Boxes) else record
         for record in found
@@ -125,6 +129,21 @@ def _named(records: Records, values: Mapping[str, tuple[int, ...]] | None) -> Re
         for record in records
     )
     return records.like(named)
+
+
+def _of_labels(records: Records, labels: Sequence[str] | None) -> Records:
+    """Records without the images whose class label is none of those listed, unless that would leave none."""
+    listed = {normalize("NFC", label) for label in labels or ()}
+    others = Counter(r.target for r in records if isinstance(r.target, str) and r.target not in listed)
+    if not labels or not others or others.total() == len(records):
+        return records
+    counts = ", ".join(f"{label} ({count})" for label, count in sorted(others.items()))
+    kept = records.like(r for r in records if not isinstance(r.target, str) or r.target in listed)
+    kept.notes = (
+        *kept.notes,
+        f"{others.total()} images are left out, since data.labels does not name their label: {counts}.",
+    )
+    return kept
 
 
 def class_labels(

@@ -7,13 +7,14 @@ from typing import Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from leanmed.recipe.recipe import Backbones, Kinds, Recipe
+from leanmed.recipe.recipe import Backbones, Kinds, Presets, Recipe
 
 
 def describe_recipe(kinds: Kinds) -> str:
     """Every key of a recipe with its default, range and meaning, one a line; then what single kinds of task take."""
     lines = [f"task = {next(iter(kinds))!r}  [{' | '.join(kinds)}]  the kind of task", *_keys(Recipe)]
     lines.append(f"backbones = {_meaning(Backbones.model_fields['backbones'])}")
+    lines.append(f"presets = {_meaning(Presets.model_fields['presets'])}")
     for name, settings in kinds.items():
         shared = _keys(Recipe)
         own = [line for line in _keys(settings.RECIPE) if line not in shared]

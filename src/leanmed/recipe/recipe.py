@@ -7,6 +7,7 @@ backbones under `backbones`, {backbone: {section: {key: value}}}, is merged in f
 
 from __future__ import annotations
 
+import json
 import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,7 +61,8 @@ class Data(Section):
     )
     labels: tuple[str, ...] | None = Field(
         default=None,
-        description="class labels in order, the positive one last, or what boxes hold; None: the reader's own order",
+        description="class labels in order, the positive one last, or what boxes hold; None: the reader's own order; "
+        "images of class labels that are not named here are left out",
     )
     values: dict[str, tuple[int, ...]] | None = Field(
         default=None,
@@ -121,7 +123,8 @@ class Model(Section):
         description="the name of a network, as listed below for each kind of task; paper: MobileNetV2",
     )
     backbone_args: dict[str, Any] = Field(
-        default_factory=dict, description="passed to timm.create_model, e.g. {pad_type: same}"
+        default_factory=dict,
+        description="passed to timm.create_model, e.g. {pad_type: same}, which the file of the weights may say too",
     )
     weights: str = Field(
         default="imagenet",
@@ -130,10 +133,12 @@ class Model(Section):
     )
     side: int = Field(default=224, ge=32, le=1024, description="pixels; images become side x side; paper: 224")
     mean: tuple[Fraction, Fraction, Fraction] | None = Field(
-        default=None, description="per-channel mean of the pixels in [0, 1]; None: timm's value for the backbone"
+        default=None,
+        description="per-channel mean of the pixels in [0, 1]; None: what the file of the weights says, else timm's "
+        "value for the backbone",
     )
     std: tuple[Deviation, Deviation, Deviation] | None = Field(
-        default=None, description="per-channel standard deviation in [0, 1]; None: timm's value for the backbone"
+        default=None, description="per-channel standard deviation in [0, 1]; None: as for the mean"
     )
     dropout: Fraction = Field(
         default=0.2, description="rate before the last layer; this is our choice, as the paper states none"
@@ -380,6 +385,16 @@ class Backbones(Section):
     )
 
 
+class Presets(Section):
+    """What a file may offer as presets."""
+
+    presets: dict[str, dict[str, dict[str, Any]]] = Field(
+        default_factory=dict,
+        description="{preset: {section: {key: value}}}, in a file only: settings that --preset puts in together; --set "
+        "wins",
+    )
+
+
 def shipped_recipes() -> list[str]:
     """The names of the recipes that come with leanmed."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -405,18 +420,43 @@ def load_recipe(name: str, overrides: Sequence[str] = (), *, kinds: Kinds) -> Re
         RecipeError: no such recipe, an unknown key, a key that the kind of task ignores, or a value out of range; the
             message names the key.
     """
-    shipped = RECIPES / f"{name}.yaml"
-    path = shipped if name in shipped_recipes() else Path(name)
-    if not path.is_file():
-        names = ", ".join(shipped_recipes())
-        raise RecipeError(f"expected a recipe's name ({names}) or a YAML file, got {name!r}, which is neither")
+    path = _recipe_file(name)
     content = _read_mapping(path)
+    content.pop("presets", None)
     backbones = _backbones(content, str(path), kinds)
     asked = [_parsed(override) for override in overrides]
     model = _changed(content, asked).get("model", {})
     chosen = str(model.get("backbone", Model().backbone)) if isinstance(model, dict) else ""
     source = " ".join([str(path), *(f"--set {override}" for override in overrides)])
     return check_recipe(_changed(content, [*backbones.get(chosen, []), *asked]), source, kinds=kinds)
+
+
+def preset_settings(name: str, preset: str) -> list[str]:
+    """The settings of a recipe's preset, as overrides `key.path=value` for `load_recipe`.
+
+    Raises:
+        RecipeError: no such recipe, or it has no such preset; the message names those that it has.
+    """
+    path = _recipe_file(name)
+    found = _checked(Presets, {"presets": _read_mapping(path).get("presets", {})}, str(path)).presets
+    if preset not in found:
+        raise RecipeError(
+            f"expected --preset among {', '.join(found)} for {name}, got {preset!r}; name one of these"
+            if found
+            else f"expected no --preset with {name}, which has none, got {preset!r}; leave it out, and use --set"
+        )
+    return [
+        f"{section}.{key}={json.dumps(value)}" for section, keys in found[preset].items() for key, value in keys.items()
+    ]
+
+
+def _recipe_file(name: str) -> Path:
+    """The file of a recipe that is named, or a path to one."""
+    path = RECIPES / f"{name}.yaml" if name in shipped_recipes() else Path(name)
+    if not path.is_file():
+        names = ", ".join(shipped_recipes())
+        raise RecipeError(f"expected a recipe's name ({names}) or a YAML file, got {name!r}, which is neither")
+    return path
 
 
 def stored_recipe(content: Any, source: str, *, kinds: Kinds) -> Recipe:

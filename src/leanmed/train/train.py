@@ -23,6 +23,7 @@ from leanmed.data.splits import LEAK, Fold, make_folds, site_notes
 from leanmed.errors import RunError
 from leanmed.evaluation.runs import split_records
 from leanmed.files import check_free, is_leftover, write_json, write_text
+from leanmed.models.preprocessing import as_weights_say
 from leanmed.reading.greys import range_remarks
 from leanmed.recipe.recipe import Distillation, Recipe, dump_recipe
 from leanmed.records import Record
@@ -87,6 +88,7 @@ def _start(
 ) -> None:
     """Everything before the first fold: check what can be checked, audit, split, and open the run folder."""
     _check_room(out, resume)
+    recipe, prepared = _prepared(recipe)
     if teacher is None and recipe.distillation != Distillation():
         raise RunError("expected a teacher beside the recipe's `distillation`, got none; name one with --teacher RUN")
     found = read_records_for(recipe.data, data, strict=recipe.data.strict)
@@ -108,10 +110,16 @@ def _start(
     _open(out, recipe, facts, records, folds)
     tell(f"{len(folds)} fold(s) -> {out}; {_labels_line(labels, records)}")
     tell(f"for curves of losses and scores while it trains: tensorboard --logdir {out}")
-    for line in (*torn, *task_remarks(recipe), *range_remarks(record.image for record in records)):
+    for line in (*prepared, *torn, *task_remarks(recipe), *range_remarks(record.image for record in records)):
         tell(line)
     if facts["leak"]:
         tell(facts["leak"])
+
+
+def _prepared(recipe: Recipe) -> tuple[Recipe, list[str]]:
+    """A recipe that prepares images as its weights expect them, and what the file of the weights says of it."""
+    model, said = as_weights_say(recipe.model)
+    return recipe.model_copy(update={"model": model}), said
 
 
 def _split_of(run: Run, data: Path) -> tuple[list[Record], list[Fold]]:
@@ -243,6 +251,7 @@ def resumed_recipe(out: Path, asked: Recipe, settings: Sequence[str]) -> Recipe:
     if not (out / RUN).is_file():
         return asked
     before = open_run(out).recipe
+    asked, _ = _prepared(asked)
     keys = {"name", *(setting.partition("=")[0] for setting in settings)}
     old, new = _flat(before.model_dump(mode="json")), _flat(asked.model_dump(mode="json"))
     differ = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in sorted(keys) if old.get(key) != new.get(key)]
