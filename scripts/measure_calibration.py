@@ -28,7 +28,7 @@ from scipy.stats import norm
 from leanmed.benchmark.benchmark import machine
 from leanmed.data import read_records
 from leanmed.evaluation.runs import split_records
-from leanmed.export.export import export
+from leanmed.exporting.export import export
 from leanmed.figures.bootstrap import resample_groups
 from leanmed.figures.calibration import Evidence, fit_temperature
 from leanmed.files import write_json, write_text
@@ -40,7 +40,7 @@ from leanmed.runtime.lines import line_of, read_lines, write_lines
 from leanmed.runtime.predictor import load
 from leanmed.tasks import TASKS
 from leanmed.tasks.recipes import load_recipe, open_run
-from leanmed.train.train import train
+from leanmed.training.train import train
 
 RESAMPLES = 2000
 BINS = 10

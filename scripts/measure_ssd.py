@@ -21,7 +21,7 @@ from leanmed.files import write_json
 from leanmed.tasks.building import TASKS
 from leanmed.tasks.detection.settings import BACKBONES as DETECTION_BACKBONES
 from leanmed.tasks.recipes import load_recipe
-from leanmed.train.loop import OPTIMIZERS
+from leanmed.training.loop import OPTIMIZERS
 
 ROUNDS, WARM = 5, 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from leanmed import __version__
-from leanmed.export.card import Basis
+from leanmed.exporting.card import Basis
 from leanmed.manifest import Input, Manifest, Provenance
 from leanmed.report.report import Report
 

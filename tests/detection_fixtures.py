@@ -20,7 +20,7 @@ from leanmed.runtime.lines import line_of, write_lines
 from leanmed.tasks.building import build_task
 from leanmed.tasks.detection.answer import Detections, answer_of_row
 from leanmed.tasks.recipes import load_recipe
-from leanmed.train import train as training
+from leanmed.training import train as training
 
 COUNT = 60
 NODULE, ALARM = (8.0, 8.0, 16.0, 16.0), (30.0, 30.0, 38.0, 38.0)

@@ -16,9 +16,9 @@ from leanmed.phantoms.eyelids import PHANTOMS
 from leanmed.recipe.recipe import Recipe
 from leanmed.runs import FOLD, HISTORY, MODEL, Run
 from leanmed.tasks.recipes import check_recipe
-from leanmed.train import fit
-from leanmed.train import train as training
-from leanmed.train.loop import Loop
+from leanmed.training import fit
+from leanmed.training import train as training
+from leanmed.training.loop import Loop
 
 TINY: dict[str, dict[str, Any]] = {
     "split": {"folds": 2, "validation": 0.25, "groups": "reader"},

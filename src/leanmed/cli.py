@@ -156,8 +156,8 @@ def train(
         typer.Option(
             metavar="fast|best",
             help="Settings of the recipe that belong together; --set wins over them. For the recipe folder, fast: one "
-            "held-out part, 128 pixels, at most 20 epochs, which takes minutes on two cores; best: five folds, 288 "
-            "pixels, stronger augmentation, at most 60 epochs, which takes hours. `leanmed recipe folder` prints them.",
+            "held-out part, 128 pixels, at most 20 epochs, which takes minutes on two cores; best: five folds, 256 "
+            "pixels, stronger augmentation, at most 40 epochs, which takes hours. `leanmed recipe folder` prints them.",
         ),
     ] = None,
     protocol: Splitting.Protocol = None,
@@ -197,8 +197,8 @@ def train(
         *["data.strict=true"] * strict,
     ]
     chosen = load_recipe(recipe, asked)
-    from leanmed.train.machines import Machines
-    from leanmed.train.train import resumed_recipe, train
+    from leanmed.training.machines import Machines
+    from leanmed.training.train import resumed_recipe, train
 
     if resume:
         chosen = resumed_recipe(out, chosen, asked)
@@ -352,7 +352,7 @@ def evaluate(
 def _oracle() -> Any:
     """What answers a run's test images anew; it needs torch."""
     needs("evaluate --oracle", "train", *TRAINING)
-    from leanmed.train.oracle import oracle_answers
+    from leanmed.training.oracle import oracle_answers
 
     return oracle_answers
 
@@ -407,7 +407,7 @@ def export(
     if fold is not None:
         opened.fold(fold)  # refused before torch is imported, which takes long
     from leanmed.compress.distil import teacher_of
-    from leanmed.export.export import export
+    from leanmed.exporting.export import export
 
     untrained = fold is None and not ensemble and not opened.done(None)
     made: dict[str, Any] = {"fold": fold, "ensemble": ensemble, "threshold": wanted, "data": data}

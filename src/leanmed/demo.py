@@ -13,7 +13,7 @@ from leanmed.compress.distil import Teacher
 from leanmed.cores import available_cores
 from leanmed.errors import DataError
 from leanmed.evaluation.runs import evaluate_run
-from leanmed.export.export import export
+from leanmed.exporting.export import export
 from leanmed.files import check_free, whole_folder, write_json
 from leanmed.papers.nerves import by_points
 from leanmed.papers.nodules import found_in_scans
@@ -28,7 +28,7 @@ from leanmed.report.report import write_report
 from leanmed.runtime.batch import predict_file
 from leanmed.runtime.predictor import load
 from leanmed.tasks.recipes import load_recipe
-from leanmed.train.train import train
+from leanmed.training.train import train
 
 COUNT = 360  # photographs, or slices
 SIGNAL = 3.0  # standard deviations between the classes' mean colours: easy, learnt in a minute

@@ -11,7 +11,7 @@ from detection_fixtures import constant_graph
 from leanmed.benchmark import benchmark as module
 from leanmed.benchmark.benchmark import benchmark, interleaved, table
 from leanmed.benchmark.peer import Peer
-from leanmed.export.export import export
+from leanmed.exporting.export import export
 from leanmed.manifest import Input
 from leanmed.reading.images import read_image
 from leanmed.runs import Run

@@ -27,7 +27,7 @@ from leanmed.benchmark.profile import (
     table,
 )
 from leanmed.errors import RecipeError, RunError
-from leanmed.export.export import export
+from leanmed.exporting.export import export
 from leanmed.manifest import Input
 from leanmed.models.enet import ENet
 from leanmed.runs import Run

@@ -15,12 +15,12 @@ from leanmed.compress.adapters import adapt, sam_parts
 from leanmed.compress.command import quantize_artifact
 from leanmed.compress.quantize import Options
 from leanmed.errors import RecipeError
-from leanmed.export.export import export, export_graph
+from leanmed.exporting.export import export, export_graph
 from leanmed.recipe.recipe import Adapters
 from leanmed.runtime.predictor import load, open_session
 from leanmed.tasks.base import Batch
 from leanmed.tasks.building import build_task, load_task
-from leanmed.train.train import train
+from leanmed.training.train import train
 from training_fixtures import made_data, silent, tiny_recipe, weights
 
 SHAPE = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}

@@ -25,7 +25,7 @@ from leanmed.compress.outcome import GateError
 from leanmed.compress.quantize import Options
 from leanmed.data import content_hashes, read_records
 from leanmed.errors import ArtifactError, DataError
-from leanmed.export.export import export_graph
+from leanmed.exporting.export import export_graph
 from leanmed.files import sha256_file
 from leanmed.manifest import Manifest
 from leanmed.reading.images import read_image

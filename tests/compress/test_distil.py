@@ -20,16 +20,16 @@ from leanmed.cli import app
 from leanmed.compress import distil
 from leanmed.compress.distil import Distilled, Pair, Teacher, open_teacher, teacher_of, weights_of
 from leanmed.errors import RecipeError, RunError
-from leanmed.export import export as exporting
-from leanmed.export.export import provenance
+from leanmed.exporting import export as exporting
+from leanmed.exporting.export import provenance
 from leanmed.recipe.recipe import Distillation
 from leanmed.runs import MODEL, RUN, SPLITS, Run, read_csv
 from leanmed.tasks.base import Batch, Task
 from leanmed.tasks.building import build_task
 from leanmed.tasks.recipes import check_recipe
-from leanmed.train.fit import refit
-from leanmed.train.loop import Loop
-from leanmed.train.train import train
+from leanmed.training.fit import refit
+from leanmed.training.loop import Loop
+from leanmed.training.train import train
 from training_fixtures import made_data, silent, tiny_recipe, trained_run, weights
 
 SIDE = 32

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import default_collate
 
-from leanmed.export.export import export_further, export_graph, torch_graphs
+from leanmed.exporting.export import export_further, export_graph, torch_graphs
 from leanmed.manifest import Manifest
 from leanmed.runtime.predictor import open_graphs
 from leanmed.tasks import TASKS

@@ -15,7 +15,7 @@ from leanmed.papers.printed import NERVES
 from leanmed.papers.reproduce import recipe_of, reproduce
 from leanmed.phantoms.nerves import write_nerves
 from leanmed.tasks.recipes import open_run
-from leanmed.train.oracle import oracle_answers
+from leanmed.training.oracle import oracle_answers
 
 TINY = (
     "data.labels=null",

@@ -22,14 +22,14 @@ from leanmed.errors import RecipeError
 from leanmed.evaluation.artifacts import evaluate_artifact
 from leanmed.evaluation.files import evaluate_answers
 from leanmed.evaluation.runs import evaluate_run
-from leanmed.export.export import export
+from leanmed.exporting.export import export
 from leanmed.report.report import write_report
 from leanmed.runtime.batch import predict_file
 from leanmed.runtime.predictor import load
 from leanmed.tasks import TASKS
 from leanmed.tasks.kind import Kind
 from leanmed.tasks.recipes import check_recipe
-from leanmed.train.train import train
+from leanmed.training.train import train
 
 PAGE = Path(__file__).parents[2] / "docs" / "kinds.md"
 RECIPE: dict[str, Any] = {

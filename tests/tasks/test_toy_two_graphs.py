@@ -24,7 +24,7 @@ from leanmed.compress.gate import answers
 from leanmed.compress.quantize import Options
 from leanmed.errors import ArtifactError, DataError, ExportError
 from leanmed.evaluation.artifacts import evaluate_artifact
-from leanmed.export.export import export
+from leanmed.exporting.export import export
 from leanmed.manifest import Input, Manifest, Provenance
 from leanmed.models.classifier import Classifier
 from leanmed.prompts import Prompts
@@ -37,7 +37,7 @@ from leanmed.tasks.classification import answer as labels_answer
 from leanmed.tasks.classification.training import Classification, labels_of
 from leanmed.tasks.kind import Kind, Outputs, RunGraph
 from leanmed.tasks.recipes import check_recipe
-from leanmed.train.train import train
+from leanmed.training.train import train
 
 LABELS = ("dark", "bright")
 SIDE, SHARPNESS = 32, 600.0
@@ -311,7 +311,7 @@ def test_its_profile_counts_both_graphs(artifact: Path, predictor: Predictor, mo
 def test_a_further_graph_that_disagrees_with_its_module_is_refused(
     pointing: Kind, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., Any]
 ) -> None:
-    from leanmed.export.export import compare_further, export_further
+    from leanmed.exporting.export import compare_further, export_further
     from leanmed.tasks.building import build_task
 
     task = build_task(check_recipe(RECIPE, "a test"), LABELS).eval()

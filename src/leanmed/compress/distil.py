@@ -29,7 +29,7 @@ from leanmed.tasks.base import Batch, FurtherGraph, Named, Scorer, Size, Task
 from leanmed.tasks.building import load_task
 from leanmed.tasks.kind import Answer
 from leanmed.tasks.recipes import open_run
-from leanmed.train.fit import refit
+from leanmed.training.fit import refit
 
 AFFINITY, KERNEL, LOGITS = 0.9, 0.9, 0.2  # the prostate paper's weights
 PLANE = 4  # axes of maps: (b, c, h, w)

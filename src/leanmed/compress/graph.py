@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from leanmed.errors import ArtifactError
-from leanmed.export.graph import slim
+from leanmed.exporting.graph import slim
 
 QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"})
 Array = NDArray[Any]

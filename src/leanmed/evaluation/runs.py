@@ -103,7 +103,8 @@ def evaluate_run(
         run: finished.
         data: the folder that it was trained on; None: where it was.
         oracle: answers anew, with what a person who knows the truth would say beside the image, as
-            `leanmed.train.oracle.oracle_answers` does; the report says so. None: what the run has answered is judged.
+            `leanmed.training.oracle.oracle_answers` does; the report says so. None: what the run has answered is
+            judged.
         command: what the user typed, for the record.
 
     Raises:

@@ -25,7 +25,7 @@ from leanmed.runs import Run
 from leanmed.runtime.predictor import load
 from leanmed.tasks.building import build_task, load_task
 from leanmed.tasks.segmentation.judge import table_of
-from leanmed.train.oracle import oracle_answers
+from leanmed.training.oracle import oracle_answers
 
 if TYPE_CHECKING:
     from leanmed.tasks.base import Task

@@ -27,7 +27,7 @@ from leanmed.compress.parts import Parts, sample_records
 from leanmed.compress.quantize import Options
 from leanmed.errors import DataError
 from leanmed.evaluation.runs import records_of
-from leanmed.export.export import export
+from leanmed.exporting.export import export
 from leanmed.files import defined, write_json, write_text
 from leanmed.papers.checkpoints import paper_bytes
 from leanmed.papers.printed import ANEMIA
@@ -42,7 +42,7 @@ from leanmed.runtime.artifact import MANIFEST, Artifact, read_artifact
 from leanmed.tasks.classification.figures import Scored, paired, point, score
 from leanmed.tasks.classification.judge import CALIBRATION
 from leanmed.tasks.recipes import open_run
-from leanmed.train.train import train
+from leanmed.training.train import train
 
 ARMS = ("audited", "paper")
 COLUMNS = ("loss", "accuracy", "precision", "recall", "f1", "auc")

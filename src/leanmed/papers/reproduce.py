@@ -22,7 +22,7 @@ from leanmed.recipe.recipe import Recipe
 from leanmed.report.report import Report, as_json, write_report
 from leanmed.runs import Run
 from leanmed.tasks.recipes import load_recipe
-from leanmed.train.train import train
+from leanmed.training.train import train
 
 KEPT = ("metrics", "fold_mean", "per_fold", "subgroups", "notes")  # of each seed's report
 Tell = Callable[[str], None]

@@ -14,7 +14,7 @@ from leanmed.errors import DataError
 from leanmed.evaluation.answered import Answered, report_of
 from leanmed.evaluation.artifacts import evaluate_artifact
 from leanmed.evaluation.runs import evaluate_run, fold_figures, run_answers
-from leanmed.export.card import write_card
+from leanmed.exporting.card import write_card
 from leanmed.manifest import Input, Manifest, Provenance
 from leanmed.phantoms.scans import write_luna16
 from leanmed.reading.images import read_image

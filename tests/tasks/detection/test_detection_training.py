@@ -14,7 +14,7 @@ from PIL import Image
 import leanmed
 from leanmed.data import read_pixels, read_records
 from leanmed.evaluation.runs import fold_answers
-from leanmed.export.export import export
+from leanmed.exporting.export import export
 from leanmed.recipe.recipe import Recipe
 from leanmed.runs import Run, read_csv
 from leanmed.runtime.batch import predict_file
@@ -22,8 +22,8 @@ from leanmed.tasks.building import load_task
 from leanmed.tasks.detection.answer import apart
 from leanmed.tasks.detection.figures import iou
 from leanmed.tasks.recipes import load_recipe
-from leanmed.train.loop import Loop
-from leanmed.train.train import train
+from leanmed.training.loop import Loop
+from leanmed.training.train import train
 
 SETTINGS = (
     "data.dataset=voc",

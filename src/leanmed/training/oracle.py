@@ -19,7 +19,7 @@ from leanmed.runs import Run
 from leanmed.tasks.base import Task
 from leanmed.tasks.building import load_task
 from leanmed.tasks.kind import Answer
-from leanmed.train.batches import Prepared
+from leanmed.training.batches import Prepared
 
 
 def oracle_answers(run: Run, records: Sequence[Record], load: Callable[[Run, int], Task] = load_task) -> Answered:

@@ -26,8 +26,8 @@ from leanmed.data import read_pixels
 from leanmed.errors import ExportError
 from leanmed.evaluation.answered import subgroup_rows
 from leanmed.evaluation.runs import notes_of, protocol_of, read_again, run_answers, split_records
-from leanmed.export.card import Basis, write_card
-from leanmed.export.graph import slim
+from leanmed.exporting.card import Basis, write_card
+from leanmed.exporting.graph import slim
 from leanmed.figures.bootstrap import Figure
 from leanmed.files import defined
 from leanmed.manifest import GIVEN, Made, Manifest, Provenance, image_mark
@@ -40,8 +40,8 @@ from leanmed.tasks import TASKS
 from leanmed.tasks.base import FurtherGraph
 from leanmed.tasks.building import load_task
 from leanmed.tasks.kind import MODEL, Feeds, Kind, Outputs, RunGraph
-from leanmed.train.calibrate import decided, rules_of
-from leanmed.train.fit import Teaching, refit
+from leanmed.training.calibrate import decided, rules_of
+from leanmed.training.fit import Teaching, refit
 
 OPSET = 20
 REDUCTION = 1e-3  # of any output, between a file decoded at a reduced scale and in full

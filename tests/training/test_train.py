@@ -29,11 +29,11 @@ from leanmed.files import write_text
 from leanmed.recipe.recipe import dump_recipe
 from leanmed.runs import CALIBRATION, FOLD, HISTORY, MODEL, RECIPE, REFIT, RUN, SPLITS, Run, read_csv
 from leanmed.tasks.recipes import load_recipe, open_run
-from leanmed.train import fit
-from leanmed.train import train as training
-from leanmed.train.loop import BEST, LAST, Loop
-from leanmed.train.machines import Machines
-from leanmed.train.train import resumed_recipe, train
+from leanmed.training import fit
+from leanmed.training import train as training
+from leanmed.training.loop import BEST, LAST, Loop
+from leanmed.training.machines import Machines
+from leanmed.training.train import resumed_recipe, train
 from training_fixtures import (
     DEATHS,
     made_data,
@@ -113,7 +113,7 @@ def survivor(
     """
     out = tmp_path_factory.mktemp("killed") / "run"
     processes = multiprocessing.get_context("forkserver")  # forks a clean process that has imported torch
-    processes.set_forkserver_preload(["leanmed.train.train"])
+    processes.set_forkserver_preload(["leanmed.training.train"])
     codes, files, told = [], [], []
     for point, fold in zip(DEATHS, (0, 1, 1), strict=True):
         process = processes.Process(target=train_and_die, args=(point, tiny_recipe(), data, out))
@@ -369,7 +369,7 @@ WITNESS = """
 import os, sys, torch
 from pathlib import Path
 from leanmed.cli import main
-from leanmed.train.loop import Loop
+from leanmed.training.loop import Loop
 
 def witness(loop):
     path = Path(sys.argv[-1]) / f"fold-{loop.fold}-rank-{os.environ['RANK']}.pt"

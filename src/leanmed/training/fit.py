@@ -30,10 +30,10 @@ from leanmed.runs import CALIBRATION, FOLD, MODEL, Run
 from leanmed.runtime.lines import line_of, write_lines
 from leanmed.tasks.base import Task
 from leanmed.tasks.building import build_task
-from leanmed.train.batches import Cache, Prepared, answer_part, ordered_batches, training_batches
-from leanmed.train.loop import BEST, LAST, Loop, hushed, make_trainer, seed_of
-from leanmed.train.machines import Machines
-from leanmed.train.ranks import is_first
+from leanmed.training.batches import Cache, Prepared, answer_part, ordered_batches, training_batches
+from leanmed.training.loop import BEST, LAST, Loop, hushed, make_trainer, seed_of
+from leanmed.training.machines import Machines
+from leanmed.training.ranks import is_first
 
 Tell = Callable[[str], None]
 

@@ -16,7 +16,7 @@ from leanmed.runs import CALIBRATION, FOLD, HISTORY, RUN, SPLITS, Run, write_csv
 from leanmed.runtime.lines import line_of, write_lines
 from leanmed.tasks.answers import Detections, Prediction
 from leanmed.tasks.recipes import check_recipe
-from leanmed.train.calibrate import calibrate
+from leanmed.training.calibrate import calibrate
 
 LABELS = ("no", "yes")
 FOLDS = 3

@@ -9,8 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn.utils import parametrize
 
-from leanmed.export.export import export_graph
-from leanmed.export.graph import slim
+from leanmed.exporting.export import export_graph
+from leanmed.exporting.graph import slim
 from leanmed.runtime.predictor import open_session
 
 

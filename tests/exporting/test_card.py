@@ -7,7 +7,7 @@ import pytest
 from artifact_fixtures import basis_of
 from detection_fixtures import constant_graph
 from leanmed.evaluation.runs import evaluate_run
-from leanmed.export.card import write_card
+from leanmed.exporting.card import write_card
 from leanmed.figures.bootstrap import Figure
 from leanmed.runtime.artifact import read_artifact
 from leanmed.runtime.card import ITEMS

@@ -14,7 +14,7 @@ from leanmed.records import Mask, Record
 from leanmed.tasks.classification.training import Classification
 from leanmed.tasks.recipes import check_recipe
 from leanmed.tasks.segmentation.training import Segmentation
-from leanmed.train.batches import (
+from leanmed.training.batches import (
     Cache,
     Prepared,
     answer_part,

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from leanmed.errors import RunError
 from leanmed.tasks.base import Batch
 from leanmed.tasks.classification.training import Classification
-from leanmed.train.loop import (
+from leanmed.training.loop import (
     BEST,
     LAST,
     OPTIMIZERS,
@@ -123,7 +123,7 @@ def test_seconds_in_words(seconds: float, words: str) -> None:
 def test_pace_is_of_the_steps_and_the_time_left_of_whole_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two epochs of 4 steps of 10 images, a second each, and 16 seconds of validation; then 3 epochs are to come."""
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr("leanmed.train.loop.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("leanmed.training.loop.time.monotonic", lambda: clock.now)
     pace = Pace()
     clock.now = 150.0  # what comes before the first epoch is none
     for _ in range(2):

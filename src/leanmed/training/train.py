@@ -31,11 +31,11 @@ from leanmed.runs import CALIBRATION, HISTORY, RECIPE, REFIT, RUN, SPLITS, Run, 
 from leanmed.tasks import TASKS
 from leanmed.tasks.building import build_task, task_remarks
 from leanmed.tasks.recipes import open_run
-from leanmed.train.batches import Cache, check_readable
-from leanmed.train.calibrate import calibrate
-from leanmed.train.fit import Teaching, teacher_hash, train_fold
-from leanmed.train.machines import Machines
-from leanmed.train.ranks import first_alone, is_first
+from leanmed.training.batches import Cache, check_readable
+from leanmed.training.calibrate import calibrate
+from leanmed.training.fit import Teaching, teacher_hash, train_fold
+from leanmed.training.machines import Machines
+from leanmed.training.ranks import first_alone, is_first
 
 PACKAGES = ("torch", "torchvision", "timm", "lightning", "numpy", "scikit-learn")
 

@@ -19,8 +19,8 @@ from leanmed.data import content_hashes, read_pixels, read_records
 from leanmed.errors import ExportError, RunError
 from leanmed.evaluation import runs as runs_module
 from leanmed.evaluation.runs import evaluate_run, fold_answers, fold_figures, split_records
-from leanmed.export import export as module
-from leanmed.export.export import OPSET, SHAPES, TOLERANCE, _apart, compare, export, sample_images, torch_graphs
+from leanmed.exporting import export as module
+from leanmed.exporting.export import OPSET, SHAPES, TOLERANCE, _apart, compare, export, sample_images, torch_graphs
 from leanmed.files import write_json
 from leanmed.runs import CALIBRATION, FOLD, HISTORY, MODEL, SPLITS, Run, read_csv
 from leanmed.runtime.artifact import Artifact
@@ -28,8 +28,8 @@ from leanmed.runtime.predictor import load, open_graphs
 from leanmed.tasks import TASKS
 from leanmed.tasks.building import load_task
 from leanmed.tasks.recipes import open_run
-from leanmed.train.fit import refit
-from leanmed.train.loop import Loop
+from leanmed.training.fit import refit
+from leanmed.training.loop import Loop
 from training_fixtures import made_data, silent, trained_run, weights
 
 EXPORTED = 0  # the fold, given by number: what the tests of one artifact are about
