@@ -33,6 +33,7 @@ def imported_by(code: str) -> set[str]:
 
 def test_the_public_names_are_these():
     assert leanmed.__all__ == [
+        "Answers",
         "Boxes",
         "Candidate",
         "Candidates",
@@ -46,9 +47,14 @@ def test_the_public_names_are_these():
         "Prompts",
         "Record",
         "__version__",
+        "audit_folder",
         "errors",
+        "evaluate",
+        "export",
         "load",
+        "predict",
         "read_image",
+        "train",
     ]
     assert dir(leanmed) == leanmed.__all__
 
@@ -59,8 +65,8 @@ def test_every_public_name_leads_to_something_with_a_docstring(name):
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no attribute 'predict'"):
-        leanmed.predict  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'predicts'"):
+        leanmed.predicts  # noqa: B018
 
 
 def test_the_package_is_typed():

@@ -10,8 +10,6 @@ import typer
 
 import leanmed
 from leanmed.console import (
-    REPORTING,
-    TRAINING,
     Data,
     Out,
     Resume,
@@ -19,7 +17,6 @@ from leanmed.console import (
     Splitting,
     Strict,
     echo_evaluation,
-    needs,
     paragraph,
     progress_bar,
     stages,
@@ -28,6 +25,7 @@ from leanmed.console import (
 )
 from leanmed.cores import available_cores
 from leanmed.errors import ArtifactError, DataError, LeanmedError
+from leanmed.extras import REPORTING, TRAINING, needs
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -185,39 +183,24 @@ def train(
     Example: `leanmed train folder --data my-images --out run --set model.side=128`
     """
     needs("train", "train", *TRAINING)
-    from leanmed.recipe.recipe import preset_settings
-    from leanmed.tasks.recipes import load_recipe
+    from leanmed.api import train
+    from leanmed.training.machines import Machines
 
     split = {"protocol": protocol, "groups": groups, "conflicts": conflicts}
-    preset_asked = preset_settings(recipe, preset) if preset else []
-    asked = [
-        *preset_asked,
-        *settings,
-        *(f"split.{k}={v}" for k, v in split.items() if v),
-        *["data.strict=true"] * strict,
-    ]
-    chosen = load_recipe(recipe, asked)
-    from leanmed.training.machines import Machines
-    from leanmed.training.train import resumed_recipe, train
-
-    if resume:
-        chosen = resumed_recipe(out, chosen, asked)
-
+    asked = [*settings, *(f"split.{k}={v}" for k, v in split.items() if v), *["data.strict=true"] * strict]
     machines = Machines(accelerator, devices, nodes, strategy)
-    taught = _teacher(teacher, out if resume else None)
     with stoppable("--resume"):
-        train(chosen, data, out, resume=resume, machines=machines, teacher=taught, tell=typer.echo)
-
-
-def _teacher(named: Path | None, resumed: Path | None) -> Any:
-    """The teacher that is named, or that of the run to go on with; None: there is none."""
-    from leanmed.compress.distil import open_teacher, teacher_of
-    from leanmed.runs import RUN
-    from leanmed.tasks.recipes import open_run
-
-    if named is not None:  # also of a run to go on with, whose teacher may have moved
-        return open_teacher(named)
-    return teacher_of(open_run(resumed)) if resumed is not None and (resumed / RUN).is_file() else None
+        train(
+            data,
+            out,
+            recipe,
+            preset=preset,
+            settings=asked,
+            teacher=teacher,
+            resume=resume,
+            machines=machines,
+            tell=typer.echo,
+        )
 
 
 @app.command()
@@ -395,24 +378,10 @@ def export(
     Example: `leanmed export run --out artifact --threshold sensitivity:0.95`
     """
     needs("export", "train", *TRAINING)
-    from leanmed.recipe.recipe import threshold_of
-    from leanmed.runtime.artifact import check_room
-    from leanmed.tasks.recipes import open_run
+    from leanmed.api import export
 
-    if ensemble and fold is not None:
-        raise DataError("expected --fold or --ensemble, got both; leave one out")
-    wanted = threshold_of(threshold) if threshold else None
-    check_room(out)
-    opened = open_run(run)
-    if fold is not None:
-        opened.fold(fold)  # refused before torch is imported, which takes long
-    from leanmed.compress.distil import teacher_of
-    from leanmed.exporting.export import export
-
-    untrained = fold is None and not ensemble and not opened.done(None)
-    made: dict[str, Any] = {"fold": fold, "ensemble": ensemble, "threshold": wanted, "data": data}
-    taught = teacher_of(opened, data, teacher) if untrained else None  # it may be gone when nothing is to be trained
-    artifact = export(opened, out, **made, teacher=taught, tell=typer.echo)
+    made: dict[str, Any] = {"fold": fold, "ensemble": ensemble, "threshold": threshold, "data": data}
+    artifact = export(run, out, **made, teacher=teacher, tell=typer.echo)
     typer.echo(f"wrote {out}: {artifact.manifest.bytes / 1e6:.2f} MB, artifact {artifact.sha256[:12]}")
     typer.echo(f"now: leanmed predict {out} IMAGES --out answers.jsonl, and read {out / 'CARD.md'}")
 

@@ -6,17 +6,12 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import typer
 
-from leanmed.errors import MissingExtraError
-
 STOPPED = 130  # the exit status that shells give to what Ctrl-C stopped
-REPORTING = ("sklearn", "scipy", "matplotlib", "jinja2", "cv2", "faiss")  # of the extra `report`
-TRAINING = (*REPORTING, "torch", "torchvision", "timm", "lightning", "safetensors", "onnx", "onnxscript")
 
 Data = Annotated[Path, typer.Option(help="The data set's folder.", show_default=False)]
 Out = Annotated[Path, typer.Option(help="Where to write.", show_default=False)]
@@ -107,23 +102,6 @@ def echo_evaluation(found: Evaluated, *written: Path) -> None:
 def typed() -> str:
     """What the user typed, for the record."""
     return shlex.join(["leanmed", *sys.argv[1:]])
-
-
-def needs(command: str, extra: str, *packages: str) -> None:
-    """Refuse a command whose packages are not installed.
-
-    Raises:
-        MissingExtraError: it names the extra that brings them.
-    """
-    if not all(map(_installed, packages)):
-        raise MissingExtraError(command, extra)
-
-
-def _installed(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except ImportError:  # some import hook forbids it
-        return False
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import yaml
@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from leanmed.errors import InputError
 from leanmed.figures.bootstrap import Figure, Ints, SubgroupRow
 from leanmed.files import defined, write_json, write_text
+from leanmed.frames import frame_of
 from leanmed.reading.lung_slices import read_slice
 from leanmed.records import Box
 from leanmed.report import plots
@@ -48,6 +49,9 @@ from leanmed.report.pages import NOTICE, render_page
 from leanmed.report.pictures import close_up, thumbnail
 from leanmed.report.plots import History, Plot
 from leanmed.runs import write_csv
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FEW_GROUPS = 30
 Reader = Callable[[Path], NDArray[np.uint8]]
@@ -157,6 +161,14 @@ class Report:
     plots: Sequence[Plot] = ()
     counts: Mapping[str, Mapping[str, int]] | None = None
     answers: Sequence[Mapping[str, str | float]] = ()
+
+    def to_frame(self) -> pd.DataFrame:
+        """The figures as a table of pandas: `figure`, `value`, the 95 % interval `low` to `high`, and `n` images.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return frame_of([{"figure": name, **vars(figure)} for name, figure in self.figures.items()])
 
 
 def fold_rows(

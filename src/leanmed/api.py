@@ -1,0 +1,218 @@
+"""The steps of the command line as functions: `audit_folder`, `train`, `evaluate`, `export`, `predict`.
+
+Each does what the command of its name does and returns what it made, so that a notebook goes on from there:
+
+```python
+import leanmed
+
+run = leanmed.train("my-images", "run", preset="fast")
+report = leanmed.evaluate(run, "my-images", "report")
+leanmed.export(run, "artifact", fold=0)
+answers = leanmed.predict("artifact", ["new/1.jpg", "new/2.jpg"])
+answers.to_frame()
+```
+
+All but `predict` need extras: `audit_folder` and `evaluate` need `leanmed[report]`, `train` and `export` need
+`leanmed[train]`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from leanmed.errors import DataError
+from leanmed.extras import REPORTING, TRAINING, needs
+from leanmed.runtime.answers import Answers as Answers
+from leanmed.runtime.answers import predict as predict
+from leanmed.runtime.predictor import Predictor, load
+
+if TYPE_CHECKING:
+    from leanmed.report.report import Report
+    from leanmed.runs import Run
+    from leanmed.runtime.artifact import Artifact
+    from leanmed.training.machines import Machines
+
+Place = str | Path
+Tell = Callable[[str], None]
+
+
+def audit_folder(data: Place, out: Place, *, dataset: str = "folder", strict: bool = False, workers: int = 1) -> bool:
+    """Find copies of images, and labels that contradict each other, as `leanmed audit` does.
+
+    Args:
+        data: the data set's folder.
+        out: takes report.html, report.json, groups.csv and pairs.csv.
+        dataset: how the folder is laid out; see docs/data.md.
+        strict: refuse images without a row in the table, and rows without an image.
+        workers: processes. More than one need a script whose work stands below `if __name__ == "__main__":`.
+
+    Returns:
+        Whether no copies carry different labels, or masks that contradict each other.
+
+    Raises:
+        DataError: the data set is unsound.
+        MissingExtraError: the extra `report` is not installed.
+    """
+    needs("audit_folder", "report", "cv2", "faiss", "jinja2")
+    from leanmed.audit import command
+
+    lines, sound = command.audit_folder(Path(data), dataset, Path(out), workers=workers, strict=strict)
+    for line in lines:
+        print(line)
+    return sound
+
+
+def train(
+    data: Place,
+    out: Place,
+    recipe: str = "folder",
+    *,
+    preset: str | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    teacher: Place | None = None,
+    resume: bool = False,
+    machines: Machines | None = None,
+    tell: Tell = print,
+) -> Run:
+    """Train every fold of a recipe into one run folder, as `leanmed train` does.
+
+    Args:
+        data: the data set's folder.
+        out: the run folder; new or empty, unless `resume`.
+        recipe: a shipped recipe's name or the path of a YAML file.
+        preset: of the recipe, such as "fast" or "best"; None: none.
+        settings: values of the recipe to change, {"model.side": 128}, or as the command line takes them,
+            ["model.side=128"]; they win over the preset.
+        teacher: a finished run from whose models this one learns too; None: nobody, or that of the run to go on with.
+        resume: go on with a run that was stopped.
+        machines: where to train; None: one device of this machine.
+        tell: takes one line of progress at a time.
+
+    Raises:
+        LeanmedError: the recipe, the data, the teacher or the run folder are not as they must be.
+        MissingExtraError: the extra `train` is not installed.
+    """
+    needs("train", "train", *TRAINING)
+    from leanmed.recipe.recipe import preset_settings
+    from leanmed.tasks.recipes import load_recipe
+    from leanmed.training import train as training
+
+    asked = [*(preset_settings(recipe, preset) if preset else ()), *_overrides(settings)]
+    chosen, run = load_recipe(recipe, asked), Path(out)
+    if resume:
+        chosen = training.resumed_recipe(run, chosen, asked)
+    taught = _teacher(None if teacher is None else Path(teacher), run if resume else None)
+    return training.train(chosen, Path(data), run, resume=resume, machines=machines, teacher=taught, tell=tell)
+
+
+def evaluate(
+    subject: Place | Run | Predictor, data: Place, out: Place | None = None, *, dataset: str | None = None
+) -> Report:
+    """Say how good a run or an artifact is, as `leanmed evaluate` does.
+
+    Args:
+        subject: a run or its folder; or an artifact's folder, or what `load` opened.
+        data: the data set's folder: of a run, the one that it was trained on.
+        out: takes report.html, report.json and answers.csv; None: nothing is written.
+        dataset: for an artifact, how the folder is laid out; None: as its recipe says.
+
+    Returns:
+        The report: its `figures` by name, each with its 95 % interval, and `to_frame()`.
+
+    Raises:
+        LeanmedError: the run is unfinished, the artifact damaged, or the data are not what they must be.
+        MissingExtraError: the extra `report` is not installed.
+    """
+    needs("evaluate", "report", *REPORTING)
+    from leanmed.audit.grouping import AUDIT
+    from leanmed.evaluation.artifacts import evaluate_artifact
+    from leanmed.evaluation.runs import evaluate_run
+    from leanmed.reading.images import read_image
+    from leanmed.report.report import write_report
+    from leanmed.runs import RUN, Run
+    from leanmed.tasks.recipes import open_run
+
+    if isinstance(subject, str | Path):
+        path = Path(subject)
+        subject = open_run(path) if (path / RUN).is_file() else load(path)
+    command = f"leanmed.evaluate(..., {str(data)!r})"
+    if isinstance(subject, Run):
+        report = evaluate_run(subject, data=Path(data), command=command)
+    else:
+        beside = Path(out).parent if out else Path(data).parent
+        report = evaluate_artifact(subject, Path(data), dataset=dataset, cache=beside / AUDIT, command=command)
+    if out:
+        write_report(Path(out), report, read=read_image)
+    return report
+
+
+def export(
+    run: Place | Run,
+    out: Place,
+    *,
+    fold: int | None = None,
+    ensemble: bool = False,
+    threshold: float | str | None = None,
+    data: Place | None = None,
+    teacher: Place | None = None,
+    tell: Tell = print,
+) -> Artifact:
+    """Write an artifact, as `leanmed export` does: of a model of all images, of one fold, or of all folds.
+
+    Args:
+        run: a finished run, or its folder.
+        out: the artifact's folder; new or empty.
+        fold: take the model of one fold as it is; None: train one more on all images, as `leanmed export` does.
+        ensemble: take the models of all folds, whose mean is the answer.
+        threshold: a number from 0 to 1 or a rule (f1, youden, sensitivity:0.95); None: the recipe's rule.
+        data: the data set's folder, if it has moved since training.
+        teacher: its teacher's run, if that has moved since training.
+        tell: takes one line of progress at a time.
+
+    Raises:
+        LeanmedError: the run is unfinished, `out` holds something, or graph and model disagree.
+        MissingExtraError: the extra `train` is not installed.
+    """
+    needs("export", "train", *TRAINING)
+    from leanmed.recipe.recipe import threshold_of
+    from leanmed.runs import Run
+    from leanmed.runtime.artifact import check_room
+    from leanmed.tasks.recipes import open_run
+
+    if ensemble and fold is not None:
+        raise DataError("expected --fold or --ensemble, got both; leave one out")
+    wanted = threshold if threshold is None else threshold_of(str(threshold))
+    check_room(Path(out))
+    opened, moved = run if isinstance(run, Run) else open_run(Path(run)), None if data is None else Path(data)
+    if fold is not None:
+        opened.fold(fold)  # refused before torch is imported, which takes long
+    from leanmed.compress.distil import teacher_of
+    from leanmed.exporting import export as exporting
+
+    untrained = fold is None and not ensemble and not opened.done(None)
+    named = None if teacher is None else Path(teacher)
+    taught = teacher_of(opened, moved, named) if untrained else None  # it may be gone when nothing is to be trained
+    return exporting.export(
+        opened, Path(out), fold=fold, ensemble=ensemble, threshold=wanted, data=moved, teacher=taught, tell=tell
+    )
+
+
+def _overrides(settings: Mapping[str, Any] | Sequence[str]) -> list[str]:
+    """Settings as the command line takes them."""
+    if not isinstance(settings, Mapping):
+        return list(settings)
+    return [f"{key}={json.dumps(value, default=str)}" for key, value in settings.items()]
+
+
+def _teacher(named: Path | None, resumed: Path | None) -> Any:
+    """The teacher that is named, or that of the run to go on with; None: there is none."""
+    from leanmed.compress.distil import open_teacher, teacher_of
+    from leanmed.runs import RUN
+    from leanmed.tasks.recipes import open_run
+
+    if named is not None:  # also of a run to go on with, whose teacher may have moved
+        return open_teacher(named)
+    return teacher_of(open_run(resumed)) if resumed is not None and (resumed / RUN).is_file() else None
