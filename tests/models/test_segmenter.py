@@ -377,6 +377,22 @@ def test_deeplabs_deep_map_has_the_output_stride() -> None:
         assert network(torch.zeros(1, 1, 64, 96, device="meta")).features[-1].shape[2:] == (64 // stride, 96 // stride)
 
 
+@pytest.mark.parametrize("finest", [2, 4, 8])
+def test_a_decoder_may_end_at_a_coarser_map(finest: int) -> None:
+    whole = segmenter(ENCODER, backbone_args={"width": 8}).eval()
+    coarse = segmenter(ENCODER, backbone_args={"width": 8, "finest": finest}).eval()
+    found = coarse(images(1, 1, 64, 96))
+    assert found.logits.shape == (1, 2, 64, 96)
+    assert found.features[0].shape == (1, 8, 64 // finest, 96 // finest)
+    assert len(coarse.decoder) == len(whole.decoder) - [2, 4, 8].index(finest)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("finest", [3, 32, "4", True])
+def test_a_map_that_an_encoder_does_not_have_is_refused(finest: object) -> None:
+    with pytest.raises(RecipeError, match=r"finest in model\.backbone_args to be one of 2, 4, 8, 16, by which"):
+        segmenter(ENCODER, backbone_args={"finest": finest})
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_encoders_weights_come_from_a_file_summed_over_colours_where_images_have_none(
     channels: int, tmp_path: Path

@@ -114,6 +114,33 @@ def timm_encoder(
     return encoder
 
 
+def coarser_maps(finest: Any, settings: Model, channels: int) -> dict[str, Any]:
+    """The argument to `timm_encoder` by which the decoder begins at a coarser map than the encoder's finest.
+
+    The finest maps take most of the time of a small network, and logits are enlarged to the image in any case. What is
+    finer than the chosen map, such as thin vessels, is lost.
+
+    Args:
+        finest: how many times smaller than the image the decoder's finest map is: 2, 4 or 8; None: as the encoder has
+            it.
+        settings: see `timm_encoder`.
+        channels: of the images.
+
+    Raises:
+        RecipeError: the encoder has no such map, or timm has no such encoder.
+    """
+    if finest is None:
+        return {}
+    encoder = make_backbone(settings, imagenet=False, features_only=True, in_chans=channels)
+    reductions = encoder.feature_info.reduction()
+    if finest not in reductions[:-1]:
+        raise RecipeError(
+            f"expected finest in model.backbone_args to be one of {', '.join(map(str, reductions[:-1]))}, by which "
+            f"{settings.backbone} reduces the image, got {finest!r}; name one of these, or leave it out"
+        )
+    return {"out_indices": tuple(range(reductions.index(finest), len(reductions)))}
+
+
 def _check_maps(encoder: Any, settings: Model, channels: int, reductions: Sequence[int] | None) -> None:
     """Transformers take one size only, and some give maps of one size, or with the channels last."""
     side = -(-settings.side // EncoderDecoder.stride) * EncoderDecoder.stride

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from leanmed.errors import RecipeError
 from leanmed.models.deeplabv3plus import DeepLabV3Plus, check_output_stride, deeplabv3plus_xception
-from leanmed.models.encoder_decoder import EncoderDecoder, timm_encoder
+from leanmed.models.encoder_decoder import EncoderDecoder, coarser_maps, timm_encoder
 from leanmed.models.enet import ENet
 from leanmed.models.erfnet import ERFNet
 from leanmed.models.espnet import ESPNet
@@ -100,8 +100,9 @@ def _made(network: Callable[..., Network], model: Model, channels: int, classes:
 
 def _timm(model: Model, channels: int, classes: int, pretrained: bool) -> Segmenter:
     """The small decoder on an encoder of timm's."""
-    own, settings = _shared_out(model, model.backbone, "width")
-    encoder = timm_encoder(settings, channels, pretrained=pretrained)
+    own, settings = _shared_out(model, model.backbone, "width", "finest")
+    from_map = coarser_maps(own.pop("finest", None), settings, channels)
+    encoder = timm_encoder(settings, channels, pretrained=pretrained, **from_map)
     with _refusals(model):
         return EncoderDecoder(encoder, encoder.feature_info.channels(), classes, dropout=model.dropout, **own)
 
@@ -119,10 +120,10 @@ def _deeplabv3plus(name: str, model: Model, channels: int, classes: int, pretrai
     return DeepLabV3Plus(encoder, (low, deep), classes, output_stride=stride, dropout=model.dropout)
 
 
-def _shared_out(model: Model, encoder: str, ours: str) -> tuple[dict[str, Any], Model]:
-    """Our own argument, where it is given, and the settings of timm's encoder, with all other arguments."""
-    own = {name: value for name, value in model.backbone_args.items() if name == ours}
-    others = {name: value for name, value in model.backbone_args.items() if name != ours}
+def _shared_out(model: Model, encoder: str, *ours: str) -> tuple[dict[str, Any], Model]:
+    """Our own arguments, where they are given, and the settings of timm's encoder, with all other arguments."""
+    own = {name: value for name, value in model.backbone_args.items() if name in ours}
+    others = {name: value for name, value in model.backbone_args.items() if name not in ours}
     return own, model.model_copy(update={"backbone": encoder, "backbone_args": others})
 
 
