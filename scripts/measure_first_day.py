@@ -77,7 +77,7 @@ def main(
 
 
 def timed(arguments: list[str], place: Path, plain: dict[str, str]) -> dict[str, Any]:
-    """Run one command of leanmed's in a folder: what it was, as others would type it, its seconds, and its last lines."""
+    """Run one command of leanmed's in a folder: as others would type it, its seconds, its exit status."""
     started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "leanmed", *arguments], cwd=place, capture_output=True, text=True, check=False
