@@ -266,7 +266,9 @@ def test_the_picture_shows_the_image_beside_where_it_matters_and_says_what_it_do
     assert (right[square][..., 0] > right[square][..., 2] + 60).all(), "orange over the square"
     assert grey[corner].max() == 0, "and nothing far from it"
     assert left[square].min() > 250
-    assert found.reading == f"Orange: covered, it falls by up to {found.values.max():.3f}. Blue: it rises by up to 0.000."
+    assert (
+        found.reading == f"Orange: covered, it falls by up to {found.values.max():.3f}. Blue: it rises by up to 0.000."
+    )
     assert "not what is ill" in ABOUT
     assert NOTICE
 
