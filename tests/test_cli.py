@@ -14,8 +14,10 @@ import typer
 from PIL import Image
 
 import leanmed
+from explained_fixtures import mask_graph
 from leanmed.cli import app, main
 from leanmed.errors import ArtifactError
+from leanmed.manifest import Input
 from leanmed.runs import read_csv
 
 COMMANDS = typer.main.get_command(app).commands
@@ -114,6 +116,43 @@ def test_evaluate_takes_the_order_of_labels_with_a_file_only(run, tiny_artifact,
     assert "expected --labels with a file of answers only" in err
 
 
+def test_predict_explains_the_first_images_and_says_how_many(run, tiny_artifact, photographs, tmp_path):
+    why = tmp_path / "why"
+    arguments = ("--explain", why, "--explain-most", 2)
+    status, out, err = run("predict", tiny_artifact, *photographs, "--out", "-", *arguments)
+    assert status == 0
+    told = err.splitlines()
+    assert told[0] == f"explaining 2 of 12 images -> {why}, which are the first 2 of all; --explain-most explains more"
+    assert ["explanation" in json.loads(line) for line in out.splitlines()] == [True, True] + [False] * 10
+    assert len(list(why.iterdir())) == 2
+    arguments = ("--out", tmp_path / "a.csv", "--explain", why, "--shard", "2/2", "--resume")
+    status, out, err = run("predict", tiny_artifact, *photographs[:4], *arguments)
+    assert (status, out) == (0, "")
+    assert err.splitlines()[:2] == [
+        f"explaining 2 of 2 images -> {why}",
+        "images that were answered before are not explained",
+    ]
+    assert len(list(why.iterdir())) == 2 + 1, "of images 2 and 4 the second was explained before, at the same place"
+
+
+@pytest.mark.parametrize(
+    ("changes", "graph", "file", "words"),
+    [
+        ({"task": "segmentation", "labels": ("vessel",), "main_score": "dice"}, mask_graph, "a.png", "the kind segm"),
+        ({"input": Input(side=32, kind="slice", slices=1)}, None, "chest.mhd", "got a whole scan"),
+    ],
+)
+def test_predict_refuses_to_explain_masks_and_scans_before_it_writes_anything(
+    changes, graph, file, words, run, make_artifact, tmp_path
+):
+    artifact = make_artifact(graph=graph and graph(), **changes)
+    before = sorted(tmp_path.iterdir())
+    status, out, err = run("predict", artifact, file, "--out", tmp_path / "o", "--explain", tmp_path / "why")
+    assert (status, out) == (2, "")
+    assert words in err
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_predict_lists_what_failed_at_its_end_and_says_so_by_its_status(run, tiny_artifact, photographs, tmp_path):
     (tmp_path / "empty.png").touch()
     paths = [tmp_path / "gone.png", *photographs, tmp_path / "empty.png"]
@@ -186,6 +225,10 @@ WRONG = {
     "points in two images": (
         ["predict", "ARTIFACT", "a.png", "b.png", "--out", "o", "--point", "3,4"],
         "expected one image and no --resume with --point or --box, which are places in it, got 2 images; predict one",
+    ),
+    "points to explain": (
+        ["predict", "ARTIFACT", "a.png", "--out", "o", "--point", "3,4", "--explain", "why"],
+        "expected no --point or --box with --explain, which covers parts of an image that nobody points into, got both",
     ),
     "no run": (
         ["export", "nowhere", "--out", "o"],

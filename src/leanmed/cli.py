@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +37,7 @@ app = typer.Typer(
     "Research use only: not a medical device.",
 )
 
+EXPLAIN_MOST = 50  # images: on one core, minutes
 RECIPE = (
     "A shipped recipe's name (anemia, nodules, nodules-paper, prostate, retina, nerves, nerves-masks, folder) or a "
     "YAML file."
@@ -434,6 +436,17 @@ def predict(
     draw: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Save each image with its answer drawn on it, as a PNG.")
     ] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Save a picture of where the score of a label, or of the best box, falls when that part of the image "
+            "is covered, as a PNG beside the image. It takes up to 82 more predictions an image.",
+        ),
+    ] = None,
+    explain_most: Annotated[
+        int, typer.Option(min=1, help="With --explain: explain the first so many of all images and no more.")
+    ] = EXPLAIN_MOST,
     point: Annotated[
         list[str],
         typer.Option(
@@ -472,6 +485,7 @@ def predict(
     a picture of the best ones in OUT-montages.
     An artifact that takes prompts answers for what `--point` and `--box` mean in one image, or without them for what it
     finds by itself.
+    `--explain` shows what the model's score depends on, not what is ill, nor why.
     Images that cannot be read are listed at the end, and the exit status is then 1.
 
     Example: `leanmed predict artifact photos/ "more/*.jpg" --out answers.jsonl`
@@ -479,7 +493,7 @@ def predict(
     from leanmed.prompts import Prompts
     from leanmed.reading.greys import range_remarks
     from leanmed.reading.images import Limits, find_inputs
-    from leanmed.runtime.batch import Pictures, Shard, predict_file, predict_lines
+    from leanmed.runtime.batch import Explanations, Pictures, Shard, predict_file, predict_lines
 
     prompts = Prompts.parse(point, label, box) if point or label or box is not None else None
     caps = {} if max_megabytes is None else dict.fromkeys(("max_bytes", "max_scan_bytes"), max_megabytes * 2**20)
@@ -488,6 +502,14 @@ def predict(
     files, part = find_inputs(inputs, scans=predictor.takes_scans), Shard.parse(shard)
     for note in files.notes:
         typer.echo(note, err=True)
+    if prompts is not None and explain:
+        raise DataError(
+            "expected no --point or --box with --explain, which covers parts of an image that nobody points into, got "
+            "both; leave one out"
+        )
+    explanations = Explanations.of(predictor, files, explain, explain_most) if explain else None
+    for line in _explaining(explanations, files, part.of(files), resume) if explanations else ():
+        typer.echo(line, err=True)
     if prompts is not None:
         if len(files) != 1 or resume:
             raise DataError(
@@ -503,7 +525,13 @@ def predict(
             )
         pictures = Pictures(draw, images=True) if draw else None
         found = predict_lines(
-            predictor, part.of(files), sys.stdout, workers=workers, pictures=pictures, prompts=prompts
+            predictor,
+            part.of(files),
+            sys.stdout,
+            workers=workers,
+            pictures=pictures,
+            prompts=prompts,
+            explanations=explanations,
         )
     else:
         with stoppable("--resume"), progress_bar("images", len(part.of(files))) as step:
@@ -516,6 +544,7 @@ def predict(
                 workers=workers,
                 draw=draw,
                 prompts=prompts,
+                explanations=explanations,
                 progress=step,
             )
     typer.echo(f"{found.answered} answered -> {found.path}   Research use only: not a medical device.", err=True)
@@ -526,6 +555,14 @@ def predict(
     if found.failed:
         typer.echo(f"{len(found.failed)} of {found.answered + len(found.failed)} inputs failed", err=True)
         raise typer.Exit(1)
+
+
+def _explaining(chosen: Any, files: Sequence[Path], mine: Sequence[Path], resume: bool) -> list[str]:
+    """What is said of explanations before they are made, which takes long."""
+    count = sum(path in chosen.inputs for path in mine)
+    capped = f", which are the first {len(chosen.inputs)} of all; --explain-most explains more"
+    said = f"explaining {count} of {len(mine)} images -> {chosen.folder}{capped * (len(chosen.inputs) < len(files))}"
+    return [said, *["images that were answered before are not explained"] * resume]
 
 
 @app.command()

@@ -156,6 +156,20 @@ class KindContract:
         assert max(kind.answer.apart(own, other) for own, other in pairs) > 0.05
         assert [kind.answer.apart(a, b) for a, b in pairs] == [kind.answer.apart(b, a) for a, b in pairs]
 
+    def test_what_is_explained_is_a_number_that_follows_the_outputs(
+        self, kind: Kind, outputs: list[Outputs], others: list[Outputs], empty: Outputs, manifest: Manifest
+    ) -> None:
+        if not kind.has_explained:
+            assert "mask" in [name for names in kind.answer.GRAPHS.values() for name in names]
+            return
+        targets = [kind.explained(own, manifest) for own in outputs]
+        assert all(target.name for target in targets)
+        same = [target.score(own) for target, own in zip(targets, outputs, strict=True)]
+        moved = [target.score(other) for target, other in zip(targets, others, strict=True)]
+        assert all(isinstance(score, float) and np.isfinite(score) for score in (*same, *moved))
+        assert max(abs(a - b) for a, b in zip(same, moved, strict=True)) > 0.05
+        assert np.isfinite(kind.explained(empty, manifest).score(outputs[0]))
+
     def test_labels_and_outputs_of_another_kind_are_refused(
         self, kind: Kind, outputs: list[Outputs], manifest: Manifest
     ) -> None:
@@ -243,6 +257,20 @@ class KindContract:
         found = kind.judge.mistakes(self.table(kind, records, answers, manifest), records, answers)
         assert found
         assert {mistake.id for mistake in found} <= {record.id for record in records}
+
+    def test_a_gallery_holds_every_image_in_one_cell_and_its_pictures_are_of_the_records(
+        self, kind: Kind, records: list[Record], answers: list[Answer], manifest: Manifest
+    ) -> None:
+        found = kind.judge.gallery(self.table(kind, records, answers, manifest), records, answers)
+        if found is None:
+            return
+        assert found.reading
+        assert sum(montage.images for montage in found.montages) == len(records)
+        cells = [(montage.truth, montage.answered) for montage in found.montages]
+        assert len(set(cells)) == len(cells)
+        ids = [example.id for montage in found.montages for example in montage.examples]
+        assert len(set(ids)) == len(ids) > 0
+        assert set(ids) <= {record.id for record in records}
 
     def test_folds_travel_with_the_table_and_a_part_of_it_is_one_too(
         self, kind: Kind, records: list[Record], answers: list[Answer], manifest: Manifest

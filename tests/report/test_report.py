@@ -18,10 +18,14 @@ from leanmed.figures.bootstrap import Figure
 from leanmed.records import Record
 from leanmed.report import report
 from leanmed.report.pages import number
+from leanmed.report.pictures import montage
 from leanmed.report.plots import History, Plot
 from leanmed.report.report import (
+    Example,
     FoldRow,
+    Gallery,
     Mistake,
+    Montage,
     Provenance,
     Report,
     Term,
@@ -313,3 +317,107 @@ def test_a_report_that_fails_leaves_the_old_one_whole(tmp_path):
 )
 def test_numbers_are_written_for_people(value, text):
     assert number(value) == text
+
+
+def sorted_by(truth, predicted, sureness, labels=("no", "yes"), groups=None):
+    """The gallery of images a, b, c... whose answers have these probabilities."""
+    k, n = len(labels), len(truth)
+    p = np.full((n, k), 0.0)
+    p[np.arange(n), predicted] = sureness
+    rest = (1 - np.array(sureness)) / (k - 1)
+    p += np.where(p > 0, 0, rest[:, None])
+    names = [chr(97 + i) for i in range(n)]
+    table = Scored(np.array(truth), p, np.array(predicted), np.array(list(groups or names)), labels)
+    return judge.gallery(table, [Record(c, Path(c), labels[t], c) for c, t in zip(names, truth, strict=True)], [])
+
+
+def test_each_cell_of_the_confusion_matrix_has_its_montage_errors_first_and_the_surest_leading():
+    found = sorted_by([0, 0, 0, 1, 1, 1, 1], [0, 1, 0, 0, 0, 1, 0], [0.6, 0.7, 0.9, 0.8, 0.9, 0.75, 0.7])
+    cells = [(m.truth, m.answered, m.images, [e.id for e in m.examples]) for m in found.montages]
+    assert cells == [
+        ("yes", "no", 3, ["e", "d", "g"]),
+        ("no", "yes", 1, ["b"]),
+        ("no", "no", 2, ["c", "a"]),
+        ("yes", "yes", 1, ["f"]),
+    ]
+    assert [e.probability for e in found.montages[0].examples] == pytest.approx([0.9, 0.8, 0.7])
+    assert [m.title for m in found.montages[1:3]] == ["True no, answered yes", "True no, answered so"]
+
+
+def test_a_montage_shows_one_image_of_a_group_and_sixteen_at_most_but_counts_all():
+    few = sorted_by([0, 0, 0], [1, 1, 1], [0.7, 0.9, 0.8], groups="xxy").montages
+    assert [(m.images, [e.id for e in m.examples]) for m in few] == [(3, ["b", "c"])]
+    many = sorted_by([0] * 20, [0] * 20, np.linspace(0.6, 0.9, 20)).montages
+    assert [(m.images, len(m.examples), m.examples[0].id) for m in many] == [(20, 16, "t")]
+
+
+def test_with_many_labels_only_the_commonest_errors_are_shown_and_the_page_says_so():
+    labels = tuple("vwxyz")
+    pairs = [(i, j) for i in range(5) for j in range(5) if i != j][:10]
+    truth, predicted = zip(*[pair for k, pair in enumerate(pairs) for _ in range(1 + (k == 7))], (4, 4), strict=True)
+    found = sorted_by(truth, predicted, [0.6] * 12, labels)
+    assert len(found.montages) == 8
+    assert (found.montages[0].truth, found.montages[0].answered) == (labels[pairs[7][0]], labels[pairs[7][1]])
+    assert all(m.truth != m.answered for m in found.montages)
+    assert found.reading.endswith(
+        "There are 5 labels, so that only errors are shown, and of 10 kinds of error the 8 most frequent."
+    )
+    assert sorted_by([4], [4], [0.6], labels) is None
+
+
+SHOWN = Gallery(
+    "Reading.",
+    [
+        Montage("yes", "no", 3, [Example("b", Path("b"), 0.875), Example(HOSTILE, Path("c"), 0.75)]),
+        Montage("no", "no", 1, [Example("d", Path("d"), 0.5)]),
+    ],
+)
+
+
+def test_a_page_shows_montages_in_place_of_the_mistakes_and_every_image_once():
+    html = render(replace(PLAIN, gallery=SHOWN, mistakes=[Mistake("b", Path("b"), "yes", "no", 0.875)]), read)
+    shown = words(html)
+    assert "Images by truth and answer" in shown
+    assert "The surest mistakes" not in shown
+    assert shown[shown.index("True yes, answered no") :][:5] == [
+        "True yes, answered no",
+        "3, of which 2 are shown",
+        "0.88",
+        "b",
+        "0.75",
+    ]
+    assert len(thumbnails(html)) == 3
+    assert thumbnails(html)[0].size == (80, 40)
+    links = {a["href"] for tag, a in Page(html).tags if tag == "a"}
+    assert "#montages" in links
+    assert "#mistakes" not in links
+
+
+def test_each_montage_is_a_picture_of_its_own_and_those_of_an_older_report_go(tmp_path):
+    def damaged(image):
+        if image == Path("c"):
+            raise UnreadableInput("damaged")
+        return read(image)
+
+    write_report(tmp_path, replace(PLAIN, gallery=SHOWN), read=damaged)
+    assert sorted(path.name for path in tmp_path.glob("*.jpg")) == ["montage-1.jpg", "montage-2.jpg"]
+    with Image.open(tmp_path / "montage-1.jpg") as sheet:
+        pixels = np.asarray(sheet).astype(int)
+    (middle,), around = pixels[[100], 80], pixels[100, 164 + 80]
+    assert middle[0] > 240
+    assert middle[1:].max() < 25
+    assert around == pytest.approx(128, abs=4), "what cannot be read is grey"
+    assert "cannot be read" in words((tmp_path / "report.html").read_text())
+    write_report(tmp_path, PLAIN, read=read)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
+
+
+def test_without_a_reader_a_gallery_is_words_alone(tmp_path):
+    write_report(tmp_path, replace(PLAIN, gallery=SHOWN))
+    assert thumbnails((tmp_path / "report.html").read_text()) == []
+    assert not list(tmp_path.glob("*.jpg"))
+
+
+def test_a_label_of_any_letters_stands_above_a_montage():
+    title = replace(SHOWN.montages[0], truth="a\nb\udc80" + 300 * "c").title
+    assert montage(title, [None], [0.5]).width < 1200

@@ -19,8 +19,9 @@ from PIL import Image
 
 import leanmed
 from leanmed import Prediction
-from leanmed.errors import DataError, RunError, UnreadableInput
-from leanmed.runtime.batch import IN_FLIGHT, Pictures, Shard, answers, predict_file, predict_lines
+from leanmed.errors import DataError, RunError, UnreadableInput, UnsupportedInput
+from leanmed.manifest import Input
+from leanmed.runtime.batch import IN_FLIGHT, Explanations, Pictures, Shard, answers, predict_file, predict_lines
 from leanmed.runtime.lines import as_text, line_of, read_lines, write_lines
 
 
@@ -405,3 +406,59 @@ def test_lines_that_were_written_are_read_back_and_damaged_ones_are_refused(tmp_
         (tmp_path / "a.jsonl").write_bytes(as_text(made[1]).encode() + b"\n" + damaged + b"\n")
         with refused(DataError, "a.jsonl, line 3: expected an answer as JSON, got", "correct the line"):
             list(read_lines(tmp_path / "a.jsonl"))
+
+
+def explained(predictor, inputs, folder, most=50):
+    return Explanations.of(predictor, inputs, folder, most)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_first_images_of_all_are_explained_in_whichever_shard_they_are(count, predictor, photographs, tmp_path):
+    chosen = explained(predictor, photographs, tmp_path / "why", 3)
+    found = []
+    for index in range(1, count + 1):
+        shard = Shard(index, count)
+        outcome = predict_file(predictor, photographs, tmp_path / "a.jsonl", shard=shard, explanations=chosen)
+        found += lines(outcome.path)
+    named = {line["input"]: tmp_path / line["explanation"] for line in found if "explanation" in line}
+    assert sorted(named) == list(map(str, photographs[:3]))
+    assert sorted(named.values()) == sorted((tmp_path / "why").iterdir())
+    for path in named.values():
+        with Image.open(path) as picture:
+            assert (picture.format, picture.width >= 2 * 512) == ("PNG", True)
+
+
+def test_pictures_of_answers_and_of_why_may_share_a_folder(predictor, photographs, tmp_path):
+    both, chosen = tmp_path / "both", explained(predictor, photographs[:2], tmp_path / "both")
+    outcome = predict_file(predictor, photographs[:2], tmp_path / "a.jsonl", draw=both, explanations=chosen)
+    names = [line[key] for line in lines(outcome.path) for key in ("picture", "explanation")]
+    assert sorted(names) == sorted(f"both/{path.name}" for path in both.iterdir())
+    assert len(set(names)) == 4
+
+
+def test_an_answer_is_the_same_with_and_without_its_explanation(predictor, mixed, tmp_path):
+    plain = predict_file(predictor, mixed, tmp_path / "a.jsonl")
+    stream = io.StringIO()
+    with_why = predict_lines(predictor, mixed, stream, explanations=explained(predictor, mixed, tmp_path / "why"))
+    found = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert ["explanation" in line for line in found] == [True, False, True, False, False]
+    assert (with_why.answered, with_why.failed) == (plain.answered, plain.failed)
+    bare = [{k: v for k, v in line.items() if k not in ("seconds", "explanation")} for line in found]
+    assert bare == timeless(plain.path)
+
+
+def test_what_is_answered_already_is_not_explained_again(predictor, photographs, tmp_path):
+    chosen = explained(predictor, photographs, tmp_path / "why", 4)
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(predictor, photographs, tmp_path / "a.jsonl", explanations=chosen, progress=stop_at(2))
+    for path in (tmp_path / "why").iterdir():
+        path.unlink()
+    outcome = predict_file(predictor, photographs, tmp_path / "a.jsonl", explanations=chosen, resume=True)
+    assert ["explanation" in line for line in lines(outcome.path)] == [k < 4 for k in range(12)]
+    assert len(list((tmp_path / "why").iterdir())) == 2
+
+
+def test_a_scan_among_the_inputs_is_refused_before_anything_is_explained(make_artifact, photographs, tmp_path, refused):
+    slices = leanmed.load(make_artifact(input=Input(side=32, kind="slice", slices=1)))
+    with refused(UnsupportedInput, "chest.mhd: expected single images to explain, got a whole scan"):
+        explained(slices, [*photographs, Path("chest.mhd")], tmp_path / "why", 1)

@@ -82,6 +82,7 @@ def report_of(
         table=table,
         subgroups=subgroup_rows(answered, table, settings),
         mistakes=judge.mistakes(table, answered.records, answered.answers),
+        gallery=judge.gallery(table, answered.records, answered.answers),
         remarks=judge.remarks(table),
         plots=judge.plots(table, list(thresholds.values())),
         counts=judge.counts(table),

@@ -4,27 +4,58 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from leanmed.records import Box
-from leanmed.report.plots import PALETTE
+from leanmed.report.pages import NOTICE, number
+from leanmed.report.plots import PALETTE, short
 
 SIDE = 240  # pixels, long side
+TILE, COLUMNS = 160, 8  # of a montage: pixels of a picture's side, pictures in a row
+LINE, GAP = 20, 4  # of a montage: pixels of a line of words, pixels between pictures
+WORDS = 100  # letters of its title
 AROUND = 4  # a picture shows so many times a box's size around it
 LEAST = 80  # pixels of the image, at least
 GREY = (128, 128, 128, 255)
 TRUE, PREDICTED = PALETTE[0], PALETTE[4]
 
 
-def thumbnail(pixels: NDArray[np.uint8]) -> str:
-    """The picture (h, w, 3 or 4) on neutral grey as a JPEG in base64."""
+def thumbnail(pixels: NDArray[np.uint8], side: int = SIDE) -> str:
+    """The picture (h, w, 3 or 4) on neutral grey as a JPEG in base64, its longer side at most so many pixels."""
     shown = _on_grey(pixels)
-    shown.thumbnail((SIDE, SIDE))
+    shown.thumbnail((side, side))
     return _jpeg(shown)
+
+
+def montage(title: str, pictures: Sequence[str | None], probabilities: Sequence[float]) -> Image.Image:
+    """Pictures in rows below a title, with a probability below each, and the notice.
+
+    Args:
+        title: a line of words.
+        pictures: at least one, as `thumbnail` gives them with a side of `TILE`; None leaves a grey square.
+        probabilities: one for each.
+    """
+    font = ImageFont.load_default(LINE - 6)
+    columns, wide, high = min(COLUMNS, len(pictures)), TILE + GAP, TILE + LINE + GAP
+    title = short(title, WORDS)
+    words = max(round(font.getlength(line)) for line in (title, NOTICE)) + 2 * GAP
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (max(columns * wide - GAP, words), rows * high + 2 * LINE), "white")
+    pen = ImageDraw.Draw(sheet)
+    pen.text((GAP, 1), title, fill="black", font=font)
+    for k, (picture, probability) in enumerate(zip(pictures, probabilities, strict=True)):
+        left, top = k % columns * wide, k // columns * high + LINE
+        sheet.paste(GREY[:3], (left, top, left + TILE, top + TILE))
+        if picture is not None:
+            shown = Image.open(io.BytesIO(base64.b64decode(picture)))
+            sheet.paste(shown, (left + (TILE - shown.width) // 2, top + (TILE - shown.height) // 2))
+        pen.text((left + GAP, top + TILE + 1), number(probability, 2), fill="black", font=font)
+    pen.text((GAP, sheet.height - LINE + 1), NOTICE, fill="black", font=font)
+    return sheet
 
 
 def close_up(pixels: NDArray[np.uint8], focus: Box, true: Iterable[Box], predicted: Iterable[Box]) -> str:

@@ -39,14 +39,14 @@ from numpy.typing import NDArray
 
 from leanmed.errors import InputError
 from leanmed.figures.bootstrap import Figure, Ints, SubgroupRow
-from leanmed.files import defined, write_json, write_text
+from leanmed.files import defined, whole_file, write_json, write_text
 from leanmed.frames import frame_of
 from leanmed.reading.lung_slices import read_slice
 from leanmed.records import Box
 from leanmed.report import plots
 from leanmed.report.glossary import Term, Words
 from leanmed.report.pages import NOTICE, render_page
-from leanmed.report.pictures import close_up, thumbnail
+from leanmed.report.pictures import TILE, close_up, montage, thumbnail
 from leanmed.report.plots import History, Plot
 from leanmed.runs import write_csv
 
@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 
 FEW_GROUPS = 30
 Reader = Callable[[Path], NDArray[np.uint8]]
+Tiles = Sequence[Sequence[str | None]]
+"""Of each montage the pictures as JPEG in base64; None where an image cannot be read."""
 
 
 class Table(Protocol):
@@ -121,6 +123,40 @@ class Mistake:
     picture: Callable[[], NDArray[np.uint8]] | None = None
 
 
+@dataclass(frozen=True)
+class Example:
+    """One image of a montage, with the probability of the answer to it."""
+
+    id: str
+    image: Path
+    probability: float
+    frame: int | None = None
+
+
+@dataclass(frozen=True)
+class Montage:
+    """Images of one true label that got one answer: how many there are, and those that are shown."""
+
+    truth: str
+    answered: str
+    images: int
+    examples: Sequence[Example]
+
+    @property
+    def title(self) -> str:
+        """Truth and answer in words."""
+        right = self.truth == self.answered
+        return f"True {self.truth}, answered {'so' if right else self.answered}"
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Images sorted by truth and answer; `reading` says which are shown."""
+
+    reading: str
+    montages: Sequence[Montage]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """Everything a report says. Only what is given is shown.
@@ -135,6 +171,8 @@ class Report:
         terms: the figures' names and meanings, in the order in which they are shown.
         table: the test images with truths and answers.
         comparisons: title -> what `paired` gave.
+        mistakes: what to look at first; on the page only without a gallery, which shows them too.
+        gallery: images sorted by truth and answer.
         remarks: what must be said about the table of figures.
         plots: in order.
         counts: what stands behind the figures.
@@ -157,6 +195,7 @@ class Report:
     notes: Sequence[str] = ()
     histories: Sequence[History] = ()
     mistakes: Sequence[Mistake] = ()
+    gallery: Gallery | None = None
     remarks: Sequence[str] = ()
     plots: Sequence[Plot] = ()
     counts: Mapping[str, Mapping[str, int]] | None = None
@@ -189,12 +228,16 @@ def fold_rows(
 def write_report(out: Path, content: Report, *, read: Reader | None = None) -> None:
     """Write report.json, report.html and, where there are answers, answers.csv into the folder `out`, each whole.
 
+    Each montage of a gallery is also a picture of its own, `montage-1.jpg` and so on, in the order of the page.
+
     Args:
-        read: image file -> uint8 (h, w, 4) RGBA, for the thumbnails of the mistakes; None leaves them out.
+        read: image file -> uint8 (h, w, 4) RGBA, for the pictures; None leaves them out.
     """
-    page, values = render(content, read), as_json(content)
+    tiles = _tiles(content, read)
+    page, values = _page(content, read, tiles), as_json(content)
     write_text(out / "report.html", page)
     write_json(out / "report.json", values)
+    _write_montages(out, content, tiles)
     file = out / "answers.csv"
     if content.answers:
         write_csv(file, content.answers, list(dict.fromkeys(name for row in content.answers for name in row)))
@@ -246,6 +289,10 @@ def fold_mean(folds: Sequence[FoldRow]) -> dict[str, dict[str, float]]:
 
 def render(content: Report, read: Reader | None = None) -> str:
     """The page as one HTML text. Every value is escaped: file names and labels are not to be trusted."""
+    return _page(content, read, _tiles(content, read))
+
+
+def _page(content: Report, read: Reader | None, tiles: Tiles) -> str:
     return render_page(
         "report.html",
         report=content,
@@ -255,7 +302,8 @@ def render(content: Report, read: Reader | None = None) -> str:
         plots=_plots(content),
         subgroups=[(name, list(rows)) for name, rows in groupby(content.subgroups, attrgetter("name"))],
         forest=_forest(content),
-        thumbnails=[_picture(mistake, read) for mistake in content.mistakes] if read else [],
+        thumbnails=[_picture(mistake, read) for mistake in content.mistakes] if read and not content.gallery else [],
+        tiles=tiles,
         words=content.words,
         recipe=yaml.safe_dump(defined(content.provenance.recipe), sort_keys=False, allow_unicode=True),
     )
@@ -301,13 +349,46 @@ def _forest(content: Report) -> Plot | None:
     return plots.forest(content.subgroups, content.figures) if measured else None
 
 
+def _tiles(content: Report, read: Reader | None) -> Tiles:
+    """The pictures of each montage; none of any without a reader."""
+    if read is None or content.gallery is None:
+        return []
+    return [[_tile(example, read) for example in montage.examples] for montage in content.gallery.montages]
+
+
+def _tile(example: Example, read: Reader) -> str | None:
+    pixels = _pixels(example, read)
+    return None if pixels is None else thumbnail(pixels, TILE)
+
+
+def _write_montages(out: Path, content: Report, tiles: Tiles) -> None:
+    """Each montage as a JPEG, whole; those of an older report are removed."""
+    for old in out.glob("montage-*.jpg"):
+        old.unlink()
+    shown = content.gallery.montages if content.gallery and tiles else ()
+    for number, (own, pictures) in enumerate(zip(shown, tiles, strict=True), start=1):
+        with whole_file(out / f"montage-{number}.jpg") as temporary:
+            sheet = montage(own.title, pictures, [example.probability for example in own.examples])
+            sheet.save(temporary, "JPEG", quality=90)
+
+
+def _pixels(shown: Mistake | Example, read: Reader) -> NDArray[np.uint8] | None:
+    """The image, or None if it cannot be read."""
+    try:
+        return read(shown.image) if shown.frame is None else read_slice(shown.image, shown.frame)
+    except (InputError, OSError):
+        return None
+
+
 def _picture(mistake: Mistake, read: Reader) -> str | None:
     """The image or the place in it as a JPEG in base64, or None if it cannot be read."""
-    try:
-        if mistake.picture:
+    if mistake.picture:
+        try:
             return thumbnail(mistake.picture())
-        pixels = read(mistake.image) if mistake.frame is None else read_slice(mistake.image, mistake.frame)
-    except (InputError, OSError):
+        except (InputError, OSError):
+            return None
+    pixels = _pixels(mistake, read)
+    if pixels is None:
         return None
     if (where := mistake.places) is None:
         return thumbnail(pixels)

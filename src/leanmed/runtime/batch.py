@@ -15,9 +15,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+from numpy.typing import NDArray
 from PIL import Image
 
 from leanmed import __version__
@@ -26,8 +28,10 @@ from leanmed.files import encodable, sha256_bytes, sha256_json, whole_file, writ
 from leanmed.prompts import Prompts
 from leanmed.reading.folders import FILES, PICTURES
 from leanmed.reading.volume import is_scan
+from leanmed.runtime.explain import check_explained, explain
 from leanmed.runtime.lines import as_text, line_of, read_lines
 from leanmed.runtime.predictor import Predictor
+from leanmed.runtime.sources import Frame
 from leanmed.tasks.drawing import as_picture
 from leanmed.tasks.kind import Answer, AsFile, ScanAnswer
 
@@ -84,6 +88,7 @@ def predict_file(
     workers: int = 1,
     draw: Path | None = None,
     prompts: Prompts | None = None,
+    explanations: Explanations | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Outcome:
     """Predict many files into one file of answers, one line or row per input in the order given.
@@ -100,6 +105,7 @@ def predict_file(
         workers: images at a time.
         draw: a folder that takes each image with its answer on it, as a PNG; None: none but the pictures of scans.
         prompts: what is meant in each image; None: no prompts.
+        explanations: which answers are explained, and where; those that `resume` finds are not explained again.
         progress: takes the number of inputs that are through.
 
     Raises:
@@ -122,7 +128,7 @@ def predict_file(
     if counts is None:
         if part.exists() or not out.exists():
             marker.unlink(missing_ok=True)
-            _answer_all(predictor, mine, part, pictures, workers, prompts, progress)
+            _answer_all(predictor, mine, part, pictures, workers, prompts, explanations, progress)
         lines = _all_lines(part if part.exists() else out, mine, predictor)
         if part.exists() and _is_table(out):
             _write_table(part, out)
@@ -148,10 +154,11 @@ def predict_lines(
     workers: int = 1,
     pictures: Pictures | None = None,
     prompts: Prompts | None = None,
+    explanations: Explanations | None = None,
 ) -> Outcome:
     """Predict many files into a stream of JSON lines, such as standard output."""
     failed = []
-    for line in answers(predictor, inputs, workers, pictures, prompts=prompts):
+    for line in answers(predictor, inputs, workers, pictures, prompts=prompts, explanations=explanations):
         if "error" in line:
             failed.append((line["input"], line["error"]))
         stream.write(encodable(as_text(line)))
@@ -197,6 +204,7 @@ def _answer_all(
     pictures: Pictures,
     workers: int,
     prompts: Prompts | None,
+    explanations: Explanations | None,
     progress: Callable[[int], None],
 ) -> None:
     """Write a line for each input that has none yet."""
@@ -210,7 +218,9 @@ def _answer_all(
     as_table = part.name.lower().endswith(".csv.part")
     # Names of files need not be UTF-8: what cannot be encoded is written as JSON's own escape.
     with part.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-        answered = answers(predictor, inputs[done:], workers, pictures, prompts=prompts, cells=as_table)
+        answered = answers(
+            predictor, inputs[done:], workers, pictures, prompts=prompts, explanations=explanations, cells=as_table
+        )
         for number, line in enumerate(answered, start=done + 1):
             file.write(as_text(line))
             file.flush()
@@ -231,9 +241,12 @@ class Pictures:
     images: bool = False
     files: Path | None = None
 
-    def save(self, source: Path, picture: Image.Image) -> str:
-        """Write a picture under a name that no other input has; that name, relative to the folder's parent."""
-        path = self.folder / f"{_plain_name(source)}.png"
+    def save(self, source: Path, picture: Image.Image, end: str = "") -> str:
+        """Write a picture under a name that no other input has; that name, relative to the folder's parent.
+
+        `end` tells pictures of one input apart that go to the same folder.
+        """
+        path = self.folder / f"{_plain_name(source)}{end}.png"
         with whole_file(path) as temporary:
             picture.save(temporary, "PNG")
         return f"{self.folder.name}/{path.name}"
@@ -249,6 +262,37 @@ class Pictures:
         return {"file": f"{self.files.name}/{path.name}"}
 
 
+@dataclass(frozen=True)
+class Explanations:
+    """Which answers are explained by a picture of what their score depends on, and where these pictures go.
+
+    Args:
+        folder: takes PNGs.
+        inputs: those that are explained.
+    """
+
+    folder: Path
+    inputs: frozenset[Path]
+
+    @classmethod
+    def of(cls, predictor: Predictor, inputs: Sequence[Path], folder: Path, most: int) -> Explanations:
+        """Explain the first so many of all inputs, in whichever shard they are.
+
+        Raises:
+            ArtifactError: the artifact's answers have no score to follow.
+            UnsupportedInput: a whole scan among the inputs.
+        """
+        check_explained(predictor, inputs)
+        return cls(folder, frozenset(inputs[:most]))
+
+    def save(self, predictor: Predictor, source: Path, pixels: NDArray[Any]) -> dict[str, str]:
+        """Draw why: `explanation`, the picture's name relative to the folder's parent, or nothing."""
+        if source not in self.inputs:
+            return {}
+        drawn = explain(predictor, pixels).draw(pixels)
+        return {"explanation": Pictures(self.folder).save(source, Image.fromarray(drawn), "-explained")}
+
+
 def answers(
     predictor: Predictor,
     inputs: Iterable[Path],
@@ -256,13 +300,15 @@ def answers(
     pictures: Pictures | None = None,
     *,
     prompts: Prompts | None = None,
+    explanations: Explanations | None = None,
     cells: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """One plain answer per input, in order, `workers` at a time, with a bounded number in flight."""
+    one = partial(answer, predictor, pictures=pictures, prompts=prompts, explanations=explanations, cells=cells)
     waiting: deque[Future[dict[str, Any]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for path in inputs:
-            waiting.append(pool.submit(answer, predictor, path, pictures, prompts=prompts, cells=cells))
+            waiting.append(pool.submit(one, path))
             if len(waiting) >= IN_FLIGHT * workers:
                 yield waiting.popleft().result()
         while waiting:
@@ -275,6 +321,7 @@ def answer(
     pictures: Pictures | None = None,
     *,
     prompts: Prompts | None = None,
+    explanations: Explanations | None = None,
     cells: bool = False,
 ) -> dict[str, Any]:
     """The line for one input, an answer or the reason why there is none.
@@ -282,39 +329,44 @@ def answer(
     Its keys are `input`; those of the answer's `as_json` (for a label `label`, `probability`, `probabilities`; for
     boxes `boxes`, `scores`, `faint`; for a mask `labels`, `pixels`, `mask`, `confidence`; for a scan `candidates`,
     `slices`; and `threshold` for all); `picture`, where one was drawn; `file`, where the answer was written as one;
-    `prompts`, where there are some; `artifact`, `version` and `seconds`. Or else they are `input` and `error`.
+    `explanation`, where it is explained; `prompts`, where there are some; `artifact`, `version` and `seconds`, which do
+    not include the explanation. Or else they are `input` and `error`.
 
     Args:
         pictures: where to draw; None: nowhere.
         prompts: what is meant in the image; None: no prompts.
+        explanations: where to explain it; None: nowhere.
         cells: add `cells`, what a table shows.
     """
     started = time.perf_counter()
     try:
-        found, drawn = _found(predictor, path, pictures, prompts)
+        found, drawn, frame = _found(predictor, path, pictures, prompts)
         kept = pictures.keep(path, found) if pictures else {}
+        seconds = round(time.perf_counter() - started, 6)
+        if explanations and frame:
+            kept |= explanations.save(predictor, path, frame.pixels)
     except LeanmedError as error:
         return {"input": str(path), "error": str(error)}
     about: dict[str, Any] = {"picture": drawn} if pictures and (pictures.images or is_scan(path)) else {}
     about |= {} if prompts is None else {"prompts": prompts.as_json()}
     about |= kept | {"artifact": predictor.artifact.sha256, "version": __version__}
-    line = line_of(str(path), found, **about, seconds=round(time.perf_counter() - started, 6))
+    line = line_of(str(path), found, **about, seconds=seconds)
     return line | ({"cells": found.cells()} if cells else {})
 
 
 def _found(
     predictor: Predictor, path: Path, pictures: Pictures | None, prompts: Prompts | None
-) -> tuple[Answer | ScanAnswer, str | None]:
-    """The answer, and the name of its picture, if one was drawn."""
+) -> tuple[Answer | ScanAnswer, str | None, Frame | None]:
+    """The answer, the name of its picture if one was drawn, and the single image that it is to."""
     if prompts is None and predictor.takes_scans and is_scan(path):
         scan = predictor.predict_scan(path)
-        return scan, pictures.save(path, scan.picture()) if pictures else None
+        return scan, pictures.save(path, scan.picture()) if pictures else None, None
     frame = predictor.frame(path)
     found = predictor.decide(frame, prompts)
     drawn = None
     if pictures and pictures.images:
         drawn = pictures.save(path, Image.fromarray(found.draw(as_picture(frame.pixels))))
-    return (found.placed(frame.points) if frame.points else found), drawn
+    return (found.placed(frame.points) if frame.points else found), drawn, frame
 
 
 def _plain_name(path: Path) -> str:

@@ -22,6 +22,7 @@ from leanmed.reading.mr import Whole, open_whole
 from leanmed.reading.volume import is_scan, open_volume
 from leanmed.records import Record
 from leanmed.runtime.artifact import Artifact, read_artifact
+from leanmed.runtime.explain import CELLS, Saliency, check_explained, explain
 from leanmed.runtime.sources import Frame, Source, open_frame
 from leanmed.tasks import TASKS
 from leanmed.tasks.kind import MODEL, Answer, AnswerPart, Feeds, Kind, Outputs, RunGraph, ScanAnswer
@@ -220,6 +221,28 @@ class Predictor:
             )
         scan = scan if isinstance(scan, Scan | Whole) else self.open_scan(scan)
         return self.kind.search(scan, self.outputs, self.manifest, count)
+
+    def explain(self, image: Source, *, cells: int = CELLS) -> Saliency:
+        """Which parts of one image its score depends on: see `leanmed.runtime.explain`.
+
+        Of two labels the score is the probability of the positive one, of more that of the answer; of boxes it is the
+        score of the best one. It takes one answer for each part that is covered, about `(cells + 1) ** 2`.
+
+        Args:
+            image: a single image, as `predict` takes it.
+            cells: into how many the longer side of the image is divided, at least 1; a cover is two cells wide.
+
+        Returns:
+            How far the score falls where the image is covered, in the image as it is stored.
+
+        Raises:
+            InputError: it cannot be read as a single image.
+            ArtifactError, DataError: the answers show their place themselves, as masks do; or as of `predict`.
+        """
+        check_explained(self, [Path(image)] if isinstance(image, str | Path) else [])
+        frame = self.frame(image)
+        found = explain(self, frame.pixels, cells=cells)
+        return found.placed(frame.points) if frame.points else found
 
     def predict_boxes(self, image: Source) -> Detections:
         """An older name of `predict` for artifacts that give boxes; it goes with the next version."""

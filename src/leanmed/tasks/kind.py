@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # only the judge and the training need the packages behind th
     from leanmed.figures.calibration import Evidence
     from leanmed.report.glossary import Term, Words
     from leanmed.report.plots import Plot
-    from leanmed.report.report import Mistake, Report
+    from leanmed.report.report import Gallery, Mistake, Report
 
 Outputs = Sequence[NDArray[Any]]
 """What one graph gives for one image, in the order of its outputs."""
@@ -40,6 +40,8 @@ RunGraph = Callable[[str, Feeds], Outputs]
 """Runs one of an artifact's graphs by its name."""
 Finish = Callable[[Outputs, tuple[int, int], Prompts | None, RunGraph], Outputs]
 """See `Kind.finish`."""
+Explain = Callable[[Outputs, Manifest], "Explained"]
+"""See `Kind.explained`."""
 MODEL = "model"
 """The graph that looks at an image first, and of most kinds the only one."""
 
@@ -81,10 +83,24 @@ class AsFile(Protocol):
         """The end of its name, such as `.png`, and its bytes."""
 
 
+@dataclass(frozen=True)
+class Explained:
+    """What is followed in the answers to one image while parts of it are covered.
+
+    Args:
+        name: what the score is, as it is called below a picture.
+        score: the final outputs for the image, or for the image with a part covered, to a number.
+    """
+
+    name: str
+    score: Callable[[Outputs], float]
+
+
 class AnswerPart(Protocol):
     """`answer.py`: numpy and Pillow alone.
 
-    A kind whose answers take more than the graph `model` also gives `INPUTS` and `finish`: see `Kind`.
+    A kind whose answers take more than the graph `model` also gives `INPUTS` and `finish`, and one whose answers do not
+    show their place themselves `explained`: see `Kind`.
     """
 
     GRAPHS: Mapping[str, tuple[str, ...]]
@@ -193,6 +209,9 @@ class JudgePart(Protocol):
     def mistakes(self, table: Any, records: Sequence[Record], answers: Sequence[Any]) -> list[Mistake]:
         """What to look at first."""
 
+    def gallery(self, table: Any, records: Sequence[Record], answers: Sequence[Any]) -> Gallery | None:
+        """Images sorted by truth and answer, which a page shows in place of the mistakes; None: the kind has none."""
+
     def remarks(self, table: Any) -> list[str]:
         """What must be said about the table of figures: counts, and what an answer without a model would reach."""
 
@@ -278,6 +297,19 @@ class Kind:
 
         height, width = pixels.shape[:2]
         return self.finish(outputs, (height, width), prompts, feed)
+
+    @property
+    def has_explained(self) -> bool:
+        """Whether answers have a score that can be explained; a mask shows its place itself."""
+        return hasattr(self.answer, "explained")
+
+    @property
+    def explained(self) -> Explain:
+        """`explained(outputs, manifest) -> Explained`: the score to follow, from the final outputs for a whole image.
+
+        Only where `has_explained`. It raises a DataError when the outputs are unsound.
+        """
+        return cast(Explain, self.answer.explained)  # type: ignore[attr-defined]
 
     @cached_property
     def settings(self) -> Settings:

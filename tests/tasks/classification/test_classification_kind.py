@@ -42,6 +42,11 @@ class TestLabels(KindContract):
     def empty(self) -> Outputs:
         return [np.float32([1, 0])]
 
+    def test_of_two_labels_the_probability_of_the_positive_one_is_explained(self, kind, manifest) -> None:
+        target = kind.explained([np.float32([0.75, 0.25])], manifest)
+        assert target.name == f"Probability of {manifest.labels[1]}"
+        assert target.score([np.float32([0.5, 0.5])]) == 0.5
+
 
 class TestThreeLabels(TestLabels):
     wrong_labels = ("a", "b", "c")  # with a threshold
@@ -72,3 +77,9 @@ class TestThreeLabels(TestLabels):
     @pytest.fixture
     def empty(self) -> Outputs:
         return [np.float32([1, 0, 0])]
+
+    def test_of_two_labels_the_probability_of_the_positive_one_is_explained(self, kind, manifest) -> None:
+        """Of more it is that of the answer to the whole image."""
+        target = kind.explained([np.float32([0.25, 0.125, 0.625])], manifest)
+        assert target.name == "Probability of unclear"
+        assert target.score([np.float32([0.5, 0.25, 0.25])]) == 0.25

@@ -44,6 +44,20 @@ class TestBoxes(KindContract):
     def empty(self) -> Outputs:
         return [np.empty((0, 4), np.float32), np.empty(0, np.float32)]
 
+    def test_the_score_that_is_explained_is_that_of_the_box_most_like_the_best_one(self, kind, manifest) -> None:
+        """The best box is 10 by 10; moved by half its width it overlaps with a third of both."""
+        best = (0.0, 0.0, 10.0, 10.0)
+        whole = [np.float32([best, (40, 40, 50, 50)]), np.float32([0.75, 0.5])]
+        target = kind.explained(whole, manifest)
+        assert target.name == "Score of the best box (nodule)"
+        assert target.score(whole) == 0.75
+        moved = [np.float32([(5, 0, 15, 10), (40, 40, 50, 50)]), np.float32([0.6, 0.9])]
+        assert target.score(moved) == pytest.approx(0.2)
+        assert target.score([np.empty((0, 4), np.float32), np.empty(0, np.float32)]) == 0
+
+    def test_without_a_box_there_is_nothing_to_explain(self, kind, manifest, empty, outputs) -> None:
+        assert kind.explained(empty, manifest).score(outputs[1]) == 0
+
     def test_what_lies_below_the_threshold_is_kept_apart_from_what_is_answered(self, answers) -> None:
         assert answers[1].boxes == (OBJECT,)
         assert answers[1].faint_boxes == (ELSEWHERE,)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from leanmed.errors import ArtifactError, DataError
 from leanmed.manifest import Manifest
 from leanmed.records import Value
+from leanmed.tasks.kind import Explained
 
 GRAPHS = {"model": ("probabilities",)}
 LEAST = 1e-300  # of a probability: keeps logarithms finite
@@ -94,6 +95,12 @@ def decide(outputs: Sequence[NDArray[Any]], manifest: Manifest) -> Prediction:
     (probabilities,), labels, threshold = outputs, manifest.labels, manifest.threshold
     best = int(np.argmax(probabilities)) if threshold is None else int(probabilities[1] >= threshold)
     return Prediction(labels[best], dict(zip(labels, map(float, probabilities), strict=True)), threshold)
+
+
+def explained(outputs: Sequence[NDArray[Any]], manifest: Manifest) -> Explained:
+    """Of two labels the probability of the second, the positive one; of more, that of the answer."""
+    label = manifest.labels[1] if len(manifest.labels) == 2 else decide(outputs, manifest).label
+    return Explained(f"Probability of {label}", lambda others: decide(others, manifest).probabilities[label])
 
 
 def recalibrated(answer: Prediction, temperature: float, threshold: float | None) -> Prediction:

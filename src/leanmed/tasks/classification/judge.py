@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from leanmed.data import class_labels
 from leanmed.errors import ArtifactError, DataError
@@ -16,11 +17,11 @@ from leanmed.manifest import Manifest
 from leanmed.records import Record
 from leanmed.report.glossary import Term
 from leanmed.report.pages import number
-from leanmed.report.report import Mistake
+from leanmed.report.report import Example, Gallery, Mistake, Montage
 from leanmed.tasks.classification.answer import LEAST, Prediction
 from leanmed.tasks.classification.figures import Scored, paired, point, score, subgroups
 from leanmed.tasks.classification.plots import plots_of as plots
-from leanmed.tasks.classification.words import EVERY_LABEL, TERMS, WORDS
+from leanmed.tasks.classification.words import EVERY_LABEL, TERMS, WORDS, examples, few_errors
 
 __all__ = ["TERMS", "WORDS", "paired", "plots", "point", "score", "subgroups"]
 
@@ -28,6 +29,10 @@ MAIN_SCORE = "auc"
 MAX_DROP = 0.005
 CALIBRATION = 256
 SHOWN = ("accuracy", "auc")
+MISTAKES = 12
+IN_MONTAGE = 16  # images
+WHOLE_MATRIX = 4  # labels: of more, a page shows the commonest errors only
+ERRORS = 8  # kinds of them
 CARD_COLUMNS = {"auc": "ROC-AUC", "recall": "sensitivity", "specificity": "specificity"}
 
 
@@ -84,15 +89,48 @@ def terms(table: Scored) -> Mapping[str, Term]:
 
 def mistakes(table: Scored, records: Sequence[Record], answers: Sequence[Any]) -> list[Mistake]:
     """The wrong answers given with the highest probability, the surest first, at most one of a group."""
-    sureness = table.probabilities[np.arange(table.truth.size), table.predicted]
-    wrong = np.flatnonzero(table.truth != table.predicted)
-    seen: dict[str, Mistake] = {}
-    for i in wrong[np.argsort(-sureness[wrong], kind="stable")]:
+    found = []
+    for i, sureness in _surest(table, table.truth != table.predicted)[:MISTAKES]:
         truth, answered = table.labels[table.truth[i]], table.labels[table.predicted[i]]
-        record = records[i]
-        mistake = Mistake(record.id, record.image, truth, answered, float(sureness[i]), frame=record.frame)
-        seen.setdefault(table.group[i], mistake)
-    return list(seen.values())[:12]
+        found.append(Mistake(records[i].id, records[i].image, truth, answered, sureness, frame=records[i].frame))
+    return found
+
+
+def gallery(table: Scored, records: Sequence[Record], answers: Sequence[Any]) -> Gallery | None:
+    """A montage for each cell of the confusion matrix that has images: errors first, the commonest kind leading.
+
+    With more than `WHOLE_MATRIX` labels there are too many cells: only the commonest kinds of error are shown.
+    """
+    k = len(table.labels)
+    counts = np.bincount(table.truth * k + table.predicted, minlength=k * k).reshape(k, k)
+    cells = [cell for cell in np.ndindex(k, k) if counts[cell]]
+    errors = sorted((cell for cell in cells if cell[0] != cell[1]), key=lambda cell: -counts[cell])
+    whole = k <= WHOLE_MATRIX
+    shown = [*errors, *(cell for cell in cells if cell[0] == cell[1])] if whole else errors[:ERRORS]
+    reading = f"{examples(k, IN_MONTAGE)}{'' if whole else few_errors(k, len(shown), len(errors))}"
+    montages = [
+        Montage(
+            table.labels[truth],
+            table.labels[answered],
+            int(counts[truth, answered]),
+            [
+                Example(records[i].id, records[i].image, sureness, records[i].frame)
+                for i, sureness in _surest(table, (table.truth == truth) & (table.predicted == answered))[:IN_MONTAGE]
+            ],
+        )
+        for truth, answered in shown
+    ]
+    return Gallery(reading, montages) if montages else None
+
+
+def _surest(table: Scored, which: NDArray[np.bool_]) -> list[tuple[int, float]]:
+    """Of some images those answered with the highest probability, and that; the surest first, one of a group."""
+    sureness = table.probabilities[np.arange(table.truth.size), table.predicted]
+    chosen = np.flatnonzero(which)
+    seen: dict[str, tuple[int, float]] = {}
+    for i in chosen[np.argsort(-sureness[chosen], kind="stable")].tolist():
+        seen.setdefault(table.group[i], (i, float(sureness[i])))
+    return list(seen.values())
 
 
 def remarks(table: Scored) -> list[str]:

@@ -55,3 +55,18 @@ WORDS = Words(
     threshold="Logits are divided by the temperature, so that what has a probability of 0.7 comes true in about 70 % "
     "of images. An image is answered positive if its probability is at least the threshold.",
 )
+
+
+def examples(labels: int, most: int) -> str:
+    """What is said above the montages of a page."""
+    said = (
+        "Each montage holds images of one true label that got one answer: those whose answer has the highest "
+        f"probability, which stands below, at most one from each group and {most} in all."
+    )
+    return f"{said} It may be below 0.5 where a decision threshold says so." if labels == 2 else said
+
+
+def few_errors(labels: int, shown: int, kinds: int) -> str:
+    """What is said where there are too many labels to show the whole confusion matrix."""
+    said = f" There are {labels} labels, so that only errors are shown"
+    return f"{said}, and of {kinds} kinds of error the {shown} most frequent." if shown < kinds else f"{said}."

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from leanmed.errors import ArtifactError, DataError
 from leanmed.manifest import Manifest
 from leanmed.records import Box, Value, checked_box
+from leanmed.tasks.detection.boxes import iou
 from leanmed.tasks.detection.candidates import Candidates, find_candidates
+from leanmed.tasks.kind import Explained
 
 GRAPHS = {"model": ("boxes", "scores")}
 LEAST_COMPARED = 0.05  # a box's score
@@ -140,6 +142,22 @@ def decided(outputs: Sequence[NDArray[Any]], threshold: float) -> Detections:
         tuple(faint[i] for i in kept),
         tuple(rounded[i] for i in kept),
     )
+
+
+def explained(outputs: Sequence[NDArray[Any]], manifest: Manifest) -> Explained:
+    """The score of the best box: of the boxes of another answer, the score of the one that is most like it.
+
+    A box is as much like it as its score times its overlap with it (IoU) is: D-RISE, Petsiuk et al. 2021,
+    arXiv:2006.03204, section 3.2, for one label. It is 0 throughout where there is no box.
+    """
+    boxes, scores = _sound(*outputs)
+    best = boxes[scores.argmax()].astype(np.float64) if len(boxes) else np.zeros(4)  # without area, it overlaps none
+
+    def likest(others: Sequence[NDArray[Any]]) -> float:
+        found, sureness = _sound(*others)
+        return float((iou(found.astype(np.float64), best[None])[:, 0] * sureness).max(initial=0.0))
+
+    return Explained(f"Score of the best box ({manifest.labels[0]})", likest)
 
 
 def log_odds(scores: NDArray[np.float64]) -> NDArray[np.float64]:

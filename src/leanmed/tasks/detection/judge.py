@@ -166,6 +166,10 @@ def mistakes(table: Detected, records: Sequence[Record], answers: Sequence[Any])
     return [*_first_of_groups(alarms), *_first_of_groups(misses)]
 
 
+def gallery(table: Detected, records: Sequence[Record], answers: Sequence[Any]) -> None:
+    """Mistakes show all: an image has no cell in a confusion matrix."""
+
+
 def _first_of_groups(ranked: list[tuple[float, str, Mistake]]) -> list[Mistake]:
     first: dict[str, Mistake] = {}
     for _, group, mistake in sorted(ranked, key=itemgetter(0)):

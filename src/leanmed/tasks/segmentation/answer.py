@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from leanmed.errors import DataError
 from leanmed.manifest import Manifest
 from leanmed.records import Value
+from leanmed.tasks.frames import places_of
 from leanmed.tasks.segmentation.pieces import Pieces, largest_pieces
 from leanmed.tasks.segmentation.scan import MaskedScan, mask_scan
 
@@ -133,16 +134,9 @@ class MaskedImage(Value):
     def placed(self, points: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> MaskedImage:
         """The same mask in another frame, whose axes are those of this one swapped, reversed or scaled."""
         mask, confidence = self.mask, self.confidence
-        height, width = mask.shape
-        corners = points(np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float64))
-        low, high = corners.min(axis=0), corners.max(axis=0)
-        columns, rows = (max(1, round(side)) for side in (high - low))
-        along = np.stack([corners[1] - corners[0], corners[2] - corners[0]], axis=1) / (width, height)
-        x, y = np.meshgrid(np.arange(columns) + 0.5, np.arange(rows) + 0.5)
-        inside = (np.stack([x, y], axis=-1) + low - corners[0]) @ np.linalg.inv(along).T
-        column, row = (np.clip(np.floor(inside[..., i]).astype(int), 0, n - 1) for i, n in ((0, width), (1, height)))
-        moved = None if confidence is None else confidence[row, column]
-        return MaskedImage.of(self.labels, mask[row, column], moved, self.threshold, self.pieces)
+        places = places_of(mask.shape, points)
+        moved = None if confidence is None else confidence[places]
+        return MaskedImage.of(self.labels, mask[places], moved, self.threshold, self.pieces)
 
 
 def least_level(threshold: float) -> int:

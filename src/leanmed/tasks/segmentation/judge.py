@@ -205,6 +205,10 @@ def mistakes(table: Segmented, records: Sequence[Record], answers: Sequence[Mask
     ]
 
 
+def gallery(table: Segmented, records: Sequence[Record], answers: Sequence[Any]) -> None:
+    """Mistakes show all: an image has no cell in a confusion matrix."""
+
+
 def _shown(table: Segmented, case: Sequence[tuple[Record, MaskedImage]], dice: float, words: str) -> Mistake:
     kept = _kept([answer for _, answer in case])
     pairs = [(record, read_mask(record, table.labels), mask) for (record, _), mask in zip(case, kept, strict=True)]
