@@ -21,7 +21,7 @@ from typing import Any, TextIO
 from PIL import Image
 
 from leanmed import __version__
-from leanmed.errors import LeanmedError, RunError
+from leanmed.errors import LeanmedError, RunError, UnfamiliarInput
 from leanmed.files import encodable, sha256_bytes, sha256_json, whole_file, write_text
 from leanmed.prompts import Prompts
 from leanmed.reading.folders import FILES, PICTURES
@@ -32,7 +32,8 @@ from leanmed.tasks.drawing import as_picture
 from leanmed.tasks.kind import Answer, AsFile, ScanAnswer
 
 IN_FLIGHT = 4  # images per worker: enough to keep all busy, few enough for steady memory
-ABOUT = ("artifact", "version", "seconds", "error")  # the last columns of a table
+ABOUT = ("artifact", "version", "seconds", "remark", "error")  # the last columns of a table
+OTHERWISE = "was answered with another choice of --refuse-unfamiliar; remove it, or choose another --out"
 ENDING = re.compile(r"(\.nii\.gz|\.[a-z][a-z0-9]{1,4})$", re.IGNORECASE)  # of a file's name; 1.2.840 has none
 
 
@@ -72,6 +73,7 @@ class Outcome:
     path: Path
     answered: int
     failed: tuple[tuple[str, str], ...]  # input, reason
+    unfamiliar: tuple[str, ...] = ()  # inputs that were answered, and look unlike the training images
 
 
 def predict_file(
@@ -115,6 +117,7 @@ def predict_file(
     about = {
         "artifact": predictor.artifact.sha256,
         "threshold": predictor.manifest.threshold,
+        "refuse_unfamiliar": predictor.refuse_unfamiliar,
         "shard": [shard.index, shard.count],
         "asked": sha256_json([encodable(str(path)) for path in mine]),
     }
@@ -128,12 +131,16 @@ def predict_file(
             _write_table(part, out)
         elif part.exists():
             part.replace(out)
-        counts = {"inputs": lines.count, "failed": [list(pair) for pair in lines.failed]}
+        counts = {
+            "inputs": lines.count,
+            "failed": [list(pair) for pair in lines.failed],
+            "unfamiliar": list(lines.unfamiliar),
+        }
     # Names of files need not be UTF-8: as ASCII, JSON holds them all.
     write_text(marker, json.dumps(about | counts, indent=1) + "\n")
     part.unlink(missing_ok=True)  # of a table; a kill before this line loses nothing
     failed = tuple((name, reason) for name, reason in counts["failed"])
-    return Outcome(out, counts["inputs"] - len(failed), failed)
+    return Outcome(out, counts["inputs"] - len(failed), failed, tuple(counts["unfamiliar"]))
 
 
 def _is_table(out: Path) -> bool:
@@ -150,13 +157,15 @@ def predict_lines(
     prompts: Prompts | None = None,
 ) -> Outcome:
     """Predict many files into a stream of JSON lines, such as standard output."""
-    failed = []
+    failed, unfamiliar = [], []
     for line in answers(predictor, inputs, workers, pictures, prompts=prompts):
         if "error" in line:
             failed.append((line["input"], line["error"]))
+        if "remark" in line:
+            unfamiliar.append(line["input"])
         stream.write(encodable(as_text(line)))
         stream.flush()
-    return Outcome(Path("-"), len(inputs) - len(failed), tuple(failed))
+    return Outcome(Path("-"), len(inputs) - len(failed), tuple(failed), tuple(unfamiliar))
 
 
 def _write_table(part: Path, out: Path) -> None:
@@ -180,7 +189,9 @@ def _finished(out: Path, marker: Path, about: dict[str, Any]) -> dict[str, Any]:
             raise RunError(f"{out} was answered {words}; remove it, or choose another --out")
     if said.get("asked") != about["asked"]:
         raise RunError(f"{out} answers other inputs; remove it, or choose another --out")
-    return {"inputs": said["inputs"], "failed": said["failed"]}
+    if said.get("refuse_unfamiliar", False) != about["refuse_unfamiliar"]:
+        raise RunError(f"{out} {OTHERWISE}")
+    return {"inputs": said["inputs"], "failed": said["failed"], "unfamiliar": said.get("unfamiliar", [])}
 
 
 def _all_lines(out: Path, inputs: Sequence[Path], predictor: Predictor) -> _Lines:
@@ -281,8 +292,9 @@ def answer(
 
     Its keys are `input`; those of the answer's `as_json` (for a label `label`, `probability`, `probabilities`; for
     boxes `boxes`, `scores`, `faint`; for a mask `labels`, `pixels`, `mask`, `confidence`; for a scan `candidates`,
-    `slices`; and `threshold` for all); `picture`, where one was drawn; `file`, where the answer was written as one;
-    `prompts`, where there are some; `artifact`, `version` and `seconds`. Or else they are `input` and `error`.
+    `slices`; and `threshold` and `familiar` for all); `picture`, where one was drawn; `file`, where the answer was
+    written as one; `prompts`, where there are some; `remark`, where the image looks unfamiliar; `artifact`, `version`
+    and `seconds`. Or else they are `input` and `error`, and `familiar` where the image was refused for that.
 
     Args:
         pictures: where to draw; None: nowhere.
@@ -293,11 +305,15 @@ def answer(
     try:
         found, drawn = _found(predictor, path, pictures, prompts)
         kept = pictures.keep(path, found) if pictures else {}
+    except UnfamiliarInput as error:
+        return {"input": str(path), "familiar": error.familiar, "error": str(error)}
     except LeanmedError as error:
         return {"input": str(path), "error": str(error)}
     about: dict[str, Any] = {"picture": drawn} if pictures and (pictures.images or is_scan(path)) else {}
     about |= {} if prompts is None else {"prompts": prompts.as_json()}
     about |= kept | {"artifact": predictor.artifact.sha256, "version": __version__}
+    said = predictor.remark(found.familiar)
+    about |= {"remark": said} if said else {}
     line = line_of(str(path), found, **about, seconds=round(time.perf_counter() - started, 6))
     return line | ({"cells": found.cells()} if cells else {})
 
@@ -326,11 +342,12 @@ def _plain_name(path: Path) -> str:
 
 @dataclass(frozen=True)
 class _Lines:
-    """The whole lines of a file of answers: how many, of how many bytes, and what failed."""
+    """The whole lines of a file of answers: how many, of how many bytes, what failed, and what looks unfamiliar."""
 
     count: int
     size: int
     failed: tuple[tuple[str, str], ...]
+    unfamiliar: tuple[str, ...]
 
     @classmethod
     def read(cls, path: Path, inputs: Sequence[Path], predictor: Predictor) -> _Lines:
@@ -339,7 +356,7 @@ class _Lines:
         Raises:
             RunError: they answer others, or by another artifact, or are damaged.
         """
-        count, size, failed = 0, 0, []
+        count, size, failed, unfamiliar = 0, 0, [], []
         with path.open("rb") as file:
             for content in file:
                 if not content.endswith(b"\n"):
@@ -351,10 +368,15 @@ class _Lines:
                     raise RunError(f"{path} was answered by another artifact; remove it, or choose another --out")
                 if line.get("threshold", predictor.manifest.threshold) != predictor.manifest.threshold:
                     raise RunError(f"{path} was answered with another threshold; remove it, or choose another --out")
+                answered, refused = "remark" in line, "error" in line and "familiar" in line
+                if answered if predictor.refuse_unfamiliar else refused:
+                    raise RunError(f"{path} {OTHERWISE}")
                 if "error" in line:
                     failed.append((line["input"], line["error"]))
+                if answered:
+                    unfamiliar.append(line["input"])
                 count, size = count + 1, size + len(content)
-        return cls(count, size, tuple(failed))
+        return cls(count, size, tuple(failed), tuple(unfamiliar))
 
 
 def _parse(content: bytes, path: Path) -> dict[str, str]:
