@@ -433,6 +433,14 @@ def predict(
         float | None,
         typer.Option(min=0, max=1, help="Decide by this threshold instead of the artifact's own."),
     ] = None,
+    refuse_unfamiliar: Annotated[
+        bool,
+        typer.Option(
+            "--refuse-unfamiliar",
+            help="Do not answer for images that look unlike those that the model was trained on; they are listed with "
+            "those that cannot be read. If not given, they are answered with a remark.",
+        ),
+    ] = False,
     draw: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Save each image with its answer drawn on it, as a PNG.")
     ] = None,
@@ -487,9 +495,12 @@ def predict(
     finds by itself.
     `--explain` shows what the model's score depends on, not what is ill, nor why.
     Images that cannot be read are listed at the end, and the exit status is then 1.
+    `familiar` says how much an image looks like those that the model was trained on, from 0 to 1: of such images that
+    the model had not seen, the share that look at least as unlike them.
 
     Example: `leanmed predict artifact photos/ "more/*.jpg" --out answers.jsonl`
     """
+    from leanmed.data.telling import some
     from leanmed.prompts import Prompts
     from leanmed.reading.greys import range_remarks
     from leanmed.reading.images import Limits, find_inputs
@@ -498,7 +509,7 @@ def predict(
     prompts = Prompts.parse(point, label, box) if point or label or box is not None else None
     caps = {} if max_megabytes is None else dict.fromkeys(("max_bytes", "max_scan_bytes"), max_megabytes * 2**20)
     limits = Limits(max_pixels=max_megapixels * 10**6, **caps)
-    predictor = leanmed.load(artifact, limits=limits, threshold=threshold)
+    predictor = leanmed.load(artifact, limits=limits, threshold=threshold, refuse_unfamiliar=refuse_unfamiliar)
     files, part = find_inputs(inputs, scans=predictor.takes_scans), Shard.parse(shard)
     for note in files.notes:
         typer.echo(note, err=True)
@@ -550,6 +561,12 @@ def predict(
     typer.echo(f"{found.answered} answered -> {found.path}   Research use only: not a medical device.", err=True)
     for line in [] if predictor.takes_scans else range_remarks(part.of(files), limits):
         typer.echo(line, err=True)
+    if found.unfamiliar:
+        typer.echo(
+            f"{len(found.unfamiliar)} of {found.answered} look unlike the images that the model was trained on, so "
+            f"that the answers to them may mean nothing: {some(found.unfamiliar)}",
+            err=True,
+        )
     for name, reason in found.failed:
         typer.echo(f"failed: {name}: {reason}", err=True)
     if found.failed:

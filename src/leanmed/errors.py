@@ -5,7 +5,8 @@ LeanmedError
 ├── InputError            a file or array that cannot be read as an image
 │   ├── UnreadableInput       missing, empty, truncated, damaged, or no image at all
 │   ├── InputTooLarge         over the pixel or byte cap, which an option can raise
-│   └── UnsupportedInput      an image, but of a kind that has no right reading here
+│   ├── UnsupportedInput      an image, but of a kind that has no right reading here
+│   └── UnfamiliarInput       an image unlike those that the model was trained on, where such are refused
 ├── DataError             a data set whose files, table and labels do not agree
 │   └── LeakError             a split that would put one group on both sides
 ├── RecipeError           a recipe with an unknown key or a value out of range
@@ -40,6 +41,19 @@ class InputTooLarge(InputError):
 
 class UnsupportedInput(InputError):
     """An image, but of a kind that has no right reading here."""
+
+
+class UnfamiliarInput(InputError):
+    """An image unlike those that the model was trained on, where such are refused.
+
+    Args:
+        message: see the module.
+        familiar: how familiar it looks, from 0 to 1.
+    """
+
+    def __init__(self, message: str, familiar: float) -> None:
+        super().__init__(message)
+        self.familiar = familiar
 
 
 class DataError(LeanmedError):

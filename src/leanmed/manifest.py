@@ -103,6 +103,19 @@ class Provenance(_Frozen):
     packages: dict[str, str] = Field(default_factory=dict)
 
 
+class Familiar(_Frozen):
+    """How an artifact tells that an image is unlike those that it was trained on; see `leanmed.models.familiarity`."""
+
+    threshold: float = Field(gt=0, lt=1, description="an image whose `familiar` is below it is remarked on")
+    images: int = Field(gt=0, description="unseen images of the run, by which `familiar` was scaled")
+    bytes: int = Field(gt=0, description="what it takes in the graph")
+    suspected: dict[str, float | int | None] = Field(
+        default_factory=dict,
+        description="the share of the run's test images below the threshold, each by a model that had not seen it and "
+        "by a scale made without its group: {value, low, high, n}",
+    )
+
+
 class Manifest(_Frozen):
     """`leanmed.json`.
 
@@ -130,6 +143,9 @@ class Manifest(_Frozen):
     precision: Precision = "fp32"
     main_score: str = Field(description="the figure by which versions of this artifact are compared")
     graphs: dict[str, Graph] = Field(max_length=4)
+    familiar: Familiar | None = Field(
+        default=None, description="None: the artifact does not tell how familiar an image is"
+    )
     traces: Traces | None = Field(default=None, description="of traces.bin; None: there is none")
     figures_of: Literal["itself", "folds"] = Field(
         default="itself",

@@ -22,10 +22,15 @@ Box = tuple[float, float, float, float]
 class Value:
     """A frozen value that other processes can be given."""
 
-    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Other processes get values by pickle, which does not know read-only mappings."""
-        fields = (dict(v) if isinstance(v, MappingProxyType) else v for v in vars(self).values())
-        return type(self), tuple(fields)
+        fields = {name: dict(v) if isinstance(v, MappingProxyType) else v for name, v in vars(self).items()}
+        return _made, (type(self), fields)
+
+
+def _made(kind: type, fields: Mapping[str, Any]) -> Any:
+    """A value of these fields."""
+    return kind(**fields)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,13 @@ RUN/fold-0/{last,best}.ckpt    while it trains
 RUN/fold-0/model.safetensors   the weights of the chosen epoch
 RUN/fold-0/answers-test.jsonl  each test image answered once, by the line that `predict` writes; -validation likewise
 RUN/fold-0/uncalibrated-test.jsonl   the same at a temperature of 1 and a threshold of 0; -validation likewise
+RUN/fold-0/familiarity.safetensors   what its network makes of its training images, and in distances.json how far its
+                               validation and test images are from these: see `leanmed.training.familiarity`
 RUN/fold-0/fold.json           written last: a fold that has one is done
-RUN/refit/                     history.csv, model.safetensors and fold.json of the model of all images, once exported
-RUN/calibration.json           when all folds are done: temperature and threshold of each, and what they were fitted to
+RUN/refit/                     history.csv, model.safetensors, familiarity.safetensors and fold.json of the model of
+                               all images, once exported
+RUN/calibration.json           when all folds are done: temperature and threshold of each, what they were fitted to, and
+                               from which distance on an image looks unfamiliar
 ```
 """
 
@@ -31,6 +35,7 @@ from leanmed.recipe.recipe import Recipe
 RECIPE, RUN, SPLITS = "recipe.yaml", "run.json", "splits.csv"
 MODEL, FOLD, HISTORY = "model.safetensors", "fold.json", "history.csv"
 CALIBRATION = "calibration.json"
+FAMILIARITY, DISTANCES = "familiarity.safetensors", "distances.json"
 REFIT = "refit"
 PREDICTIONS = "predictions.csv"  # in place of the answers, in runs of format 1
 NEEDED = {"data", "data_sha256", "folds", "grouping", "labels", "leak", "protocol"}  # of run.json

@@ -19,6 +19,7 @@ from onnx.utils import Extractor
 
 from leanmed.compress.graph import Array, attributes, initializers, set_initializers, shapes
 from leanmed.errors import ArtifactError
+from leanmed.tasks.kind import FAMILIAR
 
 HEAVY = ("Conv", "Gemm", "MatMul")
 
@@ -142,7 +143,8 @@ def find_network(model: onnx.ModelProto) -> Network:
     between = _between(model, anchors)
     made = {name for node in between for name in node.output}
     inputs = tuple(dict.fromkeys(i for n in between for i in n.input if i and i not in made and i not in constants))
-    outputs = tuple(o for n in between for o in n.output if _leaves(model, o, {n.name for n in between}))
+    inside, answering = {n.name for n in between}, _answering(model)
+    outputs = tuple(o for n in between for o in n.output if _leaves(model, o, answering - inside))
     core = Extractor(onnx.shape_inference.infer_shapes(model)).extract_model(list(inputs), list(outputs))
     names = tuple(node.name for node in between)
     return Network(model, core, names, inputs, outputs, layers, left_float | _large_elsewhere(model, anchors))
@@ -192,19 +194,34 @@ def _between(model: onnx.ModelProto, anchors: Sequence[onnx.NodeProto]) -> list[
     return [node for node in model.graph.node if node.name in after & before]
 
 
-def _leaves(model: onnx.ModelProto, tensor: str, inside: set[str]) -> bool:
-    outside = any(tensor in node.input for node in model.graph.node if node.name not in inside)
-    return outside or any(tensor == output.name for output in model.graph.output)
+def _answering(model: onnx.ModelProto) -> set[str]:
+    """Names of the nodes that an answer depends on: all but those that tell how familiar the image looks.
+
+    The latter watch the network. They stay float, and what they watch does not become an output of the network by it.
+    """
+    needed = {output.name for output in model.graph.output} - {FAMILIAR}
+    answering = set()
+    for node in reversed(model.graph.node):
+        if needed & set(node.output):
+            needed.update(node.input)
+            answering.add(node.name)
+    return answering
+
+
+def _leaves(model: onnx.ModelProto, tensor: str, outside: set[str]) -> bool:
+    read = any(tensor in node.input for node in model.graph.node if node.name in outside)
+    return read or any(tensor == output.name for output in model.graph.output)
 
 
 def _large_elsewhere(model: onnx.ModelProto, anchors: Sequence[onnx.NodeProto], floor: int = 1024) -> dict[str, str]:
     """Name -> why, of constants large enough to matter that belong to operators quantization does not handle."""
     known = {node.name for node in anchors}
+    answering = _answering(model) - known
     sizes = {i.name: int(np.prod(i.dims)) for i in model.graph.initializer if i.data_type == onnx.TensorProto.FLOAT}
     return {
         _layer_name(node): f"{node.op_type} is not an operator this quantizer handles"
         for node in model.graph.node
-        if node.name not in known and any(sizes.get(name, 0) >= floor for name in node.input)
+        if node.name in answering and any(sizes.get(name, 0) >= floor for name in node.input)
     }
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from leanmed.figures.bootstrap import SubgroupRow
+from leanmed.figures.bootstrap import Figure, SubgroupRow
+from leanmed.figures.familiarity import UNFAMILIAR, suspected, suspected_in_words
 from leanmed.files import encodable
 from leanmed.recipe.recipe import Evaluation
 from leanmed.records import Attribute, Record
@@ -71,9 +72,14 @@ def report_of(
     main_score: str,
     provenance: Provenance,
     thresholds: Mapping[int, float],
+    unfamiliar: float = UNFAMILIAR,
 ) -> Report:
-    """What the kind of task says of records and the answers to them: the one way from answers to figures."""
+    """What the kind of task says of records and the answers to them: the one way from answers to figures.
+
+    An image whose `familiar` is below `unfamiliar` counts as one that looks unlike the training images.
+    """
     judge, table = answered.judge, answered.table()
+    strangers = suspected_of(answered, unfamiliar, resamples=settings.resamples)
     return Report(
         title=title,
         protocol=protocol,
@@ -83,7 +89,7 @@ def report_of(
         subgroups=subgroup_rows(answered, table, settings),
         mistakes=judge.mistakes(table, answered.records, answered.answers),
         gallery=judge.gallery(table, answered.records, answered.answers),
-        remarks=judge.remarks(table),
+        remarks=[*judge.remarks(table), *([suspected_in_words(strangers, unfamiliar)] if strangers else [])],
         plots=judge.plots(table, list(thresholds.values())),
         counts=judge.counts(table),
         terms=judge.terms(table),
@@ -91,6 +97,16 @@ def report_of(
         provenance=provenance,
         answers=answer_rows(answered),
     )
+
+
+def suspected_of(answered: Answered, threshold: float, *, resamples: int) -> Figure | None:
+    """The share of images that look unfamiliar; None: the answers do not tell."""
+    known = [(a.familiar, r.group) for a, r in zip(answered.answers, answered.records, strict=True)]
+    told = [(familiar, group) for familiar, group in known if familiar is not None]
+    if not told:
+        return None
+    familiar, groups = zip(*told, strict=True)
+    return suspected(familiar, groups, threshold, resamples).of_groups(len(set(groups)))
 
 
 def answer_rows(answered: Answered) -> list[dict[str, str | float]]:

@@ -12,6 +12,7 @@ from leanmed.audit.seen import meet
 from leanmed.data import read_records_for
 from leanmed.errors import DataError, InputError, LeanmedError
 from leanmed.evaluation.answered import PROTOCOLS, Answered, missing_notes, report_of
+from leanmed.figures.familiarity import UNFAMILIAR
 from leanmed.records import Record
 from leanmed.report.report import Provenance, Report, write_report
 from leanmed.runtime.predictor import Predictor
@@ -67,6 +68,7 @@ def evaluate_artifact(
         main_score=manifest.main_score,
         provenance=Provenance(known.sha256, [origin.seed], {"leanmed": __version__}, origin.recipe, command),
         thresholds={} if manifest.threshold is None else {0: manifest.threshold},
+        unfamiliar=manifest.familiar.threshold if manifest.familiar else UNFAMILIAR,
     )
     images = len(known.grouping.records)
     notes = [

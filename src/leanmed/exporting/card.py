@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from leanmed.figures.bootstrap import Figure, SubgroupRow
-from leanmed.manifest import Manifest
+from leanmed.figures.familiarity import suspected_in_words
+from leanmed.manifest import Familiar, Manifest
 from leanmed.report import markdown
 from leanmed.report.glossary import Term
 from leanmed.runtime.card import empty_items
@@ -67,6 +68,7 @@ def write_card(manifest: Manifest, basis: Basis, difference: float, *, traced: b
         "Data and protocol": _data(manifest, basis),
         "How good it is": _figures(manifest, basis),
         "Subgroups": _subgroups(manifest, basis),
+        **({"How it knows an image of another kind": _familiar(manifest.familiar)} if manifest.familiar else {}),
         "Limits": markdown.bullets(_limits(manifest, basis)),
         **({"What it keeps of its training images": TRACED} if traced else {}),
         "Checks": f"Graph and model differ by at most {difference:.1e} on real images at their own size, "
@@ -139,6 +141,18 @@ def _subgroups(manifest: Manifest, basis: Basis) -> str:
     return markdown.table(("", "images", "groups", *columns.values()), rows)
 
 
+def _familiar(about: Familiar) -> str:
+    found = suspected_in_words(Figure(**about.suspected), about.threshold) if about.suspected else ""  # type: ignore[arg-type]
+    return (
+        "With each answer stands `familiar`, from 0 to 1: how far what the network's first layers make of the image is "
+        "from what they make of the training images, as the share of unseen images of the run that are at least as "
+        f"far. It was set by {about.images} images, each looked at by a model that had not been trained on it. Below "
+        f"{about.threshold:g} the answer has a remark, and `leanmed predict --refuse-unfamiliar` gives none. Of the "
+        f"run's own test images, looked at in the same way: {found} What this needs takes {about.bytes / 1000:.0f} kB "
+        "in the graph."
+    )
+
+
 def _limits(manifest: Manifest, basis: Basis) -> Iterable[str]:
     if manifest.leak:
         yield "The figures above leak and say nothing about new patients."
@@ -146,7 +160,13 @@ def _limits(manifest: Manifest, basis: Basis) -> Iterable[str]:
         "Its figures hold for images like those above: same devices, light, ages and prevalence. Elsewhere, "
         "measure again."
     )
-    yield "It answers for any picture, whatever it shows: it cannot say that an image is of another kind."
+    if manifest.familiar is None:
+        yield "It answers for any picture, whatever it shows: it cannot say that an image is of another kind."
+    else:
+        yield (
+            "It answers for any picture, whatever it shows. `familiar` raises a doubt about most images of another "
+            "kind, and not about a wrong answer to an image of this one."
+        )
     yield from _judge(manifest).limits(manifest)
     if basis.groups < 500:
         yield f"{basis.groups} groups are few: the intervals are wide, and subgroups are wider still."

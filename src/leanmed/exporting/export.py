@@ -24,28 +24,36 @@ from leanmed.audit.grouping import AUDIT
 from leanmed.audit.seen import make_traces
 from leanmed.data import read_pixels
 from leanmed.errors import ExportError
-from leanmed.evaluation.answered import subgroup_rows
+from leanmed.evaluation.answered import subgroup_rows, suspected_of
 from leanmed.evaluation.runs import notes_of, protocol_of, read_again, run_answers, split_records
 from leanmed.exporting.card import Basis, write_card
 from leanmed.exporting.graph import slim
 from leanmed.figures.bootstrap import Figure
+from leanmed.figures.familiarity import UNFAMILIAR, Scale
 from leanmed.files import defined
-from leanmed.manifest import GIVEN, Made, Manifest, Provenance, image_mark
+from leanmed.manifest import GIVEN, Familiar, Made, Manifest, Provenance, image_mark
+from leanmed.models.familiarity import Watching
 from leanmed.reading.images import read_image
 from leanmed.records import Record
 from leanmed.runs import SPLITS, Run, read_csv
 from leanmed.runtime.artifact import Artifact, check_room, write_artifact
-from leanmed.runtime.predictor import open_graphs
+from leanmed.runtime.predictor import open_graphs, open_session
 from leanmed.tasks import TASKS
-from leanmed.tasks.base import FurtherGraph
+from leanmed.tasks.base import FurtherGraph, Task
 from leanmed.tasks.building import load_task
-from leanmed.tasks.kind import MODEL, Feeds, Kind, Outputs, RunGraph
+from leanmed.tasks.kind import FAMILIAR, MODEL, Feeds, Kind, Outputs, RunGraph
 from leanmed.training.calibrate import decided, rules_of
+from leanmed.training.familiarity import load_familiarity
 from leanmed.training.fit import Teaching, refit
 
 OPSET = 20
 REDUCTION = 1e-3  # of any output, between a file decoded at a reduced scale and in full
 TOLERANCE = 1e-4  # of any output, between graph and model
+FAMILIAR_TOLERANCE = 0.01  # of the share that says how familiar an image looks, whose scale may be steep
+NOT_WATCHED = (
+    "The artifact will not tell how familiar an image looks: the run did not keep what that takes, since it was "
+    "trained by an earlier version, or its images are too few."
+)
 SHAPES = ((228, 88), (600, 800), (20, 20), (64, 1000), (4000, 3000))  # (h, w); the last has 12 megapixels
 SAMPLES = 8  # images at their own size, besides one at each of SHAPES
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "timm")
@@ -93,15 +101,20 @@ def export(
     basis, own, chosen = _figures(run, split, fold, threshold)  # a threshold is refused before anything is trained
     if made == "refit":
         refit(run, split, teacher=teacher, tell=tell)
-    module, further, facts, sentence = _model(run, made, fold)
+    module, further, facts, sentence, task = _model(run, made, fold)
     basis = replace(basis, made=sentence)
     facts |= {} if threshold is None else {"threshold": chosen}
-    names = kind.answer.GRAPHS
-    graphs = {MODEL: export_graph(module, names[MODEL], facts["input"].get("dtype", "uint8"))}
+    names, dtype = kind.answer.GRAPHS, facts["input"].get("dtype", "uint8")
+    watching = _watching(run, made, fold, task, module)
+    if watching is None:
+        tell(NOT_WATCHED)
+    graphs = {MODEL: export_model(watching or module, names[MODEL], dtype)}
     for name, graph in further.items():
         graphs[name] = export_further(graph, kind.inputs[name], names[name])
         compare_further(name, graph, graphs[name], kind.inputs[name])
     difference = compare(torch_graphs(module, further, kind), open_graphs(graphs), sample_images(records), kind)
+    if watching:
+        compare_familiar(watching, graphs[MODEL], sample_images(records))
     if facts["input"].get("reduced", True):
         facts["input"]["reduced"] = reduction(graphs, records, facts["input"]["side"], kind) <= REDUCTION
     manifest = Manifest(
@@ -112,6 +125,7 @@ def export(
         figures_of="itself" if made == "fold" else "folds",
         leak=run.facts["leak"],
         provenance=provenance(run, contents, made, fold),
+        familiar=_familiar(run, split, fold, watching) if watching else None,
         **facts,
     )
     seen = set(manifest.provenance.seen_images)
@@ -122,11 +136,11 @@ def export(
     return write_artifact(out, manifest, graphs, card, traces)
 
 
-def _model(run: Run, made: Made, fold: int | None) -> tuple[nn.Module, Further, dict[str, Any], str]:
-    """The modules to export, what the manifest says of them, and how they were made in a sentence."""
+def _model(run: Run, made: Made, fold: int | None) -> tuple[nn.Module, Further, dict[str, Any], str, Task]:
+    """The modules to export, what the manifest says of them, how they were made in a sentence, and the first task."""
     if made == "fold" and fold is not None:
         sentence, task = f"This artifact is the model of fold {fold}.", load_task(run, fold)
-        return task.graph().eval(), task.further_graphs(), run.fold(fold).facts["manifest"], sentence
+        return task.graph().eval(), task.further_graphs(), run.fold(fold).facts["manifest"], sentence, task
     if not run.calibration:
         raise ExportError(f"{run.path} is of an earlier version, which calibrated each fold by itself; name a --fold")
     fitted = {"temperature": run.calibration["value"], "threshold": run.calibration["threshold"]}
@@ -139,14 +153,41 @@ def _model(run: Run, made: Made, fold: int | None) -> tuple[nn.Module, Further, 
             f"This artifact is a model trained on all of these images, for {facts['epochs']} epoch(s), which is the "
             "median of what the run's folds chose."
         )
-        return tasks[0].graph().eval(), tasks[0].further_graphs(), facts["manifest"] | fitted, sentence
+        return tasks[0].graph().eval(), tasks[0].further_graphs(), facts["manifest"] | fitted, sentence, tasks[0]
     sentence = (
         f"This artifact averages the answers of the models of all {len(tasks)} folds. Temperature and threshold were "
         "fitted to the answers of single models; a mean of several is less extreme, so that fewer answers may reach "
         "the threshold than its figures say."
     )
     whole = tasks[0].ensemble(tasks[1:]).eval()
-    return whole, tasks[0].further_graphs(), run.fold(0).facts["manifest"] | fitted, sentence
+    return whole, tasks[0].further_graphs(), run.fold(0).facts["manifest"] | fitted, sentence, tasks[0]
+
+
+def _watching(run: Run, made: Made, fold: int | None, task: Task, module: nn.Module) -> Watching | None:
+    """The module with one more output, how familiar the image looks to its network; of several, to the first.
+
+    None: the run did not keep what that takes, since it is older, or has too few images, or its network is not watched.
+    """
+    known, watched = run.calibration.get("familiarity"), task.watched()
+    found = load_familiarity(run, {"fold": fold, "refit": None, "ensemble": 0}[made])
+    if known is None or watched is None or found is None:
+        return None
+    scale = Scale.from_json(known["whole"] if made != "fold" or fold is None else known["folds"][fold])
+    return Watching(module, task, watched, found.scaled(scale)).eval()
+
+
+def _familiar(run: Run, split: Sequence[Record], fold: int | None, watching: Watching) -> Familiar:
+    """What the manifest says of it, with what the run's folds, or one, suspect of their own test images."""
+    answered = run_answers(run, split, run.folds())
+    answered = answered if fold is None else answered.of_fold(fold)
+    found = suspected_of(answered, UNFAMILIAR, resamples=run.recipe.evaluation.resamples)
+    known = run.calibration["familiarity"]
+    return Familiar(
+        threshold=UNFAMILIAR,
+        images=(known["whole"] if fold is None else known["folds"][fold])["images"],
+        bytes=sum(buffer.numel() * buffer.element_size() for buffer in watching.familiarity.buffers()),
+        suspected=defined(found) if found else {},
+    )
 
 
 def _figures(
@@ -204,6 +245,11 @@ def _with_constant_weights(module: nn.Module) -> nn.Module:
         for name, value in values.items():
             part.register_parameter(name, nn.Parameter(value, requires_grad=False))
     return module
+
+
+def export_model(module: nn.Module, outputs: Sequence[str], dtype: str = "uint8") -> bytes:
+    """The graph `model`, which tells how familiar an image looks if the module does: see `export_graph`."""
+    return export_graph(module, [*outputs, *[FAMILIAR] * isinstance(module, Watching)], dtype)
 
 
 def export_graph(module: nn.Module, outputs: Sequence[str], dtype: str = "uint8") -> bytes:
@@ -292,6 +338,24 @@ def compare_further(name: str, graph: FurtherGraph, exported: bytes, inputs: Seq
                     f"{name} differs from its model by {difference:.2g}, more than {TOLERANCE:g}; nothing was written; "
                     "please report it with the backbone's name"
                 )
+
+
+def compare_familiar(module: Watching, graph: bytes, images: Iterable[Pixels]) -> None:
+    """Refuse a graph that tells otherwise than its module how familiar an image looks.
+
+    Raises:
+        ExportError: by more than `FAMILIAR_TOLERANCE`.
+    """
+    session = open_session(graph)
+    for pixels in images:
+        (found,) = session.run([FAMILIAR], {"pixels": pixels})
+        difference = float(np.abs(found - _given_by(module, [torch.from_numpy(pixels)])[-1]).max())
+        if not difference <= FAMILIAR_TOLERANCE:
+            raise ExportError(
+                f"on an image of {pixels.shape[1]} x {pixels.shape[0]} pixels the graph's `{FAMILIAR}` differs from "
+                f"the model's by {difference:.2g}, more than {FAMILIAR_TOLERANCE:g}; nothing was written; please "
+                "report it with the backbone's name"
+            )
 
 
 def _apart(one: NDArray[Any], other: NDArray[Any]) -> float:

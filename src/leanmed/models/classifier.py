@@ -14,12 +14,14 @@ from torch.nn import functional as F
 
 from leanmed.errors import RecipeError
 from leanmed.models.colours import TissueColours
+from leanmed.models.familiarity import Tap
 from leanmed.models.pixels import unit
 from leanmed.models.timm_backbone import make_backbone
 from leanmed.models.weights import load_weights
 from leanmed.recipe.recipe import Model
 
 COLOURS = "tissue-colours"
+EARLY = 4  # how many times smaller than the image the maps of the first stage are that is watched
 HEAD_STD = 0.01  # timm draws a one-output layer from [-1, 1], whose logits are too large to fine-tune from
 
 
@@ -74,6 +76,14 @@ class Classifier(nn.Module):
     def last_layers(self) -> list[str]:
         """Paths, in the backbone, of the layers that give the logits."""
         return [] if isinstance(self.backbone, TissueColours) else _heads(self.backbone)
+
+    def taps(self) -> tuple[Tap, ...]:
+        """By their paths in the backbone, its first two stages with maps of a quarter of the image's side or less."""
+        if isinstance(self.backbone, TissueColours):
+            return (Tap("layers.0"),)
+        early = [own for own in getattr(self.backbone, "feature_info", ()) if own["reduction"] >= EARLY]
+        axis = -1 if getattr(self.backbone, "output_fmt", None) == "NHWC" else 1
+        return tuple(Tap(own["module"], axis) for own in early[:2])
 
     def _seen(self, images: Tensor) -> Tensor:
         images = unit(images)

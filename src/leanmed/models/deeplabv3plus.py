@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from leanmed.models.familiarity import Tap
 from leanmed.models.segmentation import Maps, Segmenter, conv_norm, initialise
 from leanmed.models.xception import DEEP_CHANNELS, LOW_CHANNELS, Xception
 
@@ -38,6 +39,7 @@ class DeepLabV3Plus(Segmenter):
     """
 
     stride = 16
+    early = Tap("encoder")
 
     def __init__(
         self, encoder: nn.Module, channels: tuple[int, int], classes: int, *, output_stride: int, dropout: float = 0.0

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leanmed.errors import RecipeError
+from leanmed.models.familiarity import Tap
 from leanmed.models.segmentation import Maps, Segmenter, conv_norm, initialise
 from leanmed.models.timm_backbone import make_backbone
 from leanmed.models.weights import load_weights
@@ -38,6 +39,7 @@ class EncoderDecoder(Segmenter):
     """
 
     stride = 32
+    early = Tap("encoder")
 
     def __init__(
         self, encoder: nn.Module, channels: Sequence[int], classes: int, *, width: int = 16, dropout: float = 0.0

@@ -15,6 +15,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from leanmed.models.familiarity import Tap
 from leanmed.models.segmentation import ConvAndPool, Maps, PReLU, Segmenter, initialise
 
 TIE = 1e-4  # values of a window that differ by less are equal
@@ -37,6 +38,7 @@ class ENet(Segmenter):
     """
 
     stride = 8
+    early = Tap("section1")
 
     def __init__(self, channels: int, classes: int, *, dropout: float = 0.1) -> None:
         super().__init__()

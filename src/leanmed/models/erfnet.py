@@ -13,6 +13,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from leanmed.models.familiarity import Tap
 from leanmed.models.segmentation import ConvAndPool, Maps, Segmenter, initialise
 
 EPS = 1e-3  # of batch normalisation
@@ -32,6 +33,7 @@ class ERFNet(Segmenter):
     """
 
     stride = 8
+    early = Tap("encoder.8")
 
     def __init__(self, channels: int, classes: int, *, dropout: float = 0.3) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from leanmed.models.familiarity import Tap
 from leanmed.models.segmentation import Maps, PReLU, Segmenter, initialise
 
 EPS = 1e-3  # of batch normalisation
@@ -37,6 +38,7 @@ class ESPNet(Segmenter):
     """
 
     stride = 8
+    early = Tap("norm2")
 
     def __init__(self, channels: int, classes: int, *, p: int = 2, q: int = 3, width: int | None = None) -> None:
         super().__init__()

@@ -22,6 +22,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from leanmed.models.familiarity import Tap
 from leanmed.models.segmentation import Maps, PretrainedSegmenter, conv_norm, initialise
 from leanmed.models.windows import WindowBlock, drop_rates
 
@@ -48,6 +49,7 @@ class H2Former(PretrainedSegmenter):
     """
 
     stride = 16
+    early = Tap("encoder.layer1")
     timm_name = "resnet34"
 
     def __init__(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from leanmed.models.familiarity import Tap
 from leanmed.models.segmentation import Maps, Segmenter, initialise
 from leanmed.models.windows import PatchExpand
 
@@ -39,6 +40,7 @@ class MISSFormer(Segmenter):
     """
 
     stride = 32
+    early = Tap("encoder.0")
 
     def __init__(self, channels: int, classes: int, *, width: int = 64) -> None:
         super().__init__()

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from leanmed.models.familiarity import Tap
+
 CLASSIFIER_STD = 0.01  # logits start near zero, so that the first steps are not spent on unlearning a random guess
 LINEAR_STD = 0.02  # as vision transformers are drawn
 
@@ -37,11 +39,13 @@ class Segmenter(nn.Module, ABC):
 
     Attributes:
         stride: the sides at which nothing is padded are its multiples.
+        early: which module gives early maps, or a list of maps of which the first is early.
         feature_channels: of each entry of `Maps.features`.
         pretrained_cfg: the `mean` and `std` of the images in [0, 1] that the weights expect, where known.
     """
 
     stride: ClassVar[int]
+    early: ClassVar[Tap]
     feature_channels: tuple[int, ...]
     pretrained_cfg: dict[str, Any]
 

@@ -16,6 +16,7 @@ from timm.models import adapt_input_conv
 from timm.models.swin_transformer import PatchMerging
 from torch import Tensor, nn
 
+from leanmed.models.familiarity import Tap
 from leanmed.models.segmentation import Maps, PretrainedSegmenter, initialise
 from leanmed.models.windows import PatchExpand, WindowBlock, drop_rates
 
@@ -39,6 +40,7 @@ class SwinUnet(PretrainedSegmenter):
     """
 
     stride = 32
+    early = Tap("encoder.layers.0.blocks", axis=-1)
     timm_name = "swin_tiny_patch4_window7_224"
 
     def __init__(

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from leanmed.models.familiarity import Tap
 from leanmed.models.segmentation import Maps, PretrainedSegmenter, conv_norm, initialise
 
 LAYERS = [3, 4, 9]  # blocks of the ResNet's stages
@@ -48,6 +49,7 @@ class TransUNet(PretrainedSegmenter):
     """
 
     stride = 16
+    early = Tap("resnet.stages.0")
     timm_name = "vit_base_r50_s16_224"
 
     def __init__(

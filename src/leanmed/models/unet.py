@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from leanmed.models.familiarity import Tap
 from leanmed.models.segmentation import Maps, Segmenter, conv_norm, initialise
 
 DEPTH = 5  # sizes of maps
@@ -37,6 +38,7 @@ class UNet(Segmenter):
     """
 
     stride = 16
+    early = Tap("encoder.1")
 
     def __init__(self, channels: int, classes: int, *, width: int = 64, dropout: float = 0.0) -> None:
         super().__init__()

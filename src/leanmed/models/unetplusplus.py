@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from leanmed.models.familiarity import Tap
 from leanmed.models.segmentation import Maps, Segmenter, conv_norm, initialise
 
 DEPTH = 5  # sizes of maps
@@ -33,6 +34,7 @@ class UNetPlusPlus(Segmenter):
     """
 
     stride = 16
+    early = Tap("encoder.1")
 
     def __init__(self, channels: int, classes: int, *, width: int = 64, deep_supervision: bool = False) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from leanmed import __version__
-from leanmed.errors import LeanmedError, RunError
+from leanmed.errors import LeanmedError, RunError, UnfamiliarInput
 from leanmed.files import encodable, sha256_bytes, sha256_json, whole_file, write_text
 from leanmed.prompts import Prompts
 from leanmed.reading.folders import FILES, PICTURES
@@ -36,7 +36,8 @@ from leanmed.tasks.drawing import as_picture
 from leanmed.tasks.kind import Answer, AsFile, ScanAnswer
 
 IN_FLIGHT = 4  # images per worker: enough to keep all busy, few enough for steady memory
-ABOUT = ("artifact", "version", "seconds", "error")  # the last columns of a table
+ABOUT = ("artifact", "version", "seconds", "remark", "error")  # the last columns of a table
+OTHERWISE = "was answered with another choice of --refuse-unfamiliar; remove it, or choose another --out"
 ENDING = re.compile(r"(\.nii\.gz|\.[a-z][a-z0-9]{1,4})$", re.IGNORECASE)  # of a file's name; 1.2.840 has none
 
 
@@ -76,6 +77,7 @@ class Outcome:
     path: Path
     answered: int
     failed: tuple[tuple[str, str], ...]  # input, reason
+    unfamiliar: tuple[str, ...] = ()  # inputs that were answered, and look unlike the training images
 
 
 def predict_file(
@@ -121,6 +123,7 @@ def predict_file(
     about = {
         "artifact": predictor.artifact.sha256,
         "threshold": predictor.manifest.threshold,
+        "refuse_unfamiliar": predictor.refuse_unfamiliar,
         "shard": [shard.index, shard.count],
         "asked": sha256_json([encodable(str(path)) for path in mine]),
     }
@@ -134,12 +137,16 @@ def predict_file(
             _write_table(part, out)
         elif part.exists():
             part.replace(out)
-        counts = {"inputs": lines.count, "failed": [list(pair) for pair in lines.failed]}
+        counts = {
+            "inputs": lines.count,
+            "failed": [list(pair) for pair in lines.failed],
+            "unfamiliar": list(lines.unfamiliar),
+        }
     # Names of files need not be UTF-8: as ASCII, JSON holds them all.
     write_text(marker, json.dumps(about | counts, indent=1) + "\n")
     part.unlink(missing_ok=True)  # of a table; a kill before this line loses nothing
     failed = tuple((name, reason) for name, reason in counts["failed"])
-    return Outcome(out, counts["inputs"] - len(failed), failed)
+    return Outcome(out, counts["inputs"] - len(failed), failed, tuple(counts["unfamiliar"]))
 
 
 def _is_table(out: Path) -> bool:
@@ -157,13 +164,15 @@ def predict_lines(
     explanations: Explanations | None = None,
 ) -> Outcome:
     """Predict many files into a stream of JSON lines, such as standard output."""
-    failed = []
+    failed, unfamiliar = [], []
     for line in answers(predictor, inputs, workers, pictures, prompts=prompts, explanations=explanations):
         if "error" in line:
             failed.append((line["input"], line["error"]))
+        if "remark" in line:
+            unfamiliar.append(line["input"])
         stream.write(encodable(as_text(line)))
         stream.flush()
-    return Outcome(Path("-"), len(inputs) - len(failed), tuple(failed))
+    return Outcome(Path("-"), len(inputs) - len(failed), tuple(failed), tuple(unfamiliar))
 
 
 def _write_table(part: Path, out: Path) -> None:
@@ -187,7 +196,9 @@ def _finished(out: Path, marker: Path, about: dict[str, Any]) -> dict[str, Any]:
             raise RunError(f"{out} was answered {words}; remove it, or choose another --out")
     if said.get("asked") != about["asked"]:
         raise RunError(f"{out} answers other inputs; remove it, or choose another --out")
-    return {"inputs": said["inputs"], "failed": said["failed"]}
+    if said.get("refuse_unfamiliar", False) != about["refuse_unfamiliar"]:
+        raise RunError(f"{out} {OTHERWISE}")
+    return {"inputs": said["inputs"], "failed": said["failed"], "unfamiliar": said.get("unfamiliar", [])}
 
 
 def _all_lines(out: Path, inputs: Sequence[Path], predictor: Predictor) -> _Lines:
@@ -328,9 +339,10 @@ def answer(
 
     Its keys are `input`; those of the answer's `as_json` (for a label `label`, `probability`, `probabilities`; for
     boxes `boxes`, `scores`, `faint`; for a mask `labels`, `pixels`, `mask`, `confidence`; for a scan `candidates`,
-    `slices`; and `threshold` for all); `picture`, where one was drawn; `file`, where the answer was written as one;
-    `explanation`, where it is explained; `prompts`, where there are some; `artifact`, `version` and `seconds`, which do
-    not include the explanation. Or else they are `input` and `error`.
+    `slices`; and `threshold` and `familiar` for all); `picture`, where one was drawn; `file`, where the answer was
+    written as one; `explanation`, where it is explained; `prompts`, where there are some; `remark`, where the image
+    looks unfamiliar; `artifact`, `version` and `seconds`, which do not include the explanation. Or else they are
+    `input` and `error`, and `familiar` where the image was refused for that.
 
     Args:
         pictures: where to draw; None: nowhere.
@@ -345,11 +357,15 @@ def answer(
         seconds = round(time.perf_counter() - started, 6)
         if explanations and frame:
             kept |= explanations.save(predictor, path, frame.pixels)
+    except UnfamiliarInput as error:
+        return {"input": str(path), "familiar": error.familiar, "error": str(error)}
     except LeanmedError as error:
         return {"input": str(path), "error": str(error)}
     about: dict[str, Any] = {"picture": drawn} if pictures and (pictures.images or is_scan(path)) else {}
     about |= {} if prompts is None else {"prompts": prompts.as_json()}
     about |= kept | {"artifact": predictor.artifact.sha256, "version": __version__}
+    said = predictor.remark(found.familiar)
+    about |= {"remark": said} if said else {}
     line = line_of(str(path), found, **about, seconds=seconds)
     return line | ({"cells": found.cells()} if cells else {})
 
@@ -378,11 +394,12 @@ def _plain_name(path: Path) -> str:
 
 @dataclass(frozen=True)
 class _Lines:
-    """The whole lines of a file of answers: how many, of how many bytes, and what failed."""
+    """The whole lines of a file of answers: how many, of how many bytes, what failed, and what looks unfamiliar."""
 
     count: int
     size: int
     failed: tuple[tuple[str, str], ...]
+    unfamiliar: tuple[str, ...]
 
     @classmethod
     def read(cls, path: Path, inputs: Sequence[Path], predictor: Predictor) -> _Lines:
@@ -391,7 +408,7 @@ class _Lines:
         Raises:
             RunError: they answer others, or by another artifact, or are damaged.
         """
-        count, size, failed = 0, 0, []
+        count, size, failed, unfamiliar = 0, 0, [], []
         with path.open("rb") as file:
             for content in file:
                 if not content.endswith(b"\n"):
@@ -403,10 +420,15 @@ class _Lines:
                     raise RunError(f"{path} was answered by another artifact; remove it, or choose another --out")
                 if line.get("threshold", predictor.manifest.threshold) != predictor.manifest.threshold:
                     raise RunError(f"{path} was answered with another threshold; remove it, or choose another --out")
+                answered, refused = "remark" in line, "error" in line and "familiar" in line
+                if answered if predictor.refuse_unfamiliar else refused:
+                    raise RunError(f"{path} {OTHERWISE}")
                 if "error" in line:
                     failed.append((line["input"], line["error"]))
+                if answered:
+                    unfamiliar.append(line["input"])
                 count, size = count + 1, size + len(content)
-        return cls(count, size, tuple(failed))
+        return cls(count, size, tuple(failed), tuple(unfamiliar))
 
 
 def _parse(content: bytes, path: Path) -> dict[str, str]:

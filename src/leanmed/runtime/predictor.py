@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,7 +13,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from leanmed.data import read_pixels
-from leanmed.errors import ArtifactError
+from leanmed.errors import ArtifactError, DataError, UnfamiliarInput
+from leanmed.figures.familiarity import remark
 from leanmed.manifest import Manifest
 from leanmed.prompts import Prompts
 from leanmed.reading.images import DEFAULT_LIMITS, Limits, read_image
@@ -25,7 +26,18 @@ from leanmed.runtime.artifact import Artifact, read_artifact
 from leanmed.runtime.explain import CELLS, Saliency, check_explained, explain
 from leanmed.runtime.sources import Frame, Source, open_frame
 from leanmed.tasks import TASKS
-from leanmed.tasks.kind import MODEL, Answer, AnswerPart, Feeds, Kind, Outputs, RunGraph, ScanAnswer
+from leanmed.tasks.kind import (
+    FAMILIAR,
+    MODEL,
+    Answer,
+    AnswerPart,
+    Feeds,
+    Kind,
+    Outputs,
+    RunGraph,
+    ScanAnswer,
+    with_familiar,
+)
 
 if TYPE_CHECKING:
     from leanmed.tasks.answers import Candidate, Detections
@@ -42,10 +54,12 @@ class Predictor:
             faster.
         limits: caps on what is read.
         threshold: decide by this one instead of the artifact's own.
+        refuse_unfamiliar: raise an UnfamiliarInput in place of an answer for an image that looks unlike those that the
+            model was trained on.
 
     Raises:
-        ArtifactError: ONNX Runtime cannot open a graph, it takes or gives something else than `leanmed.json` says, or
-            the threshold is none for such an artifact.
+        ArtifactError: ONNX Runtime cannot open a graph, it takes or gives something else than `leanmed.json` says, the
+            threshold is none for such an artifact, or it cannot tell how familiar an image looks and should refuse.
     """
 
     def __init__(
@@ -55,8 +69,15 @@ class Predictor:
         threads: int = 1,
         limits: Limits = DEFAULT_LIMITS,
         threshold: float | None = None,
+        refuse_unfamiliar: bool = False,
     ) -> None:
         self.artifact = artifact
+        self.refuse_unfamiliar = refuse_unfamiliar
+        if refuse_unfamiliar and artifact.manifest.familiar is None:
+            raise ArtifactError(
+                "expected an artifact that tells how familiar an image looks, since unfamiliar ones are to be refused, "
+                "got one of an earlier version or of too few images; export it again, or answer for all images"
+            )
         self._manifest = artifact.manifest if threshold is None else _decided_at(artifact.manifest, threshold)
         self.limits = replace(limits, min_side=max(limits.min_side, self.manifest.input.min_side))
         missing = set(self.kind.GRAPHS) - set(artifact.graphs)
@@ -105,8 +126,11 @@ class Predictor:
         Raises:
             ArtifactError: the graph fails on what it is given.
         """
+        return self._run(graph, self.kind.GRAPHS[graph], feeds)
+
+    def _run(self, graph: str, outputs: Sequence[str], feeds: Feeds) -> Outputs:
         try:
-            return cast(Outputs, self._sessions[graph].run(list(self.kind.GRAPHS[graph]), dict(feeds)))
+            return cast(Outputs, self._sessions[graph].run(list(outputs), dict(feeds)))
         except Exception as error:  # ONNX Runtime's errors share no base class
             given = " and ".join(f"{name} of shape {values.shape}" for name, values in feeds.items())
             raise ArtifactError(f"expected the graph to take {given}, got: {_line(error)}; export it again") from error
@@ -132,10 +156,10 @@ class Predictor:
         Returns:
             The answer of the artifact's kind of task: `leanmed.Prediction` (a label), `leanmed.Detections` (boxes),
             `leanmed.MaskedImage` (a mask), or of a scan `leanmed.Candidates` or `leanmed.MaskedScan`. Each has
-            `as_json()`, those of one image `draw(pixels)`, and masks `file()`.
+            `as_json()` and `familiar`, those of one image `draw(pixels)`, and masks `file()`.
 
         Raises:
-            InputError: it cannot be read as an image.
+            InputError: it cannot be read as an image, or it looks unfamiliar and such are refused.
             ArtifactError, DataError: the graph fails on it, or gives no sound answer; or prompts lie outside the image
                 or are given to an artifact that takes none.
         """
@@ -155,7 +179,32 @@ class Predictor:
         return self._look(self.frame(image))
 
     def _look(self, frame: Frame) -> Looked:
-        return Looked(self, frame, self.run(MODEL, {"pixels": frame.pixels}))
+        outputs, familiar = self._seen(frame.pixels)
+        self._check_familiar(familiar)
+        return Looked(self, frame, outputs, familiar)
+
+    def _seen(self, pixels: NDArray[Any]) -> tuple[Outputs, float | None]:
+        """What the graph `model` gives, and how familiar the image looks, if it tells."""
+        outputs = self._run(MODEL, self._outputs_of(MODEL), {"pixels": pixels})
+        if self.manifest.familiar is None:
+            return outputs, None
+        *outputs, share = outputs
+        familiar = float(share.reshape(-1)[0])
+        if not 0 <= familiar <= 1:
+            raise DataError(f"expected `{FAMILIAR}` from 0 to 1, got {familiar}; the model is unsound: export it again")
+        return outputs, familiar
+
+    def _check_familiar(self, familiar: float | None) -> None:
+        """Refuse an unfamiliar image, if such are to be refused."""
+        if self.refuse_unfamiliar and familiar is not None and (said := self.remark(familiar)):
+            raise UnfamiliarInput(f"refused: {said} Give images like those, or do not refuse unfamiliar ones", familiar)
+
+    def remark(self, familiar: float | None) -> str:
+        """What is to be said of an image that looks so familiar; nothing, unless it looks unfamiliar."""
+        about = self.manifest.familiar
+        if about is None or familiar is None or familiar >= about.threshold:
+            return ""
+        return remark(familiar, about.threshold)
 
     def predict_record(self, record: Record) -> Answer:
         """Answer for a record's image, or for its slice of a volume."""
@@ -220,7 +269,17 @@ class Predictor:
                 "artifact"
             )
         scan = scan if isinstance(scan, Scan | Whole) else self.open_scan(scan)
-        return self.kind.search(scan, self.outputs, self.manifest, count)
+        familiar: list[float] = []
+
+        def run(pixels: NDArray[Any]) -> Outputs:
+            outputs, own = self._seen(pixels)
+            familiar.extend([] if own is None else [own])
+            return self.kind_of_task.finish_for(pixels, outputs, None, self.run)
+
+        found = self.kind.search(scan, run, self.manifest, count)
+        usual = float(np.median(familiar)) if familiar else None
+        self._check_familiar(usual)
+        return cast(ScanAnswer, with_familiar(found, usual))
 
     def explain(self, image: Source, *, cells: int = CELLS) -> Saliency:
         """Which parts of one image its score depends on: see `leanmed.runtime.explain`.
@@ -268,24 +327,28 @@ class Predictor:
 
     def _check_graphs(self) -> None:
         for name, session in self._sessions.items():
-            outputs = [entry.name for entry in session.get_outputs()]
-            if outputs != list(self.kind.GRAPHS[name]):
+            outputs, wanted = [entry.name for entry in session.get_outputs()], self._outputs_of(name)
+            if outputs != wanted:
                 raise ArtifactError(
-                    f"expected the graph {name} to give {', '.join(self.kind.GRAPHS[name])}, got {', '.join(outputs)}; "
-                    "export it again"
+                    f"expected the graph {name} to give {', '.join(wanted)}, got {', '.join(outputs)}; export it again"
                 )
-        for name, wanted in self.kind_of_task.inputs.items():
+        for name, taken in self.kind_of_task.inputs.items():
             inputs = [entry.name for entry in self._sessions[name].get_inputs()]
-            if sorted(inputs) != sorted(wanted):
+            if sorted(inputs) != sorted(taken):
                 raise ArtifactError(
-                    f"expected the graph {name} to take {', '.join(wanted)}, got {', '.join(inputs)}; export it again"
+                    f"expected the graph {name} to take {', '.join(taken)}, got {', '.join(inputs)}; export it again"
                 )
         self._check_model()
+
+    def _outputs_of(self, graph: str) -> list[str]:
+        """The names of a graph's outputs: the kind's, and `familiar` of `model` where the artifact tells it."""
+        told = graph == MODEL and self.manifest.familiar is not None
+        return [*self.kind.GRAPHS[graph], *[FAMILIAR] * told]
 
     def _check_model(self) -> None:
         session, manifest = self._sessions[MODEL], self.manifest
         takes = [(entry.name, entry.type, len(entry.shape)) for entry in session.get_inputs()]
-        gives = {entry.name: entry.shape for entry in session.get_outputs()}
+        gives = {entry.name: entry.shape for entry in session.get_outputs() if entry.name != FAMILIAR}
         wanted = [("pixels", f"tensor({_onnx_type(manifest.input.dtype)})", 3)]
         final = not self.kind_of_task.has_further_graphs  # of other kinds, only the last graph's outputs have labels
         if takes != wanted or (final and not self.kind.fits(gives, manifest.labels)):
@@ -304,11 +367,13 @@ class Looked:
         predictor: whose graphs answer.
         frame: the image.
         outputs: of the graph `model`.
+        familiar: how familiar the image looks; None: the artifact does not tell.
     """
 
     predictor: Predictor
     frame: Frame
     outputs: Outputs
+    familiar: float | None = None
 
     def answer(self, prompts: Prompts | None = None) -> Any:
         """As `Predictor.predict`; prompts and places are in the image as it is stored."""
@@ -320,7 +385,7 @@ class Looked:
         predictor = self.predictor
         shown = predictor.check_prompts(self.frame, prompts)
         final = predictor.kind_of_task.finish_for(self.frame.pixels, self.outputs, shown, predictor.run)
-        return predictor.kind.decide(final, predictor.manifest)
+        return cast(Answer, with_familiar(predictor.kind.decide(final, predictor.manifest), self.familiar))
 
 
 def _onnx_type(dtype: str) -> str:
@@ -338,14 +403,20 @@ def _decided_at(manifest: Manifest, threshold: float) -> Manifest:
 
 
 def load(
-    path: str | Path, *, threads: int = 1, limits: Limits = DEFAULT_LIMITS, threshold: float | None = None
+    path: str | Path,
+    *,
+    threads: int = 1,
+    limits: Limits = DEFAULT_LIMITS,
+    threshold: float | None = None,
+    refuse_unfamiliar: bool = False,
 ) -> Predictor:
     """Read, check and open an artifact folder; the arguments are those of `Predictor`.
 
     Raises:
         ArtifactError: no artifact, damaged, edited, or of a kind this ONNX Runtime cannot open.
     """
-    return Predictor(read_artifact(Path(path)), threads=threads, limits=limits, threshold=threshold)
+    given: dict[str, Any] = {"threads": threads, "limits": limits, "threshold": threshold}
+    return Predictor(read_artifact(Path(path)), **given, refuse_unfamiliar=refuse_unfamiliar)
 
 
 def open_session(graph: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
@@ -377,7 +448,9 @@ def open_graphs(graphs: Mapping[str, bytes]) -> RunGraph:
         ArtifactError: ONNX Runtime cannot open one.
     """
     sessions = {name: open_session(graph) for name, graph in graphs.items()}
-    return lambda name, feeds: cast(Outputs, sessions[name].run(None, dict(feeds)))
+    # the kind of task knows nothing of the output that tells how familiar an image looks
+    outputs = {k: [o.name for o in s.get_outputs() if o.name != FAMILIAR] for k, s in sessions.items()}
+    return lambda name, feeds: cast(Outputs, sessions[name].run(outputs[name], dict(feeds)))
 
 
 def _line(error: Exception) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from leanmed.errors import ExportError, RecipeError
+from leanmed.models.familiarity import Watched
 from leanmed.records import Record
 from leanmed.tasks.kind import Answer
 
@@ -98,6 +99,10 @@ class Task(nn.Module, ABC):
             "expected adapters.method to be none for this network, which has no encoder apart from the rest; leave it "
             "out, or choose another network"
         )
+
+    def watched(self) -> Watched | None:
+        """Which modules tell how familiar an image looks; None: of this network it is not told."""
+        return None
 
     @abstractmethod
     def prepare(self, pixels: NDArray[Any]) -> Named:

@@ -7,7 +7,7 @@ it is first asked for: who predicts needs no torch, and who trains no plots.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from leanmed.manifest import Manifest
 from leanmed.prompts import Prompts
 from leanmed.recipe.recipe import Settings
-from leanmed.records import Attribute, Record
+from leanmed.records import Attribute, Record, Value
 
 if TYPE_CHECKING:  # only the judge and the training need the packages behind these
     from leanmed.figures.bootstrap import Figure, SubgroupRow
@@ -42,12 +42,53 @@ Finish = Callable[[Outputs, tuple[int, int], Prompts | None, RunGraph], Outputs]
 """See `Kind.finish`."""
 Explain = Callable[[Outputs, Manifest], "Explained"]
 """See `Kind.explained`."""
+FAMILIAR = "familiar"
+"""The last output of `model`, of artifacts that tell how familiar an image looks; no kind's own."""
 MODEL = "model"
 """The graph that looks at an image first, and of most kinds the only one."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class AnswerValue(Value):
+    """What the answers of all kinds hold.
+
+    Args:
+        familiar: how much the image looks like those that the model was trained on, in [0, 1]: of images like these
+            that it had not seen, the share that look at least as unlike them. Of a scan, the median of its slices.
+            None: not known, since the artifact does not say.
+    """
+
+    familiar: float | None = None
+
+    @property
+    def familiar_cell(self) -> dict[str, str | float]:
+        """The column `familiar` of a table, empty where it is not known."""
+        return {"familiar": "" if self.familiar is None else round(self.familiar, 4)}
+
+
+def with_familiar(answer: Any, familiar: float | None) -> Any:
+    """An `AnswerValue` that says how familiar its image looked."""
+    return answer if familiar is None else replace(answer, familiar=familiar)
+
+
+def familiar_of(line: Mapping[str, Any]) -> float | None:
+    """What a line says of how familiar its image looked; None: nothing, as other people's lines.
+
+    Raises:
+        ValueError, TypeError: something else than a number from 0 to 1.
+    """
+    value = None if line.get("familiar") is None else float(line["familiar"])
+    if value is not None and not 0 <= value <= 1:
+        raise ValueError(f"`familiar` is a number from 0 to 1, got {value}")
+    return value
+
+
 class Answer(Protocol):
-    """What a model says of one image: a frozen value, checked when it is made."""
+    """What a model says of one image: an `AnswerValue`, checked when it is made."""
+
+    @property
+    def familiar(self) -> float | None:
+        """See `AnswerValue`."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values: the part of a line that `answer_of` reads back."""
@@ -64,6 +105,10 @@ class Answer(Protocol):
 
 class ScanAnswer(Protocol):
     """What a model says of a whole scan."""
+
+    @property
+    def familiar(self) -> float | None:
+        """See `AnswerValue`."""
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from leanmed.data import read_pixels
 from leanmed.data.telling import some
 from leanmed.errors import DataError, InputError
+from leanmed.models.familiarity import Descriptor, watching
 from leanmed.records import Record
 from leanmed.tasks.base import Batch, Named, Size, Task
 from leanmed.tasks.kind import Answer
@@ -117,15 +118,31 @@ def ordered_batches(data: Prepared, batch_size: int) -> DataLoader[Batch]:
     return DataLoader(data, batch_size)
 
 
-def answer_part(task: Task, data: Prepared, batch_size: int) -> Iterator[tuple[Record, Answer]]:
-    """Each record of a part with the answer to it, in their order, on the device that the task is on."""
-    start, device, was_training = 0, next(task.parameters()).device, task.training
-    task.eval()
-    for batch in ordered_batches(data, batch_size):
-        with torch.inference_mode():
-            outputs = task({name: tensor.to(device) for name, tensor in batch.inputs.items()})
-        count = len(next(iter(batch.inputs.values())))
+def answer_part(
+    task: Task, data: Prepared, batch_size: int, seen: list[Descriptor] | None = None
+) -> Iterator[tuple[Record, Answer]]:
+    """Each record of a part with the answer to it, in their order, on the device that the task is on.
+
+    `seen` takes what the network saw of them, where it is watched.
+    """
+    start = 0
+    for outputs, described in run_part(task, data, batch_size):
+        if seen is not None and described is not None:
+            seen.append(described)
+        count = len(next(iter(outputs.values())))
         sizes = [data.size(index) for index in range(start, start + count)]
         yield from zip(data.records[start : start + count], task.answers(outputs, sizes), strict=True)
         start += count
+
+
+def run_part(task: Task, data: Prepared, batch_size: int) -> Iterator[tuple[Named, Descriptor | None]]:
+    """The outputs of each batch, in order, and what the network saw of it: None where it is not watched."""
+    device, was_training, watched = next(task.parameters()).device, task.training, task.watched()
+    task.eval()
+    for batch in ordered_batches(data, batch_size):
+        inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
+        with torch.inference_mode(), watching(task, watched) as seen:
+            outputs = task(inputs)
+            described = seen()
+        yield outputs, described
     task.train(was_training)

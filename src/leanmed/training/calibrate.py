@@ -8,18 +8,20 @@ a remote say nevertheless: the networks of the other folds, whose answers speak 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from leanmed.figures.calibration import Evidence, Temperature, choose_threshold, pooled_temperature, untouched
+from leanmed.figures.familiarity import Scale
 from leanmed.files import write_json
 from leanmed.records import Record
-from leanmed.runs import CALIBRATION, FOLD, Run
+from leanmed.runs import CALIBRATION, FOLD, SPLITS, Run, read_csv
 from leanmed.runtime.lines import line_of, read_lines, write_lines
 from leanmed.tasks import TASKS
-from leanmed.tasks.kind import Answer
+from leanmed.tasks.kind import Answer, with_familiar
+from leanmed.training.familiarity import Distances, Scales, read_distances, scales_of
 
 NO_TEMPERATURE = "answers of this kind have no temperature"
 Pairs = list[tuple[Record, Answer]]
@@ -48,12 +50,18 @@ def calibrate(run: Run, records: Sequence[Record]) -> str:
     if run.calibrated_alone():
         return "every fold keeps the calibration that an earlier version gave it by itself"
     rules = rules_of(run, records)
+    distances = [read_distances(run, fold) for fold in range(run.facts["folds"])]
+    scales = _scales(run, records, distances)
     for fold, (temperature, threshold) in enumerate(rules.folds):
-        _decide(run, fold, _uncalibrated(run, fold, records), temperature.value, threshold)
+        familiar = _familiar(distances[fold], scales.folds[fold]) if scales else {}
+        _decide(run, fold, _uncalibrated(run, fold, records), temperature.value, threshold, familiar)
     fitted, spread = rules.whole[0], _spread([own.value for own, _ in rules.folds])
     sentence = "" if fitted.unfitted == NO_TEMPERATURE else fitted.sentence() + spread
     whole, *folds = ({**asdict(own), "threshold": threshold} for own, threshold in (rules.whole, *rules.folds))
-    write_json(run.path / CALIBRATION, {**whole, "sentence": sentence, "folds": folds})
+    content = {**whole, "sentence": sentence, "folds": folds}
+    if scales:
+        content["familiarity"] = {"whole": scales.whole.as_json(), "folds": [own.as_json() for own in scales.folds]}
+    write_json(run.path / CALIBRATION, content)
     return sentence or "answers decided"
 
 
@@ -128,11 +136,37 @@ def _fitted(seen: Evidence | None, chosen: str | float) -> Rule:
     return temperature, float(np.float32(threshold))
 
 
-def _decide(run: Run, fold: int, parts: dict[str, Pairs], temperature: float, threshold: float | None) -> None:
+def _scales(run: Run, records: Sequence[Record], distances: Sequence[Distances | None]) -> Scales | None:
+    """What the distances of all folds' unseen images make; see `leanmed.training.familiarity`."""
+    units = {record.id: _unit(run, record) for record in records}
+    rows = read_csv(run.path / SPLITS)
+    tested = [
+        {units[row["image"]] for row in rows if row[f"fold_{fold}"] == "test"} for fold in range(run.facts["folds"])
+    ]
+    return scales_of(distances, units, tested)
+
+
+def _familiar(distances: Distances | None, scale: Scale) -> dict[str, float]:
+    """How familiar each of a fold's unseen images looks to it."""
+    found = distances or {}
+    return dict(zip(found, scale.familiar(list(found.values())), strict=True))
+
+
+def _decide(
+    run: Run,
+    fold: int,
+    parts: dict[str, Pairs],
+    temperature: float,
+    threshold: float | None,
+    familiar: Mapping[str, float],
+) -> None:
     """Write the fold's answers as they are decided, then its facts."""
     kind, file = TASKS[run.recipe.task], run.folder(fold) / FOLD
     decided = {
-        part: [(record, kind.answer.recalibrated(answer, temperature, threshold)) for record, answer in pairs]
+        part: [
+            (record, with_familiar(kind.answer.recalibrated(answer, temperature, threshold), familiar.get(record.id)))
+            for record, answer in pairs
+        ]
         for part, pairs in parts.items()
     }
     for part, pairs in decided.items():

@@ -24,6 +24,7 @@ from safetensors.torch import save
 from leanmed.data.splits import Fold
 from leanmed.errors import RunError
 from leanmed.files import whole_file, write_json
+from leanmed.models.familiarity import Descriptor
 from leanmed.recipe.recipe import Distillation, Recipe
 from leanmed.records import Record
 from leanmed.runs import CALIBRATION, FOLD, MODEL, Run
@@ -31,6 +32,7 @@ from leanmed.runtime.lines import line_of, write_lines
 from leanmed.tasks.base import Task
 from leanmed.tasks.building import build_task
 from leanmed.training.batches import Cache, Prepared, answer_part, ordered_batches, training_batches
+from leanmed.training.familiarity import keep_familiarity
 from leanmed.training.loop import BEST, LAST, Loop, hushed, make_trainer, seed_of
 from leanmed.training.machines import Machines
 from leanmed.training.ranks import is_first
@@ -74,8 +76,7 @@ def train_fold(
     loop, trainer = _fit(run, fold.number, parts["train"], parts["validation"], inputs, machines, tell, teacher)
     if trainer.is_global_zero:
         loop.task.to(trainer.strategy.root_device)
-        exact = {name: Prepared(parts[name], loop.task.kept, None) for name in ("validation", "test")}
-        _finish_fold(run, fold, loop, exact)
+        _finish_fold(run, fold, loop, parts)
     trainer.strategy.barrier()
     del loop, trainer
     gc.collect()  # they refer to each other, and hold a whole model with its optimiser
@@ -135,6 +136,7 @@ def refit(
         )
     found = run.calibration
     task.decide_by(found["value"], found["threshold"])
+    keep_familiarity(run.folder(None), task, records, [], [], run.recipe.training.batch_size)
     facts = {"images": {"train": len(records)}, "epochs": epochs, "epochs_of_folds": chosen}
     _write(run, None, loop, facts, (LAST,))
 
@@ -197,15 +199,18 @@ def _one_image_told() -> Iterator[None]:
         ) from error
 
 
-def _finish_fold(run: Run, fold: Fold, loop: Loop, parts: dict[str, Prepared]) -> None:
+def _finish_fold(run: Run, fold: Fold, loop: Loop, parts: Mapping[str, Sequence[Record]]) -> None:
     task, batch_size = loop.task.kept, run.recipe.training.batch_size
     best = _weights_at(loop, BEST)
     task.eval()
     chosen = next(row for row in loop.history if row["epoch"] == best["epoch"])
     task.decide_by(1.0, 0.0)  # `calibrate` decides when all folds have answered
+    seen: list[Descriptor] = []
     for part in ("validation", "test"):
-        answered = answer_part(task, parts[part], batch_size)
+        answered = answer_part(task, Prepared(parts[part], task, None), batch_size, seen)
         write_lines(run.uncalibrated(fold.number, part), (line_of(record.id, answer) for record, answer in answered))
+    unseen = [*parts["validation"], *parts["test"]]
+    keep_familiarity(run.folder(fold.number), task, parts["train"], unseen, seen, batch_size)
     facts = {
         "images": {name: len(where) for name, where in fold.parts().items()},
         "epochs": len(loop.history),

@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 
 from leanmed.errors import ArtifactError, DataError
 from leanmed.manifest import Manifest
-from leanmed.records import Value
-from leanmed.tasks.kind import Explained
+from leanmed.tasks.kind import AnswerValue, Explained, familiar_of
 
 GRAPHS = {"model": ("probabilities",)}
 LEAST = 1e-300  # of a probability: keeps logarithms finite
 
 
 @dataclass(frozen=True)
-class Prediction(Value):
+class Prediction(AnswerValue):
     """What a classifier says of one image.
 
     Args:
@@ -54,17 +53,19 @@ class Prediction(Value):
         return values[1] if len(values) == 2 else self.probabilities[self.label]
 
     def as_json(self) -> dict[str, Any]:
-        """`label`, `probability`, `probabilities` and `threshold`."""
+        """`label`, `probability`, `probabilities`, `threshold` and `familiar`."""
         return {
             "label": self.label,
             "probability": self.probability,
             "probabilities": dict(self.probabilities),
             "threshold": self.threshold,
+            "familiar": self.familiar,
         }
 
     def cells(self) -> dict[str, str | float]:
-        """`label`, and a column for each label's probability."""
-        return {"label": self.label} | {f"p_{name}": p for name, p in self.probabilities.items()}
+        """`label`, a column for each label's probability, and `familiar`."""
+        columns = {f"p_{name}": p for name, p in self.probabilities.items()}
+        return {"label": self.label, **columns, **self.familiar_cell}
 
     def draw(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The image with label and probability below it."""
@@ -110,7 +111,8 @@ def recalibrated(answer: Prediction, temperature: float, threshold: float | None
     raised = np.exp(logits - logits.max())
     probabilities = raised / raised.sum()
     best = int(np.argmax(probabilities)) if threshold is None else int(np.float32(probabilities[1]) >= threshold)
-    return Prediction(labels[best], dict(zip(labels, probabilities.tolist(), strict=True)), threshold)
+    values = dict(zip(labels, probabilities.tolist(), strict=True))
+    return Prediction(labels[best], values, threshold, familiar=answer.familiar)
 
 
 def is_answer(line: Mapping[str, Any]) -> bool:
@@ -123,7 +125,8 @@ def answer_of(line: Mapping[str, Any]) -> Prediction:
     try:
         probabilities = {str(name): float(p) for name, p in line["probabilities"].items()}
         threshold = line.get("threshold")
-        return Prediction(str(line["label"]), probabilities, None if threshold is None else float(threshold))
+        least = None if threshold is None else float(threshold)
+        return Prediction(str(line["label"]), probabilities, least, familiar=familiar_of(line))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"expected `label` and `probabilities` (a number for each label), got {type(error).__name__}: {error}; "

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from leanmed.data import class_labels
 from leanmed.models.classifier import Classifier
+from leanmed.models.familiarity import Watched
 from leanmed.models.pixels import kept, unit
 from leanmed.recipe.recipe import Recipe
 from leanmed.records import Record
@@ -51,6 +52,11 @@ class Classification(Task):
     def parts(self) -> Parts:
         """The backbone, whose last layer is new."""
         return Parts("model.backbone", fresh=tuple(f"model.backbone.{path}" for path in self.model.last_layers()))
+
+    def watched(self) -> Watched:
+        """The backbone's early stages."""
+        taps = (tap._replace(path=f"model.backbone.{tap.path}") for tap in self.model.taps())
+        return Watched("model.backbone", tuple(taps))
 
     def prepare(self, pixels: NDArray[Any]) -> Named:
         """(h, w, 4) uint8 to (4, side, side) float32 in [0, 1]."""

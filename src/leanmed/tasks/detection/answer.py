@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from leanmed.errors import ArtifactError, DataError
 from leanmed.manifest import Manifest
-from leanmed.records import Box, Value, checked_box
+from leanmed.records import Box, checked_box
 from leanmed.tasks.detection.boxes import iou
 from leanmed.tasks.detection.candidates import Candidates, find_candidates
-from leanmed.tasks.kind import Explained
+from leanmed.tasks.kind import AnswerValue, Explained, familiar_of
 
 GRAPHS = {"model": ("boxes", "scores")}
 LEAST_COMPARED = 0.05  # a box's score
@@ -24,7 +24,7 @@ FAR = 1e5  # pixels; no image reaches so far
 
 
 @dataclass(frozen=True)
-class Detections(Value):
+class Detections(AnswerValue):
     """What a detector says of one image.
 
     Args:
@@ -65,18 +65,19 @@ class Detections(Value):
         return self.scores + self.faint_scores
 
     def as_json(self) -> dict[str, Any]:
-        """`boxes` and `scores`, `threshold`, and the same of what lies below it as `faint`."""
+        """`boxes` and `scores`, `threshold`, the same of what lies below it as `faint`, and `familiar`."""
         return {
             "boxes": [list(box) for box in self.boxes],
             "scores": list(self.scores),
             "threshold": self.threshold,
             "faint": {"boxes": [list(box) for box in self.faint_boxes], "scores": list(self.faint_scores)},
+            "familiar": self.familiar,
         }
 
     def cells(self) -> dict[str, str | float]:
-        """How many boxes are answered, and the boxes with their scores as JSON."""
+        """How many boxes are answered, the boxes with their scores as JSON, and `familiar`."""
         rows = [[*box, score] for box, score in zip(self.boxes, self.scores, strict=True)]
-        return {"count": len(self.boxes), "boxes": json.dumps(rows)}
+        return {"count": len(self.boxes), "boxes": json.dumps(rows), **self.familiar_cell}
 
     def draw(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The image with the boxes that are answered on it, each with its score."""
@@ -171,7 +172,8 @@ def recalibrated(answer: Detections, temperature: float, threshold: float | None
     """An answer made at a temperature of 1 as it is at another one, decided by a threshold."""
     boxes = np.array(answer.all_boxes, np.float64).reshape(-1, 4)
     odds = log_odds(np.array(answer.all_scores, np.float64)) / temperature
-    return decided([boxes, (1 / (1 + np.exp(-odds))).astype(np.float32)], threshold or 0.0)
+    again = decided([boxes, (1 / (1 + np.exp(-odds))).astype(np.float32)], threshold or 0.0)
+    return replace(again, familiar=answer.familiar)
 
 
 def _sound(boxes: NDArray[Any], scores: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -203,6 +205,7 @@ def answer_of(line: Mapping[str, Any]) -> Detections:
             threshold=float(line.get("threshold") or 0.0),
             faint_boxes=tuple(map(tuple, faint["boxes"])),
             faint_scores=tuple(map(float, faint["scores"])),
+            familiar=familiar_of(line),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(

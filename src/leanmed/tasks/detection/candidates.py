@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from leanmed.reading.ct import Floats, Triple
 from leanmed.reading.lung_slices import Pixels, Scan, Slice
 from leanmed.tasks.drawing import FAINT, MARKED, NOTICE
+from leanmed.tasks.kind import AnswerValue
 
 Detect = Callable[[Pixels], tuple[NDArray[Any], NDArray[Any]]]
 """Pixels (h, w, 3) of a slice -> boxes (n, 4), xyxy in these pixels, and their scores (n,)."""
@@ -76,7 +77,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, eq=False)
-class Candidates:
+class Candidates(AnswerValue):
     """What a detector says of a whole scan.
 
     Args:
@@ -90,19 +91,20 @@ class Candidates:
     scan: Scan
 
     def as_json(self) -> dict[str, Any]:
-        """`candidates`, each with whether it is answered, the threshold, how many slices were searched, and notes."""
+        """`candidates`, each with whether it is answered, `threshold`, how many `slices`, `familiar`, and `notes`."""
         notes = {"notes": list(self.scan.volume.notes)} if self.scan.volume.notes else {}
         return {
             "candidates": [c.as_json() | {"answered": c.score >= self.threshold} for c in self.found],
             "threshold": self.threshold,
             "slices": len(self.scan.searched),
+            "familiar": self.familiar,
             **notes,
         }
 
     def cells(self) -> dict[str, str | float]:
-        """How many are answered, and these as JSON."""
+        """How many are answered, these as JSON, and `familiar`."""
         sure = [c.as_json() for c in self.found if c.score >= self.threshold]
-        return {"count": len(sure), "candidates": json.dumps(sure)}
+        return {"count": len(sure), "candidates": json.dumps(sure), **self.familiar_cell}
 
     def picture(self) -> Image.Image:
         """The best of them, each in its slice."""

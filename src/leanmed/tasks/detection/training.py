@@ -14,6 +14,7 @@ from torchvision.ops import box_iou, nms
 
 from leanmed.errors import DataError, RecipeError
 from leanmed.models.anchors import choose_sides, coverage, decode_boxes
+from leanmed.models.familiarity import Tap, Watched
 from leanmed.models.pixels import kept, unit
 from leanmed.models.ssd import SSD
 from leanmed.recipe.recipe import Recipe
@@ -80,6 +81,10 @@ class Detection(Task):
     def parts(self) -> Parts:
         """The backbone; neck and heads are new."""
         return Parts("model.backbone")
+
+    def watched(self) -> Watched:
+        """The finest of the backbone's maps."""
+        return Watched("model.backbone.maps", (Tap("model.backbone.maps"),))
 
     def prepare(self, pixels: NDArray[Any]) -> Named:
         """(h, w, 4) uint8 to (c, side, side) float32 in [0, 1]."""

@@ -77,6 +77,7 @@ class PromptedMask(MaskedImage):
             placed,
             tuple(map(int, marks)),
             score,
+            familiar=mask.familiar,
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from leanmed.models.familiarity import Tap, Watched
 from leanmed.models.point_localiser import PointLocaliser, localisation_loss, pixels
 from leanmed.models.sam import PATCH, PromptedSegmenter, build_prompted, checkpoint_blocks
 from leanmed.prompts import INSIDE, NO_POINT, OUTSIDE
@@ -58,6 +59,13 @@ class Prompted(Segmentation):
         """SAM's; the localiser is none of them. What serves several answers to one prompt is never asked."""
         unasked = tuple(f"model.mask_decoder.output_hypernetworks_mlps.{k}" for k in (1, 2, 3))
         return Parts("model.vision_encoder", decoder=("model.mask_decoder",), frozen=("model.prompt_encoder", *unasked))
+
+    def watched(self) -> Watched:
+        """The image encoder's first two blocks."""
+        encoder = "model.vision_encoder"
+        blocks = range(min(2, len(self.model.blocks)))
+        taps = tuple(Tap(f"{encoder}.layers.{k}", axis=-1) for k in blocks)
+        return Watched(f"{encoder}.patch_embed", taps)
 
     def encode(self, record: Record, size: Size | None = None) -> Named:
         """The mask in the frame of the square, and the point in it that the localiser is to find."""

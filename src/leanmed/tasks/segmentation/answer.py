@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from leanmed.errors import DataError
 from leanmed.manifest import Manifest
-from leanmed.records import Value
 from leanmed.tasks.frames import places_of
+from leanmed.tasks.kind import AnswerValue, familiar_of
 from leanmed.tasks.segmentation.pieces import Pieces, largest_pieces
 from leanmed.tasks.segmentation.scan import MaskedScan, mask_scan
 
@@ -34,7 +34,7 @@ EVEN = 0.5  # the threshold of a mask whose line names none
 
 
 @dataclass(frozen=True)
-class MaskedImage(Value):
+class MaskedImage(AnswerValue):
     """What a segmenter says of one image. Masks are held packed, so that ten thousand of them fit into memory.
 
     Args:
@@ -78,10 +78,12 @@ class MaskedImage(Value):
         confidence: Plane | None = None,
         threshold: float | None = None,
         pieces: Pieces = "all",
+        familiar: float | None = None,
     ) -> MaskedImage:
         """Of a mask with all its pieces and a confidence, (h, w) uint8 each."""
         kept = largest_pieces(mask) if pieces == "image" else mask
-        return cls(labels, packed(kept), None if confidence is None else packed(confidence), threshold, pieces)
+        sure = None if confidence is None else packed(confidence)
+        return cls(labels, packed(kept), sure, threshold, pieces, familiar=familiar)
 
     @property
     def mask(self) -> Plane:
@@ -100,24 +102,26 @@ class MaskedImage(Value):
         return {label: int(counts[k]) for k, label in enumerate(self.labels, start=1)}
 
     def as_json(self) -> dict[str, Any]:
-        """`mask` and `confidence` as PNG in base64, `labels`, `threshold`, and `pixels`, how many each label marks.
+        """`mask` and `confidence` as PNG in base64, `labels`, `threshold`, `pixels`, and `familiar`.
 
-        `pieces` is there where not all are kept.
+        `pixels` says how many each label marks. `pieces` is there where not all are kept.
         """
         about = {
             "labels": list(self.labels),
             "pixels": self.pixels,
             "threshold": self.threshold,
+            "familiar": self.familiar,
             "mask": _text(self.packed),
             "confidence": None if self.packed_confidence is None else _text(self.packed_confidence),
         }
         return about if self.pieces == "all" else about | {"pieces": self.pieces}
 
     def cells(self) -> dict[str, str | float]:
-        """How many pixels each label marks, and their share of the image."""
+        """How many pixels each label marks, their share of the image, and `familiar`."""
         size = max(self.mask.size, 1)
         cells: dict[str, str | float] = {f"pixels {label}": n for label, n in self.pixels.items()}
-        return cells | {f"share {label}": round(n / size, 6) for label, n in self.pixels.items()}
+        shares = {f"share {label}": round(n / size, 6) for label, n in self.pixels.items()}
+        return cells | shares | self.familiar_cell
 
     def draw(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The image with the outline of each label over it, and how much of it each label marks below it."""
@@ -136,7 +140,7 @@ class MaskedImage(Value):
         mask, confidence = self.mask, self.confidence
         places = places_of(mask.shape, points)
         moved = None if confidence is None else confidence[places]
-        return MaskedImage.of(self.labels, mask[places], moved, self.threshold, self.pieces)
+        return MaskedImage.of(self.labels, mask[places], moved, self.threshold, self.pieces, self.familiar)
 
 
 def least_level(threshold: float) -> int:
@@ -144,10 +148,12 @@ def least_level(threshold: float) -> int:
     return math.ceil(LEVELS * threshold - 1e-6)
 
 
-def decided(confidence: Plane, labels: tuple[str, ...], threshold: float, pieces: Pieces) -> MaskedImage:
+def decided(
+    confidence: Plane, labels: tuple[str, ...], threshold: float, pieces: Pieces, familiar: float | None = None
+) -> MaskedImage:
     """The mask of one label: where its confidence reaches a threshold, of the pieces that are kept."""
     mask = (confidence >= least_level(threshold)).astype(np.uint8)
-    return MaskedImage.of(labels, mask, confidence, threshold, pieces)
+    return MaskedImage.of(labels, mask, confidence, threshold, pieces, familiar)
 
 
 def check(labels: tuple[str, ...], threshold: float | None) -> None:
@@ -193,7 +199,7 @@ def recalibrated(answer: MaskedImage, temperature: float, threshold: float | Non
     table = np.arange(LEVELS + 1)
     if temperature != 1.0:
         table = np.round(LEVELS / (1 + np.exp(-log_odds(table) / temperature)))
-    return decided(table.astype(np.uint8)[confidence], answer.labels, threshold, answer.pieces)
+    return decided(table.astype(np.uint8)[confidence], answer.labels, threshold, answer.pieces, answer.familiar)
 
 
 def is_answer(line: Mapping[str, Any]) -> bool:
@@ -212,6 +218,7 @@ def answer_of(line: Mapping[str, Any]) -> MaskedImage:
             None if confidence is None else base64.b64decode(confidence, validate=True),
             float(EVEN if threshold is None else threshold) if len(labels) == 1 else None,
             _pieces_of(line.get("pieces", "all")),
+            familiar=familiar_of(line),
         )
     except (KeyError, TypeError, ValueError, OSError, binascii.Error) as error:
         raise DataError(

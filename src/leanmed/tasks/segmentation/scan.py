@@ -12,6 +12,7 @@ from PIL import Image
 
 from leanmed.errors import ArtifactError
 from leanmed.manifest import Manifest
+from leanmed.tasks.kind import AnswerValue
 from leanmed.tasks.segmentation.pieces import largest_pieces
 
 SHOWN = 12  # slices of a picture
@@ -20,7 +21,7 @@ GREYS = (-2.0, 4.0)  # standard deviations of a volume that are shown as black a
 
 
 @dataclass(frozen=True, eq=False)
-class MaskedScan:
+class MaskedScan(AnswerValue):
     """What a segmenter says of a whole volume.
 
     Args:
@@ -43,13 +44,13 @@ class MaskedScan:
         return {label: round(float(counts[k]) * voxel, 4) for k, label in enumerate(self.labels, start=1)}
 
     def as_json(self) -> dict[str, Any]:
-        """`labels`, `millilitres` of each, how many `slices` there are, and `threshold`."""
+        """`labels`, `millilitres` of each, how many `slices` there are, `threshold` and `familiar`."""
         about = {"labels": list(self.labels), "millilitres": self.millilitres, "slices": len(self.mask)}
-        return about | {"threshold": self.threshold}
+        return about | {"threshold": self.threshold, "familiar": self.familiar}
 
     def cells(self) -> dict[str, str | float]:
-        """The volume that each label marks."""
-        return {f"ml {label}": volume for label, volume in self.millilitres.items()}
+        """The volume that each label marks, and `familiar`."""
+        return {f"ml {label}": volume for label, volume in self.millilitres.items()} | self.familiar_cell
 
     def file(self) -> tuple[str, bytes]:
         """The mask as NIfTI on the volume's own grid: the end of its name, and its bytes."""

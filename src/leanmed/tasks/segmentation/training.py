@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from leanmed.data.masks import read_mask
 from leanmed.files import sha256_bytes
+from leanmed.models.familiarity import Watched
 from leanmed.models.pixels import kept, unit
 from leanmed.models.segmenter import build_segmenter
 from leanmed.recipe.recipe import Recipe
@@ -87,6 +88,11 @@ class Segmentation(Task):
     def parts(self) -> Parts:
         """The encoder, where the network has one that was trained before; its decoder is new."""
         return Parts("model.encoder") if hasattr(self.model, "encoder") else super().parts()
+
+    def watched(self) -> Watched:
+        """The network's early maps."""
+        tap = self.model.early
+        return Watched("model", (tap._replace(path=f"model.{tap.path}"),))
 
     def prepare(self, pixels: NDArray[Any]) -> Named:
         """See `squared`."""
