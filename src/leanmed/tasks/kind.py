@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, cast, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from leanmed.errors import DataError
 from leanmed.manifest import Manifest
 from leanmed.prompts import Prompts
 from leanmed.recipe.recipe import Settings
@@ -40,6 +41,8 @@ RunGraph = Callable[[str, Feeds], Outputs]
 """Runs one of an artifact's graphs by its name."""
 Finish = Callable[[Outputs, tuple[int, int], Prompts | None, RunGraph], Outputs]
 """See `Kind.finish`."""
+PredictiveValues = Callable[..., "dict[str, Figure]"]
+"""See `Kind.predictive_values`."""
 MODEL = "model"
 """The graph that looks at an image first, and of most kinds the only one."""
 
@@ -84,7 +87,8 @@ class AsFile(Protocol):
 class AnswerPart(Protocol):
     """`answer.py`: numpy and Pillow alone.
 
-    A kind whose answers take more than the graph `model` also gives `INPUTS` and `finish`: see `Kind`.
+    A kind whose answers take more than the graph `model` also gives `INPUTS` and `finish`, and one that gives a
+    probability for each label `PROBABILITIES`: see `Kind`.
     """
 
     GRAPHS: Mapping[str, tuple[str, ...]]
@@ -136,7 +140,11 @@ class JudgedScans(Protocol):
 
 
 class JudgePart(Protocol):
-    """`judge.py`: from records and answers to figures; a `table` is the kind's own value."""
+    """`judge.py`: from records and answers to figures; a `table` is the kind's own value.
+
+    A kind whose words depend on the table also gives `words`, one whose answers are yes or no `predictive_values` and
+    `decision_curve`, and one with `PROBABILITIES` `RECALIBRATED`: see `Kind`.
+    """
 
     MAIN_SCORE: str
     """The figure to lead with."""
@@ -278,6 +286,41 @@ class Kind:
 
         height, width = pixels.shape[:2]
         return self.finish(outputs, (height, width), prompts, feed)
+
+    @property
+    def probabilities(self) -> str:
+        """The output of `model` that holds a probability for each label, summing to 1; empty: the kind has none."""
+        return cast(str, getattr(self.answer, "PROBABILITIES", ""))
+
+    @property
+    def recalibrated_figures(self) -> tuple[str, ...]:
+        """The figures that another calibration and threshold of `probabilities` may change."""
+        return cast(tuple[str, ...], getattr(self.judge, "RECALIBRATED", ()))
+
+    def words(self, table: Any) -> Words:
+        """What the report of one table calls things."""
+        return cast("Words", self.judge.words(table) if hasattr(self.judge, "words") else self.judge.WORDS)
+
+    def predictive_values(self, labels: tuple[str, ...]) -> PredictiveValues:
+        """`predictive_values(table, prevalence, *, resamples) -> {"ppv": Figure, "npv": Figure}`.
+
+        They are at a stated prevalence of the second label, or if it is None at the table's own.
+
+        Raises:
+            DataError: the kind's answers to these labels are not yes or no.
+        """
+        if not hasattr(self.judge, "predictive_values") or len(labels) != 2:
+            raise DataError(
+                "expected answers that are one of two labels with --prevalence, since predictive values follow from "
+                f"their sensitivity and specificity, got {self.package.rpartition('.')[2]} of {', '.join(labels)}; "
+                "leave it out"
+            )
+        return cast(PredictiveValues, self.judge.predictive_values)
+
+    def decision_curve(self, table: Any) -> Mapping[str, Sequence[float]] | None:
+        """Net benefit by threshold for report.json: see `leanmed.report.report`; None: the table has none."""
+        found = self.judge.decision_curve(table) if hasattr(self.judge, "decision_curve") else None
+        return cast("Mapping[str, Sequence[float]] | None", found)
 
     @cached_property
     def settings(self) -> Settings:
