@@ -259,6 +259,23 @@ def evaluate(
             "--set 'data.values={gland: [1, 2], tumour: [3]}'.",
         ),
     ] = [],  # noqa: B006
+    also: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=DIR",
+            help="For an artifact or a file of answers: another data set, such as that of another hospital, whose "
+            "figures stand beside those of --data with the change between them; repeatable. NAME may be left out, and "
+            "is then the folder's. It is laid out as --data is.",
+        ),
+    ] = [],  # noqa: B006
+    prevalence: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="For two labels: give the predictive values at this share of positive images, such as 0.05, beside "
+            "those at the data set's own.",
+        ),
+    ] = None,
     scans: Annotated[bool, typer.Option("--scans", help="Judge an artifact on LUNA16's whole scans: its CPM.")] = False,
     oracle: Annotated[
         bool,
@@ -276,11 +293,16 @@ def evaluate(
     writes them or as you write them for any other model: `input` with `label` and `probabilities`, or with `boxes` and
     `scores`.
 
-    Example: `leanmed evaluate run --data my-images --out report`
+    An artifact's report shows the figures that it carries beside those of `--data`, and those of each `--also` too.
+    Images of one label only are judged by what they can tell.
+
+    Example: `leanmed evaluate run --data my-images --out report`, or
+    `leanmed evaluate artifact --data new-patients --also north=north-hospital --prevalence 0.05 --out report`
     """
     needs("evaluate", "report", *REPORTING)
     from leanmed.audit.grouping import AUDIT
     from leanmed.evaluation.artifacts import evaluate_artifact, evaluate_scans
+    from leanmed.evaluation.beside import evaluate_beside, named_sets
     from leanmed.evaluation.files import evaluate_answers
     from leanmed.evaluation.runs import evaluate_run
     from leanmed.reading.images import read_image
@@ -303,6 +325,13 @@ def evaluate(
         raise DataError("expected no --dataset with a run, which is judged on the data that it split; leave it out")
     if oracle and not is_run:
         raise DataError(f"expected a run with --oracle, got {subject}; give a run folder, or leave it out")
+    if also and is_run:
+        raise DataError(
+            f"expected an artifact or a file of answers with --also, got the run {subject}, each of whose models "
+            "answers its own test part only; make an artifact with leanmed export, or leave --also out"
+        )
+    if scans and (also or prevalence is not None):
+        raise DataError("expected neither --also nor --prevalence with --scans, got one; leave it out")
     if scans:
         if is_run:
             raise ArtifactError(f"expected an artifact, got the run {subject}; make one with leanmed export")
@@ -312,24 +341,26 @@ def evaluate(
             report, more = evaluate_scans(leanmed.load(subject), data, out, command=typed(), progress=step)
         echo_evaluation(report, *written, more)
         return
-    if is_file:
-        order = tuple(labels.split(",")) if labels else None
-        report = evaluate_answers(
-            subject,
-            data,
-            dataset=dataset or "folder",
-            labels=order,
-            settings=settings,
-            cache=out.parent / AUDIT,
-            command=typed(),
-        )
-    elif is_run:
-        report = evaluate_run(open_run(subject), data=data, oracle=_oracle() if oracle else None, command=typed())
+    common: dict[str, Any] = {"command": typed(), "prevalence": prevalence}
+    if is_run:
+        report = evaluate_run(open_run(subject), data=data, oracle=_oracle() if oracle else None, **common)
     else:
-        with progress_bar("images") as step:
-            report = evaluate_artifact(
-                leanmed.load(subject), data, dataset=dataset, cache=out.parent / AUDIT, command=typed(), progress=step
-            )
+        sets, common["cache"] = named_sets(data, also), out.parent / AUDIT
+        if is_file:
+            chosen: dict[str, Any] = {
+                "dataset": dataset or "folder",
+                "labels": tuple(labels.split(",")) if labels else None,
+                "settings": settings,
+            }
+            report = evaluate_beside(sets, lambda folder: evaluate_answers(subject, folder, **chosen, **common))
+        else:
+            predictor = leanmed.load(subject)
+            with progress_bar("images") as step:
+                report = evaluate_beside(
+                    sets,
+                    lambda folder: evaluate_artifact(predictor, folder, dataset=dataset, progress=step, **common),
+                    manifest=predictor.manifest,
+                )
     write_report(out, report, read=read_image)
     echo_evaluation(report, *written, out / "answers.csv")
 
@@ -386,6 +417,47 @@ def export(
     artifact = export(run, out, **made, teacher=teacher, tell=typer.echo)
     typer.echo(f"wrote {out}: {artifact.manifest.bytes / 1e6:.2f} MB, artifact {artifact.sha256[:12]}")
     typer.echo(f"now: leanmed predict {out} IMAGES --out answers.jsonl, and read {out / 'CARD.md'}")
+
+
+@app.command()
+def recalibrate(
+    artifact: Annotated[Path, typer.Argument(help="An artifact folder, in any precision.", show_default=False)],
+    data: Data,
+    out: Out,
+    threshold: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER|RULE",
+            help="Of two labels: answer positive from this probability on, such as 0.3; or from one chosen on the new "
+            "images by a rule: f1, youden or sensitivity:0.95. If not given, the rule by which the artifact's own was "
+            "chosen.",
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="How the data folder is laid out. If not given, as the artifact's recipe says.")
+    ] = None,
+) -> None:
+    """Fit the probabilities and the threshold of an artifact to labelled images of the place where it is used.
+
+    The network stays as it is; its probabilities get a new slope and intercept, or with few images an intercept alone,
+    inside the graph. It takes images of 20 patients or photographs at least, that the model has not seen. What it gains
+    is measured on these images, each answered with what the others give, printed, and kept in leanmed.json and CARD.md.
+
+    Example: `leanmed recalibrate artifact --data north-hospital --out artifact-north`
+    """
+    needs("recalibrate", "train", *REPORTING, "onnx")
+    from leanmed.audit.grouping import AUDIT
+    from leanmed.exporting.recalibrate import recalibrate
+    from leanmed.recipe.recipe import threshold_of
+
+    wanted = threshold_of(threshold) if threshold else None
+    with progress_bar("images") as step:
+        found = recalibrate(
+            artifact, data, out, threshold=wanted, dataset=dataset, cache=out.parent / AUDIT, progress=step
+        )
+    for line in found.lines():
+        typer.echo(line)
+    typer.echo(f"Research use only: not a medical device.\nwrote {out}: artifact {found.artifact.sha256[:12]}")
 
 
 @app.command()

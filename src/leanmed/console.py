@@ -89,14 +89,46 @@ class Evaluated(Protocol):
     def figures(self) -> Mapping[str, Any]:
         """Name -> value, low, high, n."""
 
+    @property
+    def undefined(self) -> Sequence[str]:
+        """Which figures the images cannot tell, and why."""
+
+    @property
+    def main_score(self) -> str:
+        """The figure to lead with."""
+
+    @property
+    def data_sets(self) -> Sequence[Any]:
+        """Each with its name, figures, the name of the set that it is compared with, and the change."""
+
+    @property
+    def predictive_values(self) -> Sequence[Any]:
+        """Each with whose prevalence it is, the prevalence, and figures."""
+
 
 def echo_evaluation(found: Evaluated, *written: Path) -> None:
     """The leak first, if there is one, notes, a line for each figure with its interval, and the files."""
     for line in filter(None, (found.leak, found.caution, *found.notes)):
         typer.echo(line)
     for name, figure in found.figures.items():
-        typer.echo(f"{name:18} {figure.value:.4f}  ({figure.low:.4f} to {figure.high:.4f})  n={figure.n}")
+        if figure.value == figure.value:
+            typer.echo(f"{name:18} {_shown(figure)}  n={figure.n}")
+    for line in found.undefined:
+        typer.echo(line)
+    for row in found.predictive_values:
+        values = ", ".join(f"{name} {_shown(figure)}" for name, figure in row.figures.items())
+        typer.echo(f"prevalence {row.prevalence:.4f} {row.of}: {values}")
+    for row in found.data_sets:
+        if found.main_score in row.figures:
+            change = row.change.get(found.main_score)
+            more = f", {_shown(change, '+')} from {row.compared_with}" if change else ""
+            typer.echo(f"{row.name}: {found.main_score} {_shown(row.figures[found.main_score])}{more}")
     typer.echo(f"Research use only: not a medical device.\nwrote {' and '.join(map(str, written))}")
+
+
+def _shown(figure: Any, sign: str = "") -> str:
+    value, low, high = (f"{number:{sign}.4f}" for number in (figure.value, figure.low, figure.high))
+    return f"{value}  (no interval)" if "nan" in (low, high) else f"{value}  ({low} to {high})"
 
 
 def typed() -> str:

@@ -120,7 +120,9 @@ class Manifest(_Frozen):
     """`leanmed.json`.
 
     `figures` are the measured ones: name -> {value, low, high, n}, low and high being a 95 % interval.
-    `quantization` tells how a compressed artifact was made, and is empty for the float one.
+    `quantization` tells how a compressed artifact was made, and is empty for the float one. `recalibration` tells what
+    was fitted to images of another place (see `leanmed.exporting.recalibrate`), and is empty if nothing was; `figures`
+    are then those of before.
     """
 
     format: int = Field(default=FORMAT, ge=FORMAT, le=FORMAT)
@@ -156,6 +158,7 @@ class Manifest(_Frozen):
     leak: str | None = Field(default=None, description="why the figures are too good, if they are")
     provenance: Provenance
     quantization: dict[str, Any] = Field(default_factory=dict)
+    recalibration: dict[str, Any] = Field(default_factory=dict)
     intended_use: str = INTENDED_USE
 
     @property
@@ -172,11 +175,8 @@ class Manifest(_Frozen):
             "youden": "for the best sum of sensitivity and specificity",
             "sensitivity": f"for the best specificity with a sensitivity of at least {least}",
         }
-        return (
-            "that was given as a number"
-            if rule == GIVEN
-            else f"chosen on validation images {how.get(rule, '')}".rstrip()
-        )
+        images = "the images that it was recalibrated on" if self.recalibration else "validation images"
+        return "that was given as a number" if rule == GIVEN else f"chosen on {images} {how.get(rule, '')}".rstrip()
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Manifest:

@@ -60,10 +60,19 @@ def test_what_is_hidden_is_passed_over(folder):
     assert [record.id for record in read_records("folder", root)] == ["x/1.png", "y/2.png"]
 
 
-@pytest.mark.parametrize("names", [[], ["x/1.png"], ["x/1.txt", "y/2.png"]])
-def test_one_class_is_not_enough(names, folder, refused):
-    with refused(DataError, "expected labels.csv, or images in one sub-folder", "sub-folder(s)", "write a table"):
-        read_records("folder", folder(*names))
+def test_a_folder_without_an_image_is_refused(folder, refused):
+    with refused(DataError, "expected labels.csv, or images in one sub-folder", "0 sub-folder(s)", "write a table"):
+        read_records("folder", folder())
+
+
+@pytest.mark.parametrize("names", [["x/1.png", "x/2.png"], ["x/1.png", "x/2.png", "y/3.txt"]])
+def test_one_class_can_be_judged_on_and_not_learned_from(names, folder, refused):
+    found = read_records("folder", folder(*names))
+    assert [record.label for record in found] == ["x", "x"]
+    assert class_labels("folder", found, ("x", "y"), all_present=False) == ("x", "y")
+    for wanted in (None, ("x", "y")):
+        with refused(DataError, "images of two labels or more to learn from, got images of 'x' alone; add images"):
+            class_labels("folder", found, wanted)
 
 
 def test_an_image_outside_the_class_folders_is_refused_by_name(folder, refused):
@@ -236,12 +245,6 @@ def test_nothing_is_left_out_where_no_image_has_a_listed_label(tabled, refused):
     records = read_records_for(Data(labels=("Benign", "Malignant")), tabled(HEAD, *ROWS))
     with refused(DataError, "not in the list: benign, malignant; without an image: Benign, Malignant"):
         class_labels("folder", records, ("Benign", "Malignant"))
-
-
-def test_one_label_alone_is_no_question(tabled, refused):
-    records = read_records("folder", tabled(HEAD, ROWS[0], "deep/b.JPG,benign,,,,"))
-    with refused(DataError, "expected labels ['benign'], each once and at least two"):
-        class_labels("folder", records)
 
 
 @pytest.mark.parametrize("change", ["a.png,x,p1,A,61,F", "a.png,benign,p2,A,61,F", "a.png,benign,p1,A,62,F"])

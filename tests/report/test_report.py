@@ -171,7 +171,8 @@ def test_a_fold_without_a_label_has_nulls_dashes_and_the_reason():
     assert values["fold_mean"]["auc"] == {"mean": only, "sd": None, "folds": 1}
     shown = words(render(replace(content, table=None)))
     assert "–" in shown
-    assert "Undefined (–) without images of every label: ROC-AUC, Average precision." in shown
+    assert "Undefined (–) without images of every label: ROC-AUC, Average precision, F1, ECE." in shown
+    assert "Undefined (–) without positive images and answers, and negative images: Precision." in shown
 
 
 def test_a_test_set_of_one_label_still_has_a_report():

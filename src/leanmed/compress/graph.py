@@ -11,32 +11,16 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from leanmed.errors import ArtifactError
+from leanmed.exporting.graph import copy as copy
+from leanmed.exporting.graph import parse as parse
 from leanmed.exporting.graph import slim
 
 QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"})
 Array = NDArray[Any]
-
-
-def parse(graph: bytes) -> onnx.ModelProto:
-    """Bytes to a checked ONNX model.
-
-    Raises:
-        ArtifactError: they are no ONNX graph.
-    """
-    try:
-        model = onnx.load_model_from_string(graph)
-        onnx.checker.check_model(model)
-    except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ArtifactError(
-            f"expected an ONNX graph, got something damaged ({reason}); export the artifact again"
-        ) from error
-    return model
 
 
 def refuse_quantized(model: onnx.ModelProto) -> None:
@@ -134,13 +118,6 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 def initializers(model: onnx.ModelProto) -> dict[str, Array]:
     """A graph's constants."""
     return {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
-
-
-def copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A model of its own, to change."""
-    other = onnx.ModelProto()
-    other.CopyFrom(model)
-    return other
 
 
 def set_initializers(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.ModelProto:

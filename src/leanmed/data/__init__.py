@@ -162,6 +162,12 @@ def class_labels(
     """
     found = {record.label for record in records}
     labels = tuple(normalize("NFC", label) for label in wanted or LABELS.get(dataset) or sorted(found))
+    if all_present and len(found) == 1:
+        (only,) = found
+        raise DataError(
+            f"expected images of two labels or more to learn from, got images of {only!r} alone; add images of another "
+            "label. A model that is finished can be judged on images of one label: leanmed evaluate"
+        )
     strangers, unused = found - set(labels), (set(labels) - found if all_present else set())
     if strangers or unused or len(set(labels)) < max(2, len(labels)):
         remedy = (

@@ -38,7 +38,7 @@ def read(root: Path) -> Records:
     """Read a folder of labelled images.
 
     Args:
-        root: holds `labels.csv`, or one sub-folder per class.
+        root: holds `labels.csv`, or one sub-folder per class; one class is enough to judge a model on.
 
     Raises:
         DataError: no images, or one outside the class folders; a missing column or value, or no row whose image is
@@ -123,10 +123,11 @@ def _classes(root: Path, below: dict[str, list[str]], passed_over: Sequence[str]
     stray = [name for name, parts in below.items() if len(parts) < 2]
     classes = {name: parts[0] for name, parts in below.items() if len(parts) > 1}
     kinds = set(classes.values())
-    if stray or len(kinds) < 2:
+    hint = _hint(root)
+    if stray or not kinds or (len(kinds) == 1 and hint):  # a model may be judged on images of one class
         raise DataError(
-            f"{root}: expected {TABLE}, or images in one sub-folder for each of two or more classes; got "
-            f"images in {len(kinds)} sub-folder(s), and outside: {some(stray)}; move them or write a table{_hint(root)}"
+            f"{root}: expected {TABLE}, or images in one sub-folder for each class; got images in {len(kinds)} "
+            f"sub-folder(s), and outside: {some(stray)}; move them or write a table{hint}"
             f"{''.join(f'. {note}' for note in passed_over)}"
         )
     parts = {kind for kind in kinds if re.sub(r"[\W_]+", "", kind).casefold() in _PARTS}

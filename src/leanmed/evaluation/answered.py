@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from leanmed.errors import DataError
 from leanmed.figures.bootstrap import Figure, SubgroupRow
 from leanmed.figures.familiarity import UNFAMILIAR, suspected, suspected_in_words
 from leanmed.files import encodable
 from leanmed.recipe.recipe import Evaluation
 from leanmed.records import Attribute, Record
-from leanmed.report.report import Provenance, Report
+from leanmed.report.report import AtPrevalence, Provenance, Report
 from leanmed.tasks import TASKS
-from leanmed.tasks.kind import Answer, JudgePart
+from leanmed.tasks.kind import Answer, JudgePart, Kind
 
 PROTOCOLS = {
     "grouped": "{folds}-fold cross-validation, {whole} kept whole; each image is tested once, by a model that "
@@ -48,9 +50,14 @@ class Answered:
     folds: Sequence[int] | None = None
 
     @property
+    def kind(self) -> Kind:
+        """The kind of task."""
+        return TASKS[self.task]
+
+    @property
     def judge(self) -> JudgePart:
         """Of the kind of task."""
-        return TASKS[self.task].judge
+        return self.kind.judge
 
     def of_fold(self, fold: int) -> Answered:
         """What one fold answered."""
@@ -73,18 +80,22 @@ def report_of(
     provenance: Provenance,
     thresholds: Mapping[int, float],
     unfamiliar: float = UNFAMILIAR,
+    prevalence: float | None = None,
 ) -> Report:
     """What the kind of task says of records and the answers to them: the one way from answers to figures.
 
-    An image whose `familiar` is below `unfamiliar` counts as one that looks unlike the training images.
+    If the images cannot tell the main score, the report leads with the first figure of the card that they can. An image
+    whose `familiar` is below `unfamiliar` counts as one that looks unlike the training images.
     """
     judge, table = answered.judge, answered.table()
     strangers = suspected_of(answered, unfamiliar, resamples=settings.resamples)
+    figures = judge.score(table, resamples=settings.resamples)
+    known = {name for name, figure in figures.items() if not math.isnan(figure.value)}
     return Report(
         title=title,
         protocol=protocol,
-        figures=judge.score(table, resamples=settings.resamples),
-        main_score=main_score,
+        figures=figures,
+        main_score=next((name for name in (main_score, *judge.CARD_COLUMNS) if name in known), main_score),
         table=table,
         subgroups=subgroup_rows(answered, table, settings),
         mistakes=judge.mistakes(table, answered.records, answered.answers),
@@ -93,9 +104,11 @@ def report_of(
         plots=judge.plots(table, list(thresholds.values())),
         counts=judge.counts(table),
         terms=judge.terms(table),
-        words=judge.WORDS,
+        words=answered.kind.words(table),
         provenance=provenance,
         answers=answer_rows(answered),
+        predictive_values=[] if prevalence is None else at_prevalence(answered, table, prevalence, settings.resamples),
+        decision_curve=answered.kind.decision_curve(table),
     )
 
 
@@ -107,6 +120,31 @@ def suspected_of(answered: Answered, threshold: float, *, resamples: int) -> Fig
         return None
     familiar, groups = zip(*told, strict=True)
     return suspected(familiar, groups, threshold, resamples).of_groups(len(set(groups)))
+
+
+def check_prevalence(task: str, labels: tuple[str, ...], prevalence: float | None) -> None:
+    """Refuse a prevalence that is none, or answers that have no predictive values, before any work is done.
+
+    Raises:
+        DataError: it is not between 0 and 1, or the answers are not yes or no.
+    """
+    if prevalence is None:
+        return
+    if not 0 < prevalence < 1:
+        raise DataError(
+            f"expected --prevalence as a share above 0 and below 1, such as 0.05, got {prevalence:g}; correct it"
+        )
+    TASKS[task].predictive_values(labels)
+
+
+def at_prevalence(answered: Answered, table: Any, prevalence: float, resamples: int) -> list[AtPrevalence]:
+    """Predictive values at the prevalence of the images, and at a stated one."""
+    predictive, positive = answered.kind.predictive_values(answered.labels), answered.labels[1]
+    own = sum(record.target == positive for record in answered.records) / len(answered.records)
+    return [
+        AtPrevalence(f"of {positive} in these images", own, predictive(table, None, resamples=resamples)),
+        AtPrevalence("as stated", prevalence, predictive(table, prevalence, resamples=resamples)),
+    ]
 
 
 def answer_rows(answered: Answered) -> list[dict[str, str | float]]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from leanmed import __version__
-from leanmed.audit.grouping import group_for_artifact
+from leanmed.audit.grouping import Known, group_for_artifact
 from leanmed.audit.seen import meet
 from leanmed.data import read_records_for
 from leanmed.errors import DataError, InputError, LeanmedError
-from leanmed.evaluation.answered import PROTOCOLS, Answered, missing_notes, report_of
+from leanmed.evaluation.answered import PROTOCOLS, Answered, check_prevalence, missing_notes, report_of
 from leanmed.figures.familiarity import UNFAMILIAR
+from leanmed.recipe.recipe import Recipe
 from leanmed.records import Record
 from leanmed.report.report import Provenance, Report, write_report
+from leanmed.runtime.artifact import Artifact
 from leanmed.runtime.predictor import Predictor
 from leanmed.tasks import TASKS
 from leanmed.tasks.kind import Answer
@@ -28,6 +30,7 @@ def evaluate_artifact(
     dataset: str | None = None,
     cache: Path | None = None,
     command: str = "",
+    prevalence: float | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Report:
     """The report of an artifact on a data set, but for the groups of which it was trained or selected on an image.
@@ -40,26 +43,18 @@ def evaluate_artifact(
         dataset: its reader's name; None: the one of the artifact's recipe.
         cache: a folder for the audit's groups; None: they are not kept.
         command: what the user typed, for the record.
+        prevalence: give predictive values at this share of positive images too; None: do not.
         progress: takes the number of images that are through.
 
     Raises:
-        DataError: labels the artifact does not know, no image that can be read, or every image was used to make it.
+        DataError: labels the artifact does not know, no image that can be read, every image was used to make it, or a
+            prevalence for answers that are not yes or no.
     """
     manifest, origin = predictor.manifest, predictor.manifest.provenance
-    recipe = recipe_of_artifact(origin.recipe)
-    records = read_records_for(recipe.data, data, dataset)
-    TASKS[manifest.task].judge.check(dataset or recipe.data.dataset, records, manifest.labels)
-    known = group_for_artifact(records, recipe.split, cache)
-    met = meet(known, origin, predictor.artifact.traces, cache)
-    unseen = met.unseen
-    if not unseen:
-        raise DataError(
-            "expected images new to this artifact, got only those that made it, or that share a group with one that "
-            "did; give images that are new to it"
-            + "; CARD.md has its cross-validated figures"
-            * (manifest.figures_of == "folds")
-        )
-    answered, failed = _answer_all(predictor, unseen, progress)
+    check_prevalence(manifest.task, manifest.labels, prevalence)
+    new = new_images(predictor.artifact, data, dataset=dataset, cache=cache)
+    recipe, known = new.recipe, new.known
+    answered, failed = _answer_all(predictor, new.records, progress)
     report = report_of(
         answered,
         recipe.evaluation,
@@ -69,15 +64,59 @@ def evaluate_artifact(
         provenance=Provenance(known.sha256, [origin.seed], {"leanmed": __version__}, origin.recipe, command),
         thresholds={} if manifest.threshold is None else {0: manifest.threshold},
         unfamiliar=manifest.familiar.threshold if manifest.familiar else UNFAMILIAR,
+        prevalence=prevalence,
     )
+    return replace(
+        report,
+        leak=manifest.leak and f"{manifest.leak} This artifact was made under it.",
+        notes=[*new.notes, *missing_notes(failed)],
+        contents=frozenset(known.contents[record.id] for record in answered.records),
+    )
+
+
+@dataclass(frozen=True)
+class NewImages:
+    """The images of a data set that share no group with one that an artifact was trained or selected on.
+
+    Args:
+        records: with the groups that are kept whole.
+        known: the whole data set, grouped.
+        recipe: of the artifact.
+        notes: what to say of how they were read and chosen.
+    """
+
+    records: list[Record]
+    known: Known
+    recipe: Recipe
+    notes: list[str]
+
+
+def new_images(artifact: Artifact, data: Path, *, dataset: str | None = None, cache: Path | None = None) -> NewImages:
+    """Read a data set, group it as for training, and leave out the groups of which the artifact knows an image.
+
+    Args:
+        artifact, data, dataset, cache: see `evaluate_artifact`.
+
+    Raises:
+        DataError: labels the artifact does not know, or every image was used to make it.
+    """
+    manifest, origin = artifact.manifest, artifact.manifest.provenance
+    recipe = recipe_of_artifact(origin.recipe)
+    records = read_records_for(recipe.data, data, dataset)
+    TASKS[manifest.task].judge.check(dataset or recipe.data.dataset, records, manifest.labels)
+    known = group_for_artifact(records, recipe.split, cache)
+    met = meet(known, origin, artifact.traces, cache)
+    if not met.unseen:
+        raise DataError(
+            "expected images new to this artifact, got only those that made it, or that share a group with one that "
+            "did; give images that are new to it"
+            + "; CARD.md has its cross-validated figures"
+            * (manifest.figures_of == "folds")
+        )
     images = len(known.grouping.records)
-    notes = [
-        *records.notes,
-        *known.grouping.notes(),
-        *missing_notes(failed, images=images, left_out=images - len(unseen)),
-        *met.notes,
-    ]
-    return replace(report, leak=manifest.leak and f"{manifest.leak} This artifact was made under it.", notes=notes)
+    left_out = missing_notes([], images=images, left_out=images - len(met.unseen))
+    notes = [*records.notes, *known.grouping.notes(), *left_out, *met.notes]
+    return NewImages(met.unseen, known, recipe, notes)
 
 
 def evaluate_scans(

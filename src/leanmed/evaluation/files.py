@@ -11,7 +11,7 @@ from leanmed import __version__
 from leanmed.audit.grouping import group_for_artifact
 from leanmed.data import read_records_for
 from leanmed.errors import DataError, RecipeError
-from leanmed.evaluation.answered import PROTOCOLS, Answered, missing_notes, report_of
+from leanmed.evaluation.answered import PROTOCOLS, Answered, check_prevalence, missing_notes, report_of
 from leanmed.recipe.recipe import Recipe, Split, overridden
 from leanmed.records import Record
 from leanmed.report.report import Provenance, Report
@@ -33,6 +33,7 @@ def evaluate_answers(
     groups: str = "audit",
     cache: Path | None = None,
     command: str = "",
+    prevalence: float | None = None,
 ) -> Report:
     """The report of a file of answers, whoever gave them: JSON lines as `predict` writes them.
 
@@ -49,15 +50,18 @@ def evaluate_answers(
             copies; or `reader`, the data set's alone.
         cache: a folder for the audit's groups; None: they are not kept.
         command: what the user typed, for the record.
+        prevalence: as of `leanmed.evaluation.artifacts.evaluate_artifact`.
 
     Raises:
-        DataError: no answers, of several kinds or models, or none to an image of the data set.
+        DataError: no answers, of several kinds or models, or none to an image of the data set; or a prevalence for
+            answers that are not yes or no.
     """
     lines = list(read_lines(file))
     task = _one_task(file, lines)
     kind = TASKS[task]
     read = [(line["input"], _answer_of(file, kind, line)) for line in lines if "error" not in line]
     known_labels = labels or kind.answer.labels_of([answer for _, answer in read])
+    check_prevalence(task, known_labels, prevalence)
     recipe = _recipe_of(file, task, dataset, settings)
     records = read_records_for(recipe.data, data, dataset)
     kind.judge.check(dataset, records, known_labels)
@@ -78,6 +82,7 @@ def evaluate_answers(
         main_score=kind.judge.MAIN_SCORE,
         provenance=Provenance(known.sha256, [], {"leanmed": __version__}, {}, command),
         thresholds=dict(enumerate(sorted(thresholds))),
+        prevalence=prevalence,
     )
     failed = [(line["input"], line["error"]) for line in lines if "error" in line]
     missing = len(known.grouping.records) - len(found)
@@ -88,7 +93,7 @@ def evaluate_answers(
         *[f"{strangers} answers are to inputs that are not in the data set; left out."] * bool(strangers),
         *missing_notes(failed),
     ]
-    return replace(report, notes=notes)
+    return replace(report, notes=notes, contents=frozenset(known.contents[record.id] for record, _ in found))
 
 
 def _recipe_of(file: Path, task: str, dataset: str, settings: Sequence[str]) -> Recipe:

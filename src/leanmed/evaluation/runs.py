@@ -8,7 +8,7 @@ from pathlib import Path
 
 from leanmed.data import content_hashes, data_hash, read_records_for
 from leanmed.errors import DataError, RunError
-from leanmed.evaluation.answered import PROTOCOLS, Answered, report_of
+from leanmed.evaluation.answered import PROTOCOLS, Answered, check_prevalence, report_of
 from leanmed.figures.bootstrap import Figure
 from leanmed.recipe.recipe import Recipe
 from leanmed.records import Record
@@ -96,6 +96,7 @@ def evaluate_run(
     data: Path | None = None,
     oracle: Callable[[Run, Sequence[Record]], Answered] | None = None,
     command: str = "",
+    prevalence: float | None = None,
 ) -> Report:
     """The report of a finished run.
 
@@ -106,10 +107,13 @@ def evaluate_run(
             `leanmed.training.oracle.oracle_answers` does; the report says so. None: what the run has answered is
             judged.
         command: what the user typed, for the record.
+        prevalence: as of `leanmed.evaluation.artifacts.evaluate_artifact`.
 
     Raises:
         RunError: a fold is unfinished, or the data have changed, or the run's task takes nothing but the image.
+        DataError: a prevalence for answers that are not yes or no.
     """
+    check_prevalence(run.recipe.task, run.labels, prevalence)
     folds, records = run.folds(), records_of(run, data)
     answered = oracle(run, records) if oracle else run_answers(run, records, folds)
     temperatures = {fold.number: fold.facts["manifest"]["temperature"] for fold in folds}
@@ -128,6 +132,7 @@ def evaluate_run(
         main_score=folds[0].facts["manifest"]["main_score"],
         provenance=provenance,
         thresholds=_thresholds(folds),
+        prevalence=prevalence,
     )
     rows = fold_rows(report.table, answered.judge.point, _thresholds(folds), temperatures)
     histories = [_history(fold, run.recipe) for fold in folds]

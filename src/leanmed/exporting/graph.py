@@ -1,10 +1,40 @@
-"""What every ONNX graph that leanmed writes has in common."""
+"""What every ONNX graph that leanmed writes has in common, and a new end for one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 
+import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
+from onnx import helper, numpy_helper
+
+from leanmed.errors import ArtifactError
+
+
+def parse(graph: bytes) -> onnx.ModelProto:
+    """Bytes to a checked ONNX model.
+
+    Raises:
+        ArtifactError: they are no ONNX graph.
+    """
+    try:
+        model = onnx.load_model_from_string(graph)
+        onnx.checker.check_model(model)
+    except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ArtifactError(
+            f"expected an ONNX graph, got something damaged ({reason}); export the artifact again"
+        ) from error
+    return model
+
+
+def copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model of its own, to change."""
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    return other
 
 
 def slim(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -37,3 +67,34 @@ def _walk(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
         for attribute in node.attribute:
             for graph in (attribute.g, *attribute.graphs):
                 yield from _walk(graph.node)
+
+
+def recalibrated(
+    model: onnx.ModelProto, output: str, slope: float, intercepts: Sequence[float], least: float
+) -> onnx.ModelProto:
+    """A graph whose probabilities are recalibrated at its end, in float32: softmax(slope * ln p + intercepts).
+
+    Args:
+        model: whatever its weights are stored as.
+        output: of the graph, (K,) probabilities.
+        slope, intercepts: see `leanmed.figures.recalibration`.
+        least: a probability below it counts as this one.
+    """
+    model = copy(model)
+    nodes = list(_walk(model.graph.node))
+    taken = {name for node in nodes for name in (*node.input, *node.output)}
+    start = next(
+        text for number in count(1) if not any(n.startswith(text := f"recalibration_{number}_") for n in taken)
+    )
+    for node in nodes:
+        node.input[:] = [f"{start}before" if name == output else name for name in node.input]
+        node.output[:] = [f"{start}before" if name == output else name for name in node.output]
+    constants = {"least": [least], "slope": [slope], "intercepts": intercepts}
+    for name, values in constants.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.array(values, np.float32), start + name))
+    last = f"{start}before"
+    for op, constant in (("Max", "least"), ("Log", ""), ("Mul", "slope"), ("Add", "intercepts")):
+        reads, last = [last, *([start + constant] if constant else [])], f"{start}{op.lower()}"
+        model.graph.node.append(helper.make_node(op, reads, [last], name=last))
+    model.graph.node.append(helper.make_node("Softmax", [last], [output], name=f"{start}softmax", axis=-1))
+    return model

@@ -145,6 +145,28 @@ def changes(
     return found | agreement
 
 
+def difference(before: Figure, after: Figure) -> Figure:
+    """How a figure of some images differs from that of others which share no group with them: after - before.
+
+    Each side's own interval is kept, and the two are joined as those of independent estimates (MOVER: Zou and Donner
+    2008, doi:10.1002/sim.3095, after Newcombe 1998), so that a figure of which only the interval is known, such as one
+    in `leanmed.json`, can be compared too. The ends lie at
+
+        d - sqrt((after - after.low)^2 + (before.high - before)^2)
+        d + sqrt((after.high - after)^2 + (before - before.low)^2)
+
+    Without one of the intervals there is none of the difference.
+    """
+    change = after.value - before.value
+
+    def reach(*sides: float) -> float:
+        return float(np.hypot(*np.maximum(sides, 0.0)))  # a value may lie beside its own percentiles
+
+    low = change - reach(after.value - after.low, before.high - before.value)
+    high = change + reach(after.high - after.value, before.value - before.low)
+    return Figure(change, low, high, after.n)
+
+
 def bootstrap_interval(name: str, value: float, draws: Floats, groups: int | None) -> tuple[float, float]:
     """The 95 % interval of a figure from its bootstrap draws, or (NaN, NaN).
 

@@ -14,6 +14,12 @@ per_fold      [{fold, images, groups, figures: {name: value}, threshold, tempera
 fold_mean     name -> {mean, sd, folds}: over the folds in which the figure is defined, which `folds` counts
 subgroups     [{name, value, n, groups, positives, figures: {name: {value, low, high, n}}}]
 comparisons   title -> name -> {value, low, high, n}: differences on the same images, and agreement
+data_sets     [{name, images, groups, figures, compared_with, change}]: figures, and their change from those of the set
+              `compared_with`, whose images are others: name -> {value, low, high, n}
+predictive_values  [{of, prevalence, figures: {ppv, npv}}]: at this data set's own prevalence and at a stated one
+decision_curve     {thresholds, net_benefit, low, high, treat_all}: lists of equal length, of two labels, or null;
+              treating nobody has a net benefit of 0
+remarks       what must be said about the figures: counts, and which are undefined and why
 notes         what the reader must know: conflicts, failures, what was left out
 curves        [{fold, train_loss, validation_loss, validation_score, score_name, chosen}]
 mistakes      [{id, truth, answered, probability}]; of boxes also `places`
@@ -98,6 +104,41 @@ class FoldRow:
 
 
 @dataclass(frozen=True)
+class DataSet:
+    """Figures of one data set among several.
+
+    Args:
+        name: of the set.
+        figures: name -> figure.
+        images, groups: how many; None: not known.
+        compared_with: the name of the set whose figures `change` takes away; empty: of none.
+        change: name -> difference, with its interval for images that share no group.
+    """
+
+    name: str
+    figures: Mapping[str, Figure]
+    images: int | None = None
+    groups: int | None = None
+    compared_with: str = ""
+    change: Mapping[str, Figure] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AtPrevalence:
+    """How often answers are right at a prevalence.
+
+    Args:
+        of: whose prevalence it is, in words.
+        prevalence: the share of positive images.
+        figures: name -> figure.
+    """
+
+    of: str
+    prevalence: float
+    figures: Mapping[str, Figure]
+
+
+@dataclass(frozen=True)
 class Places:
     """Where in an image a mistake lies: the box in question, and all true and predicted ones, xyxy in pixels."""
 
@@ -177,6 +218,10 @@ class Report:
         plots: in order.
         counts: what stands behind the figures.
         answers: of each image what is known of it, and what was answered: a row of answers.csv.
+        data_sets: this data set and others, to be shown beside each other.
+        predictive_values: at this data set's own prevalence, and at a stated one.
+        decision_curve: net benefit by threshold.
+        contents: SHA-256 of the images judged, which tell whether two reports share some; not shown.
     """
 
     title: str
@@ -200,6 +245,19 @@ class Report:
     plots: Sequence[Plot] = ()
     counts: Mapping[str, Mapping[str, int]] | None = None
     answers: Sequence[Mapping[str, str | float]] = ()
+    data_sets: Sequence[DataSet] = ()
+    predictive_values: Sequence[AtPrevalence] = ()
+    decision_curve: Mapping[str, Sequence[float]] | None = None
+    contents: frozenset[str] = frozenset()
+
+    @property
+    def undefined(self) -> list[str]:
+        """Which figures the images cannot tell, a sentence for each thing that is lacking."""
+        lacking: dict[str, list[str]] = {}
+        for name, term in _terms(self).items():
+            if any(math.isnan(values[name]) for values in _values(self) if name in values):
+                lacking.setdefault(term.needs, []).append(term.title)
+        return [f"Undefined (–) without {needs}: {', '.join(titles)}." for needs, titles in lacking.items()]
 
     def to_frame(self) -> pd.DataFrame:
         """The figures as a table of pandas: `figure`, `value`, the 95 % interval `low` to `high`, and `n` images.
@@ -263,6 +321,10 @@ def as_json(content: Report) -> dict[str, Any]:
         "fold_mean": fold_mean(content.folds),
         "subgroups": content.subgroups,
         "comparisons": content.comparisons,
+        "data_sets": content.data_sets,
+        "predictive_values": content.predictive_values,
+        "decision_curve": content.decision_curve,
+        "remarks": _remarks(content),
         "notes": content.notes,
         "curves": content.histories,
         # Where a file lies says something about a person's machine; its id suffices.
@@ -302,6 +364,8 @@ def _page(content: Report, read: Reader | None, tiles: Tiles) -> str:
         plots=_plots(content),
         subgroups=[(name, list(rows)) for name, rows in groupby(content.subgroups, attrgetter("name"))],
         forest=_forest(content),
+        compared={name for one in content.data_sets for name in one.figures},
+        changed={name for one in content.data_sets for name in one.change},
         thumbnails=[_picture(mistake, read) for mistake in content.mistakes] if read and not content.gallery else [],
         tiles=tiles,
         words=content.words,
@@ -311,8 +375,9 @@ def _page(content: Report, read: Reader | None, tiles: Tiles) -> str:
 
 def _terms(content: Report) -> dict[str, Term]:
     """A term for every figure on the page: those that nobody named first, then the others in their order."""
-    rows: list[FoldRow | SubgroupRow] = [*content.folds, *content.subgroups]
-    tables = [content.figures, *content.comparisons.values(), *(row.figures for row in rows)]
+    rows: list[FoldRow | SubgroupRow | DataSet | AtPrevalence] = [*content.folds, *content.subgroups]
+    shown = [*rows, *content.data_sets, *content.predictive_values]
+    tables = [content.figures, *content.comparisons.values(), *(row.figures for row in shown)]
     names = dict.fromkeys(name for table in tables for name in table)
     known = content.terms
     return {n: Term(n, "") for n in names if n not in known} | {n: known[n] for n in known if n in names}
@@ -323,20 +388,19 @@ def _remarks(content: Report) -> list[str]:
     remarks, table = list(content.remarks), content.table
     if table is not None and table.groups < FEW_GROUPS:
         remarks.append(f"With as few as {table.groups} groups, bootstrap intervals tend to be too narrow.")
-    lacking: dict[str, list[str]] = {}
-    for name, term in _terms(content).items():
-        values = [values[name] for values in _values(content) if name in values]
-        if any(map(math.isnan, values)):
-            lacking.setdefault(term.needs, []).append(term.title)
-    remarks += [f"Undefined (–) without {needs}: {', '.join(titles)}." for needs, titles in lacking.items()]
+    remarks += content.undefined
     if any(math.isnan(f.low) and not math.isnan(f.value) for f in content.figures.values()):
         remarks.append("A figure without an interval came out the same in every resample, or in too few.")
     return remarks
 
 
 def _values(content: Report) -> list[Mapping[str, float]]:
-    """The values without their intervals, of all images and of each fold."""
-    return [{name: f.value for name, f in content.figures.items()}, *(row.figures for row in content.folds)]
+    """The values without their intervals, of all images, at each prevalence, and of each fold."""
+    tables = (content.figures, *(row.figures for row in content.predictive_values))
+    return [
+        *({name: f.value for name, f in table.items()} for table in tables),
+        *(row.figures for row in content.folds),
+    ]
 
 
 def _plots(content: Report) -> list[Plot]:

@@ -208,9 +208,11 @@ class Predictor:
 
     def predict_record(self, record: Record) -> Answer:
         """Answer for a record's image, or for its slice of a volume."""
-        if record.frame is None:
-            return self.answer(self.frame(record.image))
-        return self.answer(Frame(read_pixels(record)))
+        return self.answer(self.frame_of(record))
+
+    def frame_of(self, record: Record) -> Frame:
+        """A record's image, or its slice of a volume, as the graph takes it."""
+        return self.frame(record.image) if record.frame is None else Frame(read_pixels(record))
 
     def frame(self, image: Source) -> Frame:
         """An image as the graph takes it; see `predict`."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, cast, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from leanmed.errors import DataError
 from leanmed.manifest import Manifest
 from leanmed.prompts import Prompts
 from leanmed.recipe.recipe import Settings
@@ -44,6 +45,8 @@ Explain = Callable[[Outputs, Manifest], "Explained"]
 """See `Kind.explained`."""
 FAMILIAR = "familiar"
 """The last output of `model`, of artifacts that tell how familiar an image looks; no kind's own."""
+PredictiveValues = Callable[..., "dict[str, Figure]"]
+"""See `Kind.predictive_values`."""
 MODEL = "model"
 """The graph that looks at an image first, and of most kinds the only one."""
 
@@ -144,8 +147,9 @@ class Explained:
 class AnswerPart(Protocol):
     """`answer.py`: numpy and Pillow alone.
 
-    A kind whose answers take more than the graph `model` also gives `INPUTS` and `finish`, and one whose answers do not
-    show their place themselves `explained`: see `Kind`.
+    A kind whose answers take more than the graph `model` also gives `INPUTS` and `finish`, one whose answers do not
+    show their place themselves `explained`, and one that gives a probability for each label `PROBABILITIES`: see
+    `Kind`.
     """
 
     GRAPHS: Mapping[str, tuple[str, ...]]
@@ -197,7 +201,11 @@ class JudgedScans(Protocol):
 
 
 class JudgePart(Protocol):
-    """`judge.py`: from records and answers to figures; a `table` is the kind's own value."""
+    """`judge.py`: from records and answers to figures; a `table` is the kind's own value.
+
+    A kind whose words depend on the table also gives `words`, one whose answers are yes or no `predictive_values` and
+    `decision_curve`, and one with `PROBABILITIES` `RECALIBRATED`: see `Kind`.
+    """
 
     MAIN_SCORE: str
     """The figure to lead with."""
@@ -355,6 +363,41 @@ class Kind:
         Only where `has_explained`. It raises a DataError when the outputs are unsound.
         """
         return cast(Explain, self.answer.explained)  # type: ignore[attr-defined]
+
+    @property
+    def probabilities(self) -> str:
+        """The output of `model` that holds a probability for each label, summing to 1; empty: the kind has none."""
+        return cast(str, getattr(self.answer, "PROBABILITIES", ""))
+
+    @property
+    def recalibrated_figures(self) -> tuple[str, ...]:
+        """The figures that another calibration and threshold of `probabilities` may change."""
+        return cast(tuple[str, ...], getattr(self.judge, "RECALIBRATED", ()))
+
+    def words(self, table: Any) -> Words:
+        """What the report of one table calls things."""
+        return cast("Words", self.judge.words(table) if hasattr(self.judge, "words") else self.judge.WORDS)
+
+    def predictive_values(self, labels: tuple[str, ...]) -> PredictiveValues:
+        """`predictive_values(table, prevalence, *, resamples) -> {"ppv": Figure, "npv": Figure}`.
+
+        They are at a stated prevalence of the second label, or if it is None at the table's own.
+
+        Raises:
+            DataError: the kind's answers to these labels are not yes or no.
+        """
+        if not hasattr(self.judge, "predictive_values") or len(labels) != 2:
+            raise DataError(
+                "expected answers that are one of two labels with --prevalence, since predictive values follow from "
+                f"their sensitivity and specificity, got {self.package.rpartition('.')[2]} of {', '.join(labels)}; "
+                "leave it out"
+            )
+        return cast(PredictiveValues, self.judge.predictive_values)
+
+    def decision_curve(self, table: Any) -> Mapping[str, Sequence[float]] | None:
+        """Net benefit by threshold for report.json: see `leanmed.report.report`; None: the table has none."""
+        found = self.judge.decision_curve(table) if hasattr(self.judge, "decision_curve") else None
+        return cast("Mapping[str, Sequence[float]] | None", found)
 
     @cached_property
     def settings(self) -> Settings:

@@ -94,10 +94,12 @@ def _start(
     found = read_records_for(recipe.data, data, strict=recipe.data.strict)
     for note in found.notes:
         tell(note)
+    labels_of = TASKS[recipe.task].training.labels_of
+    labels_of(recipe.data.dataset, found, recipe.data.labels)  # refused before the audit, which may take long
     data_sha256 = data_hash(found, content_hashes(found))
     grouping = group_records(found, recipe.split, out.parent / AUDIT, data_sha256=data_sha256, tell=tell)
     records = grouping.records
-    labels = TASKS[recipe.task].training.labels_of(recipe.data.dataset, records, recipe.data.labels)
+    labels = labels_of(recipe.data.dataset, records, recipe.data.labels)
     folds = make_folds(records, recipe.split)
     torn = site_notes(records, recipe.split)
     facts = _facts(recipe, data, grouping, labels, len(folds), data_sha256, [*found.notes, *torn])

@@ -13,7 +13,15 @@ from leanmed.errors import DataError
 from leanmed.figures import bootstrap
 from leanmed.figures.bootstrap import Figure, resample_groups
 from leanmed.tasks.classification import figures
-from leanmed.tasks.classification.figures import Scored, paired, point, score, subgroups
+from leanmed.tasks.classification.figures import (
+    Scored,
+    decision_curve,
+    paired,
+    point,
+    predictive_values,
+    score,
+    subgroups,
+)
 
 
 def made(n=200, k=2, groups=None, seed=0, decimals=1):
@@ -121,8 +129,8 @@ def test_all_scores_tied_is_guessing():
 @pytest.mark.parametrize(
     ("truth", "undefined"),
     [
-        ([0, 0, 0], {"auc", "average_precision", "recall", "precision", "f1"}),
-        ([1, 1, 1], {"auc", "average_precision", "specificity"}),
+        ([0, 0, 0], {"auc", "average_precision", "recall", "precision", "f1", "ece"}),
+        ([1, 1, 1], {"auc", "average_precision", "specificity", "precision", "f1", "ece"}),
     ],
 )
 def test_one_label_only_leaves_undefined_what_it_cannot_tell(truth, undefined):
@@ -320,7 +328,57 @@ def test_an_interval_asks_for_ten_groups_of_the_images_that_the_figure_is_about(
     (row,) = subgroups(binary(truth, score, group=group), {"site": ["a"] * 24}, resamples=50)
     assert with_an_interval(row) == {"specificity", "accuracy"}
     (row,) = subgroups(binary(1 - truth, score, group=group), {"site": ["a"] * 24}, resamples=50)
-    assert with_an_interval(row) == {"recall", "accuracy", "f1"}
+    assert with_an_interval(row) == {"recall", "accuracy"}
+
+
+def test_predictive_values_follow_from_bayes_theorem():
+    """Of ten positive images eight are found, of ten negative ones one is answered positive."""
+    truth = [1] * 10 + [0] * 10
+    table = binary(truth, [0.9] * 8 + [0.1] * 2 + [0.9] + [0.1] * 9)
+    rare = predictive_values(table, 0.05, resamples=400)
+    assert rare["ppv"].value == pytest.approx(0.8 * 0.05 / (0.8 * 0.05 + 0.1 * 0.95))  # 0.296
+    assert rare["npv"].value == pytest.approx(0.9 * 0.95 / (0.9 * 0.95 + 0.2 * 0.05))  # 0.988
+    own = predictive_values(table, resamples=400)
+    assert (own["ppv"].value, own["npv"].value) == pytest.approx((8 / 9, 9 / 11))
+    half = predictive_values(table, 0.5, resamples=400)  # the images' own prevalence
+    assert [figure.value for figure in half.values()] == pytest.approx([figure.value for figure in own.values()])
+    assert all(figure.low < figure.value < figure.high for values in (rare, own) for figure in values.values())
+
+
+def test_predictive_values_at_the_own_prevalence_are_precision_with_its_interval():
+    table = made(120, groups=40)
+    own, precision = predictive_values(table, resamples=300)["ppv"], score(table, resamples=300)["precision"]
+    assert (own.value, own.low, own.high) == pytest.approx((precision.value, precision.low, precision.high))
+
+
+@pytest.mark.parametrize("truth", [[1, 1, 1], [0, 0, 0]])
+def test_images_of_one_label_tell_no_predictive_values(truth):
+    found = predictive_values(binary(truth, [0.2, 0.6, 0.9]), 0.1, resamples=50)
+    assert np.isnan([figure.value for figure in found.values()]).all()
+
+
+def test_net_benefit_worked_by_hand():
+    """At .2 a false positive costs a quarter of a true one, at .5 as much as it."""
+    curve = decision_curve(binary([1, 1, 0, 0, 0], [0.9, 0.3, 0.6, 0.2, 0.1]), resamples=50)
+    at = {t: k for k, t in enumerate(curve["thresholds"])}
+    assert list(at) == pytest.approx([k / 100 for k in range(1, 100)])
+    assert curve["net_benefit"][at[0.2]] == pytest.approx((2 - 2 * 0.25) / 5)  # .9, .3; .6 and .2, which reaches it
+    assert curve["net_benefit"][at[0.5]] == pytest.approx((1 - 1) / 5)
+    assert curve["net_benefit"][at[0.75]] == pytest.approx(1 / 5)
+    assert curve["net_benefit"][at[0.95]] == 0
+    assert curve["treat_all"][at[0.2]] == pytest.approx((2 - 3 * 0.25) / 5)
+    assert curve["treat_all"][at[0.5]] == pytest.approx((2 - 3) / 5)
+    assert all(low <= high for low, high in zip(curve["low"], curve["high"], strict=True))
+
+
+def test_treating_whoever_the_truth_names_gains_the_prevalence_at_every_threshold():
+    curve = decision_curve(binary([1, 0, 0, 1, 0], [1.0, 0.0, 0.0, 1.0, 0.0]), resamples=50)
+    assert curve["net_benefit"] == pytest.approx([0.4] * 99)
+
+
+def test_there_is_no_decision_curve_of_one_label_or_of_three():
+    assert decision_curve(binary([1, 1], [0.2, 0.9])) is None
+    assert decision_curve(made(30, k=3)) is None
 
 
 def test_an_attribute_of_another_length_is_refused():

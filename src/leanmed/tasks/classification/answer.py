@@ -15,6 +15,7 @@ from leanmed.manifest import Manifest
 from leanmed.tasks.kind import AnswerValue, Explained, familiar_of
 
 GRAPHS = {"model": ("probabilities",)}
+PROBABILITIES = "probabilities"
 LEAST = 1e-300  # of a probability: keeps logarithms finite
 
 

@@ -2,9 +2,10 @@
 
 With two labels, label 1 is the positive one, and precision, recall, specificity, F1, ROC-AUC and average
 precision are its own. With more, each is the plain mean over the labels of one against the rest (macro). What
-a table cannot tell is NaN: AUC with one label only; recall, precision and F1 without a positive image (the
-last two would be 0 whatever the model does); a macro mean when one label's part is undefined, since leaving
-that label out would silently change what is measured.
+a table cannot tell is NaN: AUC with one label only; recall without a positive image and specificity without a negative
+one; precision and F1 without one of the two (precision would be 0 or 1 whatever the model does); with two labels ECE
+without one of the two, since all that is observed is then a share of 0 or 1; a macro mean when one label's part is
+undefined, since leaving that label out would silently change what is measured.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from leanmed.figures.bootstrap import (
     cells,
     changes,
     divide,
+    resample_groups,
     with_intervals,
 )
 
@@ -119,6 +121,59 @@ def paired(a: Scored, b: Scored, *, resamples: int = 2000, seed: int = 0) -> dic
     return changes(_measure(a), _measure(b), a.predicted == b.predicted, a.group, resamples=resamples, seed=seed)
 
 
+def predictive_values(
+    table: Scored, prevalence: float | None = None, *, resamples: int = 2000, seed: int = 0
+) -> dict[str, Figure]:
+    """Of two labels, how often a positive and a negative answer are right, at a prevalence of the positive label.
+
+    ppv: sensitivity * prevalence / (sensitivity * prevalence + (1 - specificity) * (1 - prevalence)).
+    npv: specificity * (1 - prevalence) / (specificity * (1 - prevalence) + (1 - sensitivity) * prevalence).
+
+    This is Bayes' theorem; sensitivity and specificity are taken to be the same at any prevalence. NaN where no image
+    is answered so, or the table has images of one label only.
+
+    Args:
+        table: of two labels.
+        prevalence: in (0, 1); None: that of each resample, so that these are the shares of right answers themselves.
+        resamples, seed: of the bootstrap over groups.
+    """
+    positive, answered = table.truth == 1, table.predicted == 1
+    columns = np.stack([positive, ~positive, positive & answered, ~positive & ~answered], axis=1).astype(np.float64)
+
+    def measure(weights: Floats) -> dict[str, Floats]:
+        true, false, hit, passed = (weights @ columns).T
+        share = true / (true + false) if prevalence is None else prevalence
+        sensitivity, specificity = divide(hit, true), divide(passed, false)
+        right, wrong = sensitivity * share, (1 - specificity) * (1 - share)
+        clear, missed = specificity * (1 - share), (1 - sensitivity) * share
+        return {"ppv": divide(right, right + wrong), "npv": divide(clear, clear + missed)}
+
+    return with_intervals(measure, table.group, resamples=resamples, seed=seed)
+
+
+def decision_curve(table: Scored, *, resamples: int = 500, seed: int = 0) -> dict[str, list[float]] | None:
+    """Net benefit by threshold probability (Vickers and Elkin 2006, doi:10.1177/0272989X06295361).
+
+    Of n images, those with a probability of the positive label of at least t are treated: TP true and FP false ones.
+    Then the net benefit is TP / n - FP / n * t / (1 - t), in true positives an image. Treating nobody has 0.
+
+    Returns:
+        `thresholds` from 0.01 to 0.99, at each the `net_benefit` of the probabilities with the ends `low` and `high` of
+        its 95 % interval over groups, and that of treating all, `treat_all`; None of a table without images of two
+        labels.
+    """
+    if len(table.labels) != 2 or np.unique(table.truth).size < 2:
+        return None
+    thresholds = np.arange(1, 100) / 100
+    treated = table.probabilities[:, 1, None] >= thresholds  # (n, t)
+    worth = np.where(table.truth[:, None] == 1, 1.0, -thresholds / (1 - thresholds))  # (n, t)
+    gained = treated * worth
+    drawn = [w @ gained / w.sum(axis=1, keepdims=True) for w in resample_groups(table.group, resamples, seed)]
+    low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975], axis=0)
+    found = {"thresholds": thresholds, "net_benefit": gained.mean(axis=0), "low": low, "high": high}
+    return {name: values.tolist() for name, values in (found | {"treat_all": worth.mean(axis=0)}).items()}
+
+
 def _evidence(table: Scored) -> dict[str, int]:
     """How many groups stand behind each figure that is a plain proportion."""
     rows = {"accuracy": np.full(table.truth.size, True)}
@@ -146,19 +201,20 @@ def _measure(table: Scored) -> Measure:
     def measure(weights: Floats) -> dict[str, Floats]:
         total = weights.sum(axis=1)
         hit, true, answered = weights @ (truth * answer), weights @ truth, weights @ answer  # (b, k) each
-        negative, present = total[:, None] - true, true > 0
+        negative = total[:, None] - true
+        told = (true > 0) & (negative > 0)
         auc, average_precision = np.mean([area(weights) for area in areas], axis=0)
         return {
             "loss": weights @ surprise / total,
             "accuracy": hit.sum(axis=1) / total,
-            "precision": over_labels(divide(hit, answered * present)),
+            "precision": over_labels(divide(hit, answered * told)),
             "recall": over_labels(divide(hit, true)),
             "specificity": over_labels(divide(negative - answered + hit, negative)),
-            "f1": over_labels(divide(2 * hit, (true + answered) * present)),
+            "f1": over_labels(divide(2 * hit, (true + answered) * told)),
             "auc": auc,
             "average_precision": average_precision,
             "brier": weights @ error / total,
-            "ece": np.abs(weights @ gaps).sum(axis=1) / total,
+            "ece": divide(np.abs(weights @ gaps).sum(axis=1), total * (told[:, 1] if k == 2 else 1)),
         }
 
     return measure
@@ -233,8 +289,8 @@ def subgroups(
 
     A cell of fewer than 10 images has no figures. One of a single true label has recall or specificity only:
     the rest would say the same again under a better name. A figure has no interval if fewer than 10 groups stand
-    behind it: those of the positive images for recall and F1, of the negative ones for specificity, the fewer of both
-    for AUC.
+    behind it: those of the positive images for recall, of the negative ones for specificity, the fewer of both for AUC
+    and F1.
 
     Raises:
         DataError: an attribute without one value per image.
@@ -267,4 +323,5 @@ def _groups_behind(cell: Scored) -> dict[str, int]:
         fewest = min(np.unique(cell.group[cell.truth == label]).size for label in range(len(cell.labels)))
         return dict.fromkeys(("recall", "specificity", "auc", "f1"), fewest)
     negative, positive = (np.unique(cell.group[cell.truth == label]).size for label in (0, 1))
-    return {"recall": positive, "f1": positive, "specificity": negative, "auc": min(negative, positive)}
+    fewer = min(negative, positive)
+    return {"recall": positive, "specificity": negative, "auc": fewer, "f1": fewer}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,40 @@ from leanmed.errors import ArtifactError, DataError
 from leanmed.figures.calibration import Evidence
 from leanmed.manifest import Manifest
 from leanmed.records import Record
-from leanmed.report.glossary import Term
+from leanmed.report.glossary import Term, Words
 from leanmed.report.pages import number
 from leanmed.report.report import Example, Gallery, Mistake, Montage
 from leanmed.tasks.classification.answer import LEAST, Prediction
-from leanmed.tasks.classification.figures import Scored, paired, point, score, subgroups
+from leanmed.tasks.classification.figures import (
+    Scored,
+    decision_curve,
+    paired,
+    point,
+    predictive_values,
+    score,
+    subgroups,
+)
 from leanmed.tasks.classification.plots import plots_of as plots
-from leanmed.tasks.classification.words import EVERY_LABEL, TERMS, WORDS, examples, few_errors
+from leanmed.tasks.classification.words import (
+    SEVERAL,
+    TERMS,
+    WORDS,
+    examples,
+    few_errors,
+    terms_of_several,
+)
 
-__all__ = ["TERMS", "WORDS", "paired", "plots", "point", "score", "subgroups"]
+__all__ = [
+    "TERMS",
+    "WORDS",
+    "decision_curve",
+    "paired",
+    "plots",
+    "point",
+    "predictive_values",
+    "score",
+    "subgroups",
+]
 
 MAIN_SCORE = "auc"
 MAX_DROP = 0.005
@@ -34,6 +58,7 @@ IN_MONTAGE = 16  # images
 WHOLE_MATRIX = 4  # labels: of more, a page shows the commonest errors only
 ERRORS = 8  # kinds of them
 CARD_COLUMNS = {"auc": "ROC-AUC", "recall": "sensitivity", "specificity": "specificity"}
+RECALIBRATED = ("loss", "brier", "ece", "accuracy", "recall", "specificity")  # not AUC: the order of answers stays
 
 
 def check(dataset: str, records: Sequence[Record], labels: tuple[str, ...]) -> None:
@@ -82,9 +107,12 @@ def evidence(records: Sequence[Record], answers: Sequence[Prediction], labels: t
 
 def terms(table: Scored) -> Mapping[str, Term]:
     """With more than two labels, figures are means over all of them, and need images of each."""
-    if len(table.labels) == 2:
-        return TERMS
-    return {name: replace(term, needs=EVERY_LABEL) for name, term in TERMS.items()}
+    return TERMS if len(table.labels) == 2 else terms_of_several(len(table.labels))
+
+
+def words(table: Scored) -> Words:
+    """With more than two labels there is neither a positive one nor a threshold."""
+    return WORDS if len(table.labels) == 2 else SEVERAL
 
 
 def mistakes(table: Scored, records: Sequence[Record], answers: Sequence[Any]) -> list[Mistake]:
@@ -138,10 +166,13 @@ def remarks(table: Scored) -> list[str]:
     counts = np.bincount(table.truth, minlength=len(table.labels))
     each = ", ".join(f"{n} {label}" for n, label in zip(counts, table.labels, strict=True))
     most, share = table.labels[counts.argmax()], number(counts.max() / table.truth.size)
-    said = [
-        f"{table.truth.size} images in {table.groups} groups: {each}. "
-        f"Always answering {most} would have an accuracy of {share}."
-    ]
+    said = [f"{table.truth.size} images in {table.groups} groups: {each}."]
+    if np.count_nonzero(counts) == 1:
+        return [
+            f"{said[0]} All are of one label, so that nothing can be said of how well labels are told apart, nor of "
+            "how often an answer is right."
+        ]
+    said[0] += f" Always answering {most} would have an accuracy of {share}."
     if len(table.labels) > 2:
         said.append(
             "Accuracy, Brier score, ECE and log loss are of all labels together. Every other figure is a mean over the "

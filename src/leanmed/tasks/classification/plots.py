@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 
 import numpy as np
@@ -13,6 +13,7 @@ from leanmed.tasks.classification.figures import (
     ECE_BINS,
     Scored,
     calibration_pairs,
+    decision_curve,
     ece_bin,
     point,
     threshold_counts,
@@ -21,8 +22,12 @@ from leanmed.tasks.classification.figures import (
 
 def plots_of(table: Scored, thresholds: Sequence[float]) -> list[Plot]:
     """Those that the table allows: curves only with several labels among the truths."""
-    curves = [roc(table), precision_recall(table)] if np.unique(table.truth).size > 1 else []
-    return [*curves, confusion(table), distribution(table, thresholds), reliability(table)]
+    several = np.unique(table.truth).size > 1
+    curves = [roc(table), precision_recall(table)] if several else []
+    judged = [reliability(table)] if several or len(table.labels) > 2 else []
+    benefit = decision_curve(table)
+    drawn = [net_benefit(table.labels[1], benefit)] if benefit else []
+    return [*curves, confusion(table), distribution(table, thresholds), *judged, *drawn]
 
 
 def roc(table: Scored, *, resamples: int = 500, seed: int = 0) -> Plot:
@@ -117,6 +122,34 @@ def reliability(table: Scored, *, seed: int = 0) -> Plot:
         below.hist(confidence, bins=unit_edges(ECE_BINS), color=PALETTE[0], edgecolor="white")
         below.set(xlabel="Predicted probability", ylabel="Images")
         return Plot("Reliability", reading, f"Reliability diagram. ECE {ece:.3f}.", svg_of(canvas))
+
+
+def net_benefit(positive: str, curve: Mapping[str, Sequence[float]]) -> Plot:
+    """The decision curve: net benefit by threshold probability, beside treating all and treating nobody.
+
+    Args:
+        positive: the positive label.
+        curve: as `figures.decision_curve` gives it.
+    """
+    reading = (
+        "Somebody who would treat when the probability is at least x holds a false positive for x / (1 − x) times as "
+        "bad as a missed positive. The net benefit is what such a person gains by the model's probabilities, in true "
+        "positives an image, less what false positives cost. The model is of use where its line lies above both "
+        "others; the band is the 95 % interval over groups. It holds for the prevalence of these images."
+    )
+    x, model, everyone = curve["thresholds"], curve["net_benefit"], curve["treat_all"]
+    with canvas_of(5.6, 4.2) as (canvas, axes):
+        axes.fill_between(x, curve["low"], curve["high"], color=PALETTE[0], alpha=0.15, linewidth=0)
+        axes.plot(x, model, color=PALETTE[0], label="by the model")
+        axes.plot(x, everyone, color=PALETTE[1], label="treat all")
+        axes.axhline(0, **DASHED, label="treat nobody")
+        top = max(everyone[0], max(model), 0.05)
+        axes.set(xlim=(0, 1), ylim=(-0.25 * top, 1.15 * top))
+        axes.set(xlabel=f"Threshold probability of {short(positive)}", ylabel="Net benefit")
+        axes.legend(loc="upper right")
+        at = {t: model[x.index(t)] for t in (0.1, 0.25, 0.5)}
+        alt = f"Decision curve. Net benefit {', '.join(f'{value:.3f} at {t:g}' for t, value in at.items())}."
+        return Plot("Decision curve", reading, alt, svg_of(canvas))
 
 
 def _chance_ece(confidence: Floats, seed: int) -> float:
