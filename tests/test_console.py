@@ -22,7 +22,7 @@ def as_lightning_does() -> None:
 
 
 @pytest.mark.parametrize("stop", [interrupted, as_lightning_does])
-@pytest.mark.parametrize("given", [[], ["--resume"]])
+@pytest.mark.parametrize("given", [[], ["--resume"], ["--overwrite"]])
 def test_what_ctrl_c_stops_says_how_to_go_on(
     stop: object, given: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -31,6 +31,15 @@ def test_what_ctrl_c_stops_says_how_to_go_on(
         stop()  # type: ignore[operator]
     assert caught.value.exit_code == STOPPED
     assert capsys.readouterr().err.endswith("go on with:\nleanmed train folder --out 'my run' --resume\n")
+
+
+def test_an_audit_goes_on_by_the_same_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["leanmed", "audit", "images", "--out", "audit", "--overwrite"])
+    with pytest.raises(typer.Exit), stoppable():
+        interrupted()
+    assert capsys.readouterr().err.endswith("go on with:\nleanmed audit images --out audit --overwrite\n")
 
 
 def test_another_exit_stays_one() -> None:

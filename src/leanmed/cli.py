@@ -14,6 +14,7 @@ from leanmed.console import (
     TRAINING,
     Data,
     Out,
+    Overwrite,
     Resume,
     Set,
     Splitting,
@@ -82,7 +83,7 @@ def demo(
     nerves: Annotated[
         bool, typer.Option("--nerves", help="Show nerves in ultrasound that a person, or the model itself, points at.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace an earlier demo there.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Every step on made data, and a report to open: under 3 minutes on two cores.
 
@@ -120,6 +121,7 @@ def audit(
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
     strict: Strict = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Find copies of photographs, verified on pixels, and labels that contradict each other.
 
@@ -134,9 +136,11 @@ def audit(
 
     with stoppable(), stages() as progress:
         if split:
-            lines, sound = audit_split(*split, out=out, workers=workers, progress=progress)
+            lines, sound = audit_split(*split, out=out, workers=workers, overwrite=overwrite, progress=progress)
         elif data and out:
-            lines, sound = audit_folder(data, dataset, out, workers=workers, strict=strict, progress=progress)
+            lines, sound = audit_folder(
+                data, dataset, out, workers=workers, strict=strict, overwrite=overwrite, progress=progress
+            )
         else:
             raise DataError("expected DIR and --out, or --split TRAIN TEST; see leanmed audit --help")
     for line in lines:
@@ -164,6 +168,7 @@ def train(
         ),
     ] = None,
     resume: Resume = False,
+    overwrite: Overwrite = False,
     accelerator: Annotated[str, typer.Option(help="Lightning's accelerator: auto, cpu, gpu, mps...")] = "auto",
     devices: Annotated[
         int, typer.Option(min=1, help="Devices per machine; for more than one, start with torchrun.")
@@ -190,7 +195,7 @@ def train(
     machines = Machines(accelerator, devices, nodes, strategy)
     taught = _teacher(teacher, out if resume else None)
     with stoppable("--resume"):
-        train(chosen, data, out, resume=resume, machines=machines, teacher=taught, tell=typer.echo)
+        train(chosen, data, out, resume=resume, overwrite=overwrite, machines=machines, teacher=taught, tell=typer.echo)
 
 
 def _teacher(named: Path | None, resumed: Path | None) -> Any:
@@ -267,6 +272,15 @@ def evaluate(
             "report says so; the figures are not those of the model by itself.",
         ),
     ] = False,
+    split_audit: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="For an artifact or a file of answers: what `leanmed audit --split TRAIN TEST --out DIR` wrote. The "
+            "test images that leak from training are left out, and the report has the figures with and without them.",
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Say how good a run, an artifact or a file of answers is: report.html, report.json, and each image in answers.csv.
 
@@ -283,7 +297,7 @@ def evaluate(
     from leanmed.evaluation.files import evaluate_answers
     from leanmed.evaluation.runs import evaluate_run
     from leanmed.reading.images import read_image
-    from leanmed.report.report import write_report
+    from leanmed.report.report import REPORT, write_report
     from leanmed.runs import RUN
     from leanmed.tasks.recipes import open_run
 
@@ -302,13 +316,21 @@ def evaluate(
         raise DataError("expected no --dataset with a run, which is judged on the data that it split; leave it out")
     if oracle and not is_run:
         raise DataError(f"expected a run with --oracle, got {subject}; give a run folder, or leave it out")
+    if split_audit and (is_run or scans):
+        raise DataError(
+            "expected --split-audit with an artifact or a file of answers, got it with "
+            f"{'a run, whose folds leanmed has split' if is_run else '--scans'}; leave it out"
+        )
+    REPORT.check(out, overwrite=overwrite)
     if scans:
         if is_run:
             raise ArtifactError(f"expected an artifact, got the run {subject}; make one with leanmed export")
         if dataset:
             raise DataError("expected no --dataset with --scans, whose scans are laid out as LUNA16's; leave it out")
         with progress_bar("scans") as step:
-            report, more = evaluate_scans(leanmed.load(subject), data, out, command=typed(), progress=step)
+            report, more = evaluate_scans(
+                leanmed.load(subject), data, out, overwrite=overwrite, command=typed(), progress=step
+            )
         echo_evaluation(report, *written, more)
         return
     if is_file:
@@ -319,6 +341,7 @@ def evaluate(
             dataset=dataset or "folder",
             labels=order,
             settings=settings,
+            split_audit=split_audit,
             cache=out.parent / AUDIT,
             command=typed(),
         )
@@ -327,9 +350,15 @@ def evaluate(
     else:
         with progress_bar("images") as step:
             report = evaluate_artifact(
-                leanmed.load(subject), data, dataset=dataset, cache=out.parent / AUDIT, command=typed(), progress=step
+                leanmed.load(subject),
+                data,
+                dataset=dataset,
+                split_audit=split_audit,
+                cache=out.parent / AUDIT,
+                command=typed(),
+                progress=step,
             )
-    write_report(out, report, read=read_image)
+    write_report(out, report, read=read_image, overwrite=overwrite)
     echo_evaluation(report, *written, out / "answers.csv")
 
 
@@ -369,6 +398,7 @@ def export(
     teacher: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Its teacher's run, if that has moved since training.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write an artifact: one ONNX graph from decoded pixels to the answer, with its card.
 
@@ -380,13 +410,13 @@ def export(
     """
     needs("export", "train", *TRAINING)
     from leanmed.recipe.recipe import threshold_of
-    from leanmed.runtime.artifact import check_room
+    from leanmed.runtime.artifact import ARTIFACT
     from leanmed.tasks.recipes import open_run
 
     if ensemble and fold is not None:
         raise DataError("expected --fold or --ensemble, got both; leave one out")
     wanted = threshold_of(threshold) if threshold else None
-    check_room(out)
+    ARTIFACT.check(out, overwrite=overwrite)
     opened = open_run(run)
     if fold is not None:
         opened.fold(fold)  # refused before torch is imported, which takes long
@@ -395,6 +425,7 @@ def export(
 
     untrained = fold is None and not ensemble and not opened.done(None)
     made: dict[str, Any] = {"fold": fold, "ensemble": ensemble, "threshold": wanted, "data": data}
+    made["overwrite"] = overwrite
     taught = teacher_of(opened, data, teacher) if untrained else None  # it may be gone when nothing is to be trained
     artifact = export(opened, out, **made, teacher=taught, tell=typer.echo)
     typer.echo(f"wrote {out}: {artifact.manifest.bytes / 1e6:.2f} MB, artifact {artifact.sha256[:12]}")
@@ -472,6 +503,7 @@ def predict(
         str, typer.Option(metavar="I/N", help="Predict the I-th of N equal parts, into OUT-I-of-N.")
     ] = "1/1",
     resume: Resume = False,
+    overwrite: Overwrite = False,
     workers: Annotated[int, typer.Option(min=0, help="Images or scans at a time; 0: one per core.")] = 0,
     max_megapixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 50,
     max_megabytes: Annotated[
@@ -528,6 +560,7 @@ def predict(
                 out,
                 shard=part,
                 resume=resume,
+                overwrite=overwrite,
                 workers=workers,
                 draw=draw,
                 prompts=prompts,
@@ -570,6 +603,7 @@ def quantize(
     dataset: Annotated[
         str | None, typer.Option(help="How the data folder is laid out. If not given, as the artifact's recipe says.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Make an artifact smaller and faster, and refuse if it loses more than it may.
 
@@ -594,6 +628,7 @@ def quantize(
         options,
         calibration=calibration,
         dataset=dataset,
+        overwrite=overwrite,
         command=typed(),
         beside=BESIDE,
         tell=typer.echo,
@@ -612,7 +647,16 @@ def benchmark(
         typer.Option(help="The run folder of the same model, to measure it in PyTorch too, eager and compiled."),
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Images to predict. If not given, images are made.")] = None,
-    repeats: Annotated[int, typer.Option(min=3, help="Rounds, in which all take turns.")] = 30,
+    repeats: Annotated[int, typer.Option(min=3, help="Rounds, in which all take turns, at most.")] = 30,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            min=1,
+            help="When this time is over, no further round is begun. Three are made however long they take, and "
+            "loading the models comes on top. The last line says how many there were.",
+        ),
+    ] = 300,
+    overwrite: Overwrite = False,
 ) -> None:
     """Measure size, latency, start time and memory, side by side with PyTorch on the same pixels.
 
@@ -620,9 +664,10 @@ def benchmark(
     """
     if run:
         needs("benchmark", "train", *TRAINING)
-    from leanmed.benchmark.benchmark import benchmark, table
+    from leanmed.benchmark.benchmark import BENCHMARK, benchmark, table
 
-    found = benchmark(artifacts, run=run, images=images, repeats=repeats, tell=typer.echo)
+    BENCHMARK.check(out, overwrite=overwrite)
+    found = benchmark(artifacts, run=run, images=images, repeats=repeats, seconds=seconds, tell=typer.echo)
     from leanmed.files import write_json
 
     write_json(out, {"command": typed(), **found})
@@ -641,7 +686,12 @@ def profile(
     ],
     settings: Set = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="A JSON file to write, with the machine's description.")] = None,
-    repeats: Annotated[int, typer.Option(min=3, help="How many predictions are timed.")] = 30,
+    repeats: Annotated[int, typer.Option(min=3, help="How many predictions are timed, at most.")] = 30,
+    seconds: Annotated[
+        float,
+        typer.Option(min=1, help="When this time is over, no further prediction is timed, but three are in any case."),
+    ] = 60,
+    overwrite: Overwrite = False,
 ) -> None:
     """Print what a network costs: parameters, FLOPs, size, latency and memory. No data are needed.
 
@@ -651,11 +701,13 @@ def profile(
 
     Example: `leanmed profile retina --set model.backbone=enet`
     """
-    from leanmed.benchmark.profile import profile, subject_of, table
+    from leanmed.benchmark.profile import PROFILE, profile, subject_of, table
 
+    if out:
+        PROFILE.check(out, overwrite=overwrite)
     if subject_of(subject) != "artifact":
         needs("profile", "train", *TRAINING)
-    found = profile(subject, settings, repeats=repeats)
+    found = profile(subject, settings, repeats=repeats, seconds=seconds)
     typer.echo(table(found))
     if out:
         from leanmed.files import write_json
@@ -691,6 +743,7 @@ def reproduce(
         typer.Option(help="nodules only: a folder of artifacts to measure too, such as resnet50 and resnet50-int8."),
     ] = None,
     resume: Resume = False,
+    overwrite: Overwrite = False,
     quantization: Annotated[
         bool,
         typer.Option("--quantization", help="anemia only: train nothing, and compress every fold of the runs in OUT."),
@@ -712,8 +765,11 @@ def reproduce(
     from leanmed.papers.reproduce import parse_seeds, reproduce
 
     arms = [arm for arm in protocols.split(",") if arm]
-    if quantization and (resume or artifacts):
-        raise DataError("expected --quantization without --resume, which it does by itself, and without --artifacts")
+    if quantization and (resume or overwrite or artifacts):
+        raise DataError(
+            "expected --quantization without --resume, which it does by itself, --overwrite and --artifacts; leave it "
+            "out"
+        )
     if quantization:
         from leanmed.compress.quantize import Options
         from leanmed.papers.quantization import reproduce_quantization as quantize_folds
@@ -732,6 +788,7 @@ def reproduce(
             seeds=parse_seeds(seeds),
             artifacts=artifacts,
             resume=resume,
+            overwrite=overwrite,
             command=typed(),
             tell=typer.echo,
         )

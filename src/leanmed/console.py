@@ -20,6 +20,14 @@ TRAINING = (*REPORTING, "torch", "torchvision", "timm", "lightning", "safetensor
 
 Data = Annotated[Path, typer.Option(help="The data set's folder.", show_default=False)]
 Out = Annotated[Path, typer.Option(help="Where to write.", show_default=False)]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace what an earlier such command of leanmed wrote to --out. A folder that holds anything else is "
+        "refused.",
+    ),
+]
 Set = Annotated[
     list[str],
     typer.Option(
@@ -131,14 +139,15 @@ def stoppable(flag: str = "") -> Iterator[None]:
     """Where Ctrl-C stops a command that can go on later, say how; Lightning makes an exit of it.
 
     Args:
-        flag: what the command needs to go on; empty: nothing.
+        flag: what the command needs to go on, in place of --overwrite; empty: nothing.
     """
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
             raise
-        again = typed() if not flag or flag in sys.argv else f"{typed()} {flag}"
+        words = [word for word in sys.argv[1:] if not flag or word not in (flag, "--overwrite")]
+        again = shlex.join(["leanmed", *words, *[flag] * bool(flag)])
         typer.echo(f"\nStopped. What was finished is kept; go on with:\n{again}", err=True)
         raise typer.Exit(STOPPED) from None
 

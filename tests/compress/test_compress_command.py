@@ -24,7 +24,7 @@ from leanmed.compress.command import quantize_artifact
 from leanmed.compress.outcome import GateError
 from leanmed.compress.quantize import Options
 from leanmed.data import content_hashes, read_records
-from leanmed.errors import ArtifactError, DataError
+from leanmed.errors import ArtifactError, DataError, OutputError
 from leanmed.export.export import export_graph
 from leanmed.files import sha256_file
 from leanmed.manifest import Manifest
@@ -172,9 +172,22 @@ def test_the_command_line_prints_figures_and_sizes(
     assert "\nauc " in out
     assert "\nagreement " in out
     assert "Research use only: not a medical device." in out
-    status, _, error = run(*arguments, "--max-drop", -1)
+    made = read_artifact(tmp_path / "a")
+    status, _, error = run(*arguments, "--max-drop", -1, "--overwrite")
     assert status == 2
     assert error.startswith("leanmed: expected int8 to cost at most -1 of auc")
+    assert read_artifact(tmp_path / "a") == made
+    passed = [
+        json.loads((tmp_path / f"a{end}" / "report.json").read_text())["outcomes"][0]["passed"]
+        for end in ("-report", "-refused-report")
+    ]
+    assert passed == [True, False], "the older artifact keeps its own report"
+    smaller = [*arguments[:3], "fp16", *arguments[4:], "--max-drop", 1, "--min-agreement", 0]
+    status, _, error = run(*smaller)
+    assert (status, read_artifact(tmp_path / "a")) == (2, made)
+    assert "but it holds an artifact; add --overwrite to replace it" in error
+    assert run(*smaller, "--overwrite")[0] == 0
+    assert read_artifact(tmp_path / "a").manifest.precision == "fp16"
 
 
 def test_bad_requests_are_refused_before_any_work(
@@ -184,7 +197,7 @@ def test_bad_requests_are_refused_before_any_work(
         quantize_artifact(artifact, "int2", made_eyelids, tmp_path / "a", LENIENT)
     with refused(ArtifactError, "another folder", "still needed"):
         quantize_artifact(artifact, "int8", made_eyelids, artifact, LENIENT)
-    with refused(ArtifactError, "new, empty or an artifact"):
+    with refused(OutputError, "new or empty"):
         quantize_artifact(artifact, "int8", made_eyelids, made_eyelids, LENIENT)
     with refused(ArtifactError, "expected an artifact, a folder with"):
         quantize_artifact(tmp_path, "int8", made_eyelids, tmp_path / "a", LENIENT)

@@ -13,13 +13,13 @@ from leanmed.compress.gate import Pixels, answers, make_gate
 from leanmed.compress.outcome import Comparison, GateError, Outcome, Target
 from leanmed.compress.parts import Parts, find_parts, sample_records
 from leanmed.compress.quantize import Options, Quantized, quantize
-from leanmed.compress.report import Beside, write_quantization_report
+from leanmed.compress.report import QUANTIZATION, Beside, write_quantization_report
 from leanmed.data import read_pixels, read_records_for
 from leanmed.errors import ArtifactError, DataError
 from leanmed.files import defined
 from leanmed.manifest import Manifest, image_mark
 from leanmed.records import Record
-from leanmed.runtime.artifact import Artifact, check_room, read_artifact, write_artifact
+from leanmed.runtime.artifact import ARTIFACT, MANIFEST, Artifact, read_artifact, write_artifact
 from leanmed.tasks import TASKS
 from leanmed.tasks.recipes import recipe_of_artifact
 
@@ -47,6 +47,7 @@ def quantize_artifact(
     *,
     calibration: int | None = None,
     dataset: str | None = None,
+    overwrite: bool = False,
     command: str = "",
     beside: Beside | None = None,
     tell: Callable[[str], None] = print,
@@ -57,23 +58,30 @@ def quantize_artifact(
         source: a float artifact.
         to: fp16, int8 or int4.
         data: the data set's folder; which of its images trained the artifact is read from their contents.
-        out: takes the artifact; the report goes to its name with `-report` at the end.
+        out: takes the artifact; the report goes to its name with `-report` at the end. If every attempt lost too much
+            while an older artifact stands in `out`, that one keeps its report, and the new one goes to
+            `-refused-report`.
         options: the gate and the techniques.
         calibration: at most so many training images; None: as many as the kind of task says.
         dataset: the data set's reader; None: the one of the artifact's recipe.
+        overwrite: replace an older artifact in `out`, and its report.
         command: what the user typed, for the record.
         beside: others' models to be drawn beside in the report.
         tell: takes one line of progress at a time.
 
     Raises:
-        ArtifactError: `source` is damaged or quantized already, or `out` is something else than an artifact.
+        OutputError: `out` or its report hold something; with `overwrite`, something else.
+        ArtifactError: `source` is damaged or quantized already, or is `out`.
         DataError: an unknown precision, or no images to calibrate or to measure with.
         GateError: every attempt lost too much; only the report was written.
     """
     target, artifact = _target(to), read_artifact(source)
-    check_room(out)
     if out.resolve() == source.resolve():
         raise ArtifactError(f"expected --out to be another folder than the float artifact {source}; it is still needed")
+    report, refused = (out.with_name(f"{out.name}{end}") for end in ("-report", "-refused-report"))
+    ARTIFACT.check(out, overwrite=overwrite)
+    for place in (report, *[refused] * overwrite):
+        QUANTIZATION.check(place, overwrite=overwrite)
     origin = artifact.manifest.provenance
     recipe = recipe_of_artifact(origin.recipe)
     records = read_records_for(recipe.data, data, dataset)
@@ -84,7 +92,9 @@ def quantize_artifact(
     counts = len(parts.training), len(parts.validation), len(parts.test)
     tell("{} training images calibrate, {} others choose, {} new ones test".format(*counts))
     quantized = quantize_parts(artifact, target, parts, options, tell=tell)
-    outcome, report = quantized.outcome, out.with_name(f"{out.name}-report")
+    outcome = quantized.outcome
+    if not outcome.passed and (out / MANIFEST).is_file():
+        report = refused
     write_quantization_report(
         report,
         artifact.manifest.name,
@@ -93,6 +103,7 @@ def quantize_artifact(
         leak=artifact.manifest.leak,
         command=command,
         beside=beside,
+        overwrite=overwrite,
     )
     tell(f"wrote {report / 'report.html'} and report.json")
     if not outcome.passed:
@@ -100,7 +111,7 @@ def quantize_artifact(
     marks = ([image_mark(known.contents[r.id]) for r in part] for part in (parts.training, parts.validation))
     manifest = describe(artifact, outcome, *marks, learned=parts.learned)
     text = card(artifact, outcome, learned=parts.learned)
-    write_artifact(out, manifest, quantized.graphs, text, artifact.traces)
+    write_artifact(out, manifest, quantized.graphs, text, artifact.traces, overwrite=overwrite)
     return outcome
 
 

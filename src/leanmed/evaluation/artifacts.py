@@ -12,8 +12,9 @@ from leanmed.audit.seen import meet
 from leanmed.data import read_records_for
 from leanmed.errors import DataError, InputError, LeanmedError
 from leanmed.evaluation.answered import PROTOCOLS, Answered, missing_notes, report_of
+from leanmed.evaluation.leaks import leave_out_leaks
 from leanmed.records import Record
-from leanmed.report.report import Provenance, Report, write_report
+from leanmed.report.report import REPORT, Provenance, Report, write_report
 from leanmed.runtime.predictor import Predictor
 from leanmed.tasks import TASKS
 from leanmed.tasks.kind import Answer
@@ -25,6 +26,7 @@ def evaluate_artifact(
     data: Path,
     *,
     dataset: str | None = None,
+    split_audit: Path | None = None,
     cache: Path | None = None,
     command: str = "",
     progress: Callable[[int], None] = lambda done: None,
@@ -37,12 +39,14 @@ def evaluate_artifact(
         predictor: the loaded artifact.
         data: the data set's folder.
         dataset: its reader's name; None: the one of the artifact's recipe.
+        split_audit: the folder that `leanmed audit --split` wrote; the images that it found to leak are left out.
         cache: a folder for the audit's groups; None: they are not kept.
         command: what the user typed, for the record.
         progress: takes the number of images that are through.
 
     Raises:
-        DataError: labels the artifact does not know, no image that can be read, or every image was used to make it.
+        DataError: labels the artifact does not know, no image that can be read, or every image was used to make it;
+            an image that the audit of the split has not seen.
     """
     manifest, origin = predictor.manifest, predictor.manifest.provenance
     recipe = recipe_of_artifact(origin.recipe)
@@ -59,6 +63,8 @@ def evaluate_artifact(
             * (manifest.figures_of == "folds")
         )
     answered, failed = _answer_all(predictor, unseen, progress)
+    kept = leave_out_leaks(answered, known.contents, split_audit, recipe.evaluation) if split_audit else None
+    answered = kept.answered if kept else answered
     report = report_of(
         answered,
         recipe.evaluation,
@@ -70,12 +76,14 @@ def evaluate_artifact(
     )
     images = len(known.grouping.records)
     notes = [
+        *([kept.note(report.main_score, report.figures)] if kept else []),
         *records.notes,
         *known.grouping.notes(),
         *missing_notes(failed, images=images, left_out=images - len(unseen)),
         *met.notes,
     ]
-    return replace(report, leak=manifest.leak and f"{manifest.leak} This artifact was made under it.", notes=notes)
+    leak = manifest.leak and f"{manifest.leak} This artifact was made under it."
+    return replace(report, leak=leak, notes=notes, beside=kept.tables() if kept else {})
 
 
 def evaluate_scans(
@@ -83,15 +91,18 @@ def evaluate_scans(
     root: Path,
     out: Path,
     *,
+    overwrite: bool = False,
     command: str = "",
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[Report, Path]:
     """An artifact on the whole scans below a folder: write the report, and say where else something was written.
 
     Raises:
+        OutputError: `out` holds something; with `overwrite`, something else than a report.
         ArtifactError: it answers for no scans.
         DataError: no scan that can be read and is new to it.
     """
+    REPORT.check(out, overwrite=overwrite)
     manifest = predictor.manifest
     judged = TASKS[manifest.task].judge.judge_scans(
         manifest,
@@ -101,9 +112,9 @@ def evaluate_scans(
         command=command,
         progress=progress,
     )
-    written = judged.write(out)
-    write_report(out, judged.report)
-    return judged.report, written
+    written: list[Path] = []
+    write_report(out, judged.report, further=lambda folder: written.append(judged.write(folder)), overwrite=overwrite)
+    return judged.report, out / written[0].name
 
 
 def _answer_all(

@@ -10,6 +10,7 @@ caution       what else must be known before any figure is read, or null
 title, protocol, notice, main_score
 images, groups, labels
 metrics       name -> {value, low, high, n}: low and high are the 95 % interval over groups, n counts images
+beside        title -> the same figures on other images, such as all of them, those that leak included
 per_fold      [{fold, images, groups, figures: {name: value}, threshold, temperature}]
 fold_mean     name -> {mean, sd, folds}: over the folds in which the figure is defined, which `folds` counts
 subgroups     [{name, value, n, groups, positives, figures: {name: {value, low, high, n}}}]
@@ -40,6 +41,7 @@ from numpy.typing import NDArray
 from leanmed.errors import InputError
 from leanmed.figures.bootstrap import Figure, Ints, SubgroupRow
 from leanmed.files import defined, write_json, write_text
+from leanmed.outputs import Output
 from leanmed.reading.lung_slices import read_slice
 from leanmed.records import Box
 from leanmed.report import plots
@@ -50,6 +52,12 @@ from leanmed.report.plots import History, Plot
 from leanmed.runs import write_csv
 
 FEW_GROUPS = 30
+REPORT = Output(
+    "a report",
+    ("notice", "main_score", "metrics"),
+    "report.json",
+    ("report.html", "report.json", "answers.csv", "candidates.csv"),
+)
 Reader = Callable[[Path], NDArray[np.uint8]]
 
 
@@ -128,6 +136,7 @@ class Report:
         leak: why the figures are too good, if they are.
         caution: what else must be known before any figure is read.
         words: what things are called.
+        beside: title -> figures on other images, to be seen beside these.
         terms: the figures' names and meanings, in the order in which they are shown.
         table: the test images with truths and answers.
         comparisons: title -> what `paired` gave.
@@ -149,6 +158,7 @@ class Report:
     table: Table | None = None
     folds: Sequence[FoldRow] = ()
     subgroups: Sequence[SubgroupRow] = ()
+    beside: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
     comparisons: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
     notes: Sequence[str] = ()
     histories: Sequence[History] = ()
@@ -174,20 +184,35 @@ def fold_rows(
     return rows
 
 
-def write_report(out: Path, content: Report, *, read: Reader | None = None) -> None:
-    """Write report.json, report.html and, where there are answers, answers.csv into the folder `out`, each whole.
+def write_report(
+    out: Path,
+    content: Report,
+    *,
+    read: Reader | None = None,
+    further: Callable[[Path], object] = lambda folder: None,
+    overwrite: bool = False,
+) -> None:
+    """Write a folder with report.json, report.html and, where there are answers, answers.csv, whole.
 
     Args:
+        out: the folder.
+        content: the report.
         read: image file -> uint8 (h, w, 4) RGBA, for the thumbnails of the mistakes; None leaves them out.
+        further: writes more into the folder that it is given; `REPORT.holds` lists what that may be.
+        overwrite: replace an older report in `out`.
+
+    Raises:
+        OutputError: `out` holds something; with `overwrite`, something else than a report.
     """
+    REPORT.check(out, overwrite=overwrite)
     page, values = render(content, read), as_json(content)
-    write_text(out / "report.html", page)
-    write_json(out / "report.json", values)
-    file = out / "answers.csv"
-    if content.answers:
-        write_csv(file, content.answers, list(dict.fromkeys(name for row in content.answers for name in row)))
-    else:
-        file.unlink(missing_ok=True)  # an older report's
+    with REPORT.folder(out, overwrite=overwrite) as folder:
+        write_text(folder / "report.html", page)
+        write_json(folder / "report.json", values)
+        if content.answers:
+            columns = list(dict.fromkeys(name for row in content.answers for name in row))
+            write_csv(folder / "answers.csv", content.answers, columns)
+        further(folder)
 
 
 def as_json(content: Report) -> dict[str, Any]:
@@ -204,6 +229,7 @@ def as_json(content: Report) -> dict[str, Any]:
         "groups": table.groups if table else None,
         "labels": table.labels if table else None,
         "metrics": content.figures,
+        "beside": content.beside,
         "per_fold": content.folds,
         "fold_mean": fold_mean(content.folds),
         "subgroups": content.subgroups,
@@ -252,7 +278,7 @@ def render(content: Report, read: Reader | None = None) -> str:
 def _terms(content: Report) -> dict[str, Term]:
     """A term for every figure on the page: those that nobody named first, then the others in their order."""
     rows: list[FoldRow | SubgroupRow] = [*content.folds, *content.subgroups]
-    tables = [content.figures, *content.comparisons.values(), *(row.figures for row in rows)]
+    tables = [content.figures, *content.beside.values(), *content.comparisons.values(), *(row.figures for row in rows)]
     names = dict.fromkeys(name for table in tables for name in table)
     known = content.terms
     return {n: Term(n, "") for n in names if n not in known} | {n: known[n] for n in known if n in names}
