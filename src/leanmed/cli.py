@@ -620,19 +620,21 @@ def quantize(
     from leanmed.papers.published import BESIDE
 
     options = Options(max_drop=max_drop, min_agreement=min_agreement, epochs=finetune, unpack=unpack)
-    outcome = quantize_artifact(
-        artifact,
-        to,
-        data,
-        out,
-        options,
-        calibration=calibration,
-        dataset=dataset,
-        overwrite=overwrite,
-        command=typed(),
-        beside=BESIDE,
-        tell=typer.echo,
-    )
+    with stages() as progress:
+        outcome = quantize_artifact(
+            artifact,
+            to,
+            data,
+            out,
+            options,
+            calibration=calibration,
+            dataset=dataset,
+            overwrite=overwrite,
+            command=typed(),
+            beside=BESIDE,
+            tell=typer.echo,
+            progress=progress,
+        )
     for line in outcome.lines():
         typer.echo(line)
     typer.echo(f"Research use only: not a medical device.\nwrote {out}")

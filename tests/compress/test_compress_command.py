@@ -139,7 +139,31 @@ def test_a_detector_is_compressed_from_pixels_to_boxes(to: str, detector: tuple[
 def test_only_training_images_calibrate_and_only_new_ones_give_the_figures(
     artifact: Path, made_eyelids: Path, tmp_path: Path
 ) -> None:
-    outcome = quantize_artifact(artifact, "int8", made_eyelids, tmp_path / "a", LENIENT, calibration=20, tell=silent)
+    told: list[str] = []
+    seen: dict[str, tuple[int, int]] = {}
+
+    def progress(stage: str, done: int, total: int) -> None:
+        assert stage not in seen or seen[stage] == (done - 1, total) or stage in ("read", "index", "search", "compare")
+        seen[stage] = done, total
+
+    how: dict[str, Any] = {"calibration": 20, "tell": told.append, "progress": progress}
+    outcome = quantize_artifact(artifact, "int8", made_eyelids, tmp_path / "a", LENIENT, **how)
+    assert told[1].startswith("attempt 1 of at most 4: gptq")
+    assert told[2].startswith("gptq: auc ")
+    assert told[2].endswith(" bytes, passes")
+    checked, tested = outcome.final.judged.images, outcome.tested
+    attempt = "attempt 1: "
+    assert [name for name in seen if name.startswith(attempt)] == [
+        f"{attempt}ranges of activations",
+        f"{attempt}inputs of layers",
+        f"{attempt}rounding to 8 bits",
+        f"{attempt}checking on other images",
+    ]
+    assert seen["calibration images"] == (20, 20)
+    assert seen["answers of the float model"] == seen[f"{attempt}checking on other images"] == (checked, checked)
+    assert tested is not None
+    assert seen["testing the compressed model on new images"] == (tested.images, tested.images)
+    assert all(done == total for done, total in seen.values())
     manifest = read_artifact(tmp_path / "a").manifest
     origin = manifest.provenance
     used = set(manifest.quantization["calibrated_on"])

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from leanmed.audit.conflicts import LABEL, MASK, Conflict
-from leanmed.audit.engine import audit, silent
-from leanmed.audit.reading import Progress
+from leanmed.audit.engine import audit
 from leanmed.audit.split import split_check
 from leanmed.audit.split_files import SPLIT, write_split
 from leanmed.audit.writing import CACHE, FINDINGS, write_findings
+from leanmed.console import Progress, silent
 from leanmed.cores import available_cores
 from leanmed.data import read_records
 from leanmed.data.tables import read_side

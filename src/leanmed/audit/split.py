@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from leanmed.audit.engine import audit, silent
+from leanmed.audit.engine import audit
 from leanmed.audit.findings import Pair
 from leanmed.audit.groups import joined
-from leanmed.audit.reading import Progress
+from leanmed.console import Progress, silent
 from leanmed.records import Record
 
 TRAIN, TEST = "train:", "test:"  # so that an image may have the same id on both sides

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import cast, get_args
 
@@ -14,6 +15,7 @@ from leanmed.compress.outcome import Comparison, GateError, Outcome, Target
 from leanmed.compress.parts import Parts, find_parts, sample_records
 from leanmed.compress.quantize import Options, Quantized, quantize
 from leanmed.compress.report import QUANTIZATION, Beside, write_quantization_report
+from leanmed.console import Progress, silent
 from leanmed.data import read_pixels, read_records_for
 from leanmed.errors import ArtifactError, DataError
 from leanmed.files import defined
@@ -51,6 +53,7 @@ def quantize_artifact(
     command: str = "",
     beside: Beside | None = None,
     tell: Callable[[str], None] = print,
+    progress: Progress = silent,
 ) -> Outcome:
     """Compress the artifact at `source` into `out`, with a report beside it.
 
@@ -68,6 +71,7 @@ def quantize_artifact(
         command: what the user typed, for the record.
         beside: others' models to be drawn beside in the report.
         tell: takes one line of progress at a time.
+        progress: takes stage, done and total.
 
     Raises:
         OutputError: `out` or its report hold something; with `overwrite`, something else.
@@ -85,13 +89,13 @@ def quantize_artifact(
     origin = artifact.manifest.provenance
     recipe = recipe_of_artifact(origin.recipe)
     records = read_records_for(recipe.data, data, dataset)
-    known = group_for_artifact(records, recipe.split, out.parent / AUDIT)
+    known = group_for_artifact(records, recipe.split, out.parent / AUDIT, progress=progress)
     parts = find_parts(origin, known, meet(known, origin, artifact.traces, out.parent / AUDIT))
     most = TASKS[artifact.manifest.task].judge.CALIBRATION if calibration is None else calibration
     parts = replace(parts, training=sample_records(parts.training, 0 if target == "fp16" else most))
     counts = len(parts.training), len(parts.validation), len(parts.test)
     tell("{} training images calibrate, {} others choose, {} new ones test".format(*counts))
-    quantized = quantize_parts(artifact, target, parts, options, tell=tell)
+    quantized = quantize_parts(artifact, target, parts, options, tell=tell, progress=progress)
     outcome = quantized.outcome
     if not outcome.passed and (out / MANIFEST).is_file():
         report = refused
@@ -128,6 +132,7 @@ def quantize_parts(
     options: Options,
     *,
     tell: Callable[[str], None] = lambda line: None,
+    progress: Progress = silent,
 ) -> Quantized:
     """Compress with one part of the images, choose with the next, and measure the choice on the last.
 
@@ -138,11 +143,16 @@ def quantize_parts(
     manifest = artifact.manifest
     side = manifest.input.side if manifest.input.reduced else None
     gate = make_gate(parts.validation, RecordImages(parts.validation, side), manifest)
-    quantized = quantize(artifact, to, RecordImages(parts.training, side), gate, options, tell=tell)
+    images = RecordImages(parts.training, side)
+    quantized = quantize(artifact, to, images, gate, options, tell=tell, progress=progress)
     outcome = replace(quantized.outcome, warnings=(*parts.notes, *quantized.outcome.warnings))
     if parts.test:
         test = make_gate(parts.test, RecordImages(parts.test, side), manifest)
-        found = (answers(artifact, test.images, graphs) for graphs in (artifact.graphs, quantized.graphs))
+        graphs = {"float": artifact.graphs, "compressed": quantized.graphs}
+        found = (
+            answers(artifact, test.images, own, partial(progress, f"testing the {name} model on new images"))
+            for name, own in graphs.items()
+        )
         tested = test.compare(*found)
         outcome = replace(outcome, tested=tested, warnings=(*outcome.warnings, *_beyond(tested, outcome)))
     return replace(quantized, outcome=outcome)
