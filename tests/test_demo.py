@@ -10,7 +10,8 @@ import pytest
 
 from leanmed import demo
 from leanmed.demo import MARK, NERVES, NODULES, PROSTATE, found_in_scans, run_demo
-from leanmed.errors import DataError
+from leanmed.errors import OutputError
+from leanmed.files import write_json, write_text
 from leanmed.recipe.recipe import Recipe
 from leanmed.tasks.recipes import load_recipe
 
@@ -64,7 +65,7 @@ def test_the_demo_leaves_what_the_readme_promises(tmp_path: Path, refused: Refus
     assert len(lines) == 60
     assert all(line["probability"] == line["probabilities"]["anemic"] for line in lines)
     assert all(Path(line["input"]).is_file() for line in lines)
-    with refused(DataError, "--overwrite"):
+    with refused(OutputError, "--overwrite"):
         run_demo(out, tell=lambda line: None)
 
 
@@ -86,7 +87,7 @@ def test_the_demo_of_nodules_goes_from_slices_to_pictures_of_whole_scans(tmp_pat
         f"open {out / 'answers-montages'}",
         f"open {out / 'report' / 'report.html'}",
     )
-    with refused(DataError, "--overwrite"):
+    with refused(OutputError, "--overwrite"):
         run_demo(out, tell=lambda line: None)
 
 
@@ -154,13 +155,33 @@ def test_a_planted_nodule_is_found_within_half_its_diameter(tmp_path: Path) -> N
     assert told == expected
 
 
+@pytest.mark.usefixtures("short")
+def test_an_older_demo_is_back_when_the_new_one_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "leanmed-demo"
+    write_json(out / MARK, {"note": "made data, no patients"})
+    write_text(out / "report" / "report.html", "the older report")
+    made: list[Path] = []
+
+    def fail(recipe: Recipe, data: Path, *arguments: object, **options: object) -> None:
+        made.extend((data / "images").iterdir())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "train", fail)
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(out, overwrite=True, tell=lambda line: None)
+    assert len(made) == 60
+    assert {path.name for path in out.iterdir()} == {"phantoms", "report"}
+    assert (out / "report" / "report.html").read_text() == "the older report"
+    assert [path.name for path in tmp_path.iterdir()] == ["leanmed-demo"]
+
+
 def test_the_demo_replaces_nothing_but_a_demo(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
 
-    with refused(DataError, "to be new or empty, but it"):
+    with refused(OutputError, "to be new or empty, or to hold nothing but a demo, but it"):
         run_demo(tmp_path, overwrite=True, tell=lambda line: None)
     (tmp_path / "phantoms").mkdir()
     (tmp_path / MARK).write_text("{}")
-    with refused(DataError, "thesis.txt", "move"):
+    with refused(OutputError, "to hold nothing but a demo, but it holds thesis.txt"):
         run_demo(tmp_path, overwrite=True, tell=lambda line: None)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"

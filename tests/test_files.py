@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,9 +11,10 @@ from threading import Barrier
 
 import pytest
 
-from leanmed.errors import DataError, RunError
+from leanmed.errors import OutputError
 from leanmed.files import (
     check_free,
+    put_aside,
     sha256_bytes,
     sha256_file,
     sha256_json,
@@ -87,7 +89,7 @@ def test_a_folder_appears_whole(tmp_path):
 
 def test_a_folder_that_holds_something_is_not_touched(tmp_path, refused):
     write_text(tmp_path / "out" / "a", "mine")
-    with refused(DataError, "out to be new or empty", "it holds a; choose another --out"):
+    with refused(OutputError, "out to be new or empty", "it holds a; choose another --out"):
         interrupt(whole_folder(tmp_path / "out"))
     assert contents(tmp_path / "out") == {"a": "mine"}
 
@@ -96,15 +98,15 @@ def test_what_a_killed_process_left_behind_does_not_fill_a_folder(tmp_path, refu
     write_text(tmp_path / "out" / ".a.txt.77-1.part", "half")
     check_free(tmp_path / "out")
     write_text(tmp_path / "out" / "download.part", "somebody's")
-    with refused(RunError, "out to be new or an album, but it holds download.part"):
-        check_free(tmp_path / "out", wanted="new or an album", error=RunError)
+    with refused(OutputError, "out to be new or empty, but it holds download.part"):
+        check_free(tmp_path / "out")
     check_free(tmp_path / "out", passed_over=lambda entry: entry.suffix == ".part")
     check_free(tmp_path / "new")
 
 
 def test_a_file_is_not_replaced_by_a_folder(tmp_path, refused):
     write_text(tmp_path / "out", "mine")
-    with refused(DataError, "out to be new or empty, but it is a file"):
+    with refused(OutputError, "out to be new or empty, but it is a file"):
         interrupt(whole_folder(tmp_path / "out", replace=True))
     assert contents(tmp_path) == {"out": "mine"}
 
@@ -122,6 +124,54 @@ def test_an_interrupted_folder_leaves_the_old_one_and_nothing_else(tmp_path):
     with pytest.raises(Interrupted):
         interrupt(whole_folder(tmp_path / "out", replace=True))
     assert contents(tmp_path / "out") == {"old": "old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_entries_to_keep_move_to_the_folder_that_replaces_theirs(tmp_path):
+    write_text(tmp_path / "out" / "old", "old")
+    write_text(tmp_path / "out" / ".cache" / "a", "a")
+    with whole_folder(tmp_path / "out", replace=True, keep=(".cache",)) as folder:
+        (folder / "new").write_text("new")
+        assert contents(tmp_path / "out" / ".cache") == {"a": "a"}
+    assert contents(tmp_path / "out") == {"new": "new"}
+    assert contents(tmp_path / "out" / ".cache") == {"a": "a"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_mount_point_cannot_be_renamed_and_what_it_holds_is_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path / "out")
+    write_text(tmp_path / "out" / "old", "old")
+    write_text(tmp_path / "out" / ".cache" / "a", "a")
+    same = (tmp_path / "out").stat().st_ino
+    with pytest.raises(Interrupted):
+        interrupt(whole_folder(tmp_path / "out", replace=True))
+    assert contents(tmp_path / "out") == {"old": "old"}
+    with whole_folder(tmp_path / "out", replace=True, keep=(".cache",)) as folder:
+        (folder / "new").write_text("new")
+    assert contents(tmp_path / "out") == {"new": "new"}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".cache", "new"]
+    assert (tmp_path / "out").stat().st_ino == same
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def make_anew(path: Path, *, begun: bool) -> None:
+    with put_aside(path, begun=lambda: begun):
+        assert not path.exists()
+        write_text(path / "new", "half")
+        raise Interrupted
+
+
+def test_what_was_put_aside_comes_back_when_the_new_one_fails_before_it_counts(tmp_path):
+    write_text(tmp_path / "out" / "old", "old")
+    with pytest.raises(Interrupted):
+        make_anew(tmp_path / "out", begun=False)
+    assert contents(tmp_path / "out") == {"old": "old"}
+    with pytest.raises(Interrupted):
+        make_anew(tmp_path / "out", begun=True)
+    assert contents(tmp_path / "out") == {"new": "half"}
+    with put_aside(tmp_path / "out"):
+        write_text(tmp_path / "out" / "newest", "whole")
+    assert contents(tmp_path / "out") == {"newest": "whole"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

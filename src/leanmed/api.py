@@ -44,7 +44,7 @@ def audit_folder(data: Place, out: Place, *, dataset: str = "folder", strict: bo
 
     Args:
         data: the data set's folder.
-        out: takes report.html, report.json, groups.csv and pairs.csv.
+        out: takes report.html, report.json, groups.csv and pairs.csv; new or empty, unless `overwrite`.
         dataset: how the folder is laid out; see docs/data.md.
         strict: refuse images without a row in the table, and rows without an image.
         workers: processes. More than one need a script whose work stands below `if __name__ == "__main__":`.
@@ -74,6 +74,7 @@ def train(
     settings: Mapping[str, Any] | Sequence[str] = (),
     teacher: Place | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     machines: Machines | None = None,
     tell: Tell = print,
 ) -> Run:
@@ -81,13 +82,14 @@ def train(
 
     Args:
         data: the data set's folder.
-        out: the run folder; new or empty, unless `resume`.
+        out: the run folder; new or empty, unless `resume` or `overwrite`.
         recipe: a shipped recipe's name or the path of a YAML file.
         preset: of the recipe, such as "fast" or "best"; None: none.
         settings: values of the recipe to change, {"model.side": 128}, or as the command line takes them,
             ["model.side=128"]; they win over the preset.
         teacher: a finished run from whose models this one learns too; None: nobody, or that of the run to go on with.
         resume: go on with a run that was stopped.
+        overwrite: replace an older run.
         machines: where to train; None: one device of this machine.
         tell: takes one line of progress at a time.
 
@@ -105,11 +107,25 @@ def train(
     if resume:
         chosen = training.resumed_recipe(run, chosen, asked)
     taught = _teacher(None if teacher is None else Path(teacher), run if resume else None)
-    return training.train(chosen, Path(data), run, resume=resume, machines=machines, teacher=taught, tell=tell)
+    return training.train(
+        chosen,
+        Path(data),
+        run,
+        resume=resume,
+        overwrite=overwrite,
+        machines=machines,
+        teacher=taught,
+        tell=tell,
+    )
 
 
 def evaluate(
-    subject: Place | Run | Predictor, data: Place, out: Place | None = None, *, dataset: str | None = None
+    subject: Place | Run | Predictor,
+    data: Place,
+    out: Place | None = None,
+    *,
+    dataset: str | None = None,
+    overwrite: bool = False,
 ) -> Report:
     """Say how good a run or an artifact is, as `leanmed evaluate` does.
 
@@ -118,6 +134,7 @@ def evaluate(
         data: the data set's folder: of a run, the one that it was trained on.
         out: takes report.html, report.json and answers.csv; None: nothing is written.
         dataset: for an artifact, how the folder is laid out; None: as its recipe says.
+        overwrite: replace an older report in `out`.
 
     Returns:
         The report: its `figures` by name, each with its 95 % interval, and `to_frame()`.
@@ -131,10 +148,12 @@ def evaluate(
     from leanmed.evaluation.artifacts import evaluate_artifact
     from leanmed.evaluation.runs import evaluate_run
     from leanmed.reading.images import read_image
-    from leanmed.report.report import write_report
+    from leanmed.report.report import REPORT, write_report
     from leanmed.runs import RUN, Run
     from leanmed.tasks.recipes import open_run
 
+    if out:
+        REPORT.check(Path(out), overwrite=overwrite)
     if isinstance(subject, str | Path):
         path = Path(subject)
         subject = open_run(path) if (path / RUN).is_file() else load(path)
@@ -145,7 +164,7 @@ def evaluate(
         beside = Path(out).parent if out else Path(data).parent
         report = evaluate_artifact(subject, Path(data), dataset=dataset, cache=beside / AUDIT, command=command)
     if out:
-        write_report(Path(out), report, read=read_image)
+        write_report(Path(out), report, read=read_image, overwrite=overwrite)
     return report
 
 
@@ -158,6 +177,7 @@ def export(
     threshold: float | str | None = None,
     data: Place | None = None,
     teacher: Place | None = None,
+    overwrite: bool = False,
     tell: Tell = print,
 ) -> Artifact:
     """Write an artifact, as `leanmed export` does: of a model of all images, of one fold, or of all folds.
@@ -170,6 +190,7 @@ def export(
         threshold: a number from 0 to 1 or a rule (f1, youden, sensitivity:0.95); None: the recipe's rule.
         data: the data set's folder, if it has moved since training.
         teacher: its teacher's run, if that has moved since training.
+        overwrite: replace an older artifact in `out`.
         tell: takes one line of progress at a time.
 
     Raises:
@@ -179,13 +200,13 @@ def export(
     needs("export", "train", *TRAINING)
     from leanmed.recipe.recipe import threshold_of
     from leanmed.runs import Run
-    from leanmed.runtime.artifact import check_room
+    from leanmed.runtime.artifact import ARTIFACT
     from leanmed.tasks.recipes import open_run
 
     if ensemble and fold is not None:
         raise DataError("expected --fold or --ensemble, got both; leave one out")
     wanted = threshold if threshold is None else threshold_of(str(threshold))
-    check_room(Path(out))
+    ARTIFACT.check(Path(out), overwrite=overwrite)
     opened, moved = run if isinstance(run, Run) else open_run(Path(run)), None if data is None else Path(data)
     if fold is not None:
         opened.fold(fold)  # refused before torch is imported, which takes long
@@ -195,9 +216,8 @@ def export(
     untrained = fold is None and not ensemble and not opened.done(None)
     named = None if teacher is None else Path(teacher)
     taught = teacher_of(opened, moved, named) if untrained else None  # it may be gone when nothing is to be trained
-    return exporting.export(
-        opened, Path(out), fold=fold, ensemble=ensemble, threshold=wanted, data=moved, teacher=taught, tell=tell
-    )
+    made: dict[str, Any] = {"fold": fold, "ensemble": ensemble, "threshold": wanted, "data": moved}
+    return exporting.export(opened, Path(out), **made, teacher=taught, overwrite=overwrite, tell=tell)
 
 
 def _overrides(settings: Mapping[str, Any] | Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ import leanmed
 from leanmed.console import (
     Data,
     Out,
+    Overwrite,
     Resume,
     Set,
     Splitting,
@@ -82,7 +83,7 @@ def demo(
     nerves: Annotated[
         bool, typer.Option("--nerves", help="Show nerves in ultrasound that a person, or the model itself, points at.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace an earlier demo there.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Every step on made data, and a report to open: under 3 minutes on two cores.
 
@@ -120,6 +121,7 @@ def audit(
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
     strict: Strict = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Find copies of photographs, verified on pixels, and labels that contradict each other.
 
@@ -134,9 +136,11 @@ def audit(
 
     with stoppable(), stages() as progress:
         if split:
-            lines, sound = audit_split(*split, out=out, workers=workers, progress=progress)
+            lines, sound = audit_split(*split, out=out, workers=workers, overwrite=overwrite, progress=progress)
         elif data and out:
-            lines, sound = audit_folder(data, dataset, out, workers=workers, strict=strict, progress=progress)
+            lines, sound = audit_folder(
+                data, dataset, out, workers=workers, strict=strict, overwrite=overwrite, progress=progress
+            )
         else:
             raise DataError("expected DIR and --out, or --split TRAIN TEST; see leanmed audit --help")
     for line in lines:
@@ -173,6 +177,7 @@ def train(
         ),
     ] = None,
     resume: Resume = False,
+    overwrite: Overwrite = False,
     accelerator: Annotated[str, typer.Option(help="Lightning's accelerator: auto, cpu, gpu, mps...")] = "auto",
     devices: Annotated[
         int, typer.Option(min=1, help="Devices per machine; for more than one, start with torchrun.")
@@ -200,6 +205,7 @@ def train(
             settings=asked,
             teacher=teacher,
             resume=resume,
+            overwrite=overwrite,
             machines=machines,
             tell=typer.echo,
         )
@@ -285,6 +291,15 @@ def evaluate(
             "report says so; the figures are not those of the model by itself.",
         ),
     ] = False,
+    split_audit: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="For an artifact or a file of answers: what `leanmed audit --split TRAIN TEST --out DIR` wrote. The "
+            "test images that leak from training are left out, and the report has the figures with and without them.",
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Say how good a run, an artifact or a file of answers is: report.html, report.json, and each image in answers.csv.
 
@@ -306,7 +321,7 @@ def evaluate(
     from leanmed.evaluation.files import evaluate_answers
     from leanmed.evaluation.runs import evaluate_run
     from leanmed.reading.images import read_image
-    from leanmed.report.report import write_report
+    from leanmed.report.report import REPORT, write_report
     from leanmed.runs import RUN
     from leanmed.tasks.recipes import open_run
 
@@ -332,20 +347,29 @@ def evaluate(
         )
     if scans and (also or prevalence is not None):
         raise DataError("expected neither --also nor --prevalence with --scans, got one; leave it out")
+    if split_audit and (is_run or scans or also):
+        raise DataError(
+            "expected --split-audit with an artifact or a file of answers and one data set, got it with "
+            f"{'a run, whose folds leanmed has split' if is_run else '--scans' if scans else '--also'}; leave it out"
+        )
+    REPORT.check(out, overwrite=overwrite)
     if scans:
         if is_run:
             raise ArtifactError(f"expected an artifact, got the run {subject}; make one with leanmed export")
         if dataset:
             raise DataError("expected no --dataset with --scans, whose scans are laid out as LUNA16's; leave it out")
         with progress_bar("scans") as step:
-            report, more = evaluate_scans(leanmed.load(subject), data, out, command=typed(), progress=step)
+            report, more = evaluate_scans(
+                leanmed.load(subject), data, out, overwrite=overwrite, command=typed(), progress=step
+            )
         echo_evaluation(report, *written, more)
         return
     common: dict[str, Any] = {"command": typed(), "prevalence": prevalence}
     if is_run:
         report = evaluate_run(open_run(subject), data=data, oracle=_oracle() if oracle else None, **common)
     else:
-        sets, common["cache"] = named_sets(data, also), out.parent / AUDIT
+        sets = named_sets(data, also)
+        common |= {"cache": out.parent / AUDIT, "split_audit": split_audit}
         if is_file:
             chosen: dict[str, Any] = {
                 "dataset": dataset or "folder",
@@ -361,7 +385,7 @@ def evaluate(
                     lambda folder: evaluate_artifact(predictor, folder, dataset=dataset, progress=step, **common),
                     manifest=predictor.manifest,
                 )
-    write_report(out, report, read=read_image)
+    write_report(out, report, read=read_image, overwrite=overwrite)
     echo_evaluation(report, *written, out / "answers.csv")
 
 
@@ -401,6 +425,7 @@ def export(
     teacher: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Its teacher's run, if that has moved since training.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write an artifact: one ONNX graph from decoded pixels to the answer, with its card.
 
@@ -414,7 +439,7 @@ def export(
     from leanmed.api import export
 
     made: dict[str, Any] = {"fold": fold, "ensemble": ensemble, "threshold": threshold, "data": data}
-    artifact = export(run, out, **made, teacher=teacher, tell=typer.echo)
+    artifact = export(run, out, **made, teacher=teacher, overwrite=overwrite, tell=typer.echo)
     typer.echo(f"wrote {out}: {artifact.manifest.bytes / 1e6:.2f} MB, artifact {artifact.sha256[:12]}")
     typer.echo(f"now: leanmed predict {out} IMAGES --out answers.jsonl, and read {out / 'CARD.md'}")
 
@@ -424,6 +449,7 @@ def recalibrate(
     artifact: Annotated[Path, typer.Argument(help="An artifact folder, in any precision.", show_default=False)],
     data: Data,
     out: Out,
+    overwrite: Overwrite = False,
     threshold: Annotated[
         str | None,
         typer.Option(
@@ -453,7 +479,14 @@ def recalibrate(
     wanted = threshold_of(threshold) if threshold else None
     with progress_bar("images") as step:
         found = recalibrate(
-            artifact, data, out, threshold=wanted, dataset=dataset, cache=out.parent / AUDIT, progress=step
+            artifact,
+            data,
+            out,
+            threshold=wanted,
+            dataset=dataset,
+            overwrite=overwrite,
+            cache=out.parent / AUDIT,
+            progress=step,
         )
     for line in found.lines():
         typer.echo(line)
@@ -550,6 +583,7 @@ def predict(
         str, typer.Option(metavar="I/N", help="Predict the I-th of N equal parts, into OUT-I-of-N.")
     ] = "1/1",
     resume: Resume = False,
+    overwrite: Overwrite = False,
     workers: Annotated[int, typer.Option(min=0, help="Images or scans at a time; 0: one per core.")] = 0,
     max_megapixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 50,
     max_megabytes: Annotated[
@@ -624,6 +658,7 @@ def predict(
                 out,
                 shard=part,
                 resume=resume,
+                overwrite=overwrite,
                 workers=workers,
                 draw=draw,
                 prompts=prompts,
@@ -681,6 +716,7 @@ def quantize(
     dataset: Annotated[
         str | None, typer.Option(help="How the data folder is laid out. If not given, as the artifact's recipe says.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Make an artifact smaller and faster, and refuse if it loses more than it may.
 
@@ -697,18 +733,21 @@ def quantize(
     from leanmed.papers.published import BESIDE
 
     options = Options(max_drop=max_drop, min_agreement=min_agreement, epochs=finetune, unpack=unpack)
-    outcome = quantize_artifact(
-        artifact,
-        to,
-        data,
-        out,
-        options,
-        calibration=calibration,
-        dataset=dataset,
-        command=typed(),
-        beside=BESIDE,
-        tell=typer.echo,
-    )
+    with stages() as progress:
+        outcome = quantize_artifact(
+            artifact,
+            to,
+            data,
+            out,
+            options,
+            calibration=calibration,
+            dataset=dataset,
+            overwrite=overwrite,
+            command=typed(),
+            beside=BESIDE,
+            tell=typer.echo,
+            progress=progress,
+        )
     for line in outcome.lines():
         typer.echo(line)
     typer.echo(f"Research use only: not a medical device.\nwrote {out}")
@@ -723,7 +762,16 @@ def benchmark(
         typer.Option(help="The run folder of the same model, to measure it in PyTorch too, eager and compiled."),
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Images to predict. If not given, images are made.")] = None,
-    repeats: Annotated[int, typer.Option(min=3, help="Rounds, in which all take turns.")] = 30,
+    repeats: Annotated[int, typer.Option(min=3, help="Rounds, in which all take turns, at most.")] = 30,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            min=1,
+            help="When this time is over, no further round is begun. Three are made however long they take, and "
+            "loading the models comes on top. The last line says how many there were.",
+        ),
+    ] = 300,
+    overwrite: Overwrite = False,
 ) -> None:
     """Measure size, latency, start time and memory, side by side with PyTorch on the same pixels.
 
@@ -731,9 +779,10 @@ def benchmark(
     """
     if run:
         needs("benchmark", "train", *TRAINING)
-    from leanmed.benchmark.benchmark import benchmark, table
+    from leanmed.benchmark.benchmark import BENCHMARK, benchmark, table
 
-    found = benchmark(artifacts, run=run, images=images, repeats=repeats, tell=typer.echo)
+    BENCHMARK.check(out, overwrite=overwrite)
+    found = benchmark(artifacts, run=run, images=images, repeats=repeats, seconds=seconds, tell=typer.echo)
     from leanmed.files import write_json
 
     write_json(out, {"command": typed(), **found})
@@ -752,7 +801,12 @@ def profile(
     ],
     settings: Set = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="A JSON file to write, with the machine's description.")] = None,
-    repeats: Annotated[int, typer.Option(min=3, help="How many predictions are timed.")] = 30,
+    repeats: Annotated[int, typer.Option(min=3, help="How many predictions are timed, at most.")] = 30,
+    seconds: Annotated[
+        float,
+        typer.Option(min=1, help="When this time is over, no further prediction is timed, but three are in any case."),
+    ] = 60,
+    overwrite: Overwrite = False,
 ) -> None:
     """Print what a network costs: parameters, FLOPs, size, latency and memory. No data are needed.
 
@@ -762,11 +816,13 @@ def profile(
 
     Example: `leanmed profile retina --set model.backbone=enet`
     """
-    from leanmed.benchmark.profile import profile, subject_of, table
+    from leanmed.benchmark.profile import PROFILE, profile, subject_of, table
 
+    if out:
+        PROFILE.check(out, overwrite=overwrite)
     if subject_of(subject) != "artifact":
         needs("profile", "train", *TRAINING)
-    found = profile(subject, settings, repeats=repeats)
+    found = profile(subject, settings, repeats=repeats, seconds=seconds)
     typer.echo(table(found))
     if out:
         from leanmed.files import write_json
@@ -802,6 +858,7 @@ def reproduce(
         typer.Option(help="nodules only: a folder of artifacts to measure too, such as resnet50 and resnet50-int8."),
     ] = None,
     resume: Resume = False,
+    overwrite: Overwrite = False,
     quantization: Annotated[
         bool,
         typer.Option("--quantization", help="anemia only: train nothing, and compress every fold of the runs in OUT."),
@@ -823,8 +880,11 @@ def reproduce(
     from leanmed.papers.reproduce import parse_seeds, reproduce
 
     arms = [arm for arm in protocols.split(",") if arm]
-    if quantization and (resume or artifacts):
-        raise DataError("expected --quantization without --resume, which it does by itself, and without --artifacts")
+    if quantization and (resume or overwrite or artifacts):
+        raise DataError(
+            "expected --quantization without --resume, which it does by itself, --overwrite and --artifacts; leave it "
+            "out"
+        )
     if quantization:
         from leanmed.compress.quantize import Options
         from leanmed.papers.quantization import reproduce_quantization as quantize_folds
@@ -843,6 +903,7 @@ def reproduce(
             seeds=parse_seeds(seeds),
             artifacts=artifacts,
             resume=resume,
+            overwrite=overwrite,
             command=typed(),
             tell=typer.echo,
         )

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
 import typer
 
+EVERY = 30.0  # seconds between two plain lines of progress
 STOPPED = 130  # the exit status that shells give to what Ctrl-C stopped
+
+Item = TypeVar("Item")
+Step = Callable[[int, int], None]  # done, total
+Progress = Callable[[str, int, int], None]  # stage, done, total
 
 Data = Annotated[Path, typer.Option(help="The data set's folder.", show_default=False)]
 Out = Annotated[Path, typer.Option(help="Where to write.", show_default=False)]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace what an earlier such command of leanmed wrote to --out. A folder that holds anything else is "
+        "refused.",
+    ),
+]
 Set = Annotated[
     list[str],
     typer.Option(
@@ -141,21 +155,44 @@ def stoppable(flag: str = "") -> Iterator[None]:
     """Where Ctrl-C stops a command that can go on later, say how; Lightning makes an exit of it.
 
     Args:
-        flag: what the command needs to go on; empty: nothing.
+        flag: what the command needs to go on, in place of --overwrite; empty: nothing.
     """
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
             raise
-        again = typed() if not flag or flag in sys.argv else f"{typed()} {flag}"
+        words = [word for word in sys.argv[1:] if not flag or word not in (flag, "--overwrite")]
+        again = shlex.join(["leanmed", *words, *[flag] * bool(flag)])
         typer.echo(f"\nStopped. What was finished is kept; go on with:\n{again}", err=True)
         raise typer.Exit(STOPPED) from None
 
 
+def silent(stage: str, done: int, total: int) -> None:
+    """Show no progress."""
+
+
+def nobody(done: int, total: int) -> None:
+    """Show no progress of a stage."""
+
+
+def tracked(items: Iterable[Item], step: Step, total: int, before: int = 0) -> Iterator[Item]:
+    """The items, each reported to `step` when the next one is asked for.
+
+    Args:
+        items: what is worked on, one after the other.
+        step: takes done and total.
+        total: of the whole stage.
+        before: how much of it was done before the first item.
+    """
+    for number, item in enumerate(items, start=before + 1):
+        yield item
+        step(number, total)
+
+
 @contextmanager
-def stages() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar for work in stages, each with its own total."""
+def stages() -> Iterator[Progress]:
+    """Shows the progress of work in stages, each with its own total; see `progress_bar`."""
     with ExitStack() as stack:
         bars: dict[str, Callable[[int], None]] = {}
 
@@ -170,14 +207,49 @@ def stages() -> Iterator[Callable[[str, int, int], None]]:
 
 @contextmanager
 def progress_bar(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, if a person watches."""
+    """A progress bar on standard error if a person watches, and else a plain line there now and then."""
     if not sys.stderr.isatty():
-        yield lambda done: None
+        say = now_and_then(lambda line: typer.echo(line, err=True))
+        yield lambda done: say(what, done, total or 0)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
 
-    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    # What is printed meanwhile goes above the bar, unless it goes to a file.
+    with Bars(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)
+
+
+def now_and_then(tell: Callable[[str], None], every: float = EVERY) -> Progress:
+    """Progress as plain lines, none while all is quick.
+
+    Args:
+        tell: takes one line: the stage, done, total, and about how long the rest takes.
+        every: seconds between two lines.
+    """
+    began: dict[str, float] = {}
+    last = time.monotonic()
+
+    def advance(stage: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        since = began.setdefault(stage, now)
+        if now - last < every:
+            return
+        last = now
+        share = f"{done} of {total}" if total else f"{done} done"
+        rest = (now - since) / done * (total - done) if done else 0.0
+        tell(f"{stage}: {share}{f', about {in_time(rest)} left' if rest > 0 else ''}")
+
+    return advance
+
+
+def in_time(seconds: float) -> str:
+    """Seconds in words: 40 s, 5 min, 3 h 20 min."""
+    if seconds < 100:
+        return f"{round(seconds)} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

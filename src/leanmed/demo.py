@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +10,10 @@ import torch
 
 from leanmed.compress.distil import Teacher
 from leanmed.cores import available_cores
-from leanmed.errors import DataError
 from leanmed.evaluation.runs import evaluate_run
 from leanmed.exporting.export import export
-from leanmed.files import check_free, whole_folder, write_json
+from leanmed.files import put_aside, whole_folder, write_json
+from leanmed.outputs import Output
 from leanmed.papers.nerves import by_points
 from leanmed.papers.nodules import found_in_scans
 from leanmed.papers.prostate import dice_of_volumes
@@ -39,17 +38,24 @@ OTHER_SITES = 1  # a seed: of other scanners, or other patients, than those that
 PATIENTS, FRAMES, BEAM = 24, 4, 96  # of ultrasound, frames of each, and pixels along the side of a frame
 NEW_PATIENTS = 12  # of whom one frame each is predicted
 MARK = "phantoms/phantoms.json"
-OWN = (
-    "phantoms",
-    "teacher",
-    "run",
-    "report",
-    "artifact",
-    "answers",
-    "predictions",
-    "pictures",
-    "leanmed-audit",
-)  # how its files begin
+DEMO = Output(
+    "a demo",
+    ("note",),
+    MARK,
+    (
+        "phantoms",
+        "teacher",
+        "run",
+        "report",
+        "artifact",
+        "answers.jsonl*",
+        "answers-*",
+        "predictions.jsonl*",
+        "predictions-*",
+        "pictures",
+        "leanmed-audit",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -172,10 +178,21 @@ NERVES = Demo(
 def run_demo(out: Path, demo: Demo = EYELIDS, *, overwrite: bool = False, tell: Callable[[str], None] = print) -> None:
     """Make data, train, evaluate, export, predict; everything lands in `out`.
 
+    Args:
+        out: the folder to write.
+        demo: which one.
+        overwrite: replace an older demo in `out`, which is kept if a step fails.
+        tell: takes one line of progress at a time.
+
     Raises:
-        DataError: `out` holds something that is no demo, or a demo and `overwrite` is false.
+        OutputError: `out` holds something; with `overwrite`, something else than a demo.
     """
-    _make_room(out, overwrite)
+    DEMO.check(out, overwrite=overwrite)
+    with put_aside(out):
+        _take_steps(out, demo, tell)
+
+
+def _take_steps(out: Path, demo: Demo, tell: Callable[[str], None]) -> None:
     if demo.small:
         torch.set_num_threads(1)
     tell(f"1  making {demo.things()}: made data, no patients")
@@ -208,16 +225,3 @@ def run_demo(out: Path, demo: Demo = EYELIDS, *, overwrite: bool = False, tell: 
     if draw:
         tell(f"open {draw}: {demo.pictures}")
     tell(f"open {out / 'report' / 'report.html'}")
-
-
-def _make_room(out: Path, overwrite: bool) -> None:
-    is_demo = (out / MARK).is_file()
-    if is_demo and not overwrite:
-        raise DataError(f"{out} holds a demo already; add --overwrite, or choose another --out")
-    if is_demo:
-        others = sorted(p.name for p in out.iterdir() if not p.name.startswith(OWN) and p.suffix != ".part")
-        if others:
-            raise DataError(f"expected nothing but a demo in {out}, got also {', '.join(others)}; move that elsewhere")
-        shutil.rmtree(out)
-    else:
-        check_free(out)

@@ -12,6 +12,7 @@ LeanmedError
 ├── RecipeError           a recipe with an unknown key or a value out of range
 ├── RunError              a run folder that is missing, unfinished or of another recipe
 ├── ArtifactError         an artifact that is missing, damaged, edited or too new
+├── OutputError           a place to write to that holds something
 ├── ExportError           the graph and the model it was made from disagree
 ├── QualityError          a compressed artifact that loses more than it may
 └── MissingExtraError     a command that needs `pip install leanmed[...]`
@@ -74,6 +75,10 @@ class RunError(LeanmedError):
 
 class ArtifactError(LeanmedError):
     """An artifact that is missing, damaged, edited or too new."""
+
+
+class OutputError(LeanmedError):
+    """A place to write to that holds something, which is neither lost nor mixed with what is new."""
 
 
 class ExportError(LeanmedError):

@@ -8,13 +8,15 @@ import math
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
-from leanmed.errors import DataError, LeanmedError
+from leanmed.errors import OutputError
+
+DESKTOP = (".DS_Store", "Thumbs.db", "desktop.ini")  # what macOS and Windows put into folders that are looked at
 
 
 @contextmanager
@@ -30,56 +32,99 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`, which takes the name `path` only if the block ends well.
+def whole_folder(path: Path, *, replace: bool = False, keep: Collection[str] = ()) -> Iterator[Path]:
+    """Yield a temporary folder, which takes the name `path` only if the block ends well.
+
+    It lies beside `path`, or within it where `path` cannot be renamed: a mount point, as in a container.
+
+    Args:
+        path: the folder to write.
+        replace: put it in the place of what `path` holds, which is deleted.
+        keep: names of entries that move from the old folder to the new one.
 
     Raises:
-        DataError: `path` is a file, or a folder that holds something while `replace` is false.
+        OutputError: `path` is a file, or a folder that holds something while `replace` is false.
     """
     path = path.resolve()  # what a link points to is replaced, and not the link
     check_free(path, passed_over=(lambda entry: True) if replace else None)
-    temporary, old = _beside(path), path.with_name(f".{path.name}.{os.getpid()}.old")
+    fixed = path.is_dir() and (os.path.ismount(path) or not os.access(path.parent, os.W_OK))
+    temporary = path / _beside(path).name if fixed else _beside(path)
+    old = temporary.with_suffix(".old")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        if path.exists():  # moved away and deleted later: at no moment is there half a folder
-            shutil.rmtree(old, ignore_errors=True)
-            path.replace(old)
-        temporary.replace(path)
+        # What is there is moved away and deleted later: at no moment is there half a folder, or half of each.
+        shutil.rmtree(old, ignore_errors=True)
+        if fixed:
+            _move_entries(path, old, but=(temporary.name, *keep))
+            _move_entries(temporary, path)
+        else:
+            if path.exists():
+                path.replace(old)
+            temporary.replace(path)
+            _move_entries(old, path, only=keep)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def check_free(
-    out: Path,
-    *,
-    passed_over: Callable[[Path], bool] | None = None,
-    wanted: str = "new or empty",
-    error: type[LeanmedError] = DataError,
+def _move_entries(
+    source: Path, target: Path, *, only: Collection[str] | None = None, but: Collection[str] = ()
 ) -> None:
+    """Move what lies in one folder, or some of it, to another on the same disk."""
+    for entry in list(source.iterdir()) if source.is_dir() else []:
+        if entry.name not in but and (only is None or entry.name in only):
+            target.mkdir(exist_ok=True)
+            entry.replace(target / entry.name)
+
+
+@contextmanager
+def put_aside(path: Path, *, begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Move away what is at `path` while the block makes it anew; it comes back if the block fails.
+
+    A process that is killed leaves it beside `path`, in a folder whose name begins with a dot and ends in `.old`.
+
+    Args:
+        path: a folder; it need not exist.
+        begun: says after a failure whether the new one has come so far that it takes the old one's place all the same.
+    """
+    path = path.resolve()
+    old = _beside(path).with_suffix(".old")
+    if path.exists():
+        path.replace(old)
+    try:
+        yield
+    except BaseException:
+        if not begun():
+            shutil.rmtree(path, ignore_errors=True)
+            if old.exists():
+                old.replace(path)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def check_free(out: Path, *, passed_over: Callable[[Path], bool] | None = None) -> None:
     """Refuse a folder to write to that holds somebody's files, before any work is done.
 
     Args:
         out: the folder. It need not exist, and may be empty.
-        passed_over: whether a file or folder in it does no harm; None: if a process that was killed left it behind.
-        wanted: what it may be, for the message.
-        error: what to raise.
+        passed_over: whether a file or folder in it does no harm; None: see `is_leftover`.
 
     Raises:
-        LeanmedError: of the class `error`: it is a file, or holds something.
+        OutputError: it is a file, or holds something.
     """
     passed_over = passed_over or is_leftover
     held = [] if not out.is_dir() else sorted(entry.name for entry in out.iterdir() if not passed_over(entry))
     if held or (out.exists() and not out.is_dir()):
         found = f"it holds {encodable(held[0])}" if held else "it is a file"
-        raise error(f"expected --out {out} to be {wanted}, but {found}; choose another --out")
+        raise OutputError(f"expected --out {out} to be new or empty, but {found}; choose another --out")
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a file is an unfinished one of `whole_file` or `whole_folder`, whose process was killed."""
-    return path.name.startswith(".") and path.suffix == ".part"
+    """Whether nobody misses a file: an unfinished one of a process that was killed, or one that a desktop makes."""
+    return path.name in DESKTOP or (path.name.startswith(".") and path.suffix == ".part")
 
 
 def _beside(path: Path) -> Path:

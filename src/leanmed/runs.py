@@ -30,6 +30,7 @@ from typing import Any
 
 from leanmed.errors import RunError
 from leanmed.files import whole_file
+from leanmed.outputs import Output
 from leanmed.recipe.recipe import Recipe
 
 RECIPE, RUN, SPLITS = "recipe.yaml", "run.json", "splits.csv"
@@ -38,6 +39,9 @@ CALIBRATION = "calibration.json"
 FAMILIARITY, DISTANCES = "familiarity.safetensors", "distances.json"
 REFIT = "refit"
 PREDICTIONS = "predictions.csv"  # in place of the answers, in runs of format 1
+RUN_FOLDER = Output(
+    "a run", ("data_sha256", "folds"), RUN, (RECIPE, RUN, SPLITS, CALIBRATION, REFIT, "fold-*"), resumed=True
+)
 NEEDED = {"data", "data_sha256", "folds", "grouping", "labels", "leak", "protocol"}  # of run.json
 
 

@@ -63,10 +63,18 @@ def test_a_split_is_told_which_test_images_training_has_seen(save: Save):
         saved("test/4.png", np.ascontiguousarray(image[:, ::-1]), "dan"),
         saved("test/5.png", texture(64), "ben"),
     ]
-    assert split_check(train, test, workers=1) == [
+    found = split_check(train, test, workers=1)
+    assert found.leaked == (
         Leaked("4.png", copies=("1.png",), siblings=()),
         Leaked("5.png", copies=(), siblings=("2.png", "3.png")),
+    )
+    pairs = [(pair.test, pair.train, pair.kind, pair.verified is not None) for pair in found.pairs()]
+    assert pairs == [
+        ("4.png", "1.png", "copy", True),
+        ("5.png", "2.png", "sibling", False),
+        ("5.png", "3.png", "sibling", False),
     ]
+    assert found.verified["4.png", "1.png"].transformation.startswith("mirror=1 turn=0.0")
 
 
 def test_siblings_are_found_through_copies(save: Save):
@@ -79,10 +87,10 @@ def test_siblings_are_found_through_copies(save: Save):
     image = texture(60)
     train = [saved("1.png", image, "ann"), saved("3.png", texture(61), "ann"), saved("4.png", texture(62), "ben")]
     test = [saved("5.png", np.ascontiguousarray(image[:, ::-1]), "dan"), saved("2.png", texture(63), "dan")]
-    assert split_check(train, test, workers=1) == [
+    assert split_check(train, test, workers=1).leaked == (
         Leaked("5.png", copies=("1.png",), siblings=("3.png",)),
         Leaked("2.png", copies=(), siblings=("1.png", "3.png")),
-    ]
+    )
 
 
 @pytest.fixture
@@ -114,8 +122,8 @@ def test_the_tables_hold_every_pair_and_every_readable_image(audited, tmp_path: 
 
 
 def test_the_page_stands_alone_and_escapes_what_it_shows(audited, tmp_path: Path):
-    write_findings(tmp_path, *audited)
-    page = (tmp_path / "report.html").read_text("utf-8")
+    write_findings(tmp_path / "out", *audited)
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "http" not in page.replace("http-equiv", "")
@@ -126,8 +134,8 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(audited, tmp_path: Path
 
 def test_the_report_counts_what_the_tables_hold(audited, tmp_path: Path):
     found, images, records = audited
-    conflicts = write_findings(tmp_path, found, images, records)
-    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    conflicts = write_findings(tmp_path / "out", found, images, records)
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
     counts = [report[key] for key in ("images", "groups", "copies", "pairs", "complete")]
     assert counts == [4, 3, 2, 1, True]
     assert [c["field"] for c in report["conflicts"]] == [c.field for c in conflicts] == ["label"]

@@ -9,7 +9,7 @@ import pytest
 
 from detection_fixtures import constant_graph
 from leanmed.benchmark import benchmark as module
-from leanmed.benchmark.benchmark import benchmark, interleaved, table
+from leanmed.benchmark.benchmark import benchmark, growing_chunks, interleaved, table
 from leanmed.benchmark.peer import Peer
 from leanmed.exporting.export import export
 from leanmed.manifest import Input
@@ -61,9 +61,45 @@ def test_actions_are_taken_in_turn_and_ratios_are_to_the_first(monkeypatch: pyte
 
     assert order == ["quick", "slow"] * 5
     assert found == {
-        "quick": {"median_ms": 12.0, "min_ms": 10.0, "max_ms": 20.0, "times_the_first": 1.0},
-        "slow": {"median_ms": 33.0, "min_ms": 30.0, "max_ms": 60.0, "times_the_first": 2.75},
+        "quick": {"median_ms": 12.0, "min_ms": 10.0, "max_ms": 20.0, "times_the_first": 1.0, "rounds": 3},
+        "slow": {"median_ms": 33.0, "min_ms": 30.0, "max_ms": 60.0, "times_the_first": 2.75, "rounds": 3},
     }
+
+
+@pytest.mark.parametrize(("each", "warmed", "kept"), [(1.0, 2, 8), (4.0, 2, 3), (99.0, 1, 3)])
+def test_rounds_end_with_the_time_but_three_are_made(
+    each: float, warmed: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a made clock, within 10 s: of rounds of 1 s ten; of 4 s the least; of 99 s only one to warm up."""
+    clock, calls = 0.0, 0
+
+    def action() -> None:
+        nonlocal clock, calls
+        clock, calls = clock + each, calls + 1
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock)
+    found = interleaved({"only": action}, repeats=30, seconds=10.0)
+    assert (found["only"]["rounds"], calls) == (kept, warmed + kept)
+
+
+def test_a_slow_graph_is_soon_through_its_first_images_and_a_quick_one_takes_many_at_a_time() -> None:
+    files = [Path(str(number)) for number in range(300)]
+    chunks = list(growing_chunks(files, 2))
+    assert [len(chunk) for chunk in chunks] == [2, 4, 8, 16, 32, 64, 100, 74]
+    assert [file for chunk in chunks for file in chunk] == files
+
+
+def test_a_benchmark_without_time_still_measures_everything_a_little(
+    artifact: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_photograph", lambda path: images[0])
+    monkeypatch.setattr(module, "available_cores", lambda: 2)
+    found = benchmark([artifact], images=images[0].parent, count=50, seconds=0.001, tell=lambda line: None)
+    name = str(artifact)
+    assert [found["latency_ms_by_threads"][threads][name]["rounds"] for threads in ("1", "2")] == [3, 3]
+    assert (found["start"][name]["starts"], found["throughput"][name]["images"]) == (1, 2)
+    last = "Medians of 3 rounds on 1 thread, 3 on 2, and 1 start(s); 2 images end to end. --seconds 0.001 limits them."
+    assert table(found).splitlines()[-1] == last
 
 
 def test_a_benchmark_measures_everything_it_promises(

@@ -24,7 +24,7 @@ from leanmed.compress.command import quantize_artifact
 from leanmed.compress.outcome import GateError
 from leanmed.compress.quantize import Options
 from leanmed.data import content_hashes, read_records
-from leanmed.errors import ArtifactError, DataError
+from leanmed.errors import ArtifactError, DataError, OutputError
 from leanmed.exporting.export import export_graph
 from leanmed.files import sha256_file
 from leanmed.manifest import Manifest
@@ -139,7 +139,31 @@ def test_a_detector_is_compressed_from_pixels_to_boxes(to: str, detector: tuple[
 def test_only_training_images_calibrate_and_only_new_ones_give_the_figures(
     artifact: Path, made_eyelids: Path, tmp_path: Path
 ) -> None:
-    outcome = quantize_artifact(artifact, "int8", made_eyelids, tmp_path / "a", LENIENT, calibration=20, tell=silent)
+    told: list[str] = []
+    seen: dict[str, tuple[int, int]] = {}
+
+    def progress(stage: str, done: int, total: int) -> None:
+        assert stage not in seen or seen[stage] == (done - 1, total) or stage in ("read", "index", "search", "compare")
+        seen[stage] = done, total
+
+    how: dict[str, Any] = {"calibration": 20, "tell": told.append, "progress": progress}
+    outcome = quantize_artifact(artifact, "int8", made_eyelids, tmp_path / "a", LENIENT, **how)
+    assert told[1].startswith("attempt 1 of at most 4: gptq")
+    assert told[2].startswith("gptq: auc ")
+    assert told[2].endswith(" bytes, passes")
+    checked, tested = outcome.final.judged.images, outcome.tested
+    attempt = "attempt 1: "
+    assert [name for name in seen if name.startswith(attempt)] == [
+        f"{attempt}ranges of activations",
+        f"{attempt}inputs of layers",
+        f"{attempt}rounding to 8 bits",
+        f"{attempt}checking on other images",
+    ]
+    assert seen["calibration images"] == (20, 20)
+    assert seen["answers of the float model"] == seen[f"{attempt}checking on other images"] == (checked, checked)
+    assert tested is not None
+    assert seen["testing the compressed model on new images"] == (tested.images, tested.images)
+    assert all(done == total for done, total in seen.values())
     manifest = read_artifact(tmp_path / "a").manifest
     origin = manifest.provenance
     used = set(manifest.quantization["calibrated_on"])
@@ -172,9 +196,22 @@ def test_the_command_line_prints_figures_and_sizes(
     assert "\nauc " in out
     assert "\nagreement " in out
     assert "Research use only: not a medical device." in out
-    status, _, error = run(*arguments, "--max-drop", -1)
+    made = read_artifact(tmp_path / "a")
+    status, _, error = run(*arguments, "--max-drop", -1, "--overwrite")
     assert status == 2
     assert error.startswith("leanmed: expected int8 to cost at most -1 of auc")
+    assert read_artifact(tmp_path / "a") == made
+    passed = [
+        json.loads((tmp_path / f"a{end}" / "report.json").read_text())["outcomes"][0]["passed"]
+        for end in ("-report", "-refused-report")
+    ]
+    assert passed == [True, False], "the older artifact keeps its own report"
+    smaller = [*arguments[:3], "fp16", *arguments[4:], "--max-drop", 1, "--min-agreement", 0]
+    status, _, error = run(*smaller)
+    assert (status, read_artifact(tmp_path / "a")) == (2, made)
+    assert "but it holds an artifact; add --overwrite to replace it" in error
+    assert run(*smaller, "--overwrite")[0] == 0
+    assert read_artifact(tmp_path / "a").manifest.precision == "fp16"
 
 
 def test_bad_requests_are_refused_before_any_work(
@@ -184,7 +221,7 @@ def test_bad_requests_are_refused_before_any_work(
         quantize_artifact(artifact, "int2", made_eyelids, tmp_path / "a", LENIENT)
     with refused(ArtifactError, "another folder", "still needed"):
         quantize_artifact(artifact, "int8", made_eyelids, artifact, LENIENT)
-    with refused(ArtifactError, "new, empty or an artifact"):
+    with refused(OutputError, "new or empty"):
         quantize_artifact(artifact, "int8", made_eyelids, made_eyelids, LENIENT)
     with refused(ArtifactError, "expected an artifact, a folder with"):
         quantize_artifact(tmp_path, "int8", made_eyelids, tmp_path / "a", LENIENT)

@@ -16,14 +16,14 @@ import torch
 
 from leanmed.audit.traces import Traces
 from leanmed.data import content_hashes, read_pixels, read_records
-from leanmed.errors import ExportError, RunError
+from leanmed.errors import ExportError, OutputError, RunError
 from leanmed.evaluation import runs as runs_module
 from leanmed.evaluation.runs import evaluate_run, fold_answers, fold_figures, split_records
 from leanmed.exporting import export as module
 from leanmed.exporting.export import OPSET, SHAPES, TOLERANCE, _apart, compare, export, sample_images, torch_graphs
 from leanmed.files import write_json
 from leanmed.runs import CALIBRATION, FOLD, HISTORY, MODEL, SPLITS, Run, read_csv
-from leanmed.runtime.artifact import Artifact
+from leanmed.runtime.artifact import Artifact, read_artifact
 from leanmed.runtime.predictor import load, open_graphs
 from leanmed.tasks import TASKS
 from leanmed.tasks.building import load_task
@@ -330,7 +330,15 @@ def test_a_graph_that_disagrees_is_refused_and_nothing_is_written(
     export(run, tmp_path / "same", fold=EXPORTED)
     with pytest.raises(ExportError, match=r"differs from the model by .*, more than 0\.0001; nothing was written"):
         export(run, tmp_path / "other", fold=1 - EXPORTED)
+    with pytest.raises(ExportError, match="nothing was written"):
+        export(run, tmp_path / "same", fold=1 - EXPORTED, overwrite=True)
+    with pytest.raises(OutputError, match="but it holds an artifact; add --overwrite to replace it"):
+        export(run, tmp_path / "same", fold=EXPORTED)
     assert [path.name for path in tmp_path.iterdir()] == ["same"]
+    before = read_artifact(tmp_path / "same")
+    assert before.manifest.provenance.fold == EXPORTED
+    changed = export(run, tmp_path / "same", fold=EXPORTED, threshold=0.25, overwrite=True)
+    assert read_artifact(tmp_path / "same") == changed != before
 
 
 def test_an_output_that_is_no_number_is_a_disagreement(run: Run, artifact: Artifact) -> None:

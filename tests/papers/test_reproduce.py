@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from leanmed.errors import DataError
+from leanmed.audit.grouping import AUDIT
+from leanmed.errors import DataError, OutputError
 from leanmed.papers.anemia import as_text, copies_in_training, leak, table_1
 from leanmed.papers.printed import PAPERS
 from leanmed.papers.reproduce import parse_seeds, reproduce, settings_of
@@ -80,6 +83,23 @@ def test_what_is_finished_is_not_trained_again(reproduced: Path, made_eyelids: P
 
     assert model.stat().st_mtime_ns == written
     assert (reproduced / "anemia.json").read_text() == before
+
+
+def test_an_older_reproduction_is_replaced_when_the_first_run_of_the_new_one_has_begun(
+    reproduced: Path, made_eyelids: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(reproduced, tmp_path / "out"))
+    before = sorted(path.relative_to(out) for path in out.rglob("*"))
+    how: dict[str, Any] = {"settings": TINY, "arms": ["content"], "tell": lambda line: None}
+    with pytest.raises(OutputError, match="but it holds a reproduction; add --resume to go on with it, or --overwrite"):
+        reproduce("anemia", made_eyelids, out, **how)
+    with pytest.raises(DataError, match="expected the data to be a folder"):
+        reproduce("anemia", tmp_path / "no data", out, overwrite=True, **how)
+    assert sorted(path.relative_to(out) for path in out.rglob("*")) == before
+    reproduce("anemia", made_eyelids, out, overwrite=True, **how)
+    assert {path.name for path in (out / "runs").iterdir()} - {AUDIT} == {"content-0"}
+    assert set(json.loads((out / "anemia.json").read_text())["arms"]) == {"content"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_copies_in_training_are_counted_by_the_groups_given(finished_run: Run) -> None:

@@ -307,7 +307,9 @@ def test_a_report_that_fails_leaves_the_old_one_whole(tmp_path):
     write_report(tmp_path, PLAIN)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(ZeroDivisionError):
-        write_report(tmp_path, replace(PLAIN, title="new", mistakes=full().mistakes), read=lambda _: 1 // 0)
+        write_report(
+            tmp_path, replace(PLAIN, title="new", mistakes=full().mistakes), read=lambda _: 1 // 0, overwrite=True
+        )
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert set(before) == {"report.html", "report.json"}
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import leanmed
-from leanmed.errors import ArtifactError
+from leanmed.errors import ArtifactError, OutputError
 from leanmed.files import sha256_json
 from leanmed.manifest import FORMAT
 from leanmed.runtime.artifact import CARD, MANIFEST, TRACES, read_artifact, write_artifact
@@ -198,7 +198,7 @@ def test_an_artifact_without_its_card_still_works(own_artifact):
 
 def test_traces_travel_with_the_artifact_and_are_checked_and_may_be_left_behind(own_artifact, tiny_artifact, refused):
     old = read_artifact(tiny_artifact)
-    new = write_artifact(own_artifact, old.manifest, old.graphs, "# card\n", b"some codes")
+    new = write_artifact(own_artifact, old.manifest, old.graphs, "# card\n", b"some codes", overwrite=True)
     assert new.manifest.traces.bytes == 10
     assert read_artifact(own_artifact) == new
     (own_artifact / TRACES).write_bytes(b"same bytes")
@@ -220,7 +220,8 @@ def test_an_artifact_of_other_graphs_has_no_single_one(own_artifact, refused):
 def test_writing_replaces_an_older_artifact_whole(own_artifact, tiny_artifact):
     (own_artifact / "left-over.onnx").write_bytes(b"old")
     old = read_artifact(tiny_artifact)
-    new = write_artifact(own_artifact, old.manifest.model_copy(update={"name": "new"}), old.graphs, "# new\n")
+    about = old.manifest.model_copy(update={"name": "new"})
+    new = write_artifact(own_artifact, about, old.graphs, "# new\n", overwrite=True)
     assert sorted(path.name for path in own_artifact.iterdir()) == [CARD, MANIFEST, "model.onnx"]
     assert read_artifact(own_artifact) == new
 
@@ -230,6 +231,7 @@ def test_writing_over_anything_else_is_refused(name, tmp_path, tiny_artifact, re
     (tmp_path / "photographs").mkdir()
     (tmp_path / "photographs" / "a.png").write_text("precious")
     old = read_artifact(tiny_artifact)
-    with refused(ArtifactError, "to be new, empty or an artifact, but it ", "; choose another --out"):
-        write_artifact(tmp_path / name, old.manifest, old.graphs, old.card)
+    for overwrite in (False, True):
+        with refused(OutputError, "to be ", ", but it ", "; choose another --out"):
+            write_artifact(tmp_path / name, old.manifest, old.graphs, old.card, overwrite=overwrite)
     assert (tmp_path / "photographs" / "a.png").read_text() == "precious"

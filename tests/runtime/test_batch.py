@@ -19,9 +19,18 @@ from PIL import Image
 
 import leanmed
 from leanmed import Prediction
-from leanmed.errors import DataError, RunError, UnreadableInput, UnsupportedInput
+from leanmed.errors import DataError, OutputError, RunError, UnreadableInput, UnsupportedInput
 from leanmed.manifest import Input
-from leanmed.runtime.batch import IN_FLIGHT, Explanations, Pictures, Shard, answers, predict_file, predict_lines
+from leanmed.runtime.batch import (
+    IN_FLIGHT,
+    Explanations,
+    Pictures,
+    Shard,
+    _plain_name,
+    answers,
+    predict_file,
+    predict_lines,
+)
 from leanmed.runtime.lines import as_text, line_of, read_lines, write_lines
 
 
@@ -123,9 +132,53 @@ def test_a_shard_that_is_none_is_refused(text, refused):
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.part", "a.jsonl.done"])
 def test_nothing_is_overwritten(name, predictor, photographs, tmp_path, refused):
     (tmp_path / name).write_text("mine")
-    with refused(RunError, "a.jsonl", "add --resume, or choose another --out"):
-        predict_file(predictor, photographs, tmp_path / "a.jsonl")
+    for overwrite in (False, True):
+        with refused(OutputError, f"but {name} is a file of another kind; choose another --out"):
+            predict_file(predictor, photographs, tmp_path / "a.jsonl", overwrite=overwrite)
     assert (tmp_path / name).read_text() == "mine"
+    (tmp_path / "folder").mkdir()
+    with refused(OutputError, "expected --out", "folder to be a file, but it is a folder"):
+        predict_file(predictor, photographs, tmp_path / "folder", overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_older_answers_stand_until_the_new_ones_are_whole(name, predictor, mixed, photographs, tmp_path, refused):
+    out = tmp_path / name
+    first = predict_file(predictor, mixed, out)
+    before, marker = out.read_bytes(), out.with_name(f"{name}.done").read_bytes()
+    with refused(OutputError, "but it holds answers; add --resume to go on with them, or --overwrite"):
+        predict_file(predictor, photographs, out)
+    with refused(OutputError, "expected --resume or --overwrite, got both"):
+        predict_file(predictor, photographs, out, resume=True, overwrite=True)
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(predictor, photographs, out, overwrite=True, progress=stop_at(3))
+    assert (out.read_bytes(), out.with_name(f"{name}.done").read_bytes()) == (before, marker)
+    steps: list[int] = []
+    outcome = predict_file(predictor, photographs, out, resume=True, progress=steps.append)
+    assert steps == list(range(4, 13))
+    assert (outcome.answered, first.answered) == (12, len(mixed) - len(first.failed))
+    assert predict_file(predictor, mixed, out, overwrite=True) == first
+    assert sorted(path.name for path in tmp_path.glob(f"{name}*")) == [name, f"{name}.done"]
+
+
+def test_a_stopped_prediction_may_be_begun_anew_and_half_a_line_is_no_loss(predictor, photographs, tmp_path):
+    part = tmp_path / "a.jsonl.part"
+    for left in ("", '{"inp', '{"input": "photogr', '{"input": "gone.png", "error": "no image"}\n{"in'):
+        part.write_text(left)
+        assert predict_file(predictor, photographs, tmp_path / "a.jsonl", overwrite=True).answered == 12
+        assert not part.exists()
+
+
+def test_files_of_earlier_inputs_beside_the_answers_go_with_them(predictor, photographs, tmp_path):
+    """A mask whose image is not among the inputs any more would pass for one of the new artifact's."""
+    out, beside = tmp_path / "a.jsonl", tmp_path / "a-files"
+    predict_file(predictor, photographs[:2], out)
+    beside.mkdir()
+    kept, gone = (f"{_plain_name(path)}.nii.gz" for path in photographs[:2])
+    for name in (kept, gone, "notes.txt"):
+        (beside / name).touch()
+    predict_file(predictor, photographs[:1], out, overwrite=True)
+    assert {path.name for path in beside.iterdir()} == {kept, "notes.txt"}
 
 
 def cuts(content: bytes) -> Iterator[int]:
@@ -322,7 +375,7 @@ def test_a_table_that_was_stopped_goes_on_and_a_finished_one_is_left_as_it_is(
     with pytest.raises(KeyboardInterrupt):
         predict_file(predictor, mixed, tmp_path / "a.csv", progress=stop_at(3))
     assert not (tmp_path / "a.csv").exists()
-    with refused(RunError, "a.csv", "add --resume, or choose another --out"):
+    with refused(OutputError, "a.csv", "add --resume to go on with them, or --overwrite"):
         predict_file(predictor, mixed, tmp_path / "a.csv")
     steps: list[int] = []
     outcome = predict_file(predictor, mixed, tmp_path / "a.csv", resume=True, progress=steps.append)

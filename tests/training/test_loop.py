@@ -11,6 +11,7 @@ import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 
+from leanmed.console import in_time
 from leanmed.errors import RunError
 from leanmed.tasks.base import Batch
 from leanmed.tasks.classification.training import Classification
@@ -24,7 +25,6 @@ from leanmed.training.loop import (
     Stopping,
     WholeCheckpoints,
     hushed,
-    in_time,
     make_trainer,
     seed_of,
 )

@@ -21,9 +21,10 @@ import torch
 from PIL import Image
 
 from leanmed import data as reading_data
+from leanmed.compress.distil import Teacher
 from leanmed.data import read_records
 from leanmed.data.splits import make_folds
-from leanmed.errors import DataError, RunError
+from leanmed.errors import DataError, LeanmedError, OutputError, RunError
 from leanmed.evaluation.runs import fold_answers, fold_figures
 from leanmed.files import write_text
 from leanmed.recipe.recipe import dump_recipe
@@ -188,8 +189,20 @@ def test_averages_schedule_and_best_epoch_survive_a_stop_and_a_move_of_the_folde
 
 
 def test_an_existing_run_is_refused_without_resume(unbroken: Run, data: Path) -> None:
-    with pytest.raises(RunError, match="holds a run already; add --resume"):
+    with pytest.raises(OutputError, match="but it holds a run; add --resume to go on with it, or --overwrite"):
         train(unbroken.recipe, data, unbroken.path, tell=silent)
+
+
+def test_an_older_run_is_replaced_when_the_new_one_is_sure_to_start(data: Path, unbroken: Run, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(unbroken.path, tmp_path / "run"))
+    with pytest.raises(RunError, match=r"the teacher .* it is still needed"):
+        train(tiny_recipe(), data, out, overwrite=True, teacher=Teacher(open_run(out)), tell=silent)
+    with pytest.raises(LeanmedError, match="no_such_network"):
+        train(tiny_recipe(model={"backbone": "no_such_network"}), data, out, overwrite=True, tell=silent)
+    assert_same_fold(open_run(out), unbroken, 1)
+    run = train(tiny_recipe(split=ONE_FOLD, training=BRIEF), data, out, overwrite=True, tell=silent)
+    assert len(run.folds()) == 1
+    assert {path.name for path in out.iterdir()} == {RECIPE, RUN, SPLITS, CALIBRATION, "fold-0"}
 
 
 def test_resume_refuses_another_recipe(unbroken: Run, data: Path) -> None:
@@ -237,7 +250,7 @@ def test_resume_refuses_another_split_of_the_same_data(unbroken: Run, data: Path
 def test_a_folder_that_holds_something_else_is_refused_and_left_alone(data: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("all of it")
     for resume in (False, True):
-        with pytest.raises(RunError, match="to be new or empty, but it"):
+        with pytest.raises(OutputError, match="to be new or empty, but it"):
             train(tiny_recipe(), data, tmp_path, resume=resume, tell=silent)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

@@ -10,7 +10,7 @@ found.groups  # image -> first image of its group
 from leanmed.audit.conflicts import Conflict, find_conflicts
 from leanmed.audit.engine import audit
 from leanmed.audit.findings import Findings, Outlier, Pair
-from leanmed.audit.split import Leaked, split_check
+from leanmed.audit.split import Leaked, LeakedPair, SplitFindings, split_check
 
 GROUPS_VERSION = 2  # raise it when the same images come to have other groups, or masks to contradict each other
 
@@ -19,8 +19,10 @@ __all__ = [
     "Conflict",
     "Findings",
     "Leaked",
+    "LeakedPair",
     "Outlier",
     "Pair",
+    "SplitFindings",
     "audit",
     "find_conflicts",
     "split_check",

@@ -5,22 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from leanmed.audit.conflicts import LABEL, MASK, Conflict
-from leanmed.audit.engine import audit, silent
-from leanmed.audit.reading import Progress
+from leanmed.audit.engine import audit
 from leanmed.audit.split import split_check
-from leanmed.audit.writing import write_findings
+from leanmed.audit.split_files import SPLIT, write_split
+from leanmed.audit.writing import CACHE, FINDINGS, write_findings
+from leanmed.console import Progress, silent
 from leanmed.cores import available_cores
 from leanmed.data import read_records
 from leanmed.data.tables import read_side
-from leanmed.files import write_json
 from leanmed.reading.greys import range_remarks
 
-CACHE = ".cache"  # in the output folder: what a stopped audit goes on from
 SHOWN = 10
 
 
 def audit_folder(
-    data: Path, dataset: str, out: Path, *, workers: int = 0, strict: bool = False, progress: Progress = silent
+    data: Path,
+    dataset: str,
+    out: Path,
+    *,
+    workers: int = 0,
+    strict: bool = False,
+    overwrite: bool = False,
+    progress: Progress = silent,
 ) -> tuple[list[str], bool]:
     """Audit a data set into `out`.
 
@@ -30,19 +36,22 @@ def audit_folder(
         out: where to write.
         workers: processes; 0: one per core.
         strict: see `read_records`.
+        overwrite: replace an older audit in `out`; what it has read of unchanged images is used again.
         progress: takes stage, done and total.
 
     Returns:
         What to tell the user, and whether no copies carry different labels or masks that contradict each other.
 
     Raises:
+        OutputError: `out` holds something; with `overwrite`, something else than an audit.
         DataError: the data set is unsound, or none of its images can be read.
         InputError: the mask of a copy that cannot be read.
     """
+    FINDINGS.check(out, overwrite=overwrite)
     records = read_records(dataset, data, strict=strict)
     images = {record.id: record.image for record in records}
     found = audit(list(images.items()), cache=out / CACHE, workers=_count(workers), progress=progress)
-    conflicts = write_findings(out, found, images, records)
+    conflicts = write_findings(out, found, images, records, overwrite=overwrite)
     torn = [conflict for conflict in conflicts if conflict.field == LABEL]
     apart = [conflict for conflict in conflicts if conflict.field == MASK]
     copies = found.copies
@@ -62,16 +71,36 @@ def audit_folder(
 
 
 def audit_split(
-    train: Path, test: Path, *, out: Path | None = None, workers: int = 0, progress: Progress = silent
+    train: Path,
+    test: Path,
+    *,
+    out: Path | None = None,
+    workers: int = 0,
+    overwrite: bool = False,
+    progress: Progress = silent,
 ) -> tuple[list[str], bool]:
-    """Check a split that somebody made; `out` takes `split.json`, if given.
+    """Check a split that somebody made.
+
+    Args:
+        train, test: a folder of images, or a table with a column `image`.
+        out: takes the files that `leanmed.audit.split_files` lists; None: nothing is written.
+        workers: processes; 0: one per core.
+        overwrite: replace an older audit of a split in `out`.
+        progress: takes stage, done and total.
 
     Returns:
         What to tell the user, and whether no test image has a copy or a sibling in training.
+
+    Raises:
+        OutputError: `out` holds something; with `overwrite`, something else than an audit of a split.
+        DataError: a side is unsound, or none of its images can be read.
     """
+    if out:
+        SPLIT.check(out, overwrite=overwrite)
     sides = read_side(train), read_side(test)
     cache = out / CACHE if out else None
-    leaked = split_check(*sides, cache=cache, workers=_count(workers), progress=progress)
+    found = split_check(*sides, cache=cache, workers=_count(workers), progress=progress)
+    leaked = found.leaked
     copied = sum(bool(leak.copies) for leak in leaked)
     lines = [
         f"{len(leaked)} of {len(sides[1])} test images leak: {copied} have a copy in training, "
@@ -79,8 +108,12 @@ def audit_split(
     ]
     lines += dict.fromkeys(note for side in sides for note in side.notes)
     lines += [f"  {leak.image}: {', '.join((*leak.copies, *leak.siblings)[:3])}" for leak in leaked[:SHOWN]]
+    lines += [f"  and {len(leaked) - SHOWN} more"] * (len(leaked) > SHOWN)
+    lines += [f"  unreadable: {name}: {reason}" for name, reason in found.unreadable.items()]
     if out:
-        write_json(out / "split.json", {"test_images": len(sides[1]), "leaked": [vars(leak) for leak in leaked]})
+        write_split(out, found, *sides, overwrite=overwrite)
+        lines.append(f"wrote {out / 'report.html'}, split.json, test.csv and pairs.csv with every pair")
+        lines += [f"to judge without them: leanmed evaluate ... --data {test} --split-audit {out}"] * bool(leaked)
     return lines, not leaked
 
 

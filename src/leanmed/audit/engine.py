@@ -17,9 +17,10 @@ from leanmed.audit.describe import Matrix
 from leanmed.audit.findings import Findings, Pair
 from leanmed.audit.geometry import flattened, inverse
 from leanmed.audit.groups import components, maps_from
-from leanmed.audit.reading import Progress, batches, describe_all, processes, run, worker
+from leanmed.audit.reading import batches, describe_all, processes, run, worker
 from leanmed.audit.store import Store
 from leanmed.audit.verify import compare, compare_along
+from leanmed.console import Progress, silent
 from leanmed.errors import DataError
 
 ALL_PAIRS = 64  # images in a group, up to which every pair in it is compared and reported
@@ -27,10 +28,6 @@ ALONE = 256  # images, below which starting further processes takes longer than 
 
 Known = dict[tuple[int, int], tuple[float, Matrix]]  # numbers i < j of two copies -> score and map i -> j
 Job = tuple[int, int, str, str, Matrix | None]  # numbers and contents of two images; the map, if known
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """Show no progress."""
 
 
 def audit(

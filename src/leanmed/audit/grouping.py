@@ -12,6 +12,7 @@ from leanmed.audit import GROUPS_VERSION, audit
 from leanmed.audit.conflicts import UNKNOWN_GROUP
 from leanmed.audit.groups import joined
 from leanmed.audit.mask_conflicts import CONTRADICTS, LEAST_DICE, contradicting, contradictions, equal_images
+from leanmed.console import Progress, now_and_then, silent
 from leanmed.cores import available_cores
 from leanmed.data import content_hashes, data_hash
 from leanmed.data.tables import content_group, read_rows
@@ -68,6 +69,7 @@ def group_records(
     *,
     data_sha256: str,
     tell: Callable[[str], None] = print,
+    progress: Progress | None = None,
 ) -> Grouping:
     """Give every record its final group, and drop conflicts if the split says so.
 
@@ -77,6 +79,7 @@ def group_records(
         cache: a folder for the audit's groups; those of the same data are used again.
         data_sha256: hash of the data set, which names the cached groups.
         tell: takes one line of progress at a time.
+        progress: takes stage, done and total of an audit; None: a line is told now and then.
 
     Raises:
         DataError: a `groups.csv` that does not fit the records.
@@ -91,7 +94,7 @@ def group_records(
         path = Path(split.groups) if given else cache / f"groups-{data_sha256[:16]}-{GROUPS_VERSION}.csv"
         if not given and not path.is_file():
             tell("auditing for copies, so that none stands on both sides of a split")
-            _audit(records, cache, path)
+            _audit(records, cache, path, progress or now_and_then(tell))
         copies = read_groups(path, records)
         relation = joined({r.id: r.group for r in records}, copies)
         source = f"the data set's own joined with {path.name if given else 'an audit for copies'}"
@@ -128,19 +131,23 @@ class Known:
     sha256: str
 
 
-def group_for_artifact(records: Sequence[Record], split: Split, cache: Path | None) -> Known:
+def group_for_artifact(
+    records: Sequence[Record], split: Split, cache: Path | None, *, progress: Progress = silent
+) -> Known:
     """Group a data set as the one an artifact was trained on was grouped.
 
     Args:
         records: as the reader gave them.
         split: of the artifact's recipe; a groups.csv of the training machine says nothing here, and an audit is made.
         cache: as in `group_records`; None keeps nothing.
+        progress: takes stage, done and total of an audit.
     """
     contents = dict(zip((record.id for record in records), content_hashes(records), strict=True))
     sha256 = data_hash(records, list(contents.values()))
     wanted = split.model_copy(update={"groups": split.groups if split.groups == "reader" else "audit"})
     with TemporaryDirectory() as scratch:
-        grouping = group_records(records, wanted, cache or Path(scratch), data_sha256=sha256, tell=lambda line: None)
+        folder = cache or Path(scratch)
+        grouping = group_records(records, wanted, folder, data_sha256=sha256, tell=lambda line: None, progress=progress)
         return Known(grouping, contents, sha256)
 
 
@@ -170,8 +177,8 @@ def absent(seen: Collection[str], contents: Collection[str], copies: int | None 
     return [f"{start} {rest}: check with `leanmed audit --split`."] * bool(lost)
 
 
-def _audit(records: Sequence[Record], cache: Path, path: Path) -> None:
-    found = audit([(r.id, r.image) for r in records], cache=cache, workers=available_cores())
+def _audit(records: Sequence[Record], cache: Path, path: Path, progress: Progress) -> None:
+    found = audit([(r.id, r.image) for r in records], cache=cache, workers=available_cores(), progress=progress)
     # What cannot be read is grouped with nothing; training names it soon.
     other = contradicting(contradictions(found.pairs, records))
     rows = [

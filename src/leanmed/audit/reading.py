@@ -17,6 +17,7 @@ import cv2
 
 from leanmed.audit.describe import Description, describe
 from leanmed.audit.store import Store
+from leanmed.console import Progress
 from leanmed.errors import InputError
 from leanmed.files import sha256_file
 from leanmed.reading.images import read_image
@@ -28,7 +29,6 @@ REMEMBERED = 2000  # descriptions that a process keeps, about 60 kB each
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 Item = TypeVar("Item")
-Progress = Callable[[str, int, int], None]  # stage, done, total
 
 
 class _Worker:

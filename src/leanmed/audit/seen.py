@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from leanmed.audit.describe import Description
-from leanmed.audit.engine import silent
 from leanmed.audit.grouping import Known, absent, share_nothing
 from leanmed.audit.reading import describe_all, processes
 from leanmed.audit.store import Store
 from leanmed.audit.traces import Traces, copies, query, trace
+from leanmed.console import silent
 from leanmed.errors import ArtifactError
 from leanmed.manifest import Provenance, image_mark
 from leanmed.records import Record

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from leanmed.audit.engine import audit, silent
+from leanmed.audit.engine import audit
+from leanmed.audit.findings import Pair
 from leanmed.audit.groups import joined
-from leanmed.audit.reading import Progress
+from leanmed.console import Progress, silent
 from leanmed.records import Record
 
 TRAIN, TEST = "train:", "test:"  # so that an image may have the same id on both sides
@@ -30,6 +31,43 @@ class Leaked:
     siblings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class LeakedPair:
+    """A test image and an image of training that it must not be kept apart from.
+
+    Args:
+        test, train: their ids.
+        kind: `copy` or `sibling`, as in `Leaked`.
+        verified: what the pixels say; None of a sibling, and of a copy by way of another image.
+    """
+
+    test: str
+    train: str
+    kind: str
+    verified: Pair | None = None
+
+
+@dataclass(frozen=True)
+class SplitFindings:
+    """What an audit of a split found.
+
+    Args:
+        leaked: the test images that training has seen, in the order of the test set.
+        verified: (test image, training image) -> the pair, `a` being the test image, where the pixels were compared.
+        unreadable: name of a file, with its side before it -> reason; these were not compared.
+    """
+
+    leaked: tuple[Leaked, ...]
+    verified: Mapping[tuple[str, str], Pair]
+    unreadable: Mapping[str, str]
+
+    def pairs(self) -> Iterator[LeakedPair]:
+        """Every pair, by test image, its copies before its siblings."""
+        for leak in self.leaked:
+            yield from (LeakedPair(leak.image, i, "copy", self.verified.get((leak.image, i))) for i in leak.copies)
+            yield from (LeakedPair(leak.image, i, "sibling") for i in leak.siblings)
+
+
 def split_check(
     train: Sequence[Record],
     test: Sequence[Record],
@@ -37,8 +75,8 @@ def split_check(
     cache: Path | None = None,
     workers: int = 2,
     progress: Progress = silent,
-) -> list[Leaked]:
-    """The test images that have a copy or a sibling in training, in the order of `test`.
+) -> SplitFindings:
+    """The test images that have a copy or a sibling in training.
 
     The arguments after the records are those of `audit`.
 
@@ -61,4 +99,12 @@ def split_check(
         siblings = [image for image in by_group.get(group[TEST + record.id], []) if image not in copies]
         if copies or siblings:
             leaked.append(Leaked(record.id, tuple(copies), tuple(siblings)))
-    return leaked
+    return SplitFindings(tuple(leaked), dict(_across(found.pairs)), found.unreadable)
+
+
+def _across(pairs: Sequence[Pair]) -> Iterator[tuple[tuple[str, str], Pair]]:
+    """Those of the pairs that have an image on both sides; in their order, `test:` comes before `train:`."""
+    for pair in pairs:
+        if pair.a.startswith(TEST) and pair.b.startswith(TRAIN):
+            test, training = pair.a.removeprefix(TEST), pair.b.removeprefix(TRAIN)
+            yield (test, training), replace(pair, a=test, b=training)

@@ -44,10 +44,19 @@ from leanmed.audit.mask_conflicts import (
 )
 from leanmed.errors import InputError
 from leanmed.files import encodable, whole_file, write_json, write_text
+from leanmed.outputs import Output
 from leanmed.reading.images import read_image
 from leanmed.records import Boxes, Mask, Record
 from leanmed.report.pages import NOTICE, render_page
 
+CACHE = ".cache"  # in the output folder: what a stopped audit goes on from
+FINDINGS = Output(
+    "an audit",
+    ("notice", "pairs", "groups"),
+    "report.json",
+    ("pairs.csv", "groups.csv", "report.json", "report.html"),
+    kept=(CACHE,),
+)
 SHOWN_GROUPS, SHOWN_IMAGES, SHOWN_ROWS = 12, 8, 100  # on the page; the other files hold everything
 THUMBNAIL = 200  # pixels, long side
 GREY = (128, 128, 128, 255)
@@ -55,24 +64,34 @@ THRESHOLDS = ("MIN_MATCHES", "MANY_MATCHES", "SCORE_OF_FEW", "SCORE_OF_MANY", "S
 
 
 def write_findings(
-    out: Path, found: Findings, images: Mapping[str, Path], records: Sequence[Record] = ()
+    out: Path,
+    found: Findings,
+    images: Mapping[str, Path],
+    records: Sequence[Record] = (),
+    *,
+    overwrite: bool = False,
 ) -> list[Conflict]:
-    """Write pairs.csv, groups.csv, report.json and report.html, each whole; give back the conflicts.
+    """Write a folder with pairs.csv, groups.csv, report.json and report.html, whole; give back the conflicts.
 
     Args:
-        out: a folder, made if need be.
+        out: the folder.
         found: of these images.
         images: id -> file, for the pictures on the page.
         records: what else is known of the images, for conflicts and counts.
+        overwrite: replace an older audit in `out`.
+
+    Raises:
+        OutputError: `out` holds something; with `overwrite`, something else than an audit.
     """
     apart = contradictions(found.pairs, records)
     conflicts = [*as_conflicts(apart, found.groups), *find_conflicts(found.copies, records)]
     pairs = ((p.a, p.b, f"{p.score:.4f}", p.transformation) for p in found.pairs)
-    _write_table(out / "pairs.csv", ("a", "b", "score", "transformation"), pairs)
-    _write_table(out / "groups.csv", *_groups_table(found, apart, records))
     values = as_json(found, conflicts, records)
-    write_json(out / "report.json", values)
-    write_text(out / "report.html", render(found, conflicts, images, records, values))
+    with FINDINGS.folder(out, overwrite=overwrite) as folder:
+        write_table(folder / "pairs.csv", ("a", "b", "score", "transformation"), pairs)
+        write_table(folder / "groups.csv", *_groups_table(found, apart, records))
+        write_json(folder / "report.json", values)
+        write_text(folder / "report.html", render(found, conflicts, images, records, values))
     return conflicts
 
 
@@ -87,7 +106,8 @@ def _groups_table(
     return [*header, CONTRADICTS], [(image, group, other.get(image, "")) for image, group in found.groups.items()]
 
 
-def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table, written whole."""
     # A file name may hold bytes that are no UTF-8: they are written as they are.
     with (
         whole_file(path) as part,
@@ -167,7 +187,7 @@ def _shown_groups(found: Findings, images: Mapping[str, Path], records: Mapping[
                     "id": image,
                     "picture": thumbnail(images[image]),
                     "said": _said(records.get(image)),
-                    "map": _relation(pairs.get((group, image)), image == group),
+                    "map": relation(pairs.get((group, image)), first=image == group),
                 }
                 for image in members[:SHOWN_IMAGES]
             ],
@@ -183,7 +203,8 @@ def _said(record: Record | None) -> str:
     return ", ".join(value for value in (target, record.site) if value)
 
 
-def _relation(pair: Pair | None, first: bool) -> str:
+def relation(pair: Pair | None, *, first: bool) -> str:
+    """How a copy relates to the first image of its group, in words."""
     if pair is None:
         return "" if first else "a copy by way of another"
     return f"score {pair.score:.2f}: {pair.transformation}"

@@ -1,12 +1,14 @@
 """Size, latency, start and memory of artifacts, side by side with PyTorch on the same pixels.
 
 Machines are noisy, so all candidates are measured in turn, round after round, and medians and their ratios
-are reported. Starting is measured in a process of its own, from nothing to the first answer.
+are reported. Starting is measured in a process of its own, from nothing to the first answer. Each measurement ends
+when its share of the time is over, so that slow graphs and many artifacts get fewer rounds; how many is reported.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shlex
@@ -15,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import cycle, islice
 from pathlib import Path
@@ -27,6 +29,7 @@ from PIL import Image
 
 from leanmed.cores import available_cores
 from leanmed.errors import RunError
+from leanmed.outputs import Output
 from leanmed.phantoms.eyelids import PHANTOMS, eyelid
 from leanmed.reading.images import find_inputs, read_image
 from leanmed.runtime.artifact import read_artifact
@@ -36,8 +39,12 @@ from leanmed.tasks import TASKS
 from leanmed.tasks.kind import Feeds
 from leanmed.tasks.recipes import open_run
 
-COUNT = 1000  # images predicted end to end
-STARTS = 5
+COUNT = 1000  # images predicted end to end, at most
+STARTS = 5  # of each candidate, at most
+WARM, LEAST = 2, 3  # rounds of timing that are not kept, at most; and that are, at least
+MOST_IN_TURN = 100  # images that one candidate predicts before the next has its turn
+SECONDS = 300.0  # that all measurements take together, about
+PARTS = 5  # which share them: latency on one thread and on two, starts, images end to end, steps
 NETWORK = frozenset({"Conv", "FusedConv", "QLinearConv", "MatMul", "Gemm", "ConvInteger", "NhwcFusedConv"})
 START_OURS = "import sys, leanmed; leanmed.load(sys.argv[1]).predict(sys.argv[2])"
 START_PEER = """import sys; from pathlib import Path; from leanmed.benchmark.peer import Peer
@@ -48,6 +55,7 @@ from pathlib import Path
 status = Path("/proc/self/status")
 lines = status.read_text().splitlines() if status.is_file() else []
 print(next((line.split()[1] for line in lines if line.startswith("VmHWM")), ""))"""
+BENCHMARK = Output("a benchmark", ("machine", "latency_ms_by_threads"))
 Action = Callable[[], Any]
 
 
@@ -58,6 +66,7 @@ def benchmark(
     images: Path | None = None,
     repeats: int = 30,
     count: int = COUNT,
+    seconds: float = SECONDS,
     tell: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Measure artifacts, and the first one's model in PyTorch if its run is given.
@@ -66,30 +75,45 @@ def benchmark(
         artifacts: artifact folders.
         run: the run folder the first artifact was exported from.
         images: a folder of images to predict; None: made ones.
-        repeats: interleaved rounds of single predictions.
-        count: images predicted end to end; given ones are repeated until there are as many.
+        repeats: interleaved rounds of single predictions, at most.
+        count: images predicted end to end, at most; given ones are repeated until there are as many.
+        seconds: no further round is begun when this time is over. A fifth of it is for each of the measurements. Three
+            rounds are made however long they take, and loading models and reading images come on top.
         tell: takes one line of progress at a time.
 
     Returns:
-        Plain values for JSON: machine, and per candidate bytes, latency, start, memory, throughput and steps.
+        Plain values for JSON: machine, and per candidate bytes, latency, start, memory, throughput and steps, with the
+        number of rounds behind them.
     """
+    share = seconds / PARTS
     with tempfile.TemporaryDirectory() as scratch:
         files = _files(images, Path(scratch))
         photograph = _photograph(Path(scratch) / "12-megapixels.jpg")
         fold = _fold_of(artifacts[0], run)
         size = list(read_image(files[0]).shape[:2])
         tell("latency of one image")
-        latency = {str(threads): _latency(artifacts, run, fold, files[0], threads, repeats) for threads in (1, 2)}
+        latency = {
+            str(threads): _latency(artifacts, run, fold, files[0], threads, repeats, share) for threads in (1, 2)
+        }
         tell("start to first answer")
-        start = _starts(artifacts, run, fold, files[0])
+        start = _starts(artifacts, run, fold, files[0], share)
         tell(f"{count} images end to end")
-        throughput = _throughput(artifacts, run, fold, list(islice(cycle(files), count)))
+        throughput = _throughput(artifacts, run, fold, list(islice(cycle(files), count)), share)
         tell("steps of one prediction")
-        steps = {str(a): {"small": _steps(a, files[0]), "12 megapixels": _steps(a, photograph)} for a in artifacts}
-        reduced = {str(p): _reduced_scale(load(p), photograph) for p in artifacts if _may_reduce(p)}
+        each = share / (3 * len(artifacts))
+        steps = {
+            str(a): {"small": _steps(a, files[0], each), "12 megapixels": _steps(a, photograph, each)}
+            for a in artifacts
+        }
+        reduced = {str(p): _reduced_scale(load(p), photograph, each) for p in artifacts if _may_reduce(p)}
     return {
         "machine": machine(),
-        "images": {"files": len(files), "predicted": count, "size": size},
+        "seconds": seconds,
+        "images": {
+            "files": len(files),
+            "predicted": min(found["images"] for found in throughput.values()),
+            "size": size,
+        },
         "bytes": {str(a): read_artifact(a).manifest.bytes for a in artifacts},
         "latency_ms_by_threads": latency,
         "start": start,
@@ -153,16 +177,31 @@ def _photograph(path: Path) -> Path:
     return path
 
 
-def interleaved(actions: Mapping[str, Action], repeats: int) -> dict[str, dict[str, float]]:
-    """Time actions in turn, `repeats` rounds after two to warm up, with each median's ratio to the first."""
-    seconds: dict[str, list[float]] = {name: [] for name in actions}
-    for number in range(repeats + 2):
+def interleaved(actions: Mapping[str, Action], repeats: int, seconds: float = math.inf) -> dict[str, dict[str, float]]:
+    """Time actions in turn, round after round, with each median's ratio to the first.
+
+    Args:
+        actions: what to time.
+        repeats: rounds, at most, after two to warm up.
+        seconds: no further round is begun when this time is over, but three are made in any case, after one to warm up.
+
+    Returns:
+        Name -> `median_ms`, `min_ms`, `max_ms`, `times_the_first`, `rounds`.
+    """
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    is_over = deadline(seconds)
+    for number in range(WARM):
+        if not (number and is_over()):
+            for action in actions.values():
+                action()
+    for number in range(repeats):
+        if number >= LEAST and is_over():
+            break
         for name, action in actions.items():
             started = time.perf_counter()
             action()
-            if number >= 2:
-                seconds[name].append(time.perf_counter() - started)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+            times[name].append(time.perf_counter() - started)
+    medians = {name: statistics.median(values) for name, values in times.items()}
     first = next(iter(medians.values()))
     return {
         name: {
@@ -170,13 +209,26 @@ def interleaved(actions: Mapping[str, Action], repeats: int) -> dict[str, dict[s
             "min_ms": round(1e3 * min(values), 3),
             "max_ms": round(1e3 * max(values), 3),
             "times_the_first": round(medians[name] / first, 3),
+            "rounds": len(values),
         }
-        for name, values in seconds.items()
+        for name, values in times.items()
     }
 
 
+def deadline(seconds: float) -> Callable[[], bool]:
+    """Says whether so many seconds are over since now."""
+    end = time.perf_counter() + seconds
+    return lambda: time.perf_counter() >= end
+
+
 def _latency(
-    artifacts: Sequence[Path], run: Path | None, fold: int | None, file: Path, threads: int, repeats: int
+    artifacts: Sequence[Path],
+    run: Path | None,
+    fold: int | None,
+    file: Path,
+    threads: int,
+    repeats: int,
+    seconds: float,
 ) -> Any:
     """One decoded image, all candidates in turn."""
     pixels = read_image(file)
@@ -184,7 +236,7 @@ def _latency(
     for path in artifacts:
         actions[str(path)] = _bound(load(path, threads=threads).outputs, pixels)
     if not run:
-        return interleaved(actions, repeats)
+        return interleaved(actions, repeats, seconds)
     import torch
 
     from leanmed.benchmark.peer import Peer, torch_threads
@@ -196,20 +248,25 @@ def _latency(
         last.task.to(memory_format=torch.channels_last)
         actions["PyTorch eager, channels last"] = _bound(last.probabilities, tensor)
         actions["torch.compile"] = _bound(Peer(run, fold, compiled=True).probabilities, tensor)
-        return interleaved(actions, repeats)
+        return interleaved(actions, repeats, seconds)
 
 
 def _bound(function: Callable[[Any], Any], argument: Any) -> Action:
     return lambda: function(argument)
 
 
-def _starts(artifacts: Sequence[Path], run: Path | None, fold: int | None, file: Path) -> dict[str, dict[str, float]]:
-    """From no process to the first answer, and the process's peak memory, in turn."""
+def _starts(
+    artifacts: Sequence[Path], run: Path | None, fold: int | None, file: Path, seconds: float
+) -> dict[str, dict[str, float]]:
+    """From no process to the first answer, and the process's peak memory, in turn; the first round is not kept."""
     commands = {str(path): [START_OURS, str(path), str(file)] for path in artifacts}
     if run:
         commands["PyTorch eager"] = [START_PEER, str(run), str(file), str(fold)]
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    is_over = deadline(seconds)
     for number in range(STARTS + 1):
+        if number > 1 and is_over():
+            break
         for name, command in commands.items():
             measured = _start([sys.executable, "-c", command[0] + PEAK, *command[1:]])
             if number:
@@ -218,6 +275,7 @@ def _starts(artifacts: Sequence[Path], run: Path | None, fold: int | None, file:
         name: {
             "median_s": round(statistics.median(seconds for seconds, _ in pairs), 3),
             "peak_mib": round(statistics.median(memory for _, memory in pairs), 1),
+            "starts": len(pairs),
         }
         for name, pairs in found.items()
     }
@@ -240,10 +298,11 @@ def _start(command: Sequence[str]) -> tuple[float, float]:
     return seconds, usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _throughput(artifacts: Sequence[Path], run: Path | None, fold: int | None, files: Sequence[Path]) -> dict[str, Any]:
+def _throughput(
+    artifacts: Sequence[Path], run: Path | None, fold: int | None, files: Sequence[Path], limit: float
+) -> dict[str, Any]:
     """Files to answers on all cores: ours one image per core at a time, PyTorch one image on all cores."""
     cores = available_cores()
-    chunks = [files[i : i + 100] for i in range(0, len(files), 100)]
     runners = {str(path): _answering(load(path), cores) for path in artifacts}
     if run:
         from leanmed.benchmark.peer import Peer, torch_threads
@@ -256,30 +315,46 @@ def _throughput(artifacts: Sequence[Path], run: Path | None, fold: int | None, f
 
         runners["PyTorch eager"] = usual
     seconds = dict.fromkeys(runners, 0.0)
+    is_over = deadline(limit)
     for runner in runners.values():
-        runner(files[:10])
-    for chunk in chunks:
+        runner(files[:cores])
+    done = 0
+    for chunk in growing_chunks(files, cores):
+        if done and is_over():
+            break
         for name, runner in runners.items():
             started = time.perf_counter()
             runner(chunk)
             seconds[name] += time.perf_counter() - started
-    return {name: {"seconds": round(s, 2), "images_per_s": round(len(files) / s, 1)} for name, s in seconds.items()}
+        done += len(chunk)
+    return {
+        name: {"seconds": round(s, 2), "images": done, "images_per_s": round(done / s, 1)}
+        for name, s in seconds.items()
+    }
+
+
+def growing_chunks(files: Sequence[Path], first: int) -> Iterator[Sequence[Path]]:
+    """Files in parts: so many first, for a slow graph to be soon through them, then twice as many each time, to 100."""
+    start, size = 0, first
+    while start < len(files):
+        yield files[start : start + size]
+        start, size = start + size, min(2 * size, MOST_IN_TURN)
 
 
 def _answering(predictor: Predictor, workers: int) -> Callable[[Sequence[Path]], list[Any]]:
     return lambda files: list(answers(predictor, files, workers))
 
 
-def _steps(artifact: Path, file: Path, repeats: int = 9) -> dict[str, float]:
+def _steps(artifact: Path, file: Path, seconds: float, repeats: int = 9) -> dict[str, float]:
     """Medians: decoding; in the graph `model`, what comes before the network's first layer; and the rest."""
     predictor = load(artifact)
-    decode = interleaved({"decode": lambda: predictor.read(file)}, repeats)["decode"]["median_ms"]
-    before, network = _graph_steps(predictor, predictor.read(file), repeats)
+    decode = interleaved({"decode": lambda: predictor.read(file)}, repeats, seconds / 2)["decode"]["median_ms"]
+    before, network = _graph_steps(predictor, predictor.read(file), repeats, seconds / 2)
     return {"decode": decode, "resize": round(before, 3), "network": round(network, 3)}
 
 
-def _graph_steps(predictor: Predictor, pixels: Any, repeats: int) -> tuple[float, float]:
-    events = profiled_events(predictor.artifact.graph, {"pixels": pixels}, repeats)
+def _graph_steps(predictor: Predictor, pixels: Any, repeats: int, seconds: float) -> tuple[float, float]:
+    events = profiled_events(predictor.artifact.graph, {"pixels": pixels}, repeats, seconds)
     runs: list[list[float]] = []
     for event in sorted(events, key=lambda e: e["ts"]):
         if event["name"] == "model_run":
@@ -291,13 +366,16 @@ def _graph_steps(predictor: Predictor, pixels: Any, repeats: int) -> tuple[float
     return statistics.median(before), statistics.median(network)
 
 
-def profiled_events(graph: bytes, feeds: Feeds, repeats: int, *, optimize: bool = True) -> list[dict[str, Any]]:
+def profiled_events(
+    graph: bytes, feeds: Feeds, repeats: int, seconds: float = math.inf, *, optimize: bool = True
+) -> list[dict[str, Any]]:
     """What ONNX Runtime's profiler writes of some runs of a graph on one thread.
 
     Args:
         graph: an ONNX file's content.
         feeds: what the graph takes.
-        repeats: runs.
+        repeats: runs, at most.
+        seconds: no further run is begun when this time is over, but two are made in any case.
         optimize: rewrite the graph first, as for predictions; false: its nodes are run as they stand in the file.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -310,7 +388,10 @@ def profiled_events(graph: bytes, feeds: Feeds, repeats: int, *, optimize: bool 
             # Weights that a kernel has packed in a form of its own are missing among the inputs' shapes.
             options.add_session_config_entry("session.disable_prepacking", "1")
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        for _ in range(repeats):
+        is_over = deadline(seconds)
+        for number in range(repeats):
+            if number > 1 and is_over():
+                break
             session.run(None, dict(feeds))
         events: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text())
     return events
@@ -320,7 +401,7 @@ def _may_reduce(artifact: Path) -> bool:
     return read_artifact(artifact).manifest.input.reduced
 
 
-def _reduced_scale(predictor: Predictor, photograph: Path) -> dict[str, Any]:
+def _reduced_scale(predictor: Predictor, photograph: Path, seconds: float) -> dict[str, Any]:
     """What decoding a 12-megapixel photograph at a reduced scale saves, and how far it moves the answer."""
     whole, less = (predictor.outputs(pixels)[0] for pixels in (read_image(photograph), predictor.read(photograph)))
     times = interleaved(
@@ -329,6 +410,7 @@ def _reduced_scale(predictor: Predictor, photograph: Path) -> dict[str, Any]:
             "whole": lambda: predictor.outputs(read_image(photograph)),
         },
         5,
+        seconds,
     )
     return {
         "largest_difference": float(np.abs(whole - less).max()),
@@ -352,4 +434,10 @@ def table(found: Mapping[str, Any]) -> str:
             rate.get("images_per_s", "–"),
         )
         lines.append("{:32} {:>6} {:>13} {:>10} {:>8} {:>6} {:>9}".format(name[-32:], *cells))
+    rounds = [next(iter(times.values()))["rounds"] for times in (one, two)]
+    starts = next(iter(found["start"].values()))["starts"]
+    lines.append(
+        f"Medians of {rounds[0]} rounds on 1 thread, {rounds[1]} on 2, and {starts} start(s); "
+        f"{found['images']['predicted']} images end to end. --seconds {found['seconds']:g} limits them."
+    )
     return "\n".join(lines)

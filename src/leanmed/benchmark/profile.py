@@ -27,6 +27,7 @@ from PIL import Image
 from leanmed.benchmark.benchmark import interleaved, machine, profiled_events
 from leanmed.errors import RecipeError, RunError
 from leanmed.manifest import Input
+from leanmed.outputs import Output
 from leanmed.phantoms.eyelids import eyelid
 from leanmed.recipe.recipe import Recipe, shipped_recipes
 from leanmed.runs import RUN
@@ -39,6 +40,8 @@ from leanmed.tasks.recipes import check_recipe, load_recipe, open_run
 if TYPE_CHECKING:
     from leanmed.tasks.base import Named, Task
 
+SECONDS = 60.0  # for which predictions are timed
+PROFILE = Output("a profile", ("subject", "flops", "how"))
 Subject = Literal["recipe", "run", "artifact"]
 Shape = Sequence[int]
 
@@ -73,13 +76,14 @@ def subject_of(name: str) -> Subject:
     )
 
 
-def profile(name: str, settings: Sequence[str] = (), *, repeats: int = 30) -> dict[str, Any]:
+def profile(name: str, settings: Sequence[str] = (), *, repeats: int = 30, seconds: float = SECONDS) -> dict[str, Any]:
     """Measure what one network costs.
 
     Args:
         name: a shipped recipe's name, a YAML file, a run folder or an artifact folder.
         settings: `key.path=value`, changes of a recipe.
-        repeats: predictions that are timed, after two to warm up.
+        repeats: predictions that are timed, at most, after two to warm up.
+        seconds: no further prediction is timed when this time is over, but three are in any case.
 
     Returns:
         Plain values for JSON: `parameters` (None: not counted), `flops`, `bytes`, `latency_ms`, `peak_mib` (None: not
@@ -92,13 +96,13 @@ def profile(name: str, settings: Sequence[str] = (), *, repeats: int = 30) -> di
     if settings and subject != "recipe":
         raise RecipeError(f"expected --set with a recipe only, got it with the {subject} {name}; leave it out")
     if subject == "artifact":
-        found = _profile_artifact(Path(name), repeats)
+        found = _profile_artifact(Path(name), repeats, seconds)
     elif subject == "run":
         run = open_run(Path(name))
-        found = _profile_network(run.recipe, run.labels, repeats)
+        found = _profile_network(run.recipe, run.labels, repeats, seconds)
     else:
         recipe = load_recipe(name, settings)
-        found = _profile_network(recipe, recipe.data.labels or _any_labels(recipe.task), repeats)
+        found = _profile_network(recipe, recipe.data.labels or _any_labels(recipe.task), repeats, seconds)
     return {"subject": name, "of": subject, **found, "machine": machine()}
 
 
@@ -126,7 +130,7 @@ def made_image(shape: Input) -> NDArray[Any]:
     return (values.clip(0, 255) if shape.dtype == "uint8" else values).astype(shape.dtype)
 
 
-def _profile_network(recipe: Recipe, labels: tuple[str, ...], repeats: int) -> dict[str, Any]:
+def _profile_network(recipe: Recipe, labels: tuple[str, ...], repeats: int, seconds: float) -> dict[str, Any]:
     import torch
 
     from leanmed.benchmark.peer import torch_threads
@@ -138,7 +142,7 @@ def _profile_network(recipe: Recipe, labels: tuple[str, ...], repeats: int) -> d
     shape = Input(**task.manifest()["input"])
     inputs = _inputs(task, shape)
     with torch_threads(1), torch.inference_mode():
-        latency = interleaved({"network": lambda: task(inputs)}, repeats)["network"]
+        latency = interleaved({"network": lambda: task(inputs)}, repeats, seconds)["network"]
     return {
         "network": recipe.model.backbone,
         "labels": list(labels),
@@ -152,7 +156,7 @@ def _profile_network(recipe: Recipe, labels: tuple[str, ...], repeats: int) -> d
             "parameters": "the weights and biases",
             "flops": FLOPS,
             "bytes": "the weights, and the means and variances of batch normalisation",
-            "latency_ms": f"PyTorch {version('torch')}, {_timed(repeats)}",
+            "latency_ms": f"PyTorch {version('torch')}, {_timed(latency)}",
             "peak_mib": MEMORY,
         },
     }
@@ -189,11 +193,11 @@ def _counted(task: Task, inputs: Named) -> int:
     return int(counter.get_total_flops())
 
 
-def _profile_artifact(path: Path, repeats: int) -> dict[str, Any]:
+def _profile_artifact(path: Path, repeats: int, seconds: float) -> dict[str, Any]:
     predictor = load(path)
     artifact, manifest = predictor.artifact, predictor.manifest
     pixels = made_image(manifest.input)
-    latency = interleaved({"graphs": lambda: predictor.outputs(pixels)}, repeats)["graphs"]
+    latency = interleaved({"graphs": lambda: predictor.outputs(pixels)}, repeats, seconds)["graphs"]
     numbers = [stored_numbers(graph) for graph in artifact.graphs.values()]
     counted = sum(count for count in numbers if count is not None) if None not in numbers else None
     return {
@@ -212,7 +216,7 @@ def _profile_artifact(path: Path, repeats: int) -> dict[str, Any]:
             else "not counted: that needs onnx, which pip install 'leanmed[train]' brings",
             "flops": f"{FLOPS}, of whichever precision",
             "bytes": "the graph's file" if len(artifact.graphs) == 1 else f"the {len(artifact.graphs)} graphs' files",
-            "latency_ms": f"ONNX Runtime {version('onnxruntime')}, from pixels to outputs, {_timed(repeats)}",
+            "latency_ms": f"ONNX Runtime {version('onnxruntime')}, from pixels to outputs, {_timed(latency)}",
             "peak_mib": MEMORY,
         },
     }
@@ -230,8 +234,8 @@ def graph_runs(predictor: Predictor, pixels: NDArray[Any]) -> list[tuple[str, Fe
     return runs
 
 
-def _timed(repeats: int) -> str:
-    return f"one thread, median of {repeats} runs after 2 to warm up"
+def _timed(latency: Mapping[str, float]) -> str:
+    return f"one thread, median of {latency['rounds']} runs after warming up"
 
 
 def stored_numbers(graph: bytes) -> int | None:

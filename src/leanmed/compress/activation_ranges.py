@@ -14,6 +14,7 @@ from onnx.utils import Extractor
 
 from leanmed.compress.graph import Array, copy, shapes
 from leanmed.compress.network import Layer, Network
+from leanmed.console import Step, nobody, tracked
 from leanmed.runtime.predictor import open_session
 
 Method = Literal["minmax", "percentile"]
@@ -73,28 +74,38 @@ def activation_names(network: Network) -> list[str]:
     return list(dict.fromkeys([*network.inputs, *made, *ends]))
 
 
-def tensor_ranges(network: Network, samples: Sequence[Sample], method: Method = "minmax") -> dict[str, Range]:
+def tensor_ranges(
+    network: Network, samples: Sequence[Sample], method: Method = "minmax", step: Step = nobody
+) -> dict[str, Range]:
     """The range of every activation, always holding 0.
 
     minmax: the extremes seen. percentile: what 99.99 % of the values lie in, so that one outlier does not make the
-    steps of all others coarse (read off a histogram of 4096 bins).
+    steps of all others coarse (read off a histogram of 4096 bins). `step` takes how many images are
+    through, and of how many.
     """
     names = activation_names(network)
-    extremes = _extremes(network, names, samples)
     if method == "minmax":
-        return extremes
+        return _extremes(network, names, samples, step)
+    extremes = _extremes(network, names, samples, lambda done, total: step(done, 2 * total))
     counts = {name: np.zeros(BINS) for name in names}
-    for some in _passes(network, names):
-        for found in tensor_values(network.core, some, samples):
+    passes = list(_passes(network, names))
+    for some, seen in _seen_in(passes, samples, lambda done, total: step(total + done, 2 * total)):
+        for found in tensor_values(network.core, some, seen):
             for name, value in found.items():
                 counts[name] += np.histogram(value, BINS, range=_wide(extremes[name]))[0]
     return {name: _percentile(counts[name], _wide(extremes[name])) for name in names}
 
 
-def _extremes(network: Network, names: Sequence[str], samples: Sequence[Sample]) -> dict[str, Range]:
+def _seen_in(passes: Sequence[Item], samples: Sequence[Sample], step: Step) -> Iterator[tuple[Item, Iterator[Sample]]]:
+    """Each pass with the samples, which tell how many of all passes are through."""
+    for number, some in enumerate(passes):
+        yield some, tracked(samples, step, len(passes) * len(samples), number * len(samples))
+
+
+def _extremes(network: Network, names: Sequence[str], samples: Sequence[Sample], step: Step) -> dict[str, Range]:
     found = dict.fromkeys(names, (0.0, 0.0))
-    for some in _passes(network, names):
-        for values in tensor_values(network.core, some, samples):
+    for some, seen in _seen_in(list(_passes(network, names)), samples, step):
+        for values in tensor_values(network.core, some, seen):
             for name, value in values.items():
                 low, high = found[name]
                 found[name] = (min(low, float(value.min())), max(high, float(value.max())))
@@ -120,7 +131,7 @@ def _percentile(counts: NDArray[np.float64], limits: Range) -> Range:
     return min(0.0, float(low)), max(0.0, float(high))
 
 
-def channel_ranges(network: Network, names: Sequence[str], samples: Sequence[Sample]) -> dict[str, Array]:
+def channel_ranges(network: Network, names: Sequence[str], samples: Iterable[Sample]) -> dict[str, Array]:
     """Name -> (2, C), the least and greatest value of each channel of tensors (1, C, ...)."""
     found: dict[str, Array] = {}
     for values in tensor_values(network.core, names, samples):
@@ -132,13 +143,14 @@ def channel_ranges(network: Network, names: Sequence[str], samples: Sequence[Sam
     return found
 
 
-def input_moments(network: Network, samples: Sequence[Sample]) -> dict[str, Moments]:
+def input_moments(network: Network, samples: Sequence[Sample], step: Step = nobody) -> dict[str, Moments]:
     """Layer name -> moments of its input, for layers of at most `MAX_INPUTS` inputs an output, in several passes."""
     rng = np.random.default_rng(0)
     found: dict[str, Moments] = {}
-    for some in _batches([layer for layer in network.layers if _inputs(layer) <= MAX_INPUTS]):
+    batches = list(_batches([layer for layer in network.layers if _inputs(layer) <= MAX_INPUTS]))
+    for some, seen in _seen_in(batches, samples, step):
         sums = {layer.name: _Sum(layer) for layer in some}
-        for values in tensor_values(network.core, [layer.input for layer in some], samples):
+        for values in tensor_values(network.core, [layer.input for layer in some], seen):
             for layer in some:
                 sums[layer.name].add(layer.patches(values[layer.input], rng, POSITIONS))
         found |= {name: total.moments() for name, total in sums.items()}

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from leanmed.compress import int4, sensitivity
-from leanmed.compress.activation_ranges import Moments, Range, Sample, input_moments, tensor_ranges
+from leanmed.compress.activation_ranges import Method, Moments, Range, Sample, input_moments, tensor_ranges
 from leanmed.compress.equalize import equalize
 from leanmed.compress.graph import Array
 from leanmed.compress.network import Layer, Network
@@ -19,6 +19,7 @@ from leanmed.compress.outcome import LayerRow
 from leanmed.compress.qdq import insert, step
 from leanmed.compress.rounding import Rounded, round_layer
 from leanmed.compress.sensitivity import promote, spare_head
+from leanmed.console import Progress, Step, silent, tracked
 
 Technique = Literal["gptq", "equalize", "percentile", "exclude", "finetune"]
 FREE_SHARE = 0.085  # of the multiplications: what stays float at no loss of speed (MobileNetV2's first block)
@@ -52,11 +53,13 @@ class Builder:
     ) -> None:
         self.network, self.samples, self.bits = network, samples, bits
         self.unpack, self.epochs = unpack, epochs
+        self.progress: Progress = silent
         for shared in ("_network", "_ranges", "_moments", "_eight_bits"):  # worked out once by each builder
             setattr(self, shared, cache(getattr(self, shared)))
 
-    def build(self, techniques: Collection[Technique]) -> Built:
-        """The graph these techniques make."""
+    def build(self, techniques: Collection[Technique], progress: Progress = silent) -> Built:
+        """The graph these techniques make; `progress` takes stage, done and total."""
+        self.progress = progress
         equalized, gptq = "equalize" in techniques, "gptq" in techniques
         network = self._network(equalized)
         limits = self._ranges(equalized, "percentile" in techniques)
@@ -69,7 +72,7 @@ class Builder:
         if "finetune" in techniques:
             from leanmed.compress.finetune import finetune  # the only part that needs torch
 
-            rounded = finetune(network, rounded, limits, self.samples, self.epochs)
+            rounded = finetune(network, rounded, limits, self.samples, self.epochs, watch=self._step("fine-tuning"))
         model = insert(network, rounded, limits)
         packed = {layer.weight for layer in network.layers if layer.name in rounded and rounded[layer.name].bits == 4}
         if packed and not self.unpack:
@@ -79,14 +82,18 @@ class Builder:
             tuple(_row(layer, rounded.get(layer.name), limits, {**kept, **spared}) for layer in network.layers),
         )
 
+    def _step(self, stage: str) -> Step:
+        return lambda done, total: self.progress(stage, done, total)
+
     def _network(self, equalized: bool) -> Network:
-        return equalize(self.network, self.samples) if equalized else self.network
+        return equalize(self.network, self.samples, self._step("equalization")) if equalized else self.network
 
     def _ranges(self, equalized: bool, percentile: bool) -> dict[str, Range]:
-        return tensor_ranges(self._network(equalized), self.samples, "percentile" if percentile else "minmax")
+        method: Method = "percentile" if percentile else "minmax"
+        return tensor_ranges(self._network(equalized), self.samples, method, self._step("ranges of activations"))
 
     def _moments(self, equalized: bool) -> dict[str, Moments]:
-        return input_moments(self._network(equalized), self.samples)
+        return input_moments(self._network(equalized), self.samples, self._step("inputs of layers"))
 
     def _eight_bits(self, equalized: bool) -> dict[str, str]:
         """The layers that keep 8 bits because 4 cost too much, and why."""
@@ -108,6 +115,7 @@ class Builder:
         gptq: bool,
     ) -> dict[str, Rounded]:
         values = network.weights()
+        layers = tracked(network.layers, self._step(f"rounding to {min(bits.values())} bits"), len(network.layers))
         return {
             layer.name: round_layer(
                 layer,
@@ -118,7 +126,7 @@ class Builder:
                 gptq=gptq,
                 floor=_floor(layer, values, limits),
             )
-            for layer in network.layers
+            for layer in layers
         }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import cast, get_args
 
@@ -13,13 +14,14 @@ from leanmed.compress.gate import Pixels, answers, make_gate
 from leanmed.compress.outcome import Comparison, GateError, Outcome, Target
 from leanmed.compress.parts import Parts, find_parts, sample_records
 from leanmed.compress.quantize import Options, Quantized, quantize
-from leanmed.compress.report import Beside, write_quantization_report
+from leanmed.compress.report import QUANTIZATION, Beside, write_quantization_report
+from leanmed.console import Progress, silent
 from leanmed.data import read_pixels, read_records_for
 from leanmed.errors import ArtifactError, DataError
 from leanmed.files import defined
 from leanmed.manifest import Manifest, image_mark
 from leanmed.records import Record
-from leanmed.runtime.artifact import Artifact, check_room, read_artifact, write_artifact
+from leanmed.runtime.artifact import ARTIFACT, MANIFEST, Artifact, read_artifact, write_artifact
 from leanmed.tasks import TASKS
 from leanmed.tasks.recipes import recipe_of_artifact
 
@@ -47,9 +49,11 @@ def quantize_artifact(
     *,
     calibration: int | None = None,
     dataset: str | None = None,
+    overwrite: bool = False,
     command: str = "",
     beside: Beside | None = None,
     tell: Callable[[str], None] = print,
+    progress: Progress = silent,
 ) -> Outcome:
     """Compress the artifact at `source` into `out`, with a report beside it.
 
@@ -57,34 +61,44 @@ def quantize_artifact(
         source: a float artifact.
         to: fp16, int8 or int4.
         data: the data set's folder; which of its images trained the artifact is read from their contents.
-        out: takes the artifact; the report goes to its name with `-report` at the end.
+        out: takes the artifact; the report goes to its name with `-report` at the end. If every attempt lost too much
+            while an older artifact stands in `out`, that one keeps its report, and the new one goes to
+            `-refused-report`.
         options: the gate and the techniques.
         calibration: at most so many training images; None: as many as the kind of task says.
         dataset: the data set's reader; None: the one of the artifact's recipe.
+        overwrite: replace an older artifact in `out`, and its report.
         command: what the user typed, for the record.
         beside: others' models to be drawn beside in the report.
         tell: takes one line of progress at a time.
+        progress: takes stage, done and total.
 
     Raises:
-        ArtifactError: `source` is damaged or quantized already, or `out` is something else than an artifact.
+        OutputError: `out` or its report hold something; with `overwrite`, something else.
+        ArtifactError: `source` is damaged or quantized already, or is `out`.
         DataError: an unknown precision, or no images to calibrate or to measure with.
         GateError: every attempt lost too much; only the report was written.
     """
     target, artifact = _target(to), read_artifact(source)
-    check_room(out)
     if out.resolve() == source.resolve():
         raise ArtifactError(f"expected --out to be another folder than the float artifact {source}; it is still needed")
+    report, refused = (out.with_name(f"{out.name}{end}") for end in ("-report", "-refused-report"))
+    ARTIFACT.check(out, overwrite=overwrite)
+    for place in (report, *[refused] * overwrite):
+        QUANTIZATION.check(place, overwrite=overwrite)
     origin = artifact.manifest.provenance
     recipe = recipe_of_artifact(origin.recipe)
     records = read_records_for(recipe.data, data, dataset)
-    known = group_for_artifact(records, recipe.split, out.parent / AUDIT)
+    known = group_for_artifact(records, recipe.split, out.parent / AUDIT, progress=progress)
     parts = find_parts(origin, known, meet(known, origin, artifact.traces, out.parent / AUDIT))
     most = TASKS[artifact.manifest.task].judge.CALIBRATION if calibration is None else calibration
     parts = replace(parts, training=sample_records(parts.training, 0 if target == "fp16" else most))
     counts = len(parts.training), len(parts.validation), len(parts.test)
     tell("{} training images calibrate, {} others choose, {} new ones test".format(*counts))
-    quantized = quantize_parts(artifact, target, parts, options, tell=tell)
-    outcome, report = quantized.outcome, out.with_name(f"{out.name}-report")
+    quantized = quantize_parts(artifact, target, parts, options, tell=tell, progress=progress)
+    outcome = quantized.outcome
+    if not outcome.passed and (out / MANIFEST).is_file():
+        report = refused
     write_quantization_report(
         report,
         artifact.manifest.name,
@@ -93,6 +107,7 @@ def quantize_artifact(
         leak=artifact.manifest.leak,
         command=command,
         beside=beside,
+        overwrite=overwrite,
     )
     tell(f"wrote {report / 'report.html'} and report.json")
     if not outcome.passed:
@@ -100,7 +115,7 @@ def quantize_artifact(
     marks = ([image_mark(known.contents[r.id]) for r in part] for part in (parts.training, parts.validation))
     manifest = describe(artifact, outcome, *marks, learned=parts.learned)
     text = card(artifact, outcome, learned=parts.learned)
-    write_artifact(out, manifest, quantized.graphs, text, artifact.traces)
+    write_artifact(out, manifest, quantized.graphs, text, artifact.traces, overwrite=overwrite)
     return outcome
 
 
@@ -117,6 +132,7 @@ def quantize_parts(
     options: Options,
     *,
     tell: Callable[[str], None] = lambda line: None,
+    progress: Progress = silent,
 ) -> Quantized:
     """Compress with one part of the images, choose with the next, and measure the choice on the last.
 
@@ -127,11 +143,16 @@ def quantize_parts(
     manifest = artifact.manifest
     side = manifest.input.side if manifest.input.reduced else None
     gate = make_gate(parts.validation, RecordImages(parts.validation, side), manifest)
-    quantized = quantize(artifact, to, RecordImages(parts.training, side), gate, options, tell=tell)
+    images = RecordImages(parts.training, side)
+    quantized = quantize(artifact, to, images, gate, options, tell=tell, progress=progress)
     outcome = replace(quantized.outcome, warnings=(*parts.notes, *quantized.outcome.warnings))
     if parts.test:
         test = make_gate(parts.test, RecordImages(parts.test, side), manifest)
-        found = (answers(artifact, test.images, graphs) for graphs in (artifact.graphs, quantized.graphs))
+        graphs = {"float": artifact.graphs, "compressed": quantized.graphs}
+        found = (
+            answers(artifact, test.images, own, partial(progress, f"testing the {name} model on new images"))
+            for name, own in graphs.items()
+        )
         tested = test.compare(*found)
         outcome = replace(outcome, tested=tested, warnings=(*outcome.warnings, *_beyond(tested, outcome)))
     return replace(quantized, outcome=outcome)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from leanmed.compress.activation_ranges import Sample, channel_ranges
 from leanmed.compress.graph import Array
 from leanmed.compress.network import Layer, Network
+from leanmed.console import Step, nobody, tracked
 
 HOMOGENEOUS = ("Relu", "LeakyRelu")  # f(s x) = s f(x) for s > 0
 MARGIN = 1.25  # how far a rescaled channel stays below a ceiling that it never reached
@@ -42,10 +43,16 @@ class Pair:
     linear: bool
 
 
-def equalize(network: Network, samples: Sequence[Sample]) -> Network:
-    """The same function with channels rescaled, and those of linear pairs centred on 0 too."""
+def equalize(network: Network, samples: Sequence[Sample], step: Step = nobody) -> Network:
+    """The same function with channels rescaled, and those of linear pairs centred on 0 too.
+
+    Args:
+        network: to rescale.
+        samples: images at its inputs.
+        step: takes how many of them are through, and how many there are.
+    """
     pairs = find_pairs(network)
-    spread = channel_ranges(network, [pair.tensor for pair in pairs], samples)
+    spread = channel_ranges(network, [pair.tensor for pair in pairs], tracked(samples, step, len(samples)))
     values = {name: value.astype(np.float64) for name, value in network.weights().items() if value.dtype == np.float32}
     for pair in pairs:
         low, high = spread[pair.tensor].astype(np.float64)

@@ -24,6 +24,7 @@ from leanmed.compress.graph import Array, attributes, initializers
 from leanmed.compress.network import Layer, Network
 from leanmed.compress.qdq import LEVELS, rounded_tensors, step
 from leanmed.compress.rounding import Rounded
+from leanmed.console import Step, nobody, tracked
 from leanmed.errors import ArtifactError
 
 BATCH = 16
@@ -38,6 +39,8 @@ def finetune(
     samples: Sequence[Sample],
     epochs: int,
     seed: int = 0,
+    *,
+    watch: Step = nobody,
 ) -> dict[str, Rounded]:
     """Train the rounded layers' weights and biases.
 
@@ -48,6 +51,7 @@ def finetune(
         samples: images at the network's inputs.
         epochs: passes over them.
         seed: of order and augmentation.
+        watch: takes how many epochs are through, and how many there are.
 
     Raises:
         ArtifactError: the network has an operator or an input that this training does not know.
@@ -60,7 +64,7 @@ def finetune(
     optimizer = torch.optim.Adam(student.parameters(), lr=RATE)
     total = epochs * -(-len(images) // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
-    for _ in range(epochs):
+    for _ in tracked(range(epochs), watch, epochs):
         for batch in _batches(images, generator):
             with torch.no_grad():
                 wanted = teacher(batch)

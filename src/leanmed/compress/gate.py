@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from leanmed.compress.graph import Array
 from leanmed.compress.outcome import Comparison
+from leanmed.console import Step, nobody, tracked
 from leanmed.errors import DataError
 from leanmed.manifest import Manifest
 from leanmed.records import Record
@@ -110,10 +111,19 @@ def compare_tables(before: Any, after: Any, main_score: str, judge: JudgePart, *
     )
 
 
-def answers(artifact: Artifact, images: Images, graphs: Mapping[str, bytes] | None = None) -> list[Answer]:
-    """What an artifact's graphs give for each image, or what others do in their place."""
+def answers(
+    artifact: Artifact, images: Images, graphs: Mapping[str, bytes] | None = None, step: Step = nobody
+) -> list[Answer]:
+    """What an artifact's graphs give for each image, or what others do in their place.
+
+    Args:
+        artifact: whose kind of task it is.
+        images: to answer for.
+        graphs: by their names; None: the artifact's own.
+        step: takes how many images are through, and how many there are.
+    """
     run = open_graphs(artifact.graphs if graphs is None else graphs)
-    return [TASKS[artifact.manifest.task].outputs(image, run) for image in images]
+    return [TASKS[artifact.manifest.task].outputs(image, run) for image in tracked(images, step, len(images))]
 
 
 def latency(

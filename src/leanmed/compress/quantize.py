@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -39,6 +39,7 @@ from leanmed.compress.int8_storage import store_int8
 from leanmed.compress.network import Network, cut_out, find_network
 from leanmed.compress.outcome import Attempt, LayerRow, Limits, Outcome, Target, chosen
 from leanmed.compress.sensitivity import noise
+from leanmed.console import Progress, silent, tracked
 from leanmed.errors import ArtifactError, DataError
 from leanmed.runtime.artifact import Artifact
 from leanmed.tasks.kind import MODEL
@@ -98,6 +99,7 @@ def quantize(
     options: Options = Options(),
     *,
     tell: Callable[[str], None] = lambda line: None,
+    progress: Progress = silent,
 ) -> Quantized:
     """Compress an artifact's graph `model` until it passes the gate quietly, or no technique is left.
 
@@ -111,6 +113,7 @@ def quantize(
         gate: the images and the score that decide.
         options: how.
         tell: takes one line of progress at a time.
+        progress: takes stage, done and total.
 
     Raises:
         ArtifactError: the graph is damaged, quantized already, or has nothing to quantize.
@@ -121,9 +124,11 @@ def quantize(
         raise DataError(
             "expected calibration images, got none; give images the model was trained on, some 64 to 256 of them"
         )
-    samples = network_inputs(network, calibration if to != "fp16" else [])
-    bench = _Bench(artifact, network, gate, samples, answers(artifact, gate.images), options)
-    tried = _half(bench) if to == "fp16" else _climb(bench, to, tell)
+    reading = tracked(calibration, partial(progress, "calibration images"), len(calibration))
+    samples = network_inputs(network, reading if to != "fp16" else [])
+    before = answers(artifact, gate.images, step=partial(progress, "answers of the float model"))
+    bench = _Bench(artifact, network, gate, samples, before, options)
+    tried = _half(bench, progress) if to == "fp16" else _climb(bench, to, tell, progress)
     attempts = tuple(trial.attempt for trial in tried)
     best = next(trial for trial in tried if trial.attempt is chosen(attempts))
     return Quantized(best.graphs, _outcome(bench, to, best.built, attempts))
@@ -188,12 +193,15 @@ class _Bench:
         """The artifact's graphs other than `model`."""
         return {name: parse(graph) for name, graph in self.artifact.graphs.items() if name != MODEL}
 
-    def measure(self, techniques: Sequence[str], built: Built, *, half_beside: bool = False) -> _Trial:
+    def measure(
+        self, techniques: Sequence[str], built: Built, progress: Progress, *, half_beside: bool = False
+    ) -> _Trial:
         """Score, size and time one compressed graph, with those beside it in 16 or 8 bits."""
         graph = built.model.SerializeToString()
         beside = {name: store_half(own)[0] if half_beside else store_int8(own) for name, own in self.beside.items()}
         graphs = {MODEL: graph} | {name: own.SerializeToString() for name, own in beside.items()}
-        judged = self.gate.compare(self.before, answers(self.artifact, self.gate.images, graphs))
+        step = partial(progress, "checking on other images")
+        judged = self.gate.compare(self.before, answers(self.artifact, self.gate.images, graphs, step))
         core = cut_out(self.network, built.model)
         attempt = Attempt(
             techniques=tuple(techniques),
@@ -219,7 +227,7 @@ def _bytes(graphs: Mapping[str, bytes]) -> int:
     return sum(map(len, graphs.values()))
 
 
-def _half(bench: _Bench) -> list[_Trial]:
+def _half(bench: _Bench, progress: Progress) -> list[_Trial]:
     model, kept = store_half(bench.network.model)
     rows = tuple(
         LayerRow(
@@ -233,23 +241,26 @@ def _half(bench: _Bench) -> list[_Trial]:
         for layer in bench.network.layers
     )
     built = Built(model, rows)
-    return [bench.measure(["fp16"], built, half_beside=True)]
+    return [bench.measure(["fp16"], built, progress, half_beside=True)]
 
 
-def _climb(bench: _Bench, to: Target, tell: Callable[[str], None]) -> list[_Trial]:
+def _climb(bench: _Bench, to: Target, tell: Callable[[str], None], progress: Progress) -> list[_Trial]:
     """Attempts until one passes and is quiet, or the ladder ends."""
     options = bench.options
     bits = 8 if to == "int8" else 4
     builder = Builder(bench.network, bench.samples, bits, unpack=options.unpack, epochs=options.epochs)
     kept, least = options.start, np.inf
     tried: list[_Trial] = []
-    for techniques in _trials(options):
-        trial = (*kept, *techniques)
-        built = builder.build(trial)
-        tried.append(bench.measure(trial, built))
+    trials = _trials(options)
+    for number, techniques in enumerate(trials, start=1):
+        trial, watch = (*kept, *techniques), _of_attempt(number, progress)
+        tell(f"attempt {number} of at most {len(trials)}: {', '.join(trial) or 'plain rounding'}")
+        built = builder.build(trial, watch)
+        tried.append(bench.measure(trial, built, watch))
         tell(_told(tried[-1].attempt))
         if bench.beside and not tried[-1].attempt.passed:
-            tried.append(bench.measure((*trial, "fp16-beside"), built, half_beside=True))
+            watch = _of_attempt(number, progress, " with 16 bits beside")
+            tried.append(bench.measure((*trial, "fp16-beside"), built, watch, half_beside=True))
             tell(_told(tried[-1].attempt))
         attempt = tried[-1].attempt
         if attempt.passed and attempt.noise <= QUIET:
@@ -259,9 +270,15 @@ def _climb(bench: _Bench, to: Target, tell: Callable[[str], None]) -> list[_Tria
     return tried
 
 
+def _of_attempt(number: int, progress: Progress, more: str = "") -> Progress:
+    """Progress whose stages are told apart from those of other attempts."""
+    return lambda stage, done, total: progress(f"attempt {number}{more}: {stage}", done, total)
+
+
 def _told(attempt: Attempt) -> str:
     change = f"{attempt.judged.main_score} {-attempt.judged.drop:+.4f}"
-    return f"{', '.join(attempt.techniques)}: {change}, {attempt.bytes:,} bytes"
+    found = "passes" if attempt.passed else "does not pass"
+    return f"{', '.join(attempt.techniques)}: {change}, {attempt.bytes:,} bytes, {found}"
 
 
 def _trials(options: Options) -> list[tuple[Technique, ...]]:

@@ -8,9 +8,14 @@ from pathlib import Path
 
 from leanmed.compress.outcome import Outcome
 from leanmed.files import write_json, write_text
+from leanmed.outputs import Output
 from leanmed.report.pages import NOTICE, render_page
 from leanmed.report.plots import PALETTE, Plot, canvas_of, svg_of
 from leanmed.tasks.kind import JudgePart
+
+QUANTIZATION = Output(
+    "a report of a quantization", ("notice", "outcomes"), "report.json", ("report.html", "report.json")
+)
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,9 @@ def write_quantization_report(
     leak: str | None = None,
     command: str = "",
     beside: Beside | None = None,
+    overwrite: bool = False,
 ) -> None:
-    """Write report.json and report.html into the folder `out`, each whole.
+    """Write a folder with report.json and report.html, whole.
 
     Args:
         out: the folder.
@@ -54,11 +60,16 @@ def write_quantization_report(
         leak: why the figures are too good, if they are.
         command: what the user typed.
         beside: others' models to be drawn beside.
+        overwrite: replace an older report in `out`.
+
+    Raises:
+        OutputError: `out` holds something; with `overwrite`, something else than such a report.
     """
     page = render(title, outcomes, judge, leak, command, beside)
-    write_text(out / "report.html", page)
     content = {"title": title, "notice": NOTICE, "leak": leak, "command": command}
-    write_json(out / "report.json", content | {"outcomes": [outcome.as_json() for outcome in outcomes]})
+    with QUANTIZATION.folder(out, overwrite=overwrite) as folder:
+        write_text(folder / "report.html", page)
+        write_json(folder / "report.json", content | {"outcomes": [outcome.as_json() for outcome in outcomes]})
 
 
 def render(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 from leanmed.errors import DataError
@@ -61,9 +62,17 @@ class Answered:
 
     def of_fold(self, fold: int) -> Answered:
         """What one fold answered."""
-        chosen = [i for i, number in enumerate(self.folds or ()) if number == fold]
-        records, answers = [self.records[i] for i in chosen], [self.answers[i] for i in chosen]
-        return replace(self, records=records, answers=answers, folds=[fold] * len(chosen))
+        return self.only([number == fold for number in self.folds or ()])
+
+    def only(self, chosen: Sequence[bool]) -> Answered:
+        """Some of the records with the answers to them.
+
+        Args:
+            chosen: one for each record.
+        """
+        folds = None if self.folds is None else list(compress(self.folds, chosen))
+        records, answers = list(compress(self.records, chosen)), list(compress(self.answers, chosen))
+        return replace(self, records=records, answers=answers, folds=folds)
 
     def table(self) -> Any:
         """As the kind's figures take it."""

@@ -12,10 +12,11 @@ from leanmed.audit.seen import meet
 from leanmed.data import read_records_for
 from leanmed.errors import DataError, InputError, LeanmedError
 from leanmed.evaluation.answered import PROTOCOLS, Answered, check_prevalence, missing_notes, report_of
+from leanmed.evaluation.leaks import leave_out_leaks
 from leanmed.figures.familiarity import UNFAMILIAR
 from leanmed.recipe.recipe import Recipe
 from leanmed.records import Record
-from leanmed.report.report import Provenance, Report, write_report
+from leanmed.report.report import REPORT, Provenance, Report, write_report
 from leanmed.runtime.artifact import Artifact
 from leanmed.runtime.predictor import Predictor
 from leanmed.tasks import TASKS
@@ -28,6 +29,7 @@ def evaluate_artifact(
     data: Path,
     *,
     dataset: str | None = None,
+    split_audit: Path | None = None,
     cache: Path | None = None,
     command: str = "",
     prevalence: float | None = None,
@@ -41,20 +43,23 @@ def evaluate_artifact(
         predictor: the loaded artifact.
         data: the data set's folder.
         dataset: its reader's name; None: the one of the artifact's recipe.
+        split_audit: the folder that `leanmed audit --split` wrote; the images that it found to leak are left out.
         cache: a folder for the audit's groups; None: they are not kept.
         command: what the user typed, for the record.
         prevalence: give predictive values at this share of positive images too; None: do not.
         progress: takes the number of images that are through.
 
     Raises:
-        DataError: labels the artifact does not know, no image that can be read, every image was used to make it, or a
-            prevalence for answers that are not yes or no.
+        DataError: labels the artifact does not know, no image that can be read, every image was used to make it, an
+            image that the audit of the split has not seen, or a prevalence for answers that are not yes or no.
     """
     manifest, origin = predictor.manifest, predictor.manifest.provenance
     check_prevalence(manifest.task, manifest.labels, prevalence)
     new = new_images(predictor.artifact, data, dataset=dataset, cache=cache)
     recipe, known = new.recipe, new.known
     answered, failed = _answer_all(predictor, new.records, progress)
+    kept = leave_out_leaks(answered, known.contents, split_audit, recipe.evaluation) if split_audit else None
+    answered = kept.answered if kept else answered
     report = report_of(
         answered,
         recipe.evaluation,
@@ -69,7 +74,8 @@ def evaluate_artifact(
     return replace(
         report,
         leak=manifest.leak and f"{manifest.leak} This artifact was made under it.",
-        notes=[*new.notes, *missing_notes(failed)],
+        notes=[*([kept.note(report.main_score, report.figures)] if kept else []), *new.notes, *missing_notes(failed)],
+        beside=kept.tables() if kept else {},
         contents=frozenset(known.contents[record.id] for record in answered.records),
     )
 
@@ -124,15 +130,18 @@ def evaluate_scans(
     root: Path,
     out: Path,
     *,
+    overwrite: bool = False,
     command: str = "",
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[Report, Path]:
     """An artifact on the whole scans below a folder: write the report, and say where else something was written.
 
     Raises:
+        OutputError: `out` holds something; with `overwrite`, something else than a report.
         ArtifactError: it answers for no scans.
         DataError: no scan that can be read and is new to it.
     """
+    REPORT.check(out, overwrite=overwrite)
     manifest = predictor.manifest
     judged = TASKS[manifest.task].judge.judge_scans(
         manifest,
@@ -142,9 +151,9 @@ def evaluate_scans(
         command=command,
         progress=progress,
     )
-    written = judged.write(out)
-    write_report(out, judged.report)
-    return judged.report, written
+    written: list[Path] = []
+    write_report(out, judged.report, further=lambda folder: written.append(judged.write(folder)), overwrite=overwrite)
+    return judged.report, out / written[0].name
 
 
 def _answer_all(

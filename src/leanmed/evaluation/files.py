@@ -12,6 +12,7 @@ from leanmed.audit.grouping import group_for_artifact
 from leanmed.data import read_records_for
 from leanmed.errors import DataError, RecipeError
 from leanmed.evaluation.answered import PROTOCOLS, Answered, check_prevalence, missing_notes, report_of
+from leanmed.evaluation.leaks import leave_out_leaks
 from leanmed.recipe.recipe import Recipe, Split, overridden
 from leanmed.records import Record
 from leanmed.report.report import Provenance, Report
@@ -31,6 +32,7 @@ def evaluate_answers(
     labels: tuple[str, ...] | None = None,
     settings: Sequence[str] = (),
     groups: str = "audit",
+    split_audit: Path | None = None,
     cache: Path | None = None,
     command: str = "",
     prevalence: float | None = None,
@@ -48,13 +50,14 @@ def evaluate_answers(
             mean.
         groups: what is kept whole by the bootstrap: `audit`, the data set's groups joined with those of an audit for
             copies; or `reader`, the data set's alone.
+        split_audit: the folder that `leanmed audit --split` wrote; the images that it found to leak are left out.
         cache: a folder for the audit's groups; None: they are not kept.
         command: what the user typed, for the record.
         prevalence: as of `leanmed.evaluation.artifacts.evaluate_artifact`.
 
     Raises:
-        DataError: no answers, of several kinds or models, or none to an image of the data set; or a prevalence for
-            answers that are not yes or no.
+        DataError: no answers, of several kinds or models, or none to an image of the data set; an image that the audit
+            of the split has not seen; or a prevalence for answers that are not yes or no.
     """
     lines = list(read_lines(file))
     task = _one_task(file, lines)
@@ -73,6 +76,8 @@ def evaluate_answers(
             "folder that holds these images"
         )
     answered = Answered([r for r, _ in found], [a for _, a in found], known_labels, task)
+    kept = leave_out_leaks(answered, known.contents, split_audit, recipe.evaluation) if split_audit else None
+    answered = kept.answered if kept else answered
     thresholds = {line["threshold"] for line in lines if line.get("threshold") is not None}
     report = report_of(
         answered,
@@ -87,13 +92,15 @@ def evaluate_answers(
     failed = [(line["input"], line["error"]) for line in lines if "error" in line]
     missing = len(known.grouping.records) - len(found)
     notes = [
+        *([kept.note(report.main_score, report.figures)] if kept else []),
         *records.notes,
         *known.grouping.notes(),
         *[f"{missing} of {len(known.grouping.records)} images have no answer and are not judged."] * bool(missing),
         *[f"{strangers} answers are to inputs that are not in the data set; left out."] * bool(strangers),
         *missing_notes(failed),
     ]
-    return replace(report, notes=notes, contents=frozenset(known.contents[record.id] for record, _ in found))
+    contents = frozenset(known.contents[record.id] for record in answered.records)
+    return replace(report, notes=notes, beside=kept.tables() if kept else {}, contents=contents)
 
 
 def _recipe_of(file: Path, task: str, dataset: str, settings: Sequence[str]) -> Recipe:

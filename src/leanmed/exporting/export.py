@@ -36,7 +36,7 @@ from leanmed.models.familiarity import Watching
 from leanmed.reading.images import read_image
 from leanmed.records import Record
 from leanmed.runs import SPLITS, Run, read_csv
-from leanmed.runtime.artifact import Artifact, check_room, write_artifact
+from leanmed.runtime.artifact import ARTIFACT, Artifact, write_artifact
 from leanmed.runtime.predictor import open_graphs, open_session
 from leanmed.tasks import TASKS
 from leanmed.tasks.base import FurtherGraph, Task
@@ -70,27 +70,30 @@ def export(
     threshold: str | float | None = None,
     data: Path | None = None,
     teacher: Teaching | None = None,
+    overwrite: bool = False,
     tell: Callable[[str], None] = print,
 ) -> Artifact:
     """Write an artifact of a run: a model trained on all of its images, unless one of the other two is asked for.
 
     Args:
         run: a finished run.
-        out: the artifact folder; an older artifact there is replaced.
+        out: the artifact folder.
         fold: export the model of this fold instead.
         ensemble: export the models of all folds in one graph instead, whose answers are averaged.
         threshold: decide by this probability or score, or by one chosen anew on validation images by a rule (`f1`,
             `youden`, `sensitivity:0.95`); None: as the run did.
         data: where the images lie; None: where the run found them.
         teacher: of a run that has one, from whom the model of all images learns too.
+        overwrite: replace an older artifact in `out`.
         tell: takes one line of progress at a time.
 
     Raises:
+        OutputError: `out` holds something; with `overwrite`, something else than an artifact.
         RunError: the run is unfinished, or its images have changed.
         ExportError: graph and model differ by more than `TOLERANCE` on some image, or the run's answers are not decided
             by a threshold.
     """
-    check_room(out)
+    ARTIFACT.check(out, overwrite=overwrite)
     if ensemble and fold is not None:
         raise ExportError(f"expected one fold or the ensemble of all, got fold {fold} and --ensemble; leave one out")
     if fold is not None:
@@ -133,7 +136,7 @@ def export(
     audited = run.recipe.split.groups != "reader"  # else nobody asked for copies to be found
     traces = make_traces(made_from, run.path.parent / AUDIT) if audited else b""
     card = write_card(manifest, basis, difference, traced=bool(traces))
-    return write_artifact(out, manifest, graphs, card, traces)
+    return write_artifact(out, manifest, graphs, card, traces, overwrite=overwrite)
 
 
 def _model(run: Run, made: Made, fold: int | None) -> tuple[nn.Module, Further, dict[str, Any], str, Task]:

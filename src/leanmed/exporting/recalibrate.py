@@ -46,7 +46,7 @@ from leanmed.files import defined
 from leanmed.manifest import GIVEN, Manifest, image_mark
 from leanmed.records import Record
 from leanmed.report import markdown
-from leanmed.runtime.artifact import Artifact, check_room, read_artifact, write_artifact
+from leanmed.runtime.artifact import ARTIFACT, Artifact, read_artifact, write_artifact
 from leanmed.runtime.predictor import Predictor, open_graphs
 from leanmed.tasks import TASKS
 from leanmed.tasks.kind import MODEL, Outputs
@@ -109,6 +109,7 @@ def recalibrate(
     *,
     threshold: str | float | None = None,
     dataset: str | None = None,
+    overwrite: bool = False,
     cache: Path | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Recalibrated:
@@ -125,6 +126,7 @@ def recalibrate(
         threshold: of two labels, the number or the rule (`f1`, `youden`, `sensitivity:0.95`) to decide by; None: the
             rule by which the artifact's own was chosen, or its number if that was given as one.
         dataset: the data set's reader; None: the one of the artifact's recipe.
+        overwrite: replace an older artifact in `out`.
         cache: a folder for the audit's groups; None: they are not kept.
         progress: takes the number of images that are through.
 
@@ -136,7 +138,7 @@ def recalibrate(
     """
     artifact = read_artifact(source)
     kind, manifest = TASKS[artifact.manifest.task], artifact.manifest
-    check_room(out)
+    ARTIFACT.check(out, overwrite=overwrite)
     if out.resolve() == source.resolve():
         raise ArtifactError(f"expected --out to be another folder than the artifact {source}, which is still needed")
     if not kind.probabilities:
@@ -163,6 +165,7 @@ def recalibrate(
         artifact.graphs | {MODEL: _graph(artifact, bench, found)},
         artifact.card + _card(facts, changes),
         artifact.traces,
+        overwrite=overwrite,
     )
     return Recalibrated(written, [*new.notes, *missing_notes(failed)], changes)
 

@@ -32,7 +32,7 @@ from leanmed.files import defined, write_json, write_text
 from leanmed.papers.checkpoints import paper_bytes
 from leanmed.papers.printed import ANEMIA
 from leanmed.papers.published import PAPER
-from leanmed.papers.reproduce import recipe_of
+from leanmed.papers.reproduce import REPRODUCTION, recipe_of
 from leanmed.recipe.recipe import Recipe
 from leanmed.records import Record
 from leanmed.report.markdown import cell, interval, table
@@ -89,9 +89,11 @@ def reproduce_quantization(
         The tables as text.
 
     Raises:
+        OutputError: `out` holds something else than a reproduction.
         DataError: another paper, or no such arm.
     """
     _check(name, arms)
+    REPRODUCTION.check(out, overwrite=True)
     found = {}
     for arm in arms or ARMS:
         for seed in seeds:
@@ -198,7 +200,7 @@ def _exported(run: Run, data: Path, folder: Path, fold: int) -> Artifact:
     made, trained = folder / MANIFEST, run.folder(fold) / FOLD
     if made.is_file() and made.stat().st_mtime > trained.stat().st_mtime:
         return read_artifact(folder)
-    return export(run, folder, fold=fold, data=data)
+    return export(run, folder, fold=fold, data=data, overwrite=True)
 
 
 def _quantized(

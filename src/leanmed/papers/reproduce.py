@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +11,8 @@ from leanmed.benchmark.benchmark import machine
 from leanmed.compress.distil import Teacher
 from leanmed.errors import DataError
 from leanmed.evaluation.runs import evaluate_run
-from leanmed.files import write_json, write_text
+from leanmed.files import check_free, is_leftover, put_aside, write_json, write_text
+from leanmed.outputs import Output, check_one
 from leanmed.papers import anemia as reproduce_anemia
 from leanmed.papers import nerves as reproduce_nerves
 from leanmed.papers import nodules as reproduce_nodules
@@ -20,11 +22,23 @@ from leanmed.papers.printed import PAPERS, Arm, Paper
 from leanmed.reading.images import read_image
 from leanmed.recipe.recipe import Recipe
 from leanmed.report.report import Report, as_json, write_report
-from leanmed.runs import Run
+from leanmed.runs import RUN, RUN_FOLDER, Run
 from leanmed.tasks.recipes import load_recipe
 from leanmed.training.train import train
 
 KEPT = ("metrics", "fold_mean", "per_fold", "subgroups", "notes")  # of each seed's report
+REPRODUCTION = Output(
+    "a reproduction",
+    RUN_FOLDER.keys,
+    f"runs/*/{RUN}",
+    (
+        "runs",
+        "reports",
+        "quantized",
+        *(f"{name}.{end}" for name in (*PAPERS, "quantization") for end in ("json", "md")),
+    ),
+    resumed=True,
+)
 Tell = Callable[[str], None]
 
 
@@ -61,6 +75,7 @@ def reproduce(
     seeds: Sequence[int] = (0,),
     artifacts: Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     command: str = "",
     tell: Tell = print,
 ) -> str:
@@ -75,7 +90,8 @@ def reproduce(
             teacher's arm is trained, and the arm of the same network without a teacher.
         seeds: of splits and training both; a `split.seed` among the settings holds the split fixed.
         artifacts: a folder with artifacts named as the arms are, and as ARM-int8 and so on, to be measured too.
-        resume: go on with what is there.
+        resume: go on with what is there, or add to it.
+        overwrite: replace an older reproduction, as soon as the first run of the new one has started.
         command: what the user typed, for the record.
         tell: takes one line of progress at a time.
 
@@ -83,36 +99,53 @@ def reproduce(
         The tables as text.
 
     Raises:
+        OutputError: `out` holds something else, or a reproduction while neither `resume` nor `overwrite` is given.
         DataError: no such paper or arm.
     """
     paper, tables = _choose(PAPERS, name, "paper"), TABLES[name]
-    runs: dict[str, dict[int, Run]] = {}
-    reports: dict[str, dict[int, dict[str, Any]]] = {}
     asked = with_companions(arms or tuple(paper.arms), paper.arms)
     recipes = {(arm, seed): recipe_of(paper, arm, seed, settings) for arm in asked for seed in seeds}  # before any run
-    for arm in asked:
-        for seed in seeds:
-            tell(f"{arm}, seed {seed}")
-            recipe = recipes[arm, seed]
-            folder = out / "runs" / f"{arm}-{seed}"
-            taught_by = paper.arms[arm].teacher
-            teacher = Teacher(runs[taught_by][seed]) if taught_by else None
-            run = train(recipe, data, folder, resume=resume and folder.exists(), teacher=teacher, tell=tell)
-            report, more = tables.measure(run, evaluate_run(run, data=data, command=command), data, out, tell)
-            write_report(out / "reports" / folder.name, report, read=read_image)
-            runs.setdefault(arm, {})[seed] = run
-            reports.setdefault(arm, {})[seed] = as_json(report) | {"more": {**more, **_effort(run)}}
-    found = {
-        "command": command,
-        "machine": machine(),
-        "paper": {"citation": paper.citation, "printed": paper.printed, "differences": paper.differences},
-        "arms": {arm: _summary(paper.arms[arm], by_seed) for arm, by_seed in reports.items()},
-        **tables.beside(runs, data, artifacts, tell),
-    }
-    write_json(out / f"{name}.json", found)
-    text = tables.as_text(found)
-    write_text(out / f"{name}.md", text)
+    _check_room(out, resume, overwrite)
+    runs: dict[str, dict[int, Run]] = {}
+    reports: dict[str, dict[int, dict[str, Any]]] = {}
+    with put_aside(out, begun=lambda: _begun(out)) if overwrite and _begun(out) else nullcontext():
+        for arm in asked:
+            for seed in seeds:
+                tell(f"{arm}, seed {seed}")
+                recipe = recipes[arm, seed]
+                folder = out / "runs" / f"{arm}-{seed}"
+                taught_by = paper.arms[arm].teacher
+                teacher = Teacher(runs[taught_by][seed]) if taught_by else None
+                run = train(recipe, data, folder, resume=resume and folder.exists(), teacher=teacher, tell=tell)
+                report, more = tables.measure(run, evaluate_run(run, data=data, command=command), data, out, tell)
+                write_report(out / "reports" / folder.name, report, read=read_image, overwrite=True)
+                runs.setdefault(arm, {})[seed] = run
+                reports.setdefault(arm, {})[seed] = as_json(report) | {"more": {**more, **_effort(run)}}
+        found = {
+            "command": command,
+            "machine": machine(),
+            "paper": {"citation": paper.citation, "printed": paper.printed, "differences": paper.differences},
+            "arms": {arm: _summary(paper.arms[arm], by_seed) for arm, by_seed in reports.items()},
+            **tables.beside(runs, data, artifacts, tell),
+        }
+        write_json(out / f"{name}.json", found)
+        text = tables.as_text(found)
+        write_text(out / f"{name}.md", text)
     return text
+
+
+def _begun(out: Path) -> bool:
+    """Whether a reproduction has a run that has started."""
+    return any(out.glob(REPRODUCTION.marker))
+
+
+def _check_room(out: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that cannot become the reproduction's, before any work is done."""
+    check_one(resume=resume, overwrite=overwrite)
+    if _begun(out):
+        REPRODUCTION.check(out, overwrite=resume or overwrite)
+    else:  # killed before its first run, it has an audit there and nothing to lose
+        check_free(out, passed_over=lambda entry: is_leftover(entry) or entry.name == "runs")
 
 
 def _effort(run: Run) -> dict[str, Any]:

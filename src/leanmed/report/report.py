@@ -10,6 +10,7 @@ caution       what else must be known before any figure is read, or null
 title, protocol, notice, main_score
 images, groups, labels
 metrics       name -> {value, low, high, n}: low and high are the 95 % interval over groups, n counts images
+beside        title -> the same figures on other images, such as all of them, those that leak included
 per_fold      [{fold, images, groups, figures: {name: value}, threshold, temperature}]
 fold_mean     name -> {mean, sd, folds}: over the folds in which the figure is defined, which `folds` counts
 subgroups     [{name, value, n, groups, positives, figures: {name: {value, low, high, n}}}]
@@ -45,8 +46,9 @@ from numpy.typing import NDArray
 
 from leanmed.errors import InputError
 from leanmed.figures.bootstrap import Figure, Ints, SubgroupRow
-from leanmed.files import defined, whole_file, write_json, write_text
+from leanmed.files import defined, write_json, write_text
 from leanmed.frames import frame_of
+from leanmed.outputs import Output
 from leanmed.reading.lung_slices import read_slice
 from leanmed.records import Box
 from leanmed.report import plots
@@ -60,6 +62,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FEW_GROUPS = 30
+REPORT = Output(
+    "a report",
+    ("notice", "main_score", "metrics"),
+    "report.json",
+    ("report.html", "report.json", "answers.csv", "candidates.csv", "montage-*.jpg"),
+)
 Reader = Callable[[Path], NDArray[np.uint8]]
 Tiles = Sequence[Sequence[str | None]]
 """Of each montage the pictures as JPEG in base64; None where an image cannot be read."""
@@ -209,6 +217,7 @@ class Report:
         leak: why the figures are too good, if they are.
         caution: what else must be known before any figure is read.
         words: what things are called.
+        beside: title -> figures on other images, to be seen beside these.
         terms: the figures' names and meanings, in the order in which they are shown.
         table: the test images with truths and answers.
         comparisons: title -> what `paired` gave.
@@ -236,6 +245,7 @@ class Report:
     table: Table | None = None
     folds: Sequence[FoldRow] = ()
     subgroups: Sequence[SubgroupRow] = ()
+    beside: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
     comparisons: Mapping[str, Mapping[str, Figure]] = field(default_factory=dict)
     notes: Sequence[str] = ()
     histories: Sequence[History] = ()
@@ -283,24 +293,39 @@ def fold_rows(
     return rows
 
 
-def write_report(out: Path, content: Report, *, read: Reader | None = None) -> None:
-    """Write report.json, report.html and, where there are answers, answers.csv into the folder `out`, each whole.
+def write_report(
+    out: Path,
+    content: Report,
+    *,
+    read: Reader | None = None,
+    further: Callable[[Path], object] = lambda folder: None,
+    overwrite: bool = False,
+) -> None:
+    """Write a folder with report.json, report.html and, where there are answers, answers.csv, whole.
 
     Each montage of a gallery is also a picture of its own, `montage-1.jpg` and so on, in the order of the page.
 
     Args:
+        out: the folder.
+        content: the report.
         read: image file -> uint8 (h, w, 4) RGBA, for the pictures; None leaves them out.
+        further: writes more into the folder that it is given; `REPORT.holds` lists what that may be.
+        overwrite: replace an older report in `out`.
+
+    Raises:
+        OutputError: `out` holds something; with `overwrite`, something else than a report.
     """
+    REPORT.check(out, overwrite=overwrite)
     tiles = _tiles(content, read)
     page, values = _page(content, read, tiles), as_json(content)
-    write_text(out / "report.html", page)
-    write_json(out / "report.json", values)
-    _write_montages(out, content, tiles)
-    file = out / "answers.csv"
-    if content.answers:
-        write_csv(file, content.answers, list(dict.fromkeys(name for row in content.answers for name in row)))
-    else:
-        file.unlink(missing_ok=True)  # an older report's
+    with REPORT.folder(out, overwrite=overwrite) as folder:
+        write_text(folder / "report.html", page)
+        write_json(folder / "report.json", values)
+        _write_montages(folder, content, tiles)
+        if content.answers:
+            columns = list(dict.fromkeys(name for row in content.answers for name in row))
+            write_csv(folder / "answers.csv", content.answers, columns)
+        further(folder)
 
 
 def as_json(content: Report) -> dict[str, Any]:
@@ -317,6 +342,7 @@ def as_json(content: Report) -> dict[str, Any]:
         "groups": table.groups if table else None,
         "labels": table.labels if table else None,
         "metrics": content.figures,
+        "beside": content.beside,
         "per_fold": content.folds,
         "fold_mean": fold_mean(content.folds),
         "subgroups": content.subgroups,
@@ -377,7 +403,7 @@ def _terms(content: Report) -> dict[str, Term]:
     """A term for every figure on the page: those that nobody named first, then the others in their order."""
     rows: list[FoldRow | SubgroupRow | DataSet | AtPrevalence] = [*content.folds, *content.subgroups]
     shown = [*rows, *content.data_sets, *content.predictive_values]
-    tables = [content.figures, *content.comparisons.values(), *(row.figures for row in shown)]
+    tables = [content.figures, *content.beside.values(), *content.comparisons.values(), *(row.figures for row in shown)]
     names = dict.fromkeys(name for table in tables for name in table)
     known = content.terms
     return {n: Term(n, "") for n in names if n not in known} | {n: known[n] for n in known if n in names}
@@ -426,14 +452,11 @@ def _tile(example: Example, read: Reader) -> str | None:
 
 
 def _write_montages(out: Path, content: Report, tiles: Tiles) -> None:
-    """Each montage as a JPEG, whole; those of an older report are removed."""
-    for old in out.glob("montage-*.jpg"):
-        old.unlink()
+    """Each montage as a JPEG."""
     shown = content.gallery.montages if content.gallery and tiles else ()
     for number, (own, pictures) in enumerate(zip(shown, tiles, strict=True), start=1):
-        with whole_file(out / f"montage-{number}.jpg") as temporary:
-            sheet = montage(own.title, pictures, [example.probability for example in own.examples])
-            sheet.save(temporary, "JPEG", quality=90)
+        sheet = montage(own.title, pictures, [example.probability for example in own.examples])
+        sheet.save(out / f"montage-{number}.jpg", "JPEG", quality=90)
 
 
 def _pixels(shown: Mistake | Example, read: Reader) -> NDArray[np.uint8] | None:

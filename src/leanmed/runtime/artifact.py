@@ -19,13 +19,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from leanmed.errors import ArtifactError
-from leanmed.files import check_free, sha256_bytes, sha256_json, whole_folder, write_json, write_text
+from leanmed.files import sha256_bytes, sha256_json, write_json, write_text
 from leanmed.manifest import FORMAT, Graph, Manifest, Traces, migrated
+from leanmed.outputs import Output
 from leanmed.tasks import TASKS
 
 MANIFEST = "leanmed.json"
 CARD = "CARD.md"
 TRACES = "traces.bin"
+ARTIFACT = Output("an artifact", ("graphs", "sha256"), MANIFEST, (MANIFEST, CARD, TRACES, "*.onnx"))
 MAX_CARD_BYTES = 2**20
 MAX_MANIFEST_BYTES = 2**26  # it names a million training images in a third of that
 
@@ -56,19 +58,24 @@ class Artifact(BaseModel):
 
 
 def write_artifact(
-    out: Path, manifest: Manifest, graphs: Mapping[str, bytes], card: str, traces: bytes = b""
+    out: Path,
+    manifest: Manifest,
+    graphs: Mapping[str, bytes],
+    card: str,
+    traces: bytes = b"",
+    *,
+    overwrite: bool = False,
 ) -> Artifact:
-    """Write an artifact folder whole, filling in the files' hashes and sizes; an older one is replaced.
+    """Write an artifact folder whole, filling in the files' hashes and sizes.
 
     Raises:
-        ArtifactError: `out` exists and is no artifact.
+        OutputError: `out` holds something; with `overwrite`, something else than an artifact.
     """
-    check_room(out)
     entries = {n: Graph(file=f"{n}.onnx", sha256=sha256_bytes(b), bytes=len(b)) for n, b in graphs.items()}
     traced = Traces(sha256=sha256_bytes(traces), bytes=len(traces)) if traces else None
     manifest = manifest.model_copy(update={"graphs": entries, "traces": traced})
     content = manifest.model_dump(mode="json")
-    with whole_folder(out, replace=True) as folder:
+    with ARTIFACT.folder(out, overwrite=overwrite) as folder:
         for name, graph in graphs.items():
             (folder / entries[name].file).write_bytes(graph)
         if traces:
@@ -76,16 +83,6 @@ def write_artifact(
         write_json(folder / MANIFEST, content | {"sha256": sha256_json(content)})
         write_text(folder / CARD, card)
     return Artifact(manifest=manifest, sha256=sha256_json(content), graphs=dict(graphs), card=card, traces=traces)
-
-
-def check_room(out: Path) -> None:
-    """Refuse a folder that cannot become an artifact's, before any work is done.
-
-    Raises:
-        ArtifactError: `out` exists and is no artifact.
-    """
-    if not (out / MANIFEST).is_file():
-        check_free(out, wanted="new, empty or an artifact", error=ArtifactError)
 
 
 def read_artifact(path: Path) -> Artifact:

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from leanmed import __version__
-from leanmed.errors import LeanmedError, RunError, UnfamiliarInput
+from leanmed.errors import DataError, LeanmedError, OutputError, RunError, UnfamiliarInput
 from leanmed.files import encodable, sha256_bytes, sha256_json, whole_file, write_text
+from leanmed.outputs import check_one, has_keys
 from leanmed.prompts import Prompts
 from leanmed.reading.folders import FILES, PICTURES
 from leanmed.reading.volume import is_scan
@@ -38,6 +39,8 @@ from leanmed.tasks.kind import Answer, AsFile, ScanAnswer
 IN_FLIGHT = 4  # images per worker: enough to keep all busy, few enough for steady memory
 ABOUT = ("artifact", "version", "seconds", "remark", "error")  # the last columns of a table
 OTHERWISE = "was answered with another choice of --refuse-unfamiliar; remove it, or choose another --out"
+BEGINNING = b'{"input": "'  # of a line
+OWN_NAME = re.compile(r"(.+-[0-9a-f]{16})(\.\w+)+$")  # of a picture or file beside the answers: see `_plain_name`
 ENDING = re.compile(r"(\.nii\.gz|\.[a-z][a-z0-9]{1,4})$", re.IGNORECASE)  # of a file's name; 1.2.840 has none
 
 
@@ -87,6 +90,7 @@ def predict_file(
     *,
     shard: Shard | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     workers: int = 1,
     draw: Path | None = None,
     prompts: Prompts | None = None,
@@ -104,6 +108,7 @@ def predict_file(
         out: the file to write.
         shard: which part of the inputs; None: all.
         resume: go on after the last whole line of a stopped run; a finished one is checked and kept.
+        overwrite: replace older answers in `out` when all inputs are through, and the pictures and files beside them.
         workers: images at a time.
         draw: a folder that takes each image with its answer on it, as a PNG; None: none but the pictures of scans.
         prompts: what is meant in each image; None: no prompts.
@@ -111,15 +116,17 @@ def predict_file(
         progress: takes the number of inputs that are through.
 
     Raises:
-        RunError: the output is there already, is damaged, or belongs to another artifact or other inputs.
+        OutputError: the output is there already; with `overwrite`, it is something else than answers.
+        RunError: what is to be resumed is damaged, or belongs to another artifact or other inputs.
     """
     shard = shard or Shard()
     beside = out.with_name(f"{out.stem}{PICTURES}"), out.with_name(f"{out.stem}{FILES}")
     pictures = Pictures(draw or beside[0], images=draw is not None, files=beside[1])
     mine, out = shard.of(inputs), shard.path(out)
     part, marker = (out.with_name(out.name + end) for end in (".part", ".done"))
-    if not resume and any(path.exists() for path in (out, part, marker)):
-        raise RunError(f"expected a new {out}, got one with content; add --resume, or choose another --out")
+    check_one(resume=resume, overwrite=overwrite)
+    if not resume:
+        _check_room(out, part, marker, overwrite)
     about = {
         "artifact": predictor.artifact.sha256,
         "threshold": predictor.manifest.threshold,
@@ -127,12 +134,15 @@ def predict_file(
         "shard": [shard.index, shard.count],
         "asked": sha256_json([encodable(str(path)) for path in mine]),
     }
-    counts = _finished(out, marker, about) if _is_table(out) and out.exists() and not part.exists() else None
+    whole = resume and out.exists() and not part.exists()
+    counts = _finished(out, marker, about) if _is_table(out) and whole else None
     if counts is None:
-        if part.exists() or not out.exists():
+        if not out.exists():
             marker.unlink(missing_ok=True)
+        if not whole:
             _answer_all(predictor, mine, part, pictures, workers, prompts, explanations, progress)
         lines = _all_lines(part if part.exists() else out, mine, predictor)
+        marker.unlink(missing_ok=True)  # an older one's, until the new answers are in their place
         if part.exists() and _is_table(out):
             _write_table(part, out)
         elif part.exists():
@@ -145,8 +155,49 @@ def predict_file(
     # Names of files need not be UTF-8: as ASCII, JSON holds them all.
     write_text(marker, json.dumps(about | counts, indent=1) + "\n")
     part.unlink(missing_ok=True)  # of a table; a kill before this line loses nothing
+    if overwrite:
+        _drop_strangers(beside, inputs)
     failed = tuple((name, reason) for name, reason in counts["failed"])
     return Outcome(out, counts["inputs"] - len(failed), failed, tuple(counts["unfamiliar"]))
+
+
+def _check_room(out: Path, part: Path, marker: Path, overwrite: bool) -> None:
+    """Refuse a place that holds something, or with `overwrite` something else than answers; clear a stopped one's."""
+    if out.is_dir():
+        raise OutputError(f"expected --out {out} to be a file, but it is a folder; choose another --out")
+    held = [path for path in (out, part, marker) if path.exists() and path.stat().st_size]
+    is_ours = has_keys(marker, ("artifact", "asked")) or (bool(held) and _begins_with_an_answer(held[0]))
+    if held and not is_ours:
+        raise OutputError(
+            f"expected --out {out} to be new{', or to hold answers' * overwrite}, but {held[0].name} is a file of "
+            "another kind; choose another --out"
+        )
+    if held and not overwrite:
+        raise OutputError(
+            f"expected --out {out} to be new, but it holds answers; add --resume to go on with them, or --overwrite to "
+            "replace them, or choose another --out"
+        )
+    if overwrite:
+        part.unlink(missing_ok=True)
+
+
+def _begins_with_an_answer(path: Path) -> bool:
+    """Whether its first line is one that `predict` writes, or half of one if a process was killed so early."""
+    try:
+        first = next(read_lines(path), {})
+        return "error" in first or {"artifact", "version"} <= first.keys()
+    except DataError:
+        content = path.read_bytes()
+        return path.suffix == ".part" and b"\n" not in content and BEGINNING.startswith(content[: len(BEGINNING)])
+
+
+def _drop_strangers(folders: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Remove pictures and files of earlier inputs, which nobody should take for answers to these."""
+    known = {_plain_name(path) for path in inputs}
+    for entry in (entry for folder in folders if folder.is_dir() for entry in folder.iterdir()):
+        own = OWN_NAME.match(entry.name)
+        if own and own[1] not in known:
+            entry.unlink()
 
 
 def _is_table(out: Path) -> bool:

@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from leanmed.console import in_time
 from leanmed.errors import RunError
 from leanmed.files import sha256_bytes, whole_file
 from leanmed.recipe.recipe import Training
@@ -191,14 +192,6 @@ class Pace:
         each = (time.monotonic() - self._began) / max(self._epochs, 1)
         left = f"at most {in_time(further * each)} left" if further > 0 else "the last one"
         return f"{self._images / stepped:.3g} images/s, {left}"
-
-
-def in_time(seconds: float) -> str:
-    """Seconds in words: 40 s, 5 min, 3 h 20 min."""
-    if seconds < 100:
-        return f"{round(seconds)} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 class Stopping(EarlyStopping):

@@ -22,12 +22,24 @@ from leanmed.data import content_hashes, data_hash, read_records_for
 from leanmed.data.splits import LEAK, Fold, make_folds, site_notes
 from leanmed.errors import RunError
 from leanmed.evaluation.runs import split_records
-from leanmed.files import check_free, is_leftover, write_json, write_text
+from leanmed.files import check_free, is_leftover, whole_folder, write_json, write_text
 from leanmed.models.preprocessing import as_weights_say
+from leanmed.outputs import check_one
 from leanmed.reading.greys import range_remarks
 from leanmed.recipe.recipe import Distillation, Recipe, dump_recipe
 from leanmed.records import Record
-from leanmed.runs import CALIBRATION, HISTORY, RECIPE, REFIT, RUN, SPLITS, Run, read_csv, write_csv
+from leanmed.runs import (
+    CALIBRATION,
+    HISTORY,
+    RECIPE,
+    REFIT,
+    RUN,
+    RUN_FOLDER,
+    SPLITS,
+    Run,
+    read_csv,
+    write_csv,
+)
 from leanmed.tasks import TASKS
 from leanmed.tasks.building import build_task, task_remarks
 from leanmed.tasks.recipes import open_run
@@ -46,6 +58,7 @@ def train(
     out: Path,
     *,
     resume: bool = False,
+    overwrite: bool = False,
     machines: Machines | None = None,
     teacher: Teaching | None = None,
     tell: Callable[[str], None] = print,
@@ -55,21 +68,23 @@ def train(
     Args:
         recipe: what to train.
         data: the data set's folder.
-        out: the run folder; new or empty, unless `resume`.
+        out: the run folder; new or empty, unless `resume` or `overwrite`.
         resume: go on with a run that was stopped.
+        overwrite: replace an older run, as soon as the new one is sure to start.
         machines: where to train; None: one device of this machine.
         teacher: from whom each fold learns too, see `leanmed.compress.distil`; None: nobody.
         tell: takes one line of progress at a time.
 
     Raises:
+        OutputError: `out` holds something else, or a run while neither `resume` nor `overwrite` is given.
         DataError: the data set is unsound, or an image cannot be read.
-        RunError: `out` holds another run, its recipe, data or split have changed, or a training has diverged.
+        RunError: `out` is to be resumed, and its recipe, data or split have changed, or a training has diverged.
     """
     machines = machines or Machines()
     tell = tell if is_first() else (lambda line: None)
     with first_alone() as first:  # who comes first audits and writes the split; the others read it
         if first:
-            _start(recipe, data, out, resume, teacher, tell)
+            _start(recipe, data, out, resume, overwrite, teacher, tell)
     run = open_run(out)
     records, folds = _split_of(run, data)
     inputs = Cache(recipe.data.cache_bytes)
@@ -84,10 +99,16 @@ def train(
 
 
 def _start(
-    recipe: Recipe, data: Path, out: Path, resume: bool, teacher: Teaching | None, tell: Callable[[str], None]
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    resume: bool,
+    overwrite: bool,
+    teacher: Teaching | None,
+    tell: Callable[[str], None],
 ) -> None:
     """Everything before the first fold: check what can be checked, audit, split, and open the run folder."""
-    _check_room(out, resume)
+    _check_room(out, resume, overwrite, teacher)
     recipe, prepared = _prepared(recipe)
     if teacher is None and recipe.distillation != Distillation():
         raise RunError("expected a teacher beside the recipe's `distillation`, got none; name one with --teacher RUN")
@@ -106,10 +127,10 @@ def _start(
     if teacher:
         teacher.check(recipe, labels, _split_rows(records, folds))
         facts["teacher"] = teacher.facts
-    if not _begun(out):
+    if overwrite or not _begun(out):
         # A backbone, weights or files that are not there are told of before a folder is made.
         check_readable(records, build_task(recipe, labels).encode)
-    _open(out, recipe, facts, records, folds)
+    _open(out, recipe, facts, records, folds, overwrite)
     tell(f"{len(folds)} fold(s) -> {out}; {_labels_line(labels, records)}")
     tell(f"for curves of losses and scores while it trains: tensorboard --logdir {out}")
     for line in (*prepared, *torn, *task_remarks(recipe), *range_remarks(record.image for record in records)):
@@ -172,13 +193,16 @@ def _begun(out: Path) -> bool:
     return any(out.glob(f"fold-*/{HISTORY}"))
 
 
-def _check_room(out: Path, resume: bool) -> None:
+def _check_room(out: Path, resume: bool, overwrite: bool, teacher: Teaching | None) -> None:
     """Refuse a folder that cannot become the run's, before any work is done. One without an epoch can."""
-    if (out / RUN).is_file():
-        if not resume and _begun(out):
-            raise RunError(f"{out} holds a run already; add --resume to go on with it, or choose another --out")
-    else:
-        check_free(out, passed_over=_is_harmless, error=RunError)
+    check_one(resume=resume, overwrite=overwrite)
+    if overwrite and teacher and Path(teacher.facts["run"]) == out.resolve():
+        raise RunError(f"expected --out to be another folder than the teacher {out}; it is still needed")
+    if (out / RUN).is_file() and _begun(out):
+        if not resume:
+            RUN_FOLDER.check(out, overwrite=overwrite)
+    elif not (out / RUN).is_file():
+        check_free(out, passed_over=_is_harmless)
 
 
 def _open(
@@ -187,9 +211,14 @@ def _open(
     facts: dict[str, Any],
     records: Sequence[Record],
     folds: Sequence[Fold],
+    overwrite: bool,
 ) -> None:
     """Start a new run folder, or check that the old one is of the same recipe, data and split."""
     rows = _split_rows(records, folds)
+    if (out / RUN).is_file() and _begun(out) and overwrite:
+        with whole_folder(out, replace=True) as folder:
+            _write_start(folder, recipe, facts, rows)
+        return
     if (out / RUN).is_file() and _begun(out):
         before = open_run(out)
         _check_same(before, recipe, facts, rows)
@@ -198,6 +227,10 @@ def _open(
     shutil.rmtree(out / REFIT, ignore_errors=True)
     for stale in (out / RUN, out / CALIBRATION):
         stale.unlink(missing_ok=True)  # the first is what makes a folder a run's, and is written last
+    _write_start(out, recipe, facts, rows)
+
+
+def _write_start(out: Path, recipe: Recipe, facts: dict[str, Any], rows: list[dict[str, str]]) -> None:
     write_csv(out / SPLITS, rows)
     write_text(out / RECIPE, dump_recipe(recipe))
     write_json(out / RUN, facts)

@@ -149,7 +149,7 @@ def test_the_page_shows_curves_bands_and_the_places_of_mistakes(report: Report, 
 
 
 def test_the_json_holds_counts_and_places_but_no_paths(report: Report, tmp_path: Path, slices: Path) -> None:
-    write_report(tmp_path, report)
+    write_report(tmp_path, report, overwrite=True)
     text = (tmp_path / "report.json").read_text()
     found = json.loads(text)
     assert found["counts"] == {"answered": {"tp": 30, "fp": 12, "fn": 10}, "top": {"tp": 30, "fp": 10, "fn": 10}}
@@ -164,7 +164,7 @@ def test_without_any_object_there_is_still_a_report(run: Run, report: Report, sl
     answered = Answered([r for r, _ in pairs], [a for _, a in pairs], every.labels, every.task)
     about = {"title": "none", "protocol": "none", "main_score": "ap50", "thresholds": {0: 0.5}}
     empty = report_of(answered, run.recipe.evaluation, provenance=report.provenance, **about)
-    write_report(tmp_path, empty)
+    write_report(tmp_path, empty, overwrite=True)
     page = (tmp_path / "report.html").read_text()
     assert "20 images" in page
     assert "hold 0 objects" in page
