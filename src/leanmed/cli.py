@@ -212,6 +212,29 @@ def train(
 
 
 @app.command()
+def watch(
+    run: Annotated[
+        Path, typer.Argument(help="A run folder, which a training writes or will write.", show_default=False)
+    ],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of this machine; 0: any that is free.")] = 0,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+) -> None:
+    """Show how a training goes, on a page of this machine that loads itself anew: epochs, losses, scores, time left.
+
+    It may be started before the training, beside it, or after it, and needs no torch. Ctrl-C ends it, and not the
+    training. Only this machine can open the page.
+
+    Example: `leanmed watch run`
+    """
+    needs("watch", "report", "jinja2", "matplotlib")
+    import webbrowser
+
+    from leanmed.watch import watch
+
+    watch(run, port, show=webbrowser.open if browser else None, tell=typer.echo)
+
+
+@app.command()
 def recipe(
     name: Annotated[
         str | None, typer.Argument(help="A shipped recipe, to be printed as it is written.", show_default=False)

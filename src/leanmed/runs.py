@@ -6,6 +6,7 @@ RUN/run.json                   data hash, labels, leak label, versions
 RUN/splits.csv                 each image with its part in each fold
 RUN/fold-0/history.csv         one line an epoch; TensorBoard events lie in tensorboard/
 RUN/fold-0/{last,best}.ckpt    while it trains
+RUN/fold-0/progress.json       while it trains: epochs, pace and process, which `leanmed watch` shows
 RUN/fold-0/model.safetensors   the weights of the chosen epoch
 RUN/fold-0/answers-test.jsonl  each test image answered once, by the line that `predict` writes; -validation likewise
 RUN/fold-0/uncalibrated-test.jsonl   the same at a temperature of 1 and a threshold of 0; -validation likewise
@@ -35,6 +36,7 @@ from leanmed.recipe.recipe import Recipe
 
 RECIPE, RUN, SPLITS = "recipe.yaml", "run.json", "splits.csv"
 MODEL, FOLD, HISTORY = "model.safetensors", "fold.json", "history.csv"
+PROGRESS = "progress.json"
 CALIBRATION = "calibration.json"
 FAMILIARITY, DISTANCES = "familiarity.safetensors", "distances.json"
 REFIT = "refit"

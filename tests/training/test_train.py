@@ -28,7 +28,7 @@ from leanmed.errors import DataError, LeanmedError, OutputError, RunError
 from leanmed.evaluation.runs import fold_answers, fold_figures
 from leanmed.files import write_text
 from leanmed.recipe.recipe import dump_recipe
-from leanmed.runs import CALIBRATION, FOLD, HISTORY, MODEL, RECIPE, REFIT, RUN, SPLITS, Run, read_csv
+from leanmed.runs import CALIBRATION, FOLD, HISTORY, MODEL, PROGRESS, RECIPE, REFIT, RUN, SPLITS, Run, read_csv
 from leanmed.tasks.recipes import load_recipe, open_run
 from leanmed.training import fit
 from leanmed.training import train as training
@@ -131,9 +131,9 @@ def test_each_process_died_where_it_should(
 ) -> None:
     codes, (stopped, interrupted, written), _, run = survivor
     assert codes == [-signal.SIGKILL] * 3
-    assert stopped == {LAST, BEST, HISTORY, "tensorboard"}
-    assert interrupted == {LAST, BEST, HISTORY, "tensorboard"}
-    assert written == {LAST, BEST, HISTORY, "tensorboard", MODEL, *UNCALIBRATED}
+    assert stopped == {LAST, BEST, HISTORY, PROGRESS, "tensorboard"}
+    assert interrupted == {LAST, BEST, HISTORY, PROGRESS, "tensorboard"}
+    assert written == {LAST, BEST, HISTORY, PROGRESS, "tensorboard", MODEL, *UNCALIBRATED}
     assert len(run.fold(0).history) < run.recipe.training.epochs  # so it did stop early
 
 
@@ -148,7 +148,9 @@ def test_a_run_killed_three_times_ends_as_an_unbroken_one(
 def test_a_resume_repeats_no_epoch_of_what_is_trained_already(
     survivor: tuple[list[int | None], list[set[str]], list[str], Run],
 ) -> None:
-    assert not [line for line in survivor[2] if "epoch" in line]
+    told, run = survivor[2:]
+    assert not [line for line in told if "epoch" in line]
+    assert f"to look on while it trains: leanmed watch {run.path}" in told
 
 
 def test_finished_folds_are_not_trained_again(unbroken: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +183,10 @@ def test_averages_schedule_and_best_epoch_survive_a_stop_and_a_move_of_the_folde
     recipe = tiny_recipe(split=ONE_FOLD, training=settings)
     with pytest.raises(Stopped):
         train(recipe, data, tmp_path / "here", tell=silent)
+    told = json.loads((tmp_path / "here" / "fold-0" / PROGRESS).read_text())
+    assert (told["epoch"], told["epochs"], told["process"]) == (2, 4, os.getpid())
+    assert told["images_per_second"] > 0
+    assert told["seconds_an_epoch"] > 0
     stop_in_epoch_two.undo()
     resumed = train(recipe, data, (tmp_path / "here").rename(tmp_path / "there"), resume=True, tell=silent)
     whole = train(recipe, data, tmp_path / "whole", tell=silent)

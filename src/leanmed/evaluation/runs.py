@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,7 +135,7 @@ def evaluate_run(
         prevalence=prevalence,
     )
     rows = fold_rows(report.table, answered.judge.point, _thresholds(folds), temperatures)
-    histories = [_history(fold, run.recipe) for fold in folds]
+    histories = [history_of(f.number, f.history, run.recipe, f.facts["best_epoch"]) for f in folds]
     caution = ORACLE if oracle else None
     return replace(
         report, leak=run.facts["leak"], caution=caution, folds=rows, notes=notes_of(run), histories=histories
@@ -160,17 +160,25 @@ def fold_figures(run: Run, records: Sequence[Record], fold: int) -> dict[str, Fi
     return answered.judge.score(answered.table(), resamples=run.recipe.evaluation.resamples)
 
 
-def _history(fold: FoldResult, recipe: Recipe) -> History:
+def history_of(fold: int, rows: Sequence[Mapping[str, str]], recipe: Recipe, chosen: int | None) -> History:
+    """The training of a fold as a plot takes it.
+
+    Args:
+        fold: its number.
+        rows: of its `history.csv`.
+        recipe: of the run.
+        chosen: the epoch kept, from 0; None: there is none yet.
+    """
     name = recipe.training.select_by
 
-    def column(key: str) -> list[float]:
-        return [float(row[key]) for row in fold.history]
+    def column(key: str) -> tuple[float, ...]:
+        return tuple(float(row[key]) for row in rows)
 
     return History(
-        fold=fold.number,
+        fold=fold,
         train_loss=column("train_loss"),
         validation_loss=column("val_loss"),
         validation_score=column(f"val_{name}"),
         score_name=name,
-        chosen=fold.facts["best_epoch"],
+        chosen=chosen,
     )

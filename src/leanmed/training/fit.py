@@ -27,7 +27,7 @@ from leanmed.files import whole_file, write_json
 from leanmed.models.familiarity import Descriptor
 from leanmed.recipe.recipe import Distillation, Recipe
 from leanmed.records import Record
-from leanmed.runs import CALIBRATION, FOLD, MODEL, Run
+from leanmed.runs import CALIBRATION, FOLD, MODEL, PROGRESS, Run
 from leanmed.runtime.lines import line_of, write_lines
 from leanmed.tasks.base import Task
 from leanmed.tasks.building import build_task
@@ -239,5 +239,5 @@ def _write(run: Run, fold: int | None, loop: Loop, facts: dict[str, Any], checkp
         temporary.write_bytes(save(weights))
     more = {"manifest": task.manifest(), "seconds": round(time.monotonic() - loop.started, 1)}
     write_json(folder / FOLD, {"fold": fold, **facts, **more})
-    for leftover in (*(folder / name for name in checkpoints), *folder.glob(".*.part")):
+    for leftover in (*(folder / name for name in (*checkpoints, PROGRESS)), *folder.glob(".*.part")):
         leftover.unlink(missing_ok=True)

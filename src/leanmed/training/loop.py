@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,9 +24,9 @@ from torch import Tensor
 
 from leanmed.console import in_time
 from leanmed.errors import RunError
-from leanmed.files import sha256_bytes, whole_file
+from leanmed.files import sha256_bytes, whole_file, write_json
 from leanmed.recipe.recipe import Training
-from leanmed.runs import HISTORY, write_csv
+from leanmed.runs import HISTORY, PROGRESS, write_csv
 from leanmed.tasks.base import Batch, Task
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -47,7 +49,7 @@ class Loop(lightning.LightningModule):
         task: what is trained.
         settings: optimiser, schedule, selection.
         fold: its number, which goes into every seed, so that folds differ; None: the refit on all images.
-        folder: of the fold; takes the history, written whole after every epoch.
+        folder: of the fold; takes the history and the progress, written whole after every epoch.
         tell: takes one line per epoch.
         epochs: how many there are at most.
     """
@@ -69,6 +71,17 @@ class Loop(lightning.LightningModule):
     def name(self) -> str:
         """What a line calls the training."""
         return "all images" if self.fold is None else f"fold {self.fold}"
+
+    def on_train_start(self) -> None:
+        """Tell whoever watches that it has begun."""
+        self._write_progress()
+
+    def _write_progress(self) -> None:
+        """How far it is, how fast, and which process it is, for `leanmed watch`."""
+        if self.trainer.is_global_zero:
+            about = {"epoch": len(self.history), "epochs": self.epochs, **self._pace.facts()}
+            process = {"written": time.time(), "process": os.getpid(), "host": platform.node()}
+            write_json(self.folder / PROGRESS, about | process)
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's losses."""
@@ -114,6 +127,7 @@ class Loop(lightning.LightningModule):
         self.history.append({"epoch": self.current_epoch, "train_loss": float(loss), **scores})
         if self.trainer.is_global_zero:
             write_csv(self.folder / HISTORY, self.history)
+        self._write_progress()
         names = dict.fromkeys(("val_loss", f"val_{self.settings.select_by}", f"val_{self.task.main_score}"))
         shown = [f"{k} {scores[k]:.4f}" for k in names if k in scores]
         done = self.current_epoch + 1
@@ -186,12 +200,19 @@ class Pace:
         self._images += images
         self._last_step = time.monotonic()
 
+    def facts(self) -> dict[str, float | None]:
+        """Images a second in the last epoch, and seconds an epoch; None before the first is over."""
+        if not self._epochs:
+            return {"images_per_second": None, "seconds_an_epoch": None}
+        stepped = max(self._last_step - self._epoch_began, 1e-9)
+        each = (time.monotonic() - self._began) / self._epochs
+        return {"images_per_second": self._images / stepped, "seconds_an_epoch": each}
+
     def in_words(self, further: int) -> str:
         """The last epoch's pace, and how long so many further epochs take if all are needed."""
-        stepped = max(self._last_step - self._epoch_began, 1e-9)
-        each = (time.monotonic() - self._began) / max(self._epochs, 1)
-        left = f"at most {in_time(further * each)} left" if further > 0 else "the last one"
-        return f"{self._images / stepped:.3g} images/s, {left}"
+        facts = self.facts()
+        left = f"at most {in_time(further * (facts['seconds_an_epoch'] or 0))} left" if further > 0 else "the last one"
+        return f"{facts['images_per_second'] or 0:.3g} images/s, {left}"
 
 
 class Stopping(EarlyStopping):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -132,7 +133,8 @@ def _start(
         check_readable(records, build_task(recipe, labels).encode)
     _open(out, recipe, facts, records, folds, overwrite)
     tell(f"{len(folds)} fold(s) -> {out}; {_labels_line(labels, records)}")
-    tell(f"for curves of losses and scores while it trains: tensorboard --logdir {out}")
+    tell(f"to look on while it trains: leanmed watch {shlex.quote(str(out))}")
+    tell(f"or, for every step of the loss: tensorboard --logdir {shlex.quote(str(out))}")
     for line in (*prepared, *torn, *task_remarks(recipe), *range_remarks(record.image for record in records)):
         tell(line)
     if facts["leak"]:
