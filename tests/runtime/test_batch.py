@@ -64,6 +64,8 @@ def stub(predict: Callable[[Path], float]) -> Any:
         takes_scans=False,
         frame=lambda path: SimpleNamespace(path=path, points=None),
         decide=decide,
+        remark=lambda familiar: "",
+        refuse_unfamiliar=False,
         manifest=SimpleNamespace(threshold=0.5),
         artifact=SimpleNamespace(sha256="f" * 64),
     )
@@ -83,7 +85,7 @@ def test_each_input_gets_a_line_in_the_order_given(predictor, photographs, tmp_p
     found = lines(outcome.path)
     assert [line["input"] for line in found] == [str(path) for path in reversed(photographs)]
     assert [line["probability"] for line in found] == pytest.approx([20 * k / 255 for k in range(11, -1, -1)])
-    keys = ["input", "label", "probability", "probabilities", "threshold", "artifact", "version", "seconds"]
+    keys = ["input", "label", "probability", "probabilities", "threshold", "familiar", "artifact", "version", "seconds"]
     assert list(found[0]) == keys
     assert found[0]["artifact"] == predictor.artifact.sha256
     assert found[0]["probabilities"].keys() == {"non-anemic", "anemic"}
@@ -356,7 +358,8 @@ def test_a_name_that_ends_in_csv_gets_a_table_of_the_same_answers(predictor, mix
     table = predict_file(predictor, mixed, tmp_path / "a.csv", workers=2)
     assert (table.answered, table.failed) == (whole.answered, whole.failed)
     found = rows(table.path)
-    keys = ["input", "label", "p_non-anemic", "p_anemic", "artifact", "version", "seconds", "error"]
+    keys = ["input", "label", "p_non-anemic", "p_anemic", "familiar"]
+    keys += ["artifact", "version", "seconds", "remark", "error"]
     assert list(found[0]) == keys
     for row, line in zip(found, lines(whole.path), strict=True):
         assert row["input"] == line["input"]

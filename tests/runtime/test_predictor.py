@@ -171,6 +171,7 @@ def test_the_graphs_outputs_are_decided_into_the_answer(tiny_artifact):
         "probability": answer.probability,
         "probabilities": dict(zip(("non-anemic", "anemic"), map(float, probabilities), strict=True)),
         "threshold": 0.5,
+        "familiar": None,
     }
 
 

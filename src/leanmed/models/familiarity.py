@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from leanmed.figures.familiarity import Scale
 
 COMPONENTS = 32  # at most
-ROOM = 40_000  # numbers in the components: 160 kB of the 200 kB that all of this may take in a file
+ROOM = 48_000  # numbers that all of this may hold: 192 kB. No early maps are so wide that one component is too many
 LEAST_SPREAD = 0.03  # added to a spread before its logarithm, in units of its mean over the training images
 LEAST_SCALE = 0.01  # of the median standard deviation, below which a channel counts as constant
 TINY = 1e-6
@@ -101,7 +101,7 @@ def _pooled(values: Tensor, axis: int) -> list[Tensor]:
 
 
 def _of_image(image: Tensor) -> list[Tensor]:
-    """As `_pooled`; and as further spreads how much neighbouring pixels differ, along and across."""
+    """As `_pooled`; and as further spreads the root mean square of how neighbouring pixels differ, along and across."""
     image = image.float()
     edges = [image[..., 1:] - image[..., :-1], image[..., 1:, :] - image[..., :-1, :]]
     mean, spread = _pooled(image, 1)
@@ -153,7 +153,7 @@ class Familiarity(nn.Module):
         (n, d), deviation = values.shape, values.std(0, correction=0)
         deviation = deviation.clamp_min(LEAST_SCALE * float(deviation.median()) + TINY)
         standard = (values - values.mean(0)) / deviation
-        count = max(1, min(COMPONENTS, (n - 1) // 4, d // 2, ROOM // d))
+        count = max(1, min(COMPONENTS, (n - 1) // 4, d // 2, ROOM // d - 3))
         variances, components = _principal(standard, count)
         left = (standard.square().sum() / (n - 1) - variances.sum()) / (d - count)
         rest = 1 / left.clamp_min(TINY)
