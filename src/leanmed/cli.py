@@ -350,6 +350,7 @@ def evaluate(
                 "dataset": dataset or "folder",
                 "labels": tuple(labels.split(",")) if labels else None,
                 "settings": settings,
+                "others": tuple(sets.values()),
             }
             report = evaluate_beside(sets, lambda folder: evaluate_answers(subject, folder, **chosen, **common))
         else:
