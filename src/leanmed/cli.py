@@ -246,7 +246,8 @@ def evaluate(
     labels: Annotated[
         str | None,
         typer.Option(
-            metavar="NEGATIVE,POSITIVE", help="For a file of answers: the labels in order, the positive one last."
+            metavar="LABEL,LABEL...",
+            help="For a file of answers: the labels in order; of two labels, the positive one is the last.",
         ),
     ] = None,
     settings: Annotated[

@@ -44,7 +44,7 @@ def evaluate_answers(
         file: the answers.
         data: the folder of the data set that they answer.
         dataset: its reader's name.
-        labels: in order, the positive one last; None: as the answers name them.
+        labels: in order, of two the positive one last; None: as the answers name them.
         settings: `--set` values of the sections `data` and `evaluation` of a recipe, such as what the values in masks
             mean.
         groups: what is kept whole by the bootstrap: `audit`, the data set's groups joined with those of an audit for

@@ -129,7 +129,7 @@ def fit(seen: Answers, *, slope: bool, weights: Floats | None = None) -> Recalib
 
 
 def with_intervals(seen: Answers, found: Recalibration, *, slope: bool, resamples: int = 200) -> dict[str, Figure]:
-    """`slope`, if it was fitted, and `intercept of LABEL` of all labels but the first, with 95 % intervals over groups."""
+    """`slope`, if it was fitted, and `intercept of LABEL` of all labels but the first: 95 % intervals over groups."""
     names = ["slope", *(f"intercept of {label}" for label in seen.labels[1:])]
     _, member = np.unique(seen.group, return_inverse=True)
     rng, drawn = np.random.default_rng(0), []

@@ -60,7 +60,8 @@ class Data(Section):
     )
     labels: tuple[str, ...] | None = Field(
         default=None,
-        description="class labels in order, the positive one last, or what boxes hold; None: the reader's own order",
+        description="class labels in order, of two the positive one last, or what boxes hold; None: the reader's own "
+        "order",
     )
     values: dict[str, tuple[int, ...]] | None = Field(
         default=None,
