@@ -19,6 +19,7 @@ from leanmed.cli import app, main
 from leanmed.errors import ArtifactError
 from leanmed.manifest import Input
 from leanmed.runs import read_csv
+from made_hospitals import origin_of, write_hospital
 
 COMMANDS = typer.main.get_command(app).commands
 
@@ -208,7 +209,72 @@ def test_evaluate_an_artifact_says_what_it_left_out(run, tiny_artifact, made_eye
     assert "n=59" in out
 
 
+def test_evaluate_shows_other_hospitals_beside_and_predictive_values(run, make_artifact, tmp_path):
+    carried = {"auc": {"value": 0.9, "low": 0.85, "high": 0.94, "n": 300}}
+    artifact = make_artifact(provenance=origin_of(), figures=carried, figures_of="folds")
+    mine, north = write_hospital(tmp_path / "mine", 50), write_hospital(tmp_path / "n", 40, shift=2, seed=1)
+    arguments = ("--data", mine, "--also", f"north={north}", "--prevalence", "0.05", "--out", tmp_path / "report")
+    status, out, err = run("evaluate", artifact, *arguments)
+    assert (status, err) == (0, "")
+    assert "cross-validated: auc 0.9000  (0.8500 to 0.9400)\n" in out
+    assert re.search(r"\nnorth: auc 0\.\d{4}  \(.*\), [+-]0\.\d{4}  \([+-].* to [+-].*\) from mine\n", out)
+    assert re.search(r"\nprevalence 0\.0500 as stated: ppv 0\.\d{4}  \(.*\), npv 0\.\d{4}", out)
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [one["name"] for one in report["data_sets"]] == ["cross-validated", "mine", "north"]
+    assert report["predictive_values"][1]["prevalence"] == 0.05
+    rows = read_csv(tmp_path / "report" / "answers.csv")
+    assert [row["data_set"] for row in rows].count("north") == 40
+
+
+def test_one_file_of_answers_answers_several_folders(run, make_artifact, tmp_path):
+    artifact = make_artifact(provenance=origin_of())
+    mine, north = write_hospital(tmp_path / "mine", 40), write_hospital(tmp_path / "north", 30, shift=2, seed=1)
+    answers = tmp_path / "answers.jsonl"
+    assert run("predict", artifact, mine / "images", north / "images", "--out", answers)[0] == 0
+    assert run("evaluate", answers, "--data", mine, "--also", north, "--out", tmp_path / "report")[0] == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [(one["name"], one["images"]) for one in report["data_sets"]] == [("mine", 40), ("north", 30)]
+
+
+def test_images_of_one_label_are_evaluated_and_what_they_cannot_tell_is_told(run, tiny_artifact, tmp_path):
+    (tmp_path / "data" / "anemic").mkdir(parents=True)
+    for k in range(12):
+        Image.fromarray(np.full((9, 8, 3), (20 * k, 9, k), np.uint8)).save(tmp_path / "data" / "anemic" / f"{k}.png")
+    status, out, _ = run("evaluate", tiny_artifact, "--data", tmp_path / "data", "--out", tmp_path / "report")
+    assert status == 0
+    assert "recall             0.4167  (" in out
+    assert not re.search(r"^auc|nan", out, re.MULTILINE)
+    assert "Undefined (–) without images of every label: ROC-AUC, " in out
+
+
+def test_recalibrate_tells_what_it_fitted_and_what_it_gains(run, make_artifact, tmp_path):
+    north = write_hospital(tmp_path / "north", 120, scale=3, shift=1)
+    artifact, new = make_artifact(provenance=origin_of()), tmp_path / "new"
+    status, out, err = run("recalibrate", artifact, "--data", north, "--out", new, "--threshold", "youden")
+    assert (status, err) == (0, "")
+    assert "slope and intercept fitted to 120 images of 120 groups\n" in out
+    assert re.search(r"\nloss +\d\.\d{4} -> \d\.\d{4}  -0\.\d{4} \(-0\.\d{4} to [+-]0\.\d{4}\)\n", out)
+    assert re.search(r"\nthreshold +0\.5000 -> 0\.\d{4}  \(youden\)\n", out)
+    assert out.endswith(f"wrote {new}: artifact {leanmed.load(new).artifact.sha256[:12]}\n")
+
+
 WRONG = {
+    "a prevalence of 5 %": (
+        ["evaluate", "ARTIFACT", "--data", ".", "--out", "o", "--prevalence", "5"],
+        "expected --prevalence as a share above 0 and below 1, such as 0.05, got 5; correct it",
+    ),
+    "a run beside others": (
+        ["evaluate", "RUN", "--data", ".", "--also", "x", "--out", "o"],
+        "expected an artifact or a file of answers with --also, got the run",
+    ),
+    "scans beside others": (
+        ["evaluate", "ARTIFACT", "--data", ".", "--also", "x", "--scans", "--out", "o"],
+        "expected neither --also nor --prevalence with --scans",
+    ),
+    "no rule": (
+        ["recalibrate", "ARTIFACT", "--data", ".", "--out", "o", "--threshold", "best"],
+        "expected a threshold as a number from 0 to 1, f1, youden or sensitivity:0.95, got 'best'",
+    ),
     "no artifact": (
         ["predict", "nowhere", "a.png", "--out", "o"],
         "nowhere: expected an artifact, a folder with",

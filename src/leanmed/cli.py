@@ -276,7 +276,8 @@ def evaluate(
     labels: Annotated[
         str | None,
         typer.Option(
-            metavar="NEGATIVE,POSITIVE", help="For a file of answers: the labels in order, the positive one last."
+            metavar="LABEL,LABEL...",
+            help="For a file of answers: the labels in order; of two labels, the positive one is the last.",
         ),
     ] = None,
     settings: Annotated[
@@ -398,6 +399,7 @@ def evaluate(
                 "dataset": dataset or "folder",
                 "labels": tuple(labels.split(",")) if labels else None,
                 "settings": settings,
+                "others": tuple(sets.values()),
             }
             report = evaluate_beside(sets, lambda folder: evaluate_answers(subject, folder, **chosen, **common))
         else:

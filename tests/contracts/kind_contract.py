@@ -279,6 +279,27 @@ class KindContract:
         part = table.subset(table.fold == 1)
         assert (part.group.size, set(part.fold.tolist())) == (10, {1})
 
+    def test_a_kind_with_probabilities_names_an_output_and_the_figures_that_a_calibration_changes(
+        self, kind: Kind, records: list[Record], answers: list[Answer], manifest: Manifest
+    ) -> None:
+        named = kind.judge.point(self.table(kind, records, answers, manifest))
+        assert bool(kind.probabilities) == bool(kind.recalibrated_figures)
+        assert kind.probabilities in (*kind.answer.GRAPHS["model"], "")
+        assert set(kind.recalibrated_figures) <= set(named)
+
+    def test_predictive_values_and_a_decision_curve_are_given_or_refused(
+        self, kind: Kind, records: list[Record], answers: list[Answer], manifest: Manifest
+    ) -> None:
+        table = self.table(kind, records, answers, manifest)
+        curve = kind.decision_curve(table)
+        if curve is None:
+            with pytest.raises(DataError, match="leave it out"):
+                kind.predictive_values(manifest.labels)
+            return
+        values = kind.predictive_values(manifest.labels)(table, 0.1, resamples=50)
+        assert all(0 <= figure.value <= 1 for figure in values.values())
+        assert {len(column) for column in curve.values()} == {99}
+
     def test_a_page_and_a_card_have_words_for_it(
         self, kind: Kind, records: list[Record], answers: list[Answer], manifest: Manifest
     ) -> None:
@@ -287,6 +308,7 @@ class KindContract:
         assert all(plot.svg and plot.alt and plot.reading for plot in kind.judge.plots(table, [0.5]))
         assert manifest.labels[-1] in kind.judge.describe(manifest)
         assert all(sentence.endswith(".") for sentence in kind.judge.limits(manifest))
+        assert kind.words(table).things
 
 
 def rounded(value: Any) -> Any:

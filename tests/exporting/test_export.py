@@ -19,10 +19,6 @@ from leanmed.data import content_hashes, read_pixels, read_records
 from leanmed.errors import ExportError, OutputError, RunError
 from leanmed.evaluation import runs as runs_module
 from leanmed.evaluation.runs import evaluate_run, fold_answers, fold_figures, split_records
-<<<<<<< HEAD:tests/exporting/test_export.py
-from leanmed.exporting import export as module
-from leanmed.exporting.export import OPSET, SHAPES, TOLERANCE, _apart, compare, export, sample_images, torch_graphs
-=======
 from leanmed.exporting import export as module
 from leanmed.exporting.export import (
     NOT_WATCHED,
@@ -35,7 +31,6 @@ from leanmed.exporting.export import (
     sample_images,
     torch_graphs,
 )
->>>>>>> familiar:tests/export/test_export.py
 from leanmed.files import write_json
 from leanmed.runs import CALIBRATION, FOLD, HISTORY, MODEL, SPLITS, Run, read_csv
 from leanmed.runtime.artifact import Artifact, read_artifact

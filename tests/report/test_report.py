@@ -21,6 +21,8 @@ from leanmed.report.pages import number
 from leanmed.report.pictures import montage
 from leanmed.report.plots import History, Plot
 from leanmed.report.report import (
+    AtPrevalence,
+    DataSet,
     Example,
     FoldRow,
     Gallery,
@@ -181,6 +183,37 @@ def test_a_test_set_of_one_label_still_has_a_report():
     html = render(content)
     assert "ROC curve" not in html
     assert "Confusion matrix" in html
+
+
+def test_a_report_of_three_labels_has_none_that_is_the_positive_one():
+    shown = " ".join(words(render(full(3, words=judge.words(made(3))), read)))
+    assert not re.search(r"positive (image|label|answer)|[Oo]f two|two labels|at least the threshold", shown)
+    assert "Guessing the same for each of 3 labels gives 1.099." in shown
+    assert "Temperature Chosen on validation images, never on test images." in shown
+    binary = " ".join(words(page(2)))
+    assert "Of the positive images, the share answered positive." in binary
+    assert "Threshold and temperature Chosen on validation images" in binary
+
+
+def test_data_sets_stand_beside_each_other_and_predictive_values_below():
+    auc = Figure(0.8, 0.75, 0.85, 120)
+    sets = [
+        DataSet("carried", {"auc": auc}, 300),
+        DataSet(
+            HOSTILE, {"auc": Figure(0.7, 0.6, 0.8, 120)}, 120, 60, "carried", {"auc": Figure(-0.1, -0.2, 0.0, 120)}
+        ),
+    ]
+    rows = [AtPrevalence("as stated", 0.05, {"ppv": Figure(0.2, 0.1, 0.3, 120), "npv": Figure(0.99, 0.98, 1, 120)})]
+    html = render(full(data_sets=sets, predictive_values=rows))
+    shown = words(html)
+    at = shown.index("Data sets", shown.index("What to know first"))
+    assert {"carried", "300", "–", "0.800", "0.750 to 0.850", "−0.100", "−0.200 to 0.000"} <= set(shown[at : at + 60])
+    assert "<script>" not in html
+    assert {"0.050", "0.200", "0.100 to 0.300", "Negative predictive value"} <= set(shown)
+    assert {"#data-sets", "#prevalence"} <= {a.get("href") for tag, a in Page(html).tags if tag == "a"}
+    values = as_json(full(data_sets=sets, predictive_values=rows))
+    assert values["data_sets"][1]["change"]["auc"] == {"value": -0.1, "low": -0.2, "high": 0.0, "n": 120}
+    assert values["predictive_values"][0]["figures"]["npv"]["low"] == 0.98
 
 
 def test_the_mean_of_folds_is_worked_over_those_that_define_the_figure():

@@ -98,7 +98,7 @@ def compare_tables(before: Any, after: Any, main_score: str, judge: JudgePart, *
     change = judge.paired(before, after, resamples=resamples)
     if np.isnan(change[main_score].value):
         raise DataError(
-            f"expected images on which {main_score} is defined (with both labels, or with boxes), got "
+            f"expected images on which {main_score} is defined (with images of every label, or with boxes), got "
             f"{before.group.size} on which it is not; give more images"
         )
     return Comparison(

@@ -34,6 +34,7 @@ def evaluate_answers(
     groups: str = "audit",
     split_audit: Path | None = None,
     cache: Path | None = None,
+    others: Sequence[Path] = (),
     command: str = "",
     prevalence: float | None = None,
 ) -> Report:
@@ -45,13 +46,15 @@ def evaluate_answers(
         file: the answers.
         data: the folder of the data set that they answer.
         dataset: its reader's name.
-        labels: in order, the positive one last; None: as the answers name them.
+        labels: in order, of two the positive one last; None: as the answers name them.
         settings: `--set` values of the sections `data` and `evaluation` of a recipe, such as what the values in masks
             mean.
         groups: what is kept whole by the bootstrap: `audit`, the data set's groups joined with those of an audit for
             copies; or `reader`, the data set's alone.
         split_audit: the folder that `leanmed audit --split` wrote; the images that it found to leak are left out.
         cache: a folder for the audit's groups; None: they are not kept.
+        others: folders of other data sets that the file answers too; what is named as an image in one of them is no
+            answer to an image of the same name here.
         command: what the user typed, for the record.
         prevalence: as of `leanmed.evaluation.artifacts.evaluate_artifact`.
 
@@ -69,7 +72,8 @@ def evaluate_answers(
     records = read_records_for(recipe.data, data, dataset)
     kind.judge.check(dataset, records, known_labels)
     known = group_for_artifact(records, Split(groups=groups, conflicts="keep"), cache)
-    found, strangers = _matched(known.grouping.records, read, data)
+    own = [(name, answer) for name, answer in read if not _lies_in_another(Path(name), data, others)]
+    found, strangers = _matched(known.grouping.records, own, data)
     if not found:
         raise DataError(
             f"{file}: expected answers to images below {data}, got none; the first is to {read[0][0]!r}; give the "
@@ -135,6 +139,12 @@ def _one_task(file: Path, lines: Sequence[Mapping[str, Any]]) -> str:
         )
     (task,) = tasks
     return str(task)
+
+
+def _lies_in_another(path: Path, data: Path, others: Sequence[Path]) -> bool:
+    """Whether a path leads into one of several folders, and not into the one that is judged."""
+    place = path.resolve()
+    return not place.is_relative_to(data.resolve()) and any(place.is_relative_to(o.resolve()) for o in others)
 
 
 def _matched(

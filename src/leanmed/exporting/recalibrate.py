@@ -156,7 +156,7 @@ def recalibrate(
     bench = _Bench(manifest, records, outputs, _rule(manifest, new, threshold))
     found = fit(bench.seen, slope=bench.slope)
     decision = bench.threshold(found, np.arange(len(records)))
-    changes = bench.measure()
+    changes = bench.measure(new.recipe.evaluation.resamples)
     facts = _facts(bench, found, decision, changes, new)
     marks = {image_mark(new.known.contents[record.id]) for record in records}
     written = write_artifact(
@@ -172,15 +172,11 @@ def recalibrate(
 
 def _rule(manifest: Manifest, new: NewImages, asked: str | float | None) -> str | float | None:
     """How the threshold is chosen: a rule, a number, or None if there is none."""
-    if manifest.threshold is None:
-        return None
     if asked is not None:
         return asked
-    return manifest.threshold if manifest.threshold_rule == GIVEN else manifest.threshold_rule or _of_recipe(new)
-
-
-def _of_recipe(new: NewImages) -> str | float:
-    return new.recipe.training.threshold
+    if manifest.threshold is None or manifest.threshold_rule == GIVEN:
+        return manifest.threshold
+    return manifest.threshold_rule or new.recipe.training.threshold
 
 
 def _outputs(
@@ -231,24 +227,22 @@ class _Bench:
         positive = found.applied(self.seen.probabilities[which])[:, 1]
         return float(np.float32(choose_threshold(self.seen.truth[which], positive, self.rule)))
 
-    def measure(self) -> dict[str, tuple[Figure, Figure, Figure]]:
+    def measure(self, resamples: int) -> dict[str, tuple[Figure, Figure, Figure]]:
         """Figures before and after, and their difference: the means over the repeats."""
-        judge, before = (
-            self.kind.judge,
-            self._table(self.seen.probabilities, [self.manifest.threshold] * len(self.records)),
-        )
-        old, after, change = judge.score(before), [], []
+        judge, thresholds = self.kind.judge, [self.manifest.threshold] * len(self.records)
+        before = self._table(self.seen.probabilities, thresholds)
+        old, after, change = judge.score(before, resamples=resamples), [], []
         for parts in cross_fitted(self.seen, slope=self.slope, folds=FOLDS, repeats=REPEATS):
             probabilities = np.empty_like(self.seen.probabilities)
-            thresholds: list[float | None] = [None] * len(self.records)
+            thresholds = [None] * len(self.records)
             for own, others, found in parts:
                 probabilities[own] = found.applied(self.seen.probabilities[own])
                 chosen = self.threshold(found, others)
                 for i in own:
                     thresholds[i] = chosen
             table = self._table(probabilities, thresholds)
-            after.append(judge.score(table))
-            change.append(judge.paired(before, table))
+            after.append(judge.score(table, resamples=resamples))
+            change.append(judge.paired(before, table, resamples=resamples))
         return {
             name: (old[name], mean_of([one[name] for one in after]), mean_of([one[name] for one in change]))
             for name in self.kind.recalibrated_figures

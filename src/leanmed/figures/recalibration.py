@@ -129,21 +129,24 @@ def fit(seen: Answers, *, slope: bool, weights: Floats | None = None) -> Recalib
 
 
 def with_intervals(seen: Answers, found: Recalibration, *, slope: bool, resamples: int = 200) -> dict[str, Figure]:
-    """`slope`, and `intercept of LABEL` of all labels but the first, with 95 % intervals over groups."""
+    """`slope`, if it was fitted, and `intercept of LABEL` of all labels but the first: 95 % intervals over groups."""
     names = ["slope", *(f"intercept of {label}" for label in seen.labels[1:])]
-    values = np.array([found.slope, *found.intercepts[1:]])
     _, member = np.unique(seen.group, return_inverse=True)
     rng, drawn = np.random.default_rng(0), []
     for _ in range(resamples):
         weights = np.bincount(rng.integers(seen.groups, size=seen.groups), minlength=seen.groups)[member]
         if all(weights[seen.truth == k].any() for k in range(len(seen.labels))):
-            one = fit(seen, slope=slope, weights=weights.astype(np.float64))
-            drawn.append([one.slope, *one.intercepts[1:]])
+            drawn.append(_numbers(fit(seen, slope=slope, weights=weights.astype(np.float64))))
     ends = [percentiles(column) for column in np.array(drawn).T]
-    return {
-        name: Figure(float(value), min(low, float(value)), max(high, float(value)), seen.truth.size)
-        for name, value, (low, high) in zip(names, values, ends, strict=True)
+    every = {
+        name: Figure(value, min(low, value), max(high, value), seen.truth.size)
+        for name, value, (low, high) in zip(names, _numbers(found), ends, strict=True)
     }
+    return {name: figure for name, figure in every.items() if slope or name != "slope"}
+
+
+def _numbers(found: Recalibration) -> list[float]:
+    return [found.slope, *found.intercepts[1:]]
 
 
 def parts_of(seen: Answers, folds: int, seed: int) -> Ints:

@@ -61,8 +61,8 @@ class Data(Section):
     )
     labels: tuple[str, ...] | None = Field(
         default=None,
-        description="class labels in order, the positive one last, or what boxes hold; None: the reader's own order; "
-        "images of class labels that are not named here are left out",
+        description="class labels in order, of two the positive one last, or what boxes hold; None: the reader's own "
+        "order; images of class labels that are not named here are left out",
     )
     values: dict[str, tuple[int, ...]] | None = Field(
         default=None,

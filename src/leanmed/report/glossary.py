@@ -24,3 +24,4 @@ class Words:
     dash: str
     mistakes: str
     threshold: str
+    fitted: str = "Threshold and temperature"  # what `threshold` explains

@@ -39,6 +39,7 @@ def roc(table: Scored, *, resamples: int = 500, seed: int = 0) -> Plot:
         "Each point of a curve is one decision threshold. The nearer the upper left corner the better; the"
         " dashed diagonal is guessing."
     )
+    reading += " Each label is taken against the rest." * (len(table.labels) > 2)
     with canvas_of(4.8, 4.6) as (canvas, axes):
         axes.plot([0, 1], [0, 1], **DASHED)
         areas = []
@@ -72,10 +73,12 @@ def _roc_band(table: Scored, resamples: int, seed: int) -> tuple[Floats, Floats,
 
 def precision_recall(table: Scored) -> Plot:
     """The precision-recall curve of the positive label, or of each of many, above the prevalence."""
-    reading = (
-        "How often a positive answer is right, against how many of the positives are found. A dashed line "
-        "is the prevalence, which is the precision of answering at random."
-    )
+    reading = "How often a positive answer is right, against how many of the positives are found. A dashed line "
+    if len(table.labels) > 2:
+        reading = (
+            "For each label, how often that answer is right, against how many of its images are found. A dashed line "
+        )
+    reading += "is the prevalence, which is the precision of answering at random."
     with canvas_of(4.8, 4.6) as (canvas, axes):
         areas = []
         for name, colour, true, false in _one_against_rest(table):

@@ -71,7 +71,8 @@ SEVERAL = replace(
     WORDS,
     dash="fewer than ten images, or a label without images",
     threshold="Logits are divided by the temperature, so that what has a probability of 0.7 comes true in about 70 % "
-    "of images. The likeliest label is answered, and there is no threshold.",
+    "of images. The likeliest label is answered.",
+    fitted="Temperature",
 )
 """Of more than two labels."""
 
