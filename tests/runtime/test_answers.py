@@ -49,7 +49,7 @@ def test_a_frame_has_the_columns_of_the_table_that_predict_writes(tiny_artifact,
     answers = predict(tiny_artifact, photographs[:2])
     labels = leanmed.load(tiny_artifact).manifest.labels
     frame = answers.to_frame()
-    assert frame.columns.tolist() == ["input", "label", *(f"p_{label}" for label in labels), "error"]
+    assert frame.columns.tolist() == ["input", "label", *(f"p_{label}" for label in labels), "familiar", "error"]
     assert frame["p_" + labels[1]].tolist() == [answer.probabilities[labels[1]] for answer in answers]
 
 

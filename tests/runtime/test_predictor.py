@@ -113,7 +113,7 @@ def test_a_graph_of_another_kind_is_refused_when_it_is_loaded(make_artifact, ref
     with refused(ArtifactError, expected.format("non-anemic, anemic"), "'image'", "export it again"):
         leanmed.load(make_artifact(graph=graph(constant(0, 1), pixels="image")))
     with refused(ArtifactError, expected.format("a, b, c"), "{'probabilities': [2]}"):
-        leanmed.load(make_artifact(graph=graph(constant(0, 1)), labels=("a", "b", "c"), threshold=None))
+        leanmed.load(make_artifact("three", graph=graph(constant(0, 1)), labels=("a", "b", "c"), threshold=None))
 
 
 def test_a_file_that_is_no_graph_is_refused(make_artifact, refused, capfd):
@@ -140,7 +140,7 @@ def test_outputs_of_another_name_or_graphs_of_another_name_are_refused(make_arti
     renamed.graph.node[0].output[0] = renamed.graph.output[0].name = "answers"
     with refused(ArtifactError, "expected the graph model to give probabilities, got answers; export it again"):
         leanmed.load(make_artifact(graph=renamed.SerializeToString()))
-    made = read_artifact(make_artifact())
+    made = read_artifact(make_artifact("sound"))
     write_artifact(tmp_path / "other", made.manifest, {"encoder": made.graph}, "")
     with refused(ArtifactError, "expected an artifact with the graphs model, got ['encoder']"):
         leanmed.load(tmp_path / "other")
