@@ -327,6 +327,9 @@ def evaluate(
 ) -> None:
     """Say how good a run, an artifact or a file of answers is: report.html, report.json, and each image in answers.csv.
 
+    Of labels, the page shows the surest images of each cell of the confusion matrix, and each cell is also a picture of
+    its own, montage-1.jpg and so on.
+
     A run is judged on each fold's test part; an artifact on images that share no group (patient, photograph)
     with one it was trained or selected on. A file of answers holds a line of JSON for each image, as `leanmed predict`
     writes them or as you write them for any other model: `input` with `label` and `probabilities`, or with `boxes` and
@@ -579,12 +582,20 @@ def predict(
         typer.Option(
             metavar="DIR",
             help="Save a picture of where the score of a label, or of the best box, falls when that part of the image "
-            "is covered, as a PNG beside the image. It takes up to 82 more predictions an image.",
+            "is covered, as a PNG beside the image. It takes up to 51 more predictions an image.",
         ),
     ] = None,
     explain_most: Annotated[
         int, typer.Option(min=1, help="With --explain: explain the first so many of all images and no more.")
     ] = EXPLAIN_MOST,
+    explain_masks: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="With --explain: cover each image by so many random masks, such as 196, instead of one part after the "
+            "other: slower, and better on what was measured (docs/explanations.md). 0: one part after the other.",
+        ),
+    ] = 0,
     point: Annotated[
         list[str],
         typer.Option(
@@ -624,12 +635,14 @@ def predict(
     a picture of the best ones in OUT-montages.
     An artifact that takes prompts answers for what `--point` and `--box` mean in one image, or without them for what it
     finds by itself.
-    `--explain` shows what the model's score depends on, not what is ill, nor why.
+    `--explain` shows what the model's score depends on, and not what is ill.
     Images that cannot be read are listed at the end, and the exit status is then 1.
     `familiar` says how much an image looks like those that the model was trained on, from 0 to 1: of such images that
     the model had not seen, the share that look at least as unlike them.
 
     Example: `leanmed predict artifact photos/ "more/*.jpg" --out answers.jsonl`
+
+    Explained: `leanmed predict artifact photos/ --out answers.jsonl --explain why`
     """
     from leanmed.data.telling import some
     from leanmed.prompts import Prompts
@@ -649,7 +662,7 @@ def predict(
             "expected no --point or --box with --explain, which covers parts of an image that nobody points into, got "
             "both; leave one out"
         )
-    explanations = Explanations.of(predictor, files, explain, explain_most) if explain else None
+    explanations = Explanations.of(predictor, files, explain, explain_most, explain_masks) if explain else None
     for line in _explaining(explanations, files, part.of(files), resume) if explanations else ():
         typer.echo(line, err=True)
     if prompts is not None:

@@ -514,6 +514,18 @@ def test_what_is_answered_already_is_not_explained_again(predictor, photographs,
     assert len(list((tmp_path / "why").iterdir())) == 2
 
 
+def test_explanations_may_be_by_random_masks(predictor, tmp_path):
+    source, pixels = tmp_path / "a.png", np.zeros((40, 60, 4), np.uint8)
+    pixels[:, :20, 0], pixels[..., 3] = 255, 255
+    pictures = []
+    for masks in (0, 5):
+        chosen = Explanations.of(predictor, [source], tmp_path / f"{masks}", 1, masks)
+        with Image.open(tmp_path / chosen.save(predictor, source, pixels)["explanation"]) as picture:
+            pictures.append(np.asarray(picture)[:300])
+    assert (pictures[0][:, :512] == pictures[1][:, :512]).all(), "the image itself"
+    assert (pictures[0][:, 512:1024] != pictures[1][:, 512:1024]).any()
+
+
 def test_a_scan_among_the_inputs_is_refused_before_anything_is_explained(make_artifact, photographs, tmp_path, refused):
     slices = leanmed.load(make_artifact(input=Input(side=32, kind="slice", slices=1)))
     with refused(UnsupportedInput, "chest.mhd: expected single images to explain, got a whole scan"):

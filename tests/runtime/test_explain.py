@@ -13,7 +13,7 @@ from onnx import TensorProto
 from PIL import Image
 
 import leanmed
-from explained_fixtures import BOX, HEIGHT, WIDTH, box_graph, bright_square, in_square, mask_graph, square_graph
+from explained_fixtures import BOX, HEIGHT, RIGHT, WIDTH, box_graph, bright_square, in_square, mask_graph, square_graph
 from leanmed.errors import ArtifactError, DataError, UnsupportedInput
 from leanmed.manifest import Input
 from leanmed.runtime.deletion import deletion, insertion, random_values
@@ -26,6 +26,7 @@ from leanmed.runtime.explain import (
     grid,
     mean_colour,
     occlusion,
+    random_masks,
     smooth,
     tents,
 )
@@ -53,13 +54,13 @@ def first(pixels: NDArray[Any]) -> float:
 
 def test_a_pixel_has_the_mean_fall_of_the_covers_over_it() -> None:
     """Two pixels are two cells, whose three ends get a cover in each of two rows: over the first, both, the second."""
-    values, answers = occlusion(first, row(200, 100), cells=2)
-    assert answers == 6
-    assert values == pytest.approx(np.array([[0.5, 0.25]]))  # the first falls from 2 to 1.5, the mean
+    values, whole, count = occlusion(first, row(200, 100), cells=2, canvas=np.array([150.0]))
+    assert (whole, count) == (2, 6)
+    assert values == pytest.approx(np.array([[0.5, 0.25]]))  # the first falls from 2 to 1.5
 
 
 def test_a_score_that_rises_has_a_negative_value() -> None:
-    values, _ = occlusion(lambda pixels: -first(pixels), row(200, 100), cells=2)
+    values, *_ = occlusion(lambda pixels: -first(pixels), row(200, 100), cells=2, canvas=np.array([150.0]))
     assert values == pytest.approx(np.array([[-0.5, -0.25]]))
 
 
@@ -92,7 +93,7 @@ def test_half_a_cover_is_half_way_to_the_colour_behind() -> None:
 
 def test_a_smooth_image_is_made_of_means_around_the_ends_of_cells() -> None:
     """Means around the five ends are 100, 50, 0, 0, 0, and each pixel lies half way between two ends."""
-    assert smooth(row(100, 0, 0, 0))[0, :, 0] == pytest.approx([75, 25, 0, 0])
+    assert smooth(row(100, 0, 0, 0), cells=4)[0, :, 0] == pytest.approx([75, 25, 0, 0])
 
 
 def test_deletion_covers_what_matters_most_first() -> None:
@@ -107,14 +108,31 @@ def test_deletion_covers_what_matters_most_first() -> None:
 
 
 def test_insertion_gives_back_what_matters_most_first() -> None:
+    """Three cells for four pixels: the first is 5/8 of the mean around the first end, 100, and 3/8 of 300/11."""
     pixels, ranks = row(100, 0, 0, 0), np.array([[3.0, 2.0, 1.0, 0.0]])
     best, worst = (insertion(first, pixels, sign * ranks, steps=4) for sign in (1, -1))
-    assert best.scores.tolist() == [0.75, 1, 1, 1, 1]  # the first pixel of the smooth image is 75
-    assert worst.scores.tolist() == [0.75, 0.75, 0.75, 0.75, 1]
+    assert best.scores.tolist() == [0.73, 1, 1, 1, 1]
+    assert worst.scores.tolist() == [0.73, 0.73, 0.73, 0.73, 1]
 
 
 def test_a_curve_has_no_more_steps_than_pixels() -> None:
     assert deletion(first, row(100, 0), np.array([[1.0, 0.0]]), steps=20).shares.tolist() == [0, 0.5, 1]
+
+
+def test_random_masks_give_the_mean_score_of_those_that_leave_a_pixel_bare() -> None:
+    """Two rows of three ends of cells are drawn; a pixel is as bare as the mean of the four ends around it."""
+    pixels, rng = row(200, 100), np.random.default_rng(7)
+    behind = smooth(pixels)[0, 0, 0]
+    drawn = [rng.random((2, 3)) < 0.5 for _ in range(5)]
+    bare = np.array([[ends[:, :2].mean(), ends[:, 1:].mean()] for ends in drawn])
+    scores = np.array([round(behind + own * (200 - behind)) / 100 for own in bare[:, 0]])
+    expected = [(scores @ bare[:, k]) / bare[:, k].sum() - scores.mean() for k in (0, 1)]
+    assert random_masks(first, pixels, masks=5, seed=7)[0] == pytest.approx(expected)
+
+
+def test_less_than_a_random_mask_is_refused(refused: Callable[..., Any]) -> None:
+    with refused(DataError, "expected at least one random mask, got -1"):
+        random_masks(first, row(1, 2), masks=-1)
 
 
 # The place is known
@@ -125,10 +143,22 @@ def test_the_peak_lies_in_the_square_that_the_probability_depends_on(predictor: 
     assert found.values.shape == (HEIGHT, WIDTH)
     assert in_square(found.values)
     assert (found.score, found.name) == (1.0, "Probability of anemic")
-    assert found.covers == 7 * 9
-    beyond = found.values[:, WIDTH // 2 + 16 :]  # more than a cover's half away from the square
+    assert found.covers == 5 * 7
+    beyond = found.values[:, RIGHT + 2 * WIDTH // 6 + 1 :]  # no cover there reaches the square, which ends at RIGHT
     assert (beyond == 0).all()
     assert found.values.max() > 0.3
+
+
+def test_random_masks_find_the_square_too(predictor: leanmed.Predictor) -> None:
+    found = predictor.explain(bright_square(), masks=100)
+    assert in_square(found.values, margin=8)
+    assert (found.covers, found.random) == (100, True)
+    pixels = predictor.frame(bright_square()).pixels
+    _, score = followed(predictor, pixels)
+    chance = max(insertion(score, pixels, random_values(pixels, seed=seed)).area for seed in range(5))
+    assert insertion(score, pixels, found.values).area > chance + 0.02
+    assert found.reading.startswith("Of random covers those that leave orange bare score up to 0.")
+    assert (predictor.explain(bright_square(), masks=100).values == found.values).all(), "the same masks each time"
 
 
 def test_covering_a_dark_square_lets_the_probability_rise(predictor: leanmed.Predictor) -> None:
@@ -144,8 +174,8 @@ def test_deletion_falls_sooner_and_insertion_rises_sooner_than_in_random_order(p
     values = explain(predictor, pixels).values
     gone, back = deletion(score, pixels, values).area, insertion(score, pixels, values).area
     chance = [random_values(pixels, seed=seed) for seed in range(5)]
-    assert gone < min(deletion(score, pixels, other).area for other in chance) - 0.1
-    assert back > max(insertion(score, pixels, other).area for other in chance) + 0.05
+    assert gone < min(deletion(score, pixels, other).area for other in chance) - 0.03
+    assert back > max(insertion(score, pixels, other).area for other in chance) + 0.02
     assert gone < 0.5 < 0.9 < back
 
 
@@ -189,14 +219,16 @@ def test_nothing_is_covered_where_alpha_leaves_the_ground_out() -> None:
     pixels[:, 64:, 3], pixels[:, 64:, :3] = 0, 7  # ground of another colour
     pixels[60:, :64, 3] = 100
     shown: list[NDArray[Any]] = []
-    values, answers = occlusion(lambda own: float(shown.append(own.copy()) or 0), pixels)
+    values, _, count = occlusion(lambda own: float(shown.append(own.copy()) or 0), pixels)
     curve = np.random.default_rng(0).random((HEIGHT, WIDTH))
     deletion(lambda own: float(shown.append(own.copy()) or 0), pixels, curve)
     insertion(lambda own: float(shown.append(own.copy()) or 0), pixels, curve)
+    spread = random_masks(lambda own: float(shown.append(own.copy()) or own[0, 0, 0]), pixels, masks=10)
+    assert (spread[:, 64:] == 0).all()
     assert all((own[..., 3] == pixels[..., 3]).all() for own in shown)
     assert all((own[:, 64:] == pixels[:, 64:]).all() for own in shown)
     assert (values[:, 64:] == 0).all()
-    assert answers == 7 * 5, "covers over the ground alone are left out"
+    assert count == 5 * 4, "covers over the ground alone are left out"
 
 
 def test_the_colour_of_a_cover_is_that_of_the_tissue_alone() -> None:

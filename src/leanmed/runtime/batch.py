@@ -331,13 +331,15 @@ class Explanations:
     Args:
         folder: takes PNGs.
         inputs: those that are explained.
+        masks: as of `leanmed.runtime.explain.explain`.
     """
 
     folder: Path
     inputs: frozenset[Path]
+    masks: int = 0
 
     @classmethod
-    def of(cls, predictor: Predictor, inputs: Sequence[Path], folder: Path, most: int) -> Explanations:
+    def of(cls, predictor: Predictor, inputs: Sequence[Path], folder: Path, most: int, masks: int = 0) -> Explanations:
         """Explain the first so many of all inputs, in whichever shard they are.
 
         Raises:
@@ -345,13 +347,13 @@ class Explanations:
             UnsupportedInput: a whole scan among the inputs.
         """
         check_explained(predictor, inputs)
-        return cls(folder, frozenset(inputs[:most]))
+        return cls(folder, frozenset(inputs[:most]), masks)
 
     def save(self, predictor: Predictor, source: Path, pixels: NDArray[Any]) -> dict[str, str]:
         """Draw why: `explanation`, the picture's name relative to the folder's parent, or nothing."""
         if source not in self.inputs:
             return {}
-        drawn = explain(predictor, pixels).draw(pixels)
+        drawn = explain(predictor, pixels, masks=self.masks).draw(pixels)
         return {"explanation": Pictures(self.folder).save(source, Image.fromarray(drawn), "-explained")}
 
 

@@ -1,8 +1,9 @@
 """Why an answer: which parts of an image its score depends on, found by covering them one after the other.
 
 Occlusion (Zeiler and Fergus 2014, arXiv:1311.2901, section 4.2): part of the image is covered, the artifact answers
-again, and what its score loses is laid where the cover was. Nothing is asked of the network but answers, so any
-artifact can be explained, without torch and without gradients.
+again, and what its score loses is laid where the cover was. RISE (Petsiuk et al. 2018, arXiv:1806.07421) covers half of
+the image at random, many times. Nothing is asked of the network but answers, so any artifact can be explained, without
+torch and without gradients.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from leanmed.tasks.kind import Points
 if TYPE_CHECKING:
     from leanmed.runtime.predictor import Predictor
 
-CELLS = 8  # along the longer side of an image; a cover is two cells wide
+CELLS = 6  # along the longer side of an image; a cover is two cells wide
+MASK_CELLS, BARE = 8, 0.5  # of a random mask: cells as above, and the chance that the end of one is left bare
+BEHIND = 3  # cells along the longer side of what covers show: nothing that is smaller
 SLIGHT = 0.01  # a score from 0 to 1 that changes by less has no place worth showing
 SIDE = 512  # pixels, the longer side of each half of a picture
 STRENGTH = 0.65  # of the colour where the score changes most
@@ -46,13 +49,16 @@ class Saliency:
             lie over a pixel; negative where it rises; 0 outside the tissue that alpha marks.
         score: of the whole image.
         name: what the score is.
-        covers: how many parts were covered, each of which cost one answer.
+        covers: how many times the image was covered, each of which cost one answer.
+        random: whether values are of random masks: by how much the score is higher where a pixel is left bare than the
+            mean over all masks is.
     """
 
     values: Floats
     score: float
     name: str
     covers: int
+    random: bool = False
 
     def placed(self, points: Points) -> Saliency:
         """The same values in another frame, whose axes are those of this one swapped, reversed or scaled."""
@@ -85,24 +91,28 @@ class Saliency:
         falls, rises = max(0.0, float(self.values.max())), max(0.0, float(-self.values.min()))
         if max(falls, rises) < SLIGHT:
             return f"No part changes it by {SLIGHT:g} or more when it is covered: no place stands out."
+        if self.random:
+            return f"Of random covers those that leave orange bare score up to {falls:.3f} more, blue {rises:.3f} less."
         return f"Orange: covered, it falls by up to {falls:.3f}. Blue: it rises by up to {rises:.3f}."
 
 
-def explain(predictor: Predictor, pixels: NDArray[Any], *, cells: int = CELLS) -> Saliency:
+def explain(predictor: Predictor, pixels: NDArray[Any], *, cells: int = CELLS, masks: int = 0) -> Saliency:
     """Which parts of an image an artifact's score depends on.
 
     Args:
         predictor: the loaded artifact.
         pixels: (h, w, c) as its graph takes them.
         cells: as of `occlusion`.
+        masks: cover the image by so many random masks, as `random_masks` does; 0: by one part after the other.
 
     Raises:
         ArtifactError: its answers show their place themselves, or the graph fails.
         DataError: it gives no sound answer.
     """
     name, score = followed(predictor, pixels)
-    whole = score(pixels)
-    values, parts = occlusion(score, pixels, cells=cells)
+    if masks:
+        return Saliency(random_masks(score, pixels, masks=masks), score(pixels), name, masks, random=True)
+    values, whole, parts = occlusion(score, pixels, cells=cells)
     return Saliency(values, whole, name, parts)
 
 
@@ -141,31 +151,65 @@ def check_explained(predictor: Predictor, inputs: Iterable[Path] = ()) -> None:
         )
 
 
-def occlusion(score: Score, pixels: NDArray[Any], *, cells: int = CELLS) -> tuple[Floats, int]:
-    """How far a score falls where an image is covered: (h, w), and how many answers that took.
+def occlusion(
+    score: Score, pixels: NDArray[Any], *, cells: int = CELLS, canvas: Floats | None = None
+) -> tuple[Floats, float, int]:
+    """How far a score falls where an image is covered: (h, w); the score of the whole image; and how many covers.
 
     The image is divided into square cells. A cover lies over two by two cells around each of their corners, so that
-    each pixel lies under four covers; it is full in the middle and fades out, and its colour is the image's mean. Where
-    alpha leaves something out, nothing is covered, and covers that would lie there alone are left out.
+    each pixel lies under four covers; it is full in the middle and fades out, and shows the image so blurred that what
+    lay there is gone. Where alpha leaves something out, nothing is covered, and covers that would lie there alone are
+    left out.
 
     Args:
         score: pixels to a number.
         pixels: (h, w, c) of any type; of four channels of uint8 the last is alpha.
         cells: along the longer side; a shorter side has as many as fit, and no cell is smaller than a pixel.
+        canvas: (h, w, colours) or (colours,), what covers show instead; None: `smooth`.
     """
     down, across = (covers(length, count) for length, count in zip(pixels.shape[:2], grid(pixels, cells), strict=True))
-    whole, tissue, canvas = score(pixels), tissue_of(pixels), mean_colour(pixels)
-    falls, answers = np.zeros((down.shape[1], across.shape[1])), 0
+    whole, tissue = score(pixels), tissue_of(pixels)
+    behind = smooth(pixels) if canvas is None else np.broadcast_to(canvas, colours_of(pixels).shape)
+    falls, count = np.zeros((down.shape[1], across.shape[1])), 0
     for row, column in np.ndindex(*falls.shape):
         y, x = np.flatnonzero(down[:, row]), np.flatnonzero(across[:, column])
         part = np.s_[y[0] : y[-1] + 1, x[0] : x[-1] + 1]
         if tissue[part].any():
             shown = pixels.copy()
-            shown[part] = covered(pixels[part], canvas, np.outer(down[y, row], across[x, column]))
+            shown[part] = covered(pixels[part], behind[part], np.outer(down[y, row], across[x, column]))
             falls[row, column] = whole - score(shown)
-            answers += 1
+            count += 1
     values = (down @ falls @ across.T) / np.outer(down.sum(axis=1), across.sum(axis=1))
-    return np.where(tissue > 0, values, 0.0), answers
+    return np.where(tissue > 0, values, 0.0), whole, count
+
+
+def random_masks(score: Score, pixels: NDArray[Any], *, masks: int, seed: int = 0) -> Floats:
+    """By how much the mean score of the random masks that leave a pixel bare is above that of all masks: (h, w).
+
+    RISE, equation 6, with weights that add up to 1 for each pixel, less the mean score. A mask is a random choice of
+    the ends of cells, interpolated; what it covers shows the same as in `occlusion`.
+
+    Args:
+        score: pixels to a number.
+        pixels: as of `occlusion`.
+        masks: how many, at least 1; each costs an answer. Of fewer than some hundred, chance alone colours much.
+        seed: of the masks.
+
+    Raises:
+        DataError: fewer than one mask.
+    """
+    if masks < 1:
+        raise DataError(f"expected at least one random mask, got {masks}; give more")
+    rng, behind, sizes = np.random.default_rng(seed), smooth(pixels), grid(pixels, MASK_CELLS)
+    down, across = (tents(length, count) for length, count in zip(pixels.shape[:2], sizes, strict=True))
+    total, weight, scores = np.zeros(pixels.shape[:2]), np.zeros(pixels.shape[:2]), []
+    for _ in range(masks):
+        bare = down @ (rng.random((down.shape[1], across.shape[1])) < BARE) @ across.T
+        scores.append(score(covered(pixels, behind, 1 - bare)))
+        total += scores[-1] * bare
+        weight += bare
+    values = np.where(weight > 0, total / np.maximum(weight, 1e-9) - np.mean(scores), 0.0)
+    return np.where(tissue_of(pixels) > 0, values, 0.0)
 
 
 def grid(pixels: NDArray[Any], cells: int) -> tuple[int, int]:
@@ -232,7 +276,7 @@ def mean_colour(pixels: NDArray[Any]) -> Floats:
     return mean
 
 
-def smooth(pixels: NDArray[Any], *, cells: int = CELLS) -> Floats:
+def smooth(pixels: NDArray[Any], *, cells: int = BEHIND) -> Floats:
     """(h, w, colours) the image without anything smaller than a cell: means around the cells' corners, interpolated."""
     down, across = (tents(length, count) for length, count in zip(pixels.shape[:2], grid(pixels, cells), strict=True))
     tissue, colours = tissue_of(pixels), colours_of(pixels)

@@ -283,15 +283,17 @@ class Predictor:
         self._check_familiar(usual)
         return cast(ScanAnswer, with_familiar(found, usual))
 
-    def explain(self, image: Source, *, cells: int = CELLS) -> Saliency:
+    def explain(self, image: Source, *, cells: int = CELLS, masks: int = 0) -> Saliency:
         """Which parts of one image its score depends on: see `leanmed.runtime.explain`.
 
         Of two labels the score is the probability of the positive one, of more that of the answer; of boxes it is the
-        score of the best one. It takes one answer for each part that is covered, about `(cells + 1) ** 2`.
+        score of the best one. It takes one answer for each part that is covered, about `(cells + 1) ** 2`, or for each
+        random mask.
 
         Args:
             image: a single image, as `predict` takes it.
             cells: into how many the longer side of the image is divided, at least 1; a cover is two cells wide.
+            masks: cover the image by so many random masks instead (RISE), some hundred; 0: by one part after the other.
 
         Returns:
             How far the score falls where the image is covered, in the image as it is stored.
@@ -302,7 +304,7 @@ class Predictor:
         """
         check_explained(self, [Path(image)] if isinstance(image, str | Path) else [])
         frame = self.frame(image)
-        found = explain(self, frame.pixels, cells=cells)
+        found = explain(self, frame.pixels, cells=cells, masks=masks)
         return found.placed(frame.points) if frame.points else found
 
     def predict_boxes(self, image: Source) -> Detections:
