@@ -32,7 +32,7 @@ from PIL import Image
 
 from leanmed.benchmark.benchmark import machine
 from leanmed.evaluation.runs import evaluate_run, records_of, split_records
-from leanmed.export.export import export
+from leanmed.exporting.export import export
 from leanmed.figures.bootstrap import with_intervals
 from leanmed.files import defined, write_json
 from leanmed.records import Record
@@ -41,7 +41,7 @@ from leanmed.runtime.deletion import deletion, insertion, random_values
 from leanmed.runtime.explain import followed, mean_colour, occlusion, random_masks
 from leanmed.runtime.predictor import load
 from leanmed.tasks.recipes import load_recipe, open_run
-from leanmed.train.train import train
+from leanmed.training.train import train
 
 CLASSES = ("benign", "malignant")
 SETTINGS = (
