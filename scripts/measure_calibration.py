@@ -140,7 +140,7 @@ def nest_sets(chosen: Mapping[str, Set], data: Path, work: Path) -> None:
                 layout = () if has_boxes(kept) else ("data.dataset=folder",)
                 recipe = load_recipe(one.recipe, settings(one, data, 0, (*more, *layout)))
                 run = train(recipe, folder, answers.parent / "run", resume=True)
-                export(run, answers.parent / "artifact")
+                export(run, answers.parent / "artifact", overwrite=True)
                 predictor = load(answers.parent / "artifact")
                 write_lines(answers, (line_of(r.id, predictor.predict_record(r)) for r in aside))
 

@@ -129,7 +129,8 @@ def make_artifact(tmp_path: Path) -> Callable[..., Path]:
 
     def make(name: str = "artifact", graph: bytes | None = None, **changes: Any) -> Path:
         made = manifest(**changes)
-        write_artifact(tmp_path / name, made, {"model": graph or mean_red_graph(len(made.labels))}, "# card\n")
+        graphs = {"model": graph or mean_red_graph(len(made.labels))}
+        write_artifact(tmp_path / name, made, graphs, "# card\n", overwrite=True)
         return tmp_path / name
 
     return make

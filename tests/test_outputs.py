@@ -218,3 +218,14 @@ def test_a_new_folder_takes_the_place_of_the_old_one_only_when_it_is_whole(tmp_p
     assert set(contents(out)) == {"album.json", "old.jpg", ".cache/a"}
     write(fail=False)
     assert set(contents(out)) == {"album.json", ".cache/a"}
+
+
+def test_the_page_lists_every_command_and_its_python_runs(tmp_path: Path, capsys: Any) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "outputs.md").read_text(encoding="utf-8")
+    first_cells = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    assert sorted(name for cell in first_cells for name in re.findall("`(.*?)`", cell)) == sorted(PLACES)
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    write_text(tmp_path / "thesis.txt", "years of work")
+    exec(code, {"folder": tmp_path})
+    said = f"expected --out {tmp_path} to be new or empty, or to hold nothing but an artifact, but it holds thesis.txt;"
+    assert capsys.readouterr().out.startswith(said)

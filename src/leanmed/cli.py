@@ -126,10 +126,11 @@ def audit(
     """Find copies of photographs, verified on pixels, and labels that contradict each other.
 
     Writes pairs.csv, groups.csv, report.json and report.html; a stopped audit goes on where it was.
-    With `--split`, says which test images have a copy or a sibling in training. The exit status is 1
+    With `--split`, says which test images have a copy or a sibling in training, and writes pairs.csv, split.json,
+    test.csv and report.html to `--out`, which `leanmed evaluate --split-audit` takes. The exit status is 1
     when copies carry different labels, or masks that contradict each other, or a split leaks.
 
-    Example: `leanmed audit my-images --out audit`
+    Example: `leanmed audit my-images --out audit`, or `leanmed audit --split TRAIN TEST --out split-audit`
     """
     needs("audit", "report", "cv2", "faiss", "jinja2")
     from leanmed.audit.command import audit_folder, audit_split
