@@ -46,9 +46,9 @@ from leanmed.manifest import image_mark
 from leanmed.models.familiarity import Descriptor, Familiarity, Tap, Watched, Watching, watching
 from leanmed.reading.images import read_image
 from leanmed.records import Record
-from leanmed.runs import SPLITS, Run, read_csv
+from leanmed.runs import SPLITS, Run, read_csv, write_csv
 from leanmed.runtime.artifact import Artifact, read_artifact
-from leanmed.runtime.predictor import Predictor, load
+from leanmed.runtime.predictor import Predictor
 from leanmed.tasks.building import load_task
 from leanmed.tasks.kind import MODEL
 from leanmed.tasks.recipes import load_recipe, open_run
@@ -61,8 +61,9 @@ MADE = 60  # made images of a kind
 RESAMPLES = 1000
 WEIGHTS = "weights/mobilenetv2_100_tf_in1k.safetensors"
 LEFT_OUT = "Komfo Anokye Teaching Hospital"
-SETTINGS = (
+LABELS = (
     f"split.folds={FOLDS}",
+    f"model.weights={{data}}/{WEIGHTS}",
     "model.backbone_args={pad_type: same}",
     "model.mean=[.5, .5, .5]",
     "model.std=[.5, .5, .5]",
@@ -73,6 +74,34 @@ SETTINGS = (
     "training.select_by=auc",
     "evaluation.resamples=1000",
 )
+MASKS = (
+    "model.side=192",
+    "segmenter.crop=96",
+    "split.validation=0.3",
+    "training.epochs=3",
+    "training.average=0",
+    "evaluation.resamples=100",
+)
+BOXES = (
+    f"split.folds={FOLDS}",
+    "split.validation=0.3",
+    "model.backbone=mobilenetv2_035",
+    "model.weights=none",
+    "model.side=352",
+    "detector.zoom=1",
+    "detector.levels=[4]",
+    "detector.deepest=16",
+    "detector.width=24",
+    "detector.depth=1",
+    "detector.crop=96",
+    "detector.matching=0.4",
+    "detector.near=0.3",
+    "training.learning_rate=0.004",
+    "training.epochs=2",
+    "training.average=0.9",
+    "evaluation.resamples=100",
+)
+SLICES = 240
 QUARTER, EIGHTH, LAST = Tap("model.backbone.blocks.1"), Tap("model.backbone.blocks.2"), Tap("model.backbone.blocks.6")
 CHOICES = {  # by what is watched beside the image itself
     "the image alone": (),
@@ -92,15 +121,17 @@ class Model:
 
     Args:
         recipe: of the training.
-        settings: beside `SETTINGS`.
+        settings: of it.
         data: makes its data set of the shared data, in a folder.
-        own: the kinds of strange images that are none to it.
+        own: the strange images that are none to it.
+        compared: choose among maps with it, measure what the output costs, and quantize it.
     """
 
     recipe: str
     settings: tuple[str, ...]
     data: Callable[[Path, Path], None]
-    own: tuple[str, ...]
+    own: str
+    compared: bool = False
 
 
 def breast(data: Path, out: Path) -> None:
@@ -123,10 +154,28 @@ def eyelids_of_nine(data: Path, out: Path) -> None:
             record.image.unlink()
 
 
+def retina(data: Path, out: Path) -> None:
+    """The photographs of the retina of four sites."""
+    shutil.copytree(data / "retina-vessels", out, dirs_exist_ok=True)
+
+
+def nodules(data: Path, out: Path) -> None:
+    """The first slices of LUNA16."""
+    root = data / "luna16-slices"
+    (out / "JPEGImages").mkdir(parents=True)
+    rows = read_csv(root / "manifest.csv")[:SLICES]
+    for row in rows:
+        shutil.copy(root / "JPEGImages" / row["image"], out / "JPEGImages")
+    write_csv(out / "manifest.csv", rows)
+
+
 MODELS = {
-    "breast": Model("folder", ("data.labels=[benign, malignant]",), breast, ("breast ultrasound",)),
-    "eyelids": Model("anemia", (), eyelids, ("eyelids",)),
-    "eyelids of nine hospitals": Model("anemia", (), eyelids_of_nine, ("eyelids",)),
+    "breast": Model("folder", (*LABELS, "data.labels=[benign, malignant]"), breast, "breast ultrasound", True),
+    "eyelids": Model("anemia", LABELS, eyelids, "eyelids", True),
+    "eyelids of nine hospitals": Model("anemia", LABELS, eyelids_of_nine, "eyelids"),
+    "vessels": Model("retina", (*MASKS, "split.protocol=grouped", f"split.folds={FOLDS}"), retina, "retina"),
+    "vessels of three sites": Model("retina", MASKS, retina, "retina"),
+    "nodules": Model("nodules", BOXES, nodules, "CT slices"),
 }
 
 
@@ -141,12 +190,12 @@ def train_all(
         if not (folder / "data").is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             model.data(data, folder / "data")
-        recipe = load_recipe(model.recipe, [*SETTINGS, f"model.weights={data / WEIGHTS}", *model.settings])
+        recipe = load_recipe(model.recipe, [setting.replace("{data}", str(data)) for setting in model.settings])
         run = train(recipe, folder / "data", folder / "run", resume=True)
-        for fold in (None, *range(FOLDS)):
+        for fold in (None, *range(run.facts["folds"])):
             if not artifact_of(folder, fold).is_dir():
                 export(run, artifact_of(folder, fold), fold=fold)
-        for precision in ("fp16", "int8"):
+        for precision in ("fp16", "int8") if model.compared else ():
             if not (folder / precision).is_dir() and not (folder / f"{precision}-report").is_dir():
                 try:
                     quantize_artifact(artifact_of(folder, 0), precision, folder / "data", folder / precision, Options())
@@ -172,7 +221,10 @@ def measure(
         "command": shlex.join(["python", "scripts/measure_familiarity.py", *sys.argv[1:]]),
         "note": note,
         "data": "data/busi, data/cp-anemic, data/luna16-slices, data/retina-vessels, data/usgra, and made images",
-        "settings": [*SETTINGS, f"model.weights=data/{WEIGHTS}"],
+        "settings": {
+            name: [model.recipe, *(setting.replace("{data}", "data") for setting in model.settings)]
+            for name, model in MODELS.items()
+        },
         "seed": 0,
         "threshold": UNFAMILIAR,
         "intervals": f"95 %, {RESAMPLES} resamples of groups of own images and of strange images",
@@ -188,22 +240,21 @@ def measure(
         folder = work / name.replace(" ", "-")
         run = open_run(folder / "run")
         records, contents = read_again(run, folder / "data")
-        others = {kind: images for kind, images in strange.items() if kind not in model.own}
+        others = {kind: images for kind, images in strange.items() if kind != model.own}
         tested = {kind: images[1::2] for kind, images in others.items()}
-        if name != "eyelids of nine hospitals":
+        if model.compared:
             chosen_by = {kind: images[::2] for kind, images in others.items()}
             found["choices"][name] = choices(run, split_records(run, records), chosen_by)
             found["cost"][name] = cost(run)
+            found["quantized"][name] = quantized(folder, run, records, contents, tested)
+        if name == "eyelids of nine hospitals":
+            tested |= {f"eyelids of {LEFT_OUT}": elsewhere(work)}
         found["artifacts"][name] = of_folds(folder, run, records, tested)
-        whole = load(artifact_of(folder, None))
+        whole = read_artifact(artifact_of(folder, None))
         found["refit"][name] = {
             "bytes": whole.manifest.familiar.bytes if whole.manifest.familiar else None,
-            "found": {kind: share(familiar_of(whole.artifact, images)) for kind, images in tested.items()},
+            "found": {kind: share(familiar_of(whole, images)) for kind, images in tested.items()},
         }
-        if name == "eyelids of nine hospitals":
-            audited = open_run(work / "eyelids" / "run")
-            found["refit"][name] |= {"hospital": LEFT_OUT, "suspected there": elsewhere(audited, work, whole.artifact)}
-        found["quantized"][name] = quantized(folder, run, records, contents, tested)
     write_json(out, defined({**found, "machine": machine()}))
 
 
@@ -263,8 +314,8 @@ def choices(run: Run, records: Sequence[Record], strange: Mapping[str, Sequence[
 
 def read_record(run: Run) -> Callable[[Record], Pixels]:
     """How a training reads a record."""
-    side = run.recipe.model.side
-    return lambda record: read_pixels(record, side=side)
+    reduced = run.fold(0).facts["manifest"]["input"].get("reduced", True)
+    return lambda record: read_pixels(record, side=run.recipe.model.side if reduced else None)
 
 
 def described(task: Any, images: Iterable[Pixels]) -> dict[str, Descriptor]:
@@ -304,18 +355,24 @@ def of_folds(folder: Path, run: Run, records: Sequence[Record], strange: Mapping
     known = {record.id: record for record in split_records(run, records)}
     rows = read_csv(run.path / SPLITS)
     own: list[Floats] = []
-    groups: list[str] = []
+    tested: list[Record] = []
     other: dict[str, list[Floats]] = {kind: [] for kind in strange}
-    for fold in range(FOLDS):
+    for fold in range(run.facts["folds"]):
         artifact = read_artifact(artifact_of(folder, fold))
         test = [known[row["image"]] for row in rows if row[f"fold_{fold}"] == "test"]
         own.append(familiar_of(artifact, map(read_record(run), test)))
-        groups += [record.group for record in test]
+        tested += test
         for kind, images in strange.items():
             other[kind].append(familiar_of(artifact, images))
-    familiar, group = np.concatenate(own), np.array(groups)
+    familiar, group = np.concatenate(own), np.array([record.group for record in tested])
+    sites = np.array([record.site or "" for record in tested])
     return {
+        "protocol": run.facts["protocol"],
+        "images": len(tested),
         "suspected": share(familiar, group),
+        "suspected by site": {
+            name: share(familiar[sites == name], group[sites == name]) for name in np.unique(sites).tolist()
+        },
         "found": {kind: share(np.concatenate(values)) for kind, values in other.items()},
         "auroc": {kind: auroc(familiar, group, np.concatenate(values)) for kind, values in other.items()},
     }
@@ -353,13 +410,12 @@ def auroc(own: Floats, group: NDArray[np.str_], strange: Floats) -> dict[str, An
     return defined(with_intervals(measured, names, columns=len(names), resamples=RESAMPLES)["auroc"])
 
 
-def elsewhere(audited: Run, work: Path, artifact: Artifact) -> dict[str, Any]:
+def elsewhere(work: Path) -> list[Pixels]:
     """Images of the hospital that was left out, but for those with a copy at another, which the model has learned."""
+    audited = open_run(work / "eyelids" / "run")
     every = split_records(audited, read_again(audited, work / "eyelids" / "data")[0])
     learned = {record.group for record in every if record.site != LEFT_OUT}
-    records = [record for record in every if record.site == LEFT_OUT and record.group not in learned]
-    familiar = familiar_of(artifact, (read_pixels(record, side=SIDE) for record in records))
-    return share(familiar, np.array([record.group for record in records]))
+    return [read_pixels(r, side=SIDE) for r in every if r.site == LEFT_OUT and r.group not in learned]
 
 
 def quantized(

@@ -107,7 +107,7 @@ class Familiar(_Frozen):
     """How an artifact tells that an image is unlike those that it was trained on; see `leanmed.models.familiarity`."""
 
     threshold: float = Field(gt=0, lt=1, description="an image whose `familiar` is below it is remarked on")
-    images: int = Field(gt=0, description="unseen images of the run, by which `familiar` was scaled")
+    images: int = Field(gt=0, description="validation images of the run's folds, by which `familiar` was scaled")
     bytes: int = Field(gt=0, description="what it takes in the graph")
     suspected: dict[str, float | int | None] = Field(
         default_factory=dict,

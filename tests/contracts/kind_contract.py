@@ -15,7 +15,7 @@ from leanmed.manifest import Manifest
 from leanmed.records import Record
 from leanmed.runtime.lines import kind_of, line_of
 from leanmed.tasks import TASKS
-from leanmed.tasks.kind import Answer, Kind, Outputs
+from leanmed.tasks.kind import Answer, Kind, Outputs, with_familiar
 
 GREY = np.full((24, 32, 3), 128, np.uint8)
 
@@ -70,6 +70,23 @@ class KindContract:
             assert kind.answer.is_answer(line)
             assert kind_of(line) == self.name
             assert kind.answer.answer_of(line) == answer
+
+    def test_how_familiar_an_image_looks_stays_with_its_answer(
+        self, kind: Kind, answers: list[Answer], manifest: Manifest
+    ) -> None:
+        for answer in answers:
+            assert answer.familiar is None
+            assert (answer.as_json()["familiar"], answer.cells()["familiar"]) == (None, "")
+            told = with_familiar(answer, 0.25)
+            assert (told.as_json()["familiar"], told.cells()["familiar"]) == (0.25, 0.25)
+            others = (
+                kind.answer.answer_of(json.loads(json.dumps(told.as_json()))),
+                kind.answer.recalibrated(told, 2.0, manifest.threshold),
+                told.placed(lambda points: points[:, ::-1] * 2),
+            )
+            assert [other.familiar for other in others] == [0.25] * 3
+            with pytest.raises(DataError):
+                kind.answer.answer_of(told.as_json() | {"familiar": 1.5})
 
     def test_every_line_holds_the_threshold(self, answers: list[Answer], manifest: Manifest) -> None:
         assert [answer.as_json()["threshold"] for answer in answers] == [manifest.threshold] * len(answers)

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch.utils.data import default_collate
 
 from leanmed.exporting.export import export_further, export_graph, torch_graphs
+from leanmed.figures.familiarity import Scale
 from leanmed.manifest import Manifest
+from leanmed.models.familiarity import Descriptor, Familiarity, Watched, Watching, watching
 from leanmed.runtime.predictor import open_graphs
 from leanmed.tasks import TASKS
 from leanmed.tasks.base import Batch, Named, Task
@@ -157,6 +159,33 @@ class TaskContract:
                 image = pixels(*size, channels)
                 wanted, found = (kind.outputs(image, run) for run in (by_torch, by_runtime))
                 assert kind.answer.apart(wanted, found) <= 1e-5, (size, channels)
+
+    def test_a_graph_that_tells_how_familiar_an_image_looks_sees_what_a_training_sees(
+        self, task: Task, batch: Batch
+    ) -> None:
+        watched = task.eval().watched()
+        assert watched is not None
+
+        def seen_by(inputs: Named, watched: Watched) -> Descriptor:
+            with torch.inference_mode(), watching(task, watched) as seen:
+                task(inputs)
+                found = seen()
+            assert found is not None
+            return found
+
+        training = seen_by(batch.inputs, watched)
+        alone = seen_by(batch.inputs, watched._replace(taps=()))
+        assert len(training.means) == len(training.spreads) == 8
+        assert training.means.shape[1] > alone.means.shape[1] > 0, "early maps are seen, and the image"
+        fitted, image = Familiarity.fit(training), pixels(40, 50)
+        distance = fitted.distance(seen_by(default_collate([task.prepare(image)]), watched)).item()
+        module = Watching(task.graph(), task, watched, fitted.scaled(Scale((0.0, 2 * distance), (1.0, 0.0), 20))).eval()
+        with torch.inference_mode():
+            *answer, told = module(torch.from_numpy(image))
+            plain = task.graph().eval()(torch.from_numpy(image))
+        assert told.tolist() == pytest.approx([0.5], abs=1e-4)
+        for one, other in zip(answer, plain if isinstance(plain, tuple) else (plain,), strict=True):
+            assert torch.equal(one, other)
 
     def test_the_graph_prepares_as_training_does(self, task: Task) -> None:
         image, about = pixels(120, 90), Manifest.model_construct(**task.manifest())

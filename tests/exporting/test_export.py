@@ -218,6 +218,8 @@ def test_a_second_export_trains_nothing(run: Run, refitted: tuple[Path, list[str
     told: list[str] = []
     again = export(run, tmp_path / "again", tell=told.append)
     assert told == [NOT_WATCHED], "fifteen training images are too few to tell what is familiar"
+    assert again.manifest.familiar is None
+    assert "it cannot say that an image is of another kind" in again.card
     assert (run.folder(None) / MODEL).stat().st_mtime_ns == trained
     assert again.graph == load(refitted[0]).artifact.graph
 

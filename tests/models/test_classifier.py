@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 from leanmed.errors import RecipeError
 from leanmed.models.classifier import HEAD_STD, Classifier, fill_background
+from leanmed.models.familiarity import Watched, watching
 from leanmed.recipe import recipe as config
 
 BACKBONE = "test_efficientnet"
@@ -207,3 +208,27 @@ def test_the_network_of_colours_takes_the_place_of_a_backbone() -> None:
     assert logits(model, image).shape == (1, 2)
     assert sum(p.numel() for p in model.parameters()) < 25_000
     assert torch.allclose(logits(model, image), logits(model, image.flip(0)), atol=1e-4)
+
+
+SMALL_SWIN = {"embed_dim": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1], "img_size": 64}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "arguments", "channels"),
+    [
+        ("test_efficientnet", {}, 24 + 32),
+        ("test_resnet", {}, 32 + 48),
+        ("test_vit", {"img_size": 64}, 64 + 64),
+        ("swin_tiny_patch4_window7_224", SMALL_SWIN, 12 + 24),
+    ],
+)
+def test_the_first_two_stages_of_a_backbone_are_watched_with_their_channels(
+    backbone: str, arguments: dict[str, object], channels: int
+) -> None:
+    model = classifier(backbone=backbone, side=64, backbone_args=arguments).eval()
+    watched = Watched("", model.taps()).below("backbone")
+    with torch.inference_mode(), watching(model, watched) as seen:
+        model(torch.rand(2, 4, 64, 64))
+        found = seen()
+    assert found is not None
+    assert (found.means.shape, found.spreads.shape) == ((2, 3 + channels), (2, 9 + channels))

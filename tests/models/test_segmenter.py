@@ -514,3 +514,21 @@ def test_a_first_layer_that_also_pools_needs_room_for_the_channels_it_pools(name
 
 def test_the_names_are_those_of_the_papers() -> None:
     assert list(NETWORKS) == list(SMALL)[:-1]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_early_maps_of_every_network_are_finer_than_an_eighth_of_the_image(name: str) -> None:
+    network = small(name).eval()
+    seen: list[Tensor] = []
+
+    def look(module: nn.Module, inputs: Any, output: Any) -> None:
+        seen.append(output if isinstance(output, Tensor) else output[0])
+
+    network.get_submodule(network.early.path).register_forward_hook(look)
+    with torch.inference_mode():
+        deep = network(images(1, 1, 64, 64)).features[-1]
+    (maps,) = seen
+    height, width = maps.movedim(network.early.axis, 1).shape[2:]
+    assert height == width
+    assert 8 <= height <= 64
+    assert height > deep.shape[2]

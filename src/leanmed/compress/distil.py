@@ -22,6 +22,7 @@ from leanmed.compress import distil_terms as terms
 from leanmed.errors import RecipeError, RunError
 from leanmed.evaluation.runs import read_again, split_records
 from leanmed.files import sha256_file, sha256_json
+from leanmed.models.familiarity import Watched
 from leanmed.recipe.recipe import Distillation, Recipe
 from leanmed.records import Record
 from leanmed.runs import MODEL, RUN, SPLITS, Run, read_csv
@@ -247,6 +248,11 @@ class Distilled(Task):
     def decide_by(self, temperature: float, threshold: float | None) -> None:
         """As the student."""
         self.student.decide_by(temperature, threshold)
+
+    def watched(self) -> Watched | None:
+        """As the student, which is a part of this."""
+        own = self.student.watched()
+        return own and own.below("student")
 
     def answers(self, outputs: Mapping[str, Tensor], sizes: Sequence[Size] | None = None) -> Sequence[Answer]:
         """As the student."""

@@ -6,6 +6,7 @@ The headings follow the items of TRIPOD+AI (Collins et al. 2024, doi:10.1136/bmj
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -142,14 +143,19 @@ def _subgroups(manifest: Manifest, basis: Basis) -> str:
 
 
 def _familiar(about: Familiar) -> str:
-    found = suspected_in_words(Figure(**about.suspected), about.threshold) if about.suspected else ""  # type: ignore[arg-type]
+    known = {name: math.nan if value is None else value for name, value in about.suspected.items()}
+    tested = ""
+    if known:
+        share = suspected_in_words(
+            Figure(known["value"], known["low"], known["high"], int(known["n"])), about.threshold
+        )
+        tested = f" On the run's test images, each looked at by a fold that had not seen it: {share}"
     return (
-        "With each answer stands `familiar`, from 0 to 1: how far what the network's first layers make of the image is "
-        "from what they make of the training images, as the share of unseen images of the run that are at least as "
-        f"far. It was set by {about.images} images, each looked at by a model that had not been trained on it. Below "
-        f"{about.threshold:g} the answer has a remark, and `leanmed predict --refuse-unfamiliar` gives none. Of the "
-        f"run's own test images, looked at in the same way: {found} What this needs takes {about.bytes / 1000:.0f} kB "
-        "in the graph."
+        "With each answer stands `familiar`, from 0 to 1. It measures how far what the network's first layers make of "
+        "the image lies from what they make of the training images, and is the share of validation images that lie at "
+        f"least as far. {about.images} validation images of the run's folds set it, each looked at by a fold that was "
+        f"not trained on it. Below {about.threshold:g} the answer has a remark, and `leanmed predict "
+        f"--refuse-unfamiliar` gives none.{tested} What this needs takes {about.bytes / 1000:.0f} kB in the graph."
     )
 
 

@@ -47,12 +47,17 @@ class Watched(NamedTuple):
     """What is watched of a network while it answers.
 
     Args:
-        network: path of the module that is given the image as the network sees it, (b, c, h, w).
+        network: path of the module that is given the image as the network sees it, (b, c, h, w); empty: the whole.
         taps: of its early layers.
     """
 
     network: str
     taps: tuple[Tap, ...]
+
+    def below(self, module: str) -> Watched:
+        """The same of a network that is a part of another one, at this path."""
+        taps = tuple(tap._replace(path=f"{module}.{tap.path}") for tap in self.taps)
+        return Watched(f"{module}.{self.network}" if self.network else module, taps)
 
 
 class Descriptor(NamedTuple):

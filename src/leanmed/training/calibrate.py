@@ -51,9 +51,9 @@ def calibrate(run: Run, records: Sequence[Record]) -> str:
         return "every fold keeps the calibration that an earlier version gave it by itself"
     rules = rules_of(run, records)
     distances = [read_distances(run, fold) for fold in range(run.facts["folds"])]
-    scales = _scales(run, records, distances)
+    scales = _scales(run, records, [own["validation"] if own else None for own in distances])
     for fold, (temperature, threshold) in enumerate(rules.folds):
-        familiar = _familiar(distances[fold], scales.folds[fold]) if scales else {}
+        familiar = _familiar(distances[fold] or {}, scales.folds[fold]) if scales else {}
         _decide(run, fold, _uncalibrated(run, fold, records), temperature.value, threshold, familiar)
     fitted, spread = rules.whole[0], _spread([own.value for own, _ in rules.folds])
     sentence = "" if fitted.unfitted == NO_TEMPERATURE else fitted.sentence() + spread
@@ -137,7 +137,7 @@ def _fitted(seen: Evidence | None, chosen: str | float) -> Rule:
 
 
 def _scales(run: Run, records: Sequence[Record], distances: Sequence[Distances | None]) -> Scales | None:
-    """What the distances of all folds' unseen images make; see `leanmed.training.familiarity`."""
+    """What the distances of all folds' validation images make; see `leanmed.training.familiarity`."""
     units = {record.id: _unit(run, record) for record in records}
     rows = read_csv(run.path / SPLITS)
     tested = [
@@ -146,9 +146,9 @@ def _scales(run: Run, records: Sequence[Record], distances: Sequence[Distances |
     return scales_of(distances, units, tested)
 
 
-def _familiar(distances: Distances | None, scale: Scale) -> dict[str, float]:
+def _familiar(distances: Mapping[str, Distances], scale: Scale) -> dict[str, float]:
     """How familiar each of a fold's unseen images looks to it."""
-    found = distances or {}
+    found = {name: distance for part in distances.values() for name, distance in part.items()}
     return dict(zip(found, scale.familiar(list(found.values())), strict=True))
 
 

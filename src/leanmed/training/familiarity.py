@@ -1,12 +1,15 @@
 """While a run trains: what its networks see of images, by which an artifact tells how familiar an image looks.
 
 Each fold keeps the normal distribution that is fitted to its training images, and how far its validation and test
-images, which it was not trained on, lie from these. When all folds have answered, the distances of all of them make the
-scale from a distance to a share (`leanmed.figures.familiarity`). A fold's own scale leaves out the images of the groups
-that it is tested on, so that it can be counted how many of its test images it suspects. A model of all images has no
-unseen ones: it keeps the distribution of all of them, as its own network sees them, and the scale of all folds. Each
-distance was measured in the space of the network that had not seen the image; as all are in units of what is usual
-among training images, those of different networks can be compared.
+images, which it was not trained on, lie from these. When all folds have answered, the distances of all folds'
+validation images make the scale from a distance to a share (`leanmed.figures.familiarity`), as their answers make the
+temperature. A fold's own scale leaves out the images of the groups that it is tested on, so that it can be counted how
+many of its test images it suspects. Test images make no scale: where each site is tested by a model of the others, what
+is unlike the training images would become usual by it.
+
+A model of all images has no unseen ones: it keeps the distribution of all of them, as its own network sees them, and
+the scale of all folds. Each distance was measured in the space of the network that had not seen the image; as all are
+in units of what is usual among training images, those of different networks can be compared.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ class Scales:
 
     Args:
         folds: each fold's, made of no image of a group that the fold is tested on.
-        whole: of a model of all images, or of all folds, made of all images.
+        whole: of a model of all images, or of all folds, made of all folds' validation images.
     """
 
     folds: Sequence[Scale]
@@ -49,8 +52,7 @@ def keep_familiarity(
     folder: Path,
     task: Task,
     training: Sequence[Record],
-    unseen: Sequence[Record],
-    seen: Sequence[Descriptor],
+    unseen: Mapping[str, tuple[Sequence[Record], Sequence[Descriptor]]],
     batch_size: int,
 ) -> None:
     """Write what a network makes of its training images, and how far others are from them.
@@ -61,8 +63,7 @@ def keep_familiarity(
         folder: of a fold, or of the refit.
         task: trained.
         training: what it was trained on.
-        unseen: images that it was not trained on.
-        seen: what it saw of these, batch by batch.
+        unseen: by the name of a part, images that it was not trained on, and what it saw of these batch by batch.
         batch_size: at which training images are looked at.
     """
     if task.watched() is None or len(training) < LEAST_IMAGES:
@@ -73,8 +74,12 @@ def keep_familiarity(
     with whole_file(folder / FAMILIARITY) as temporary:
         temporary.write_bytes(save(dict(fitted.named_buffers())))
     if unseen:
-        distances = fitted.distance(stacked(seen)).tolist()
-        write_json(folder / DISTANCES, {record.id: d for record, d in zip(unseen, distances, strict=True)})
+        write_json(folder / DISTANCES, {part: _distances(fitted, *own) for part, own in unseen.items()})
+
+
+def _distances(fitted: Familiarity, records: Sequence[Record], seen: Sequence[Descriptor]) -> Distances:
+    found = fitted.distance(stacked(seen)).tolist()
+    return {record.id: distance for record, distance in zip(records, found, strict=True)}
 
 
 def stacked(parts: Sequence[Descriptor]) -> Descriptor:
@@ -89,8 +94,8 @@ def load_familiarity(run: Run, fold: int | None) -> Familiarity | None:
     return Familiarity(**load_file(file)) if file.is_file() else None
 
 
-def read_distances(run: Run, fold: int) -> Distances | None:
-    """How far a fold's validation and test images are from its training images; None: it was not kept."""
+def read_distances(run: Run, fold: int) -> dict[str, Distances] | None:
+    """How far a fold's `validation` and `test` images are from its training images; None: it was not kept."""
     file = run.folder(fold) / DISTANCES
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
@@ -101,7 +106,7 @@ def scales_of(
     """The scales of a run; None: a fold kept no distances, or they are too few.
 
     Args:
-        distances: of each fold.
+        distances: of each fold's validation images.
         units: what the split keeps whole of each record.
         tested: the units that each fold is tested on.
     """

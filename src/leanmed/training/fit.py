@@ -136,7 +136,7 @@ def refit(
         )
     found = run.calibration
     task.decide_by(found["value"], found["threshold"])
-    keep_familiarity(run.folder(None), task, records, [], [], run.recipe.training.batch_size)
+    keep_familiarity(run.folder(None), task, records, {}, run.recipe.training.batch_size)
     facts = {"images": {"train": len(records)}, "epochs": epochs, "epochs_of_folds": chosen}
     _write(run, None, loop, facts, (LAST,))
 
@@ -205,12 +205,11 @@ def _finish_fold(run: Run, fold: Fold, loop: Loop, parts: Mapping[str, Sequence[
     task.eval()
     chosen = next(row for row in loop.history if row["epoch"] == best["epoch"])
     task.decide_by(1.0, 0.0)  # `calibrate` decides when all folds have answered
-    seen: list[Descriptor] = []
-    for part in ("validation", "test"):
-        answered = answer_part(task, Prepared(parts[part], task, None), batch_size, seen)
+    unseen: dict[str, tuple[Sequence[Record], list[Descriptor]]] = {k: (parts[k], []) for k in ("validation", "test")}
+    for part, (records, seen) in unseen.items():
+        answered = answer_part(task, Prepared(records, task, None), batch_size, seen)
         write_lines(run.uncalibrated(fold.number, part), (line_of(record.id, answer) for record, answer in answered))
-    unseen = [*parts["validation"], *parts["test"]]
-    keep_familiarity(run.folder(fold.number), task, parts["train"], unseen, seen, batch_size)
+    keep_familiarity(run.folder(fold.number), task, parts["train"], unseen, batch_size)
     facts = {
         "images": {name: len(where) for name, where in fold.parts().items()},
         "epochs": len(loop.history),

@@ -55,8 +55,7 @@ class Classification(Task):
 
     def watched(self) -> Watched:
         """The backbone's early stages."""
-        taps = (tap._replace(path=f"model.backbone.{tap.path}") for tap in self.model.taps())
-        return Watched("model.backbone", tuple(taps))
+        return Watched("", self.model.taps()).below("model.backbone")
 
     def prepare(self, pixels: NDArray[Any]) -> Named:
         """(h, w, 4) uint8 to (4, side, side) float32 in [0, 1]."""

@@ -84,7 +84,8 @@ class Detection(Task):
 
     def watched(self) -> Watched:
         """The finest of the backbone's maps."""
-        return Watched("model.backbone.maps", (Tap("model.backbone.maps"),))
+        maps = "model.backbone.maps"
+        return Watched(maps, (Tap(maps),))
 
     def prepare(self, pixels: NDArray[Any]) -> Named:
         """(h, w, 4) uint8 to (c, side, side) float32 in [0, 1]."""

@@ -91,8 +91,7 @@ class Segmentation(Task):
 
     def watched(self) -> Watched:
         """The network's early maps."""
-        tap = self.model.early
-        return Watched("model", (tap._replace(path=f"model.{tap.path}"),))
+        return Watched("", (self.model.early,)).below("model")
 
     def prepare(self, pixels: NDArray[Any]) -> Named:
         """See `squared`."""
