@@ -38,7 +38,7 @@ app = typer.Typer(
     "Research use only: not a medical device.",
 )
 
-EXPLAIN_MOST = 50  # images: on one core, minutes
+EXPLAIN_MOST, EXPLAIN_MASKS = 20, 196  # images, and random masks of each: on one core, a minute or two
 RECIPE = (
     "A shipped recipe's name (anemia, nodules, nodules-paper, prostate, retina, nerves, nerves-masks, folder) or a "
     "YAML file."
@@ -582,8 +582,8 @@ def predict(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Save a picture of where the score of a label, or of the best box, falls when that part of the image "
-            "is covered, as a PNG beside the image. It takes up to 51 more predictions an image.",
+            help="Save each image, and beside it what speaks for and against the score of a label, or of the best box, "
+            "as a PNG. It takes about 200 more predictions an image.",
         ),
     ] = None,
     explain_most: Annotated[
@@ -593,10 +593,10 @@ def predict(
         int,
         typer.Option(
             min=0,
-            help="With --explain: cover each image by so many random masks, such as 196, instead of one part after the "
-            "other: slower, and better on what was measured (docs/explanations.md). 0: one part after the other.",
+            help="With --explain: how many times half of an image is covered at random. 0: one part after the other is "
+            "covered, which takes a quarter of the time, and was worse where it was measured (docs/explanations.md).",
         ),
-    ] = 0,
+    ] = EXPLAIN_MASKS,
     point: Annotated[
         list[str],
         typer.Option(

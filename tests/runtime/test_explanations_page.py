@@ -12,8 +12,8 @@ import typer
 from PIL import Image
 
 from explained_fixtures import bright_square, square_graph
-from leanmed.cli import EXPLAIN_MOST, app
-from leanmed.runtime.explain import BEHIND, CELLS, SLIGHT
+from leanmed.cli import EXPLAIN_MASKS, EXPLAIN_MOST, app
+from leanmed.runtime.explain import BEHIND, CELLS, MASK_CELLS, MASKS, SLIGHT
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "explanations.md").read_text(encoding="utf-8")
@@ -44,12 +44,12 @@ def test_its_python_runs(make_artifact, tmp_path, monkeypatch, capsys) -> None:
 
 
 def test_its_numbers_are_those_of_the_code() -> None:
-    assert f"up to {(CELLS + 1) ** 2 + 2} more predictions" in PAGE
+    assert f"takes {MASKS + 2} more predictions" in PAGE
+    assert f"with {(CELLS + 1) ** 2 + 2} predictions at most" in PAGE
     assert f"the first {EXPLAIN_MOST} images" in PAGE
-    assert f"by {SLIGHT:g} or more" in PAGE
-    assert (CELLS, BEHIND) == (6, 3), "the page says a sixth and a third"
-    told = {option.name: option.help for option in COMMANDS["predict"].params}["explain"]
-    assert f"up to {(CELLS + 1) ** 2 + 2} more predictions" in told
+    assert f"each of {EXPLAIN_MASKS} masks" in PAGE
+    assert f"it by {SLIGHT:g} or more" in PAGE
+    assert (CELLS, MASK_CELLS, BEHIND, EXPLAIN_MASKS) == (6, 8, 3, MASKS), "the page says six, eight and a third"
 
 
 @pytest.mark.parametrize("part", ["all", "answered malignant"])

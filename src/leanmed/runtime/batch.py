@@ -29,7 +29,7 @@ from leanmed.outputs import check_one, has_keys
 from leanmed.prompts import Prompts
 from leanmed.reading.folders import FILES, PICTURES
 from leanmed.reading.volume import is_scan
-from leanmed.runtime.explain import check_explained, explain
+from leanmed.runtime.explain import MASKS, check_explained, explain
 from leanmed.runtime.lines import as_text, line_of, read_lines
 from leanmed.runtime.predictor import Predictor
 from leanmed.runtime.sources import Frame
@@ -336,10 +336,12 @@ class Explanations:
 
     folder: Path
     inputs: frozenset[Path]
-    masks: int = 0
+    masks: int = MASKS
 
     @classmethod
-    def of(cls, predictor: Predictor, inputs: Sequence[Path], folder: Path, most: int, masks: int = 0) -> Explanations:
+    def of(
+        cls, predictor: Predictor, inputs: Sequence[Path], folder: Path, most: int, masks: int = MASKS
+    ) -> Explanations:
         """Explain the first so many of all inputs, in whichever shard they are.
 
         Raises:

@@ -1,9 +1,9 @@
-"""Why an answer: which parts of an image its score depends on, found by covering them one after the other.
+"""Why an answer: which parts of an image its score depends on, found by covering them.
 
-Occlusion (Zeiler and Fergus 2014, arXiv:1311.2901, section 4.2): part of the image is covered, the artifact answers
-again, and what its score loses is laid where the cover was. RISE (Petsiuk et al. 2018, arXiv:1806.07421) covers half of
-the image at random, many times. Nothing is asked of the network but answers, so any artifact can be explained, without
-torch and without gradients.
+RISE (Petsiuk et al. 2018, arXiv:1806.07421) covers half of an image at random, many times, and a part matters if the
+score is high when it is left bare. Occlusion (Zeiler and Fergus 2014, arXiv:1311.2901, section 4.2) covers one part
+after the other, and what the score loses is laid where the cover was. Nothing is asked of the network but answers, so
+any artifact can be explained, without torch and without gradients.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from leanmed.tasks.kind import Points
 if TYPE_CHECKING:
     from leanmed.runtime.predictor import Predictor
 
+MASKS = 196  # random ones: of fewer, chance alone colours much
 CELLS = 6  # along the longer side of an image; a cover is two cells wide
 MASK_CELLS, BARE = 8, 0.5  # of a random mask: cells as above, and the chance that the end of one is left bare
 BEHIND = 3  # cells along the longer side of what covers show: nothing that is smaller
@@ -45,27 +46,27 @@ class Saliency:
     """How much a score depends on each part of one image.
 
     Args:
-        values: (h, w) float64 in the image's own frame: by how much the score falls, on average over the covers that
-            lie over a pixel; negative where it rises; 0 outside the tissue that alpha marks.
+        values: (h, w) float64 in the image's own frame, above 0 where the image speaks for the score, and below 0 where
+            it speaks against it; 0 outside the tissue that alpha marks. What they are: see `random`.
         score: of the whole image.
         name: what the score is.
         covers: how many times the image was covered, each of which cost one answer.
-        random: whether values are of random masks: by how much the score is higher where a pixel is left bare than the
-            mean over all masks is.
+        random: whether values are of random masks: how much the score is above its mean over all masks when a pixel is
+            left bare. Or else they say how much it falls when a pixel is covered, on average over the covers there.
     """
 
     values: Floats
     score: float
     name: str
     covers: int
-    random: bool = False
+    random: bool
 
     def placed(self, points: Points) -> Saliency:
         """The same values in another frame, whose axes are those of this one swapped, reversed or scaled."""
         return replace(self, values=self.values[places_of(self.values.shape, points)])
 
     def draw(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
-        """The image (h, w, c), and beside it where its score falls (orange) or rises (blue) if that is covered.
+        """The image (h, w, c), and beside it what speaks for the score (orange) and against it (blue).
 
         Colours are as strong as the change is beside the greatest one; where all changes are slight, none is shown.
 
@@ -90,20 +91,20 @@ class Saliency:
         """What the colours of the picture say, in words."""
         falls, rises = max(0.0, float(self.values.max())), max(0.0, float(-self.values.min()))
         if max(falls, rises) < SLIGHT:
-            return f"No part changes it by {SLIGHT:g} or more when it is covered: no place stands out."
+            return f"No part changes it by {SLIGHT:g} or more: no place stands out."
         if self.random:
-            return f"Of random covers those that leave orange bare score up to {falls:.3f} more, blue {rises:.3f} less."
-        return f"Orange: covered, it falls by up to {falls:.3f}. Blue: it rises by up to {rises:.3f}."
+            return f"Among random covers: orange left bare, up to {falls:.3f} more; blue left bare, {rises:.3f} less."
+        return f"Orange covered, up to {falls:.3f} less; blue covered, up to {rises:.3f} more."
 
 
-def explain(predictor: Predictor, pixels: NDArray[Any], *, cells: int = CELLS, masks: int = 0) -> Saliency:
+def explain(predictor: Predictor, pixels: NDArray[Any], *, masks: int = MASKS, cells: int = CELLS) -> Saliency:
     """Which parts of an image an artifact's score depends on.
 
     Args:
         predictor: the loaded artifact.
         pixels: (h, w, c) as its graph takes them.
+        masks: as of `random_masks`; 0: cover one part after the other, as `occlusion` does.
         cells: as of `occlusion`.
-        masks: cover the image by so many random masks, as `random_masks` does; 0: by one part after the other.
 
     Raises:
         ArtifactError: its answers show their place themselves, or the graph fails.
@@ -113,7 +114,7 @@ def explain(predictor: Predictor, pixels: NDArray[Any], *, cells: int = CELLS, m
     if masks:
         return Saliency(random_masks(score, pixels, masks=masks), score(pixels), name, masks, random=True)
     values, whole, parts = occlusion(score, pixels, cells=cells)
-    return Saliency(values, whole, name, parts)
+    return Saliency(values, whole, name, parts, random=False)
 
 
 def followed(predictor: Predictor, pixels: NDArray[Any]) -> tuple[str, Score]:
@@ -183,7 +184,7 @@ def occlusion(
     return np.where(tissue > 0, values, 0.0), whole, count
 
 
-def random_masks(score: Score, pixels: NDArray[Any], *, masks: int, seed: int = 0) -> Floats:
+def random_masks(score: Score, pixels: NDArray[Any], *, masks: int = MASKS, seed: int = 0) -> Floats:
     """By how much the mean score of the random masks that leave a pixel bare is above that of all masks: (h, w).
 
     RISE, equation 6, with weights that add up to 1 for each pixel, less the mean score. A mask is a random choice of
@@ -192,7 +193,7 @@ def random_masks(score: Score, pixels: NDArray[Any], *, masks: int, seed: int = 
     Args:
         score: pixels to a number.
         pixels: as of `occlusion`.
-        masks: how many, at least 1; each costs an answer. Of fewer than some hundred, chance alone colours much.
+        masks: how many, at least 1; each costs an answer.
         seed: of the masks.
 
     Raises:

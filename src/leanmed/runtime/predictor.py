@@ -23,7 +23,7 @@ from leanmed.reading.mr import Whole, open_whole
 from leanmed.reading.volume import is_scan, open_volume
 from leanmed.records import Record
 from leanmed.runtime.artifact import Artifact, read_artifact
-from leanmed.runtime.explain import CELLS, Saliency, check_explained, explain
+from leanmed.runtime.explain import CELLS, MASKS, Saliency, check_explained, explain
 from leanmed.runtime.sources import Frame, Source, open_frame
 from leanmed.tasks import TASKS
 from leanmed.tasks.kind import (
@@ -283,20 +283,23 @@ class Predictor:
         self._check_familiar(usual)
         return cast(ScanAnswer, with_familiar(found, usual))
 
-    def explain(self, image: Source, *, cells: int = CELLS, masks: int = 0) -> Saliency:
+    def explain(self, image: Source, *, masks: int = MASKS, cells: int = CELLS) -> Saliency:
         """Which parts of one image its score depends on: see `leanmed.runtime.explain`.
 
         Of two labels the score is the probability of the positive one, of more that of the answer; of boxes it is the
-        score of the best one. It takes one answer for each part that is covered, about `(cells + 1) ** 2`, or for each
-        random mask.
+        score of the best one. It takes one answer for each random mask, or for each part that is covered, of which
+        there are up to `(cells + 1) ** 2`.
 
         Args:
             image: a single image, as `predict` takes it.
-            cells: into how many the longer side of the image is divided, at least 1; a cover is two cells wide.
-            masks: cover the image by so many random masks instead (RISE), some hundred; 0: by one part after the other.
+            masks: cover half of the image so many times at random (RISE); 0: cover one part after the other, which is
+                faster, gives the same values for the same image whatever the chance, and was worse where it was
+                measured.
+            cells: of covering one part after the other: into how many the longer side of the image is divided, at
+                least 1; a cover is two cells wide.
 
         Returns:
-            How far the score falls where the image is covered, in the image as it is stored.
+            What speaks for the score and against it, in the image as it is stored.
 
         Raises:
             InputError: it cannot be read as a single image.
@@ -304,7 +307,7 @@ class Predictor:
         """
         check_explained(self, [Path(image)] if isinstance(image, str | Path) else [])
         frame = self.frame(image)
-        found = explain(self, frame.pixels, cells=cells, masks=masks)
+        found = explain(self, frame.pixels, masks=masks, cells=cells)
         return found.placed(frame.points) if frame.points else found
 
     def predict_boxes(self, image: Source) -> Detections:
