@@ -6,8 +6,8 @@
 
 `train` trains a small classifier of benign and malignant tumours (BUSI) and exports it; copies of an image stay on one
 side of its split. `measure` takes test images in an order drawn at random. The first 36 were looked at while the grid
-and what covers show were chosen: `--skip 36` leaves them and their copies out, so
-that nothing is measured on what it was chosen on.
+and what covers show were chosen: `--skip 36` leaves them and their copies out, so that nothing is measured on what it
+was chosen on.
 
 Each saliency is judged twice. By the model itself: the areas under the curves of deletion and insertion, beside those
 of random orders that are as smooth. By the doctors' masks: the share of what is positive in it that lies in the tumour,

@@ -594,7 +594,7 @@ def predict(
         typer.Option(
             min=0,
             help="With --explain: how many times half of an image is covered at random. 0: one part after the other is "
-            "covered, which takes a quarter of the time, and was worse where it was measured (docs/explanations.md).",
+            "covered, which takes a quarter of the time and finds the place less often (docs/explanations.md).",
         ),
     ] = EXPLAIN_MASKS,
     point: Annotated[

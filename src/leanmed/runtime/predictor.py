@@ -293,8 +293,7 @@ class Predictor:
         Args:
             image: a single image, as `predict` takes it.
             masks: cover half of the image so many times at random (RISE); 0: cover one part after the other, which is
-                faster, gives the same values for the same image whatever the chance, and was worse where it was
-                measured.
+                faster and finds the place less often.
             cells: of covering one part after the other: into how many the longer side of the image is divided, at
                 least 1; a cover is two cells wide.
 
