@@ -300,8 +300,8 @@ class KindContract:
         self, kind: Kind, records: list[Record], answers: list[Answer], manifest: Manifest
     ) -> None:
         named = kind.judge.point(self.table(kind, records, answers, manifest))
-        assert bool(kind.probabilities) == bool(kind.recalibrated_figures)
         assert kind.probabilities in (*kind.answer.GRAPHS["model"], "")
+        assert kind.recalibrated_figures or not kind.probabilities
         assert set(kind.recalibrated_figures) <= set(named)
 
     def test_predictive_values_and_a_decision_curve_are_given_or_refused(

@@ -81,7 +81,7 @@ def test_a_loss_is_no_higher_at_what_is_fitted_than_beside_it() -> None:
 
     def loss(slope: float, intercept: float) -> float:
         own = Recalibration(slope, (0.0, intercept)).applied(seen.probabilities)
-        prior = np.log(slope) ** 2 / (2 * np.log(2) ** 2 * seen.groups)
+        prior = (np.log(slope) ** 2 + intercept**2) / (2 * np.log(2) ** 2 * seen.groups)
         return float(-np.log(own[np.arange(60), seen.truth]).mean() + prior)
 
     found = fit(seen, slope=True)
@@ -95,6 +95,30 @@ def test_labels_told_apart_without_a_mistake_give_a_finite_slope() -> None:
     p = np.repeat([0.4, 0.6], 20)
     seen = Answers(np.stack([1 - p, p], 1), np.repeat([0, 1], 20), np.arange(40).astype(str), ("no", "yes"))
     assert 1 < fit(seen, slope=True).slope < 20
+
+
+def test_an_intercept_is_where_the_prior_and_the_answers_pull_alike() -> None:
+    """Half of twenty answers are true, at odds of 4 to 1 for it: n (p - 1/2) = b / ln(2)^2 at the intercept -b."""
+    p = np.full(20, 0.8)
+    seen = Answers(np.stack([1 - p, p], 1), np.repeat([0, 1], 10), np.arange(20).astype(str), ("no", "yes"))
+    b = -fit(seen, slope=False).intercepts[1]
+    assert 20 * (expit(np.log(4) - b) - 0.5) == pytest.approx(b / np.log(2) ** 2, rel=1e-3)
+    assert 0.5 < b < np.log(4)
+
+
+def test_a_group_of_many_images_counts_for_fewer_groups_in_effect() -> None:
+    """Twenty groups of two images count as twenty, but nineteen of one and one of twenty-one as less than four."""
+    even = np.repeat(np.arange(20), 2)
+    uneven = np.append(np.arange(19), np.full(21, 19))
+    p = np.full(40, 0.8)
+    truth = np.tile([0, 1], 20)
+    found = [
+        -fit(Answers(np.stack([1 - p, p], 1), truth, group.astype(str), ("no", "yes")), slope=False).intercepts[1]
+        for group in (even, uneven)
+    ]
+    for b, groups in zip(found, (20, 40**2 / (19 + 21**2)), strict=True):
+        assert groups * (expit(np.log(4) - b) - 0.5) == pytest.approx(b / np.log(2) ** 2, rel=1e-3)
+    assert found[1] < found[0]
 
 
 def test_the_slope_needs_twenty_groups_of_the_rarer_of_two_labels() -> None:

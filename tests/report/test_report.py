@@ -444,7 +444,7 @@ def test_each_montage_is_a_picture_of_its_own_and_those_of_an_older_report_go(tm
     assert middle[1:].max() < 25
     assert around == pytest.approx(128, abs=4), "what cannot be read is grey"
     assert "cannot be read" in words((tmp_path / "report.html").read_text())
-    write_report(tmp_path, PLAIN, read=read)
+    write_report(tmp_path, PLAIN, read=read, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
 
 

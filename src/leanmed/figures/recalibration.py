@@ -11,6 +11,10 @@ How many numbers are fitted depends on how many groups there are (Steyerberg et 
 recommend to update little on few patients): intercepts alone, unless the rarest label has ten groups for each number,
 the usual least (Peduzzi et al. 1996, doi:10.1016/S0895-4356(96)00236-3); then the slope too. Below
 `calibration.LEAST_GROUPS` groups nothing is fitted.
+
+What is fitted is pulled towards no change, as a temperature is: a slope or odds that are twice as large are one
+standard deviation away before any answer is seen. Answers count as many as there are groups, and as fewer where some
+groups have many images and others few (Kish's effective number, 1965).
 """
 
 from __future__ import annotations
@@ -97,8 +101,8 @@ class Answers:
 def fit(seen: Answers, *, slope: bool, weights: Floats | None = None) -> Recalibration:
     """The most probable recalibration given some answers.
 
-    The mean log loss counts once for each group, and the logarithm of the slope is normal about 0 with
-    `calibration.PRIOR`, as that of a temperature is. Intercepts are free.
+    The mean log loss counts as often as there are groups in effect, and the logarithm of the slope and the intercepts
+    are normal about 0 with `calibration.PRIOR`, as the logarithm of a temperature is.
 
     Args:
         seen: the answers.
@@ -110,18 +114,19 @@ def fit(seen: Answers, *, slope: bool, weights: Floats | None = None) -> Recalib
 
     logs, rows = _logs(seen.probabilities), np.arange(seen.truth.size)
     weights = np.ones(rows.size) if weights is None else weights
-    _, first = np.unique(seen.group, return_index=True)
-    share, doubt = weights / weights.sum(), 1 / (2 * PRIOR**2 * weights[first].sum())
+    _, member, images = np.unique(seen.group, return_inverse=True, return_counts=True)
+    in_effect = weights.sum() ** 2 / (weights @ images[member])  # groups, of equal size all of them
+    share, doubt = weights / weights.sum(), 1 / (2 * PRIOR**2 * in_effect)
     is_true = np.eye(logs.shape[1])[seen.truth]
 
     def loss(numbers: Floats) -> tuple[float, Floats]:
-        log_slope, steep = numbers[0], np.exp(numbers[0])
+        steep = np.exp(numbers[0])
         raised = steep * logs + np.append(0.0, numbers[1:])
         log_p = raised - logsumexp(raised, axis=1, keepdims=True)
         excess = share[:, None] * (np.exp(log_p) - is_true)  # (n, K), the gradient by `raised`
-        by_slope = steep * (excess * logs).sum() + 2 * doubt * log_slope
-        gradient = np.append(by_slope if slope else 0.0, excess.sum(axis=0)[1:])
-        return float(-share @ log_p[rows, seen.truth] + doubt * log_slope**2), gradient
+        by_slope = steep * (excess * logs).sum() if slope else 0.0
+        gradient = np.append(by_slope, excess.sum(axis=0)[1:]) + 2 * doubt * numbers
+        return float(-share @ log_p[rows, seen.truth] + doubt * numbers @ numbers), gradient
 
     bounds = [tuple(np.log(SLOPES)) if slope else (0.0, 0.0), *[(None, None)] * (logs.shape[1] - 1)]
     found = minimize(loss, np.zeros(logs.shape[1]), jac=True, method="L-BFGS-B", bounds=bounds).x

@@ -366,8 +366,9 @@ class Kind:
 
     @property
     def probabilities(self) -> str:
-        """The output of `model` that holds a probability for each label, summing to 1; empty: the kind has none."""
-        return cast(str, getattr(self.answer, "PROBABILITIES", ""))
+        """The output of `model` that holds a probability for each label, summing to 1; empty: it has none."""
+        name = cast(str, getattr(self.answer, "PROBABILITIES", ""))
+        return name if name in self.answer.GRAPHS[MODEL] else ""
 
     @property
     def recalibrated_figures(self) -> tuple[str, ...]:
