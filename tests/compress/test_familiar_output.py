@@ -12,7 +12,9 @@ from made_artifacts import made_artifact, made_gate
 from made_networks import made_images, made_network
 from onnx import TensorProto, helper, numpy_helper
 
+from leanmed.compress.command import _shifted
 from leanmed.compress.equalize import find_pairs
+from leanmed.compress.gate import count_unfamiliar
 from leanmed.compress.graph import parse, simplify
 from leanmed.compress.network import Network, find_network
 from leanmed.compress.quantize import Options, quantize
@@ -64,6 +66,17 @@ def test_channels_that_are_watched_are_not_rescaled() -> None:
     ]
     assert ("spread", "depth") in pairs[0]
     assert pairs[1] == [pair for pair in pairs[0] if pair != ("spread", "depth")]
+
+
+def test_a_shift_of_more_than_one_in_twenty_is_told() -> None:
+    artifact = made_artifact(watched_network(), familiar=ABOUT)
+    images = made_images(12, seed=9)
+    predictor = Predictor(artifact)
+    below = sum(predictor.predict(image).familiar < ABOUT.threshold for image in images)
+    assert count_unfamiliar(artifact, images, artifact.graphs) == below
+    assert count_unfamiliar(made_artifact(), images, artifact.graphs) == 0
+    assert (_shifted(5, 10, 100), _shifted(10, 5, 100)) == ([], [])
+    assert _shifted(5, 11, 100)[0].startswith("11 of 100 images look unfamiliar to the compressed model, and 5 to")
 
 
 @pytest.mark.parametrize(("to", "apart"), [("fp16", 2e-3), ("int8", 0.02), ("int4", 0.05)])

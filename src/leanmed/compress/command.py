@@ -10,7 +10,7 @@ from typing import cast, get_args
 
 from leanmed.audit.grouping import AUDIT, group_for_artifact
 from leanmed.audit.seen import meet
-from leanmed.compress.gate import Pixels, answers, make_gate
+from leanmed.compress.gate import Pixels, answers, count_unfamiliar, make_gate
 from leanmed.compress.outcome import Comparison, GateError, Outcome, Target
 from leanmed.compress.parts import Parts, find_parts, sample_records
 from leanmed.compress.quantize import Options, Quantized, quantize
@@ -24,6 +24,9 @@ from leanmed.records import Record
 from leanmed.runtime.artifact import ARTIFACT, MANIFEST, Artifact, read_artifact, write_artifact
 from leanmed.tasks import TASKS
 from leanmed.tasks.recipes import recipe_of_artifact
+
+LOOKED_AT = 128  # images, for how familiar they look before and after
+MOST_SHIFTED = 0.05  # of these, by which the number of unfamiliar ones may change
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,21 @@ def quantize_parts(
         )
         tested = test.compare(*found)
         outcome = replace(outcome, tested=tested, warnings=(*outcome.warnings, *_beyond(tested, outcome)))
+    if manifest.familiar:
+        judged = RecordImages(sample_records(parts.test or parts.validation, LOOKED_AT), side)
+        before, after = (count_unfamiliar(artifact, judged, own) for own in (artifact.graphs, quantized.graphs))
+        outcome = replace(outcome, warnings=(*outcome.warnings, *_shifted(before, after, len(judged))))
     return replace(quantized, outcome=outcome)
+
+
+def _shifted(before: int, after: int, images: int) -> list[str]:
+    """What to say if compression changes how many images look unfamiliar by more than it may."""
+    if abs(after - before) <= MOST_SHIFTED * images:
+        return []
+    return [
+        f"{after} of {images} images look unfamiliar to the compressed model, and {before} to the float one: what it "
+        "says of how familiar an image looks cannot be relied on"
+    ]
 
 
 def _beyond(tested: Comparison, allowed: Outcome) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from leanmed.records import Record
 from leanmed.runtime.artifact import Artifact
 from leanmed.runtime.predictor import open_graphs, open_session
 from leanmed.tasks import TASKS
-from leanmed.tasks.kind import JudgePart
+from leanmed.tasks.kind import FAMILIAR, MODEL, JudgePart
 
 Pixels = NDArray[np.uint8]  # (h, w, 3 or 4)
 Answer = Sequence[Array]  # what an artifact's graphs give for one image
@@ -124,6 +124,15 @@ def answers(
     """
     run = open_graphs(artifact.graphs if graphs is None else graphs)
     return [TASKS[artifact.manifest.task].outputs(image, run) for image in tracked(images, step, len(images))]
+
+
+def count_unfamiliar(artifact: Artifact, images: Iterable[Pixels], graphs: Mapping[str, bytes]) -> int:
+    """How many images look unfamiliar to graphs of an artifact that tells it."""
+    about, session = artifact.manifest.familiar, open_session(graphs[MODEL])
+    if about is None:
+        return 0
+    shares = (session.run([FAMILIAR], {"pixels": image})[0][0] for image in images)
+    return sum(bool(share < about.threshold) for share in shares)
 
 
 def latency(
