@@ -167,7 +167,7 @@ def test_a_candidate_lies_where_the_nodule_was_put(form, detector, chest, grid, 
     outcome = predict_file(detector, [path], tmp_path / "out" / "a.jsonl")
     assert (outcome.answered, outcome.failed) == (1, ())
     (line,) = lines(outcome.path)
-    keys = ["input", "candidates", "threshold", "slices", "picture", "artifact", "version", "seconds"]
+    keys = ["input", "candidates", "threshold", "slices", "familiar", "picture", "artifact", "version", "seconds"]
     assert list(line) == keys
     (only,) = line["candidates"]
     assert np.linalg.norm(only["world_mm_xyz"] - world(chest, grid)) < 1
@@ -199,7 +199,7 @@ def test_in_python_a_scan_gives_candidates(detector, chest, grid, hu, tmp_path):
 @pytest.mark.parametrize(("slices", "alike"), [(1, True), (3, False)])
 def test_the_channels_are_those_the_artifact_was_taught_on(slices, alike, make_detector, grid, hu, tmp_path):
     taught, shown = make_detector(slices=slices), []
-    taught.outputs = lambda pixels: shown.append(pixels) or (np.empty((0, 4)), np.empty(0))
+    taught._seen = lambda pixels: shown.append(pixels) or ((np.empty((0, 4)), np.empty(0)), None)
     assert taught.find_candidates(written(tmp_path, "mhd", hu, grid)) == []
     assert all((pixels[..., 0] == pixels[..., 2]).all() for pixels in shown) == alike
 
@@ -373,7 +373,8 @@ def test_no_name_leads_out_of_the_folder_of_montages(name, monkeypatch, tmp_path
 
 def stub(search: Callable[[Path], Candidates]) -> Any:
     """What answers scans as a detector does."""
-    return SimpleNamespace(takes_scans=True, artifact=SimpleNamespace(sha256="f" * 64), predict_scan=search)
+    known = SimpleNamespace(sha256="f" * 64)
+    return SimpleNamespace(takes_scans=True, artifact=known, predict_scan=search, remark=lambda familiar: "")
 
 
 def nothing(scan: Any = None) -> Candidates:
@@ -531,7 +532,7 @@ def test_other_dicom_and_other_artifacts_see_what_the_display_shows(make_detecto
     for kind in ("slice", "photograph"):
         detector = make_detector(kind=kind)
         nothing_found = np.empty((0, 4)), np.empty(0)
-        detector.run = lambda name, feeds, kind=kind, end=nothing_found: shown.update({kind: feeds["pixels"]}) or end
+        detector._seen = lambda pixels, kind=kind, end=nothing_found: shown.update({kind: pixels}) or (end, None)
         detector.predict(photograph if kind == "slice" else ct)
     assert shown["slice"].shape == (*hu.shape[1:], 4)
     assert (shown["slice"] == shown["photograph"]).all()
