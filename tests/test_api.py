@@ -8,7 +8,7 @@ import pytest
 
 import leanmed
 from leanmed.api import _overrides
-from leanmed.errors import DataError, MissingExtraError, RecipeError, RunError
+from leanmed.errors import DataError, MissingExtraError, OutputError, RecipeError, RunError
 from leanmed.tasks.recipes import load_recipe
 
 
@@ -56,7 +56,7 @@ def test_a_fold_is_exported_answers_and_is_judged(made):
 
 def test_a_stopped_run_goes_on_and_a_finished_one_is_not_lost(made):
     root, data, _ = made
-    with pytest.raises(RunError, match="holds a run already"):
+    with pytest.raises(OutputError, match="it holds a run; add --resume"):
         leanmed.train(data, root / "run", settings={"model.side": 32})
     with pytest.raises(RunError, match=r"model\.side: 32 -> 64"):
         leanmed.train(data, root / "run", settings={"model.side": 64}, resume=True)

@@ -30,11 +30,19 @@ PLACES = {
     "export": ("RUN",),
     "predict": ("ARTIFACT", "PHOTOGRAPHS"),
     "quantize": ("ARTIFACT", "--to", "int8", "--data", "EYELIDS"),
+    "recalibrate": ("ARTIFACT", "--data", "EYELIDS"),
     "benchmark": ("ARTIFACT", "--images", "PHOTOGRAPHS", "--seconds", "1", "--repeats", "3"),
     "profile": ("ARTIFACT", "--repeats", "3"),
     "reproduce": ("anemia", "--data", "EYELIDS"),
 }
-LONG = ("demo", "train", "export", "quantize", "reproduce")  # their outputs are planted here, and replaced elsewhere
+LONG = (
+    "demo",
+    "train",
+    "export",
+    "quantize",
+    "recalibrate",
+    "reproduce",
+)  # their outputs are planted here, and replaced elsewhere
 FILES = ("predict", "benchmark", "profile")
 
 
@@ -71,7 +79,7 @@ def plant(tiny_artifact: Path, finished_run: Run) -> Callable[[str, Path], None]
     """`plant("train", out)`: what the command leaves behind, as far as it takes to recognise it."""
 
     def planted(name: str, out: Path) -> None:
-        if name in ("export", "quantize"):
+        if name in ("export", "quantize", "recalibrate"):
             shutil.copytree(tiny_artifact, out)
         elif name == "train":
             shutil.copytree(finished_run.path, out)

@@ -134,7 +134,8 @@ def test_sam_answers_as_before_and_trains_what_it_should(method):
     with torch.no_grad():
         wanted = answered(model.eval()).pred_masks
         record = adapt(model, Adapters(method=method))
-        assert torch.equal(answered(model).pred_masks, wanted)
+        # Not equal bit for bit: peft's LoRA adds a product of zeros, after which a sum may be rounded otherwise.
+        assert torch.allclose(answered(model).pred_masks, wanted, rtol=1e-4, atol=1e-12)
     assert record.blocks == tuple(f"vision_encoder.layers.{k}" for k in range(12))
     for name, parameter in model.named_parameters():
         own = ".adapter." in name or ".lora_" in name

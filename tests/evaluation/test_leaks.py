@@ -135,5 +135,5 @@ def test_it_is_refused_with_a_run_or_scans(
     for subject, more in ((finished_run.path, ()), (tiny_artifact, ("--scans",))):
         status, _, err = run("evaluate", subject, *how, *more)
         assert status == 2
-        assert "expected --split-audit with an artifact or a file of answers, got it with " in err
+        assert "expected --split-audit with an artifact or a file of answers and one data set, got it with " in err
     assert list(tmp_path.iterdir()) == []

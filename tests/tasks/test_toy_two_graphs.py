@@ -103,6 +103,9 @@ class Pointing(Classification):
         self.register_buffer("temperature", torch.tensor(1.0))
         self.register_buffer("threshold", torch.tensor(0.5))
 
+    def watched(self) -> None:
+        """Its network has no stages to be looked at."""
+
     def forward(self, inputs: Mapping[str, Tensor]) -> Named:
         return {"logits": self.reveal(inputs)["logits"][:, 0]}
 
@@ -220,8 +223,10 @@ def test_it_answers_without_a_prompt_and_with_points_of_both_labels(predictor: P
 
 def test_a_second_prompt_costs_the_further_graph_alone(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
-    run = predictor.run
-    monkeypatch.setattr(predictor, "run", lambda name, feeds: (ran.append(name), run(name, feeds))[1])
+    run = predictor._run
+    monkeypatch.setattr(
+        predictor, "_run", lambda name, outputs, feeds: (ran.append(name), run(name, outputs, feeds))[1]
+    )
     looked = predictor.look(thirds(20, 230, 120))
     assert ran == ["model"]
     found = [looked.answer(Prompts((point,))) for point in (LEFT, MIDDLE)]

@@ -57,7 +57,7 @@ def test_a_mask_of_a_whole_volume_lies_on_it_however_it_is_stored(tmp_path: Path
         assert isinstance(found, AsFile)
         lies_in_place(path, found, tmp_path)
         assert found.as_json()["slices"] == 5
-        assert found.cells() == {"ml bright": found.millilitres["bright"]}
+        assert found.cells() == {"ml bright": found.millilitres["bright"], "familiar": ""}
         assert found.picture().height > 40
 
 
