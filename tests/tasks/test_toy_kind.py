@@ -104,7 +104,7 @@ def test_its_artifact_answers_without_a_word_of_it_in_the_runtime(artifact: Path
     files = sorted(spots.glob("*.png"))
     predict_file(load(artifact), files, tmp_path / "counts.csv", draw=tmp_path / "drawn")
     head, first, *_ = (tmp_path / "counts.csv").read_text().splitlines()
-    assert head == "input,count,artifact,version,seconds,error"
+    assert head == "input,count,familiar,artifact,version,seconds,remark,error"
     assert float(first.split(",")[1]) == pytest.approx(load(artifact).predict(files[0]).count)
     assert len(list((tmp_path / "drawn").iterdir())) == 48
     card = (artifact / "CARD.md").read_text()
