@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from hypothesis import settings
-from numpy.typing import NDArray
-from onnx import TensorProto, helper
 from PIL import Image
 
-from artifact_fixtures import LABELS, manifest
+from artifact_fixtures import LABELS, manifest, mean_red_graph
 from leanmed import __version__
 from leanmed.data import content_hashes, data_hash, read_records
 from leanmed.data.splits import make_folds
@@ -89,38 +86,6 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for k, path in enumerate(paths):
         Image.fromarray(np.full((10 + k, 30 - k, 3), (20 * k, 90, 80), np.uint8)).save(path)
     return paths
-
-
-def mean_red_graph(classes: int = 2) -> bytes:
-    """An ONNX graph that answers (1 - r, r), r being the mean red of a picture of any size, white being 1.
-
-    With more than two classes, the rest of them get probability 0.
-    """
-    nodes = [
-        helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["floats", "axes"], ["means"], keepdims=0),
-        helper.make_node("Gather", ["means", "first"], ["red"]),
-        helper.make_node("Div", ["red", "white"], ["positive"]),
-        helper.make_node("Sub", ["one", "positive"], ["negative"]),
-        helper.make_node("Concat", ["negative", "positive", "zeros"], ["probabilities"], axis=0),
-    ]
-    constants: dict[str, NDArray[Any]] = {
-        "axes": np.array([0, 1]),
-        "first": np.array([0]),
-        "white": np.float32([255]),
-        "one": np.float32([1]),
-        "zeros": np.zeros(classes - 2, np.float32),
-    }
-    graph = helper.make_graph(
-        nodes,
-        "mean-red",
-        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["h", "w", "c"])],
-        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [classes])],
-        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from PIL import Image
 import leanmed
 from artifact_fixtures import LABELS
 from leanmed.data import content_hashes, read_records
-from leanmed.errors import ArtifactError, DataError
+from leanmed.errors import ArtifactError, DataError, OutputError
 from leanmed.evaluation.artifacts import evaluate_artifact
 from leanmed.exporting.recalibrate import recalibrate, remarks
 from leanmed.figures.bootstrap import Figure
@@ -254,7 +254,7 @@ def test_the_artifact_itself_and_other_folders_are_not_written_over(
         recalibrate(source, north, source)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").touch()
-    with refused(ArtifactError, "to be new, empty or an artifact"):
+    with refused(OutputError, "to be new or empty, but it holds a.txt"):
         recalibrate(source, north, tmp_path / "notes")
 
 

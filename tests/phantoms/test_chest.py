@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from leanmed.data import read_records
-from leanmed.errors import DataError
+from leanmed.errors import OutputError
 from leanmed.phantoms.chest import LUNG, MUSCLE, NOISE, crossing, draw, made_chest, write_slices
 
 
@@ -89,5 +89,5 @@ def test_boxes_of_written_slices_are_bright_on_dark(slices):
 
 
 def test_slices_do_not_overwrite_anything(slices, refused):
-    with refused(DataError, "to be new or empty, but it holds "):
+    with refused(OutputError, "to be new or empty, but it holds "):
         write_slices(slices, 3)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from leanmed.data import class_folders
-from leanmed.errors import DataError
+from leanmed.errors import DataError, OutputError
 from leanmed.phantoms import eyelids as phantoms
 from leanmed.phantoms.eyelids import PHANTOMS, EyelidSet, Pixels, Row, draw_subject, eyelid, made_sites, redness
 
@@ -198,7 +198,7 @@ def test_a_folder_of_the_same_phantoms_is_left_alone_and_any_other_is_refused(tm
     before = (root / "labels.csv").stat().st_mtime_ns
     assert PHANTOMS["eyelids"](root, **SMALL) == root
     assert (root / "labels.csv").stat().st_mtime_ns == before
-    with pytest.raises(DataError, match="made"):
+    with pytest.raises(OutputError, match="made"):
         PHANTOMS["eyelids"](root, **SMALL, signal=2.0)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from leanmed.data import read_mask, read_pixels, read_records
 from leanmed.data.instances import read_instances
-from leanmed.errors import DataError
+from leanmed.errors import DataError, OutputError
 from leanmed.phantoms.nerves import Oval, made_frame, made_patient, write_nerves
 
 SIDE = 48
@@ -36,7 +36,7 @@ def test_fewer_patients_and_frames_are_the_first_of_more(written, tmp_path):
 
 
 def test_a_full_folder_and_numbers_that_make_no_sense_are_refused(written, tmp_path, refused):
-    with pytest.raises(DataError):
+    with pytest.raises(OutputError):
         write_nerves(written)
     with refused(DataError, "at least one patient", "got 0, 4, 128 and 0.5"):
         write_nerves(tmp_path / "none", patients=0)

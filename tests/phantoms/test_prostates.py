@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 
 from leanmed.data import read_mask, read_pixels, read_records
-from leanmed.errors import DataError
+from leanmed.errors import OutputError
 from leanmed.phantoms.prostates import AXES, made_case, made_site, write_prostates
 
 
@@ -33,7 +33,7 @@ def test_fewer_cases_and_sites_are_the_first_of_more(written, tmp_path):
 
 
 def test_a_folder_that_holds_something_is_refused(written):
-    with pytest.raises(DataError):
+    with pytest.raises(OutputError):
         write_prostates(written)
 
 

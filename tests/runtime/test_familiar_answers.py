@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import leanmed
-from conftest import mean_red_graph
+from artifact_fixtures import mean_red_graph
 from leanmed.cli import main
 from leanmed.errors import ArtifactError, DataError, RunError, UnfamiliarInput
 from leanmed.manifest import Familiar

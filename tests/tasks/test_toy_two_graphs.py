@@ -27,6 +27,7 @@ from leanmed.evaluation.artifacts import evaluate_artifact
 from leanmed.exporting.export import export
 from leanmed.manifest import Input, Manifest, Provenance
 from leanmed.models.classifier import Classifier
+from leanmed.models.familiarity import Tap, Watched
 from leanmed.prompts import Prompts
 from leanmed.records import Record
 from leanmed.runtime.artifact import read_artifact, write_artifact
@@ -103,11 +104,11 @@ class Pointing(Classification):
         self.register_buffer("temperature", torch.tensor(1.0))
         self.register_buffer("threshold", torch.tensor(0.5))
 
-    def watched(self) -> None:
-        """Its network has no stages to be looked at."""
-
     def forward(self, inputs: Mapping[str, Tensor]) -> Named:
         return {"logits": self.reveal(inputs)["logits"][:, 0]}
+
+    def watched(self) -> Watched:
+        return Watched("model.layers", (Tap("model.layers.1"),))
 
     def reveal(self, inputs: Mapping[str, Tensor]) -> Named:
         image = inputs["image"]
@@ -224,9 +225,7 @@ def test_it_answers_without_a_prompt_and_with_points_of_both_labels(predictor: P
 def test_a_second_prompt_costs_the_further_graph_alone(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
     run = predictor._run
-    monkeypatch.setattr(
-        predictor, "_run", lambda name, outputs, feeds: (ran.append(name), run(name, outputs, feeds))[1]
-    )
+    monkeypatch.setattr(predictor, "_run", lambda name, *more: (ran.append(name), run(name, *more))[1])
     looked = predictor.look(thirds(20, 230, 120))
     assert ran == ["model"]
     found = [looked.answer(Prompts((point,))) for point in (LEFT, MIDDLE)]

@@ -131,16 +131,16 @@ def recalibrate(
         progress: takes the number of images that are through.
 
     Raises:
-        ArtifactError: `source` is damaged or gives no probability for each label, or `out` is something else than an
-            artifact.
+        ArtifactError: `source` is damaged or gives no probability for each label, or `out` is `source`.
+        OutputError: `out` holds something; with `overwrite`, something else than an artifact.
         DataError: fewer than 20 groups that are new to the artifact, or a label without images of two of them.
         ExportError: the new graph does not give what was fitted.
     """
     artifact = read_artifact(source)
     kind, manifest = TASKS[artifact.manifest.task], artifact.manifest
-    ARTIFACT.check(out, overwrite=overwrite)
     if out.resolve() == source.resolve():
         raise ArtifactError(f"expected --out to be another folder than the artifact {source}, which is still needed")
+    ARTIFACT.check(out, overwrite=overwrite)
     if not kind.probabilities:
         raise ArtifactError(
             f"expected an artifact that gives a probability for each label, got one for {manifest.task}, whose "

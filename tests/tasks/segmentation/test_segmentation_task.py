@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.data import default_collate
 
 from contracts.task_contract import MaskContract
+from leanmed.exporting.export import export_model
+from leanmed.figures.familiarity import Scale
+from leanmed.models.familiarity import Descriptor, Familiarity, Watching, watching
+from leanmed.runtime.predictor import open_session
 from leanmed.tasks.base import Batch
 from leanmed.tasks.recipes import check_recipe
 from leanmed.tasks.segmentation.augment import OUTSIDE, augment_masks, change_values
@@ -208,3 +213,27 @@ def test_a_network_whose_probabilities_stay_low_is_scored_at_the_threshold_that_
     scorer = task.scorer()
     scorer.add({"logits": logits}, {"mask": torch.tensor([[[1, 0, 0]]], dtype=torch.uint8), "case": torch.tensor([1])})
     assert scorer.figures()["dice"] == 1
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+def test_intensities_are_told_to_be_familiar_by_the_graph_as_by_its_module(slices: int) -> None:
+    task = segmentation("gland", data={"kind": "intensities"}, segmenter={"slices": slices}).eval()
+    rng = np.random.default_rng(0)
+    volumes = [rng.normal(size=(40, 50, 3)).astype(np.float32) for _ in range(30)]
+    watched = task.watched()
+
+    def seen_of(pixels: np.ndarray) -> Descriptor:
+        with torch.inference_mode(), watching(task, watched) as seen:
+            task(default_collate([task.prepare(pixels)]))
+            return seen()
+
+    parts = [seen_of(pixels) for pixels in volumes]
+    fitted = Familiarity.fit(Descriptor(*(torch.cat(own) for own in zip(*parts, strict=True))))
+    distances = [float(fitted.distance(part)) for part in parts]
+    module = Watching(task.graph(), task, watched, fitted.scaled(Scale.of(distances))).eval()
+    session = open_session(export_model(module, ["mask", "confidence"], "float32"))
+    told = [session.run(["familiar"], {"pixels": pixels})[0].item() for pixels in (*volumes[:2], 5 * volumes[0])]
+    with torch.inference_mode():
+        wanted = [module(torch.from_numpy(pixels))[-1].item() for pixels in volumes[:2]]
+    assert told[:2] == pytest.approx(wanted, abs=0.01)
+    assert told[2] == pytest.approx(0.0, abs=1e-6), "values five times as large are unlike those of any image"
