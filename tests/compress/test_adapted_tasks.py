@@ -134,8 +134,11 @@ def test_sam_answers_as_before_and_trains_what_it_should(method):
     with torch.no_grad():
         wanted = answered(model.eval()).pred_masks
         record = adapt(model, Adapters(method=method))
-        # Not equal bit for bit: peft's LoRA adds a product of zeros, after which a sum may be rounded otherwise.
-        assert torch.allclose(answered(model).pred_masks, wanted, rtol=1e-4, atol=1e-12)
+        found = answered(model).pred_masks
+        if method == "lora":  # its queries, keys and values come of products of their own, rounded as the CPU likes
+            assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+        else:
+            assert torch.equal(found, wanted)
     assert record.blocks == tuple(f"vision_encoder.layers.{k}" for k in range(12))
     for name, parameter in model.named_parameters():
         own = ".adapter." in name or ".lora_" in name
