@@ -46,7 +46,9 @@ def test_a_fold_is_exported_answers_and_is_judged(made):
     root, data, run = made
     artifact = leanmed.export(run, root / "artifact", fold=0, threshold=0.25, tell=lambda line: None)
     assert artifact.manifest.threshold == 0.25
+    before = sorted(path.name for path in root.iterdir())
     report = leanmed.evaluate(root / "artifact", data)
+    assert sorted(path.name for path in root.iterdir()) == before, "nothing is written where nothing is asked for"
     answers = leanmed.predict(root / "artifact", data / "images")
     assert len(answers) == 90
     assert report.figures["auc"].n < 90  # those that it was trained on are left out
@@ -88,6 +90,9 @@ def test_the_audit_says_whether_labels_agree(made, capsys):
     assert leanmed.audit_folder(data, root / "audit")
     assert "90 images" in capsys.readouterr().out
     assert (root / "audit" / "report.html").is_file()
+    with pytest.raises(OutputError, match="it holds an audit"):
+        leanmed.audit_folder(data, root / "audit")
+    assert leanmed.audit_folder(data, root / "audit", overwrite=True)
 
 
 def test_what_is_not_installed_is_named(monkeypatch, tmp_path):

@@ -39,7 +39,15 @@ Place = str | Path
 Tell = Callable[[str], None]
 
 
-def audit_folder(data: Place, out: Place, *, dataset: str = "folder", strict: bool = False, workers: int = 1) -> bool:
+def audit_folder(
+    data: Place,
+    out: Place,
+    *,
+    dataset: str = "folder",
+    strict: bool = False,
+    overwrite: bool = False,
+    workers: int = 1,
+) -> bool:
     """Find copies of images, and labels that contradict each other, as `leanmed audit` does.
 
     Args:
@@ -47,6 +55,7 @@ def audit_folder(data: Place, out: Place, *, dataset: str = "folder", strict: bo
         out: takes report.html, report.json, groups.csv and pairs.csv; new or empty, unless `overwrite`.
         dataset: how the folder is laid out; see docs/data.md.
         strict: refuse images without a row in the table, and rows without an image.
+        overwrite: replace an older audit in `out`.
         workers: processes. More than one need a script whose work stands below `if __name__ == "__main__":`.
 
     Returns:
@@ -59,7 +68,9 @@ def audit_folder(data: Place, out: Place, *, dataset: str = "folder", strict: bo
     needs("audit_folder", "report", "cv2", "faiss", "jinja2")
     from leanmed.audit import command
 
-    lines, sound = command.audit_folder(Path(data), dataset, Path(out), workers=workers, strict=strict)
+    lines, sound = command.audit_folder(
+        Path(data), dataset, Path(out), workers=workers, strict=strict, overwrite=overwrite
+    )
     for line in lines:
         print(line)
     return sound
@@ -161,8 +172,8 @@ def evaluate(
     if isinstance(subject, Run):
         report = evaluate_run(subject, data=Path(data), command=command)
     else:
-        beside = Path(out).parent if out else Path(data).parent
-        report = evaluate_artifact(subject, Path(data), dataset=dataset, cache=beside / AUDIT, command=command)
+        cache = Path(out).parent / AUDIT if out else None  # of the audit's groups
+        report = evaluate_artifact(subject, Path(data), dataset=dataset, cache=cache, command=command)
     if out:
         write_report(Path(out), report, read=read_image, overwrite=overwrite)
     return report
@@ -184,7 +195,7 @@ def export(
 
     Args:
         run: a finished run, or its folder.
-        out: the artifact's folder; new or empty.
+        out: the artifact's folder; new or empty, unless `overwrite`.
         fold: take the model of one fold as it is; None: train one more on all images, as `leanmed export` does.
         ensemble: take the models of all folds, whose mean is the answer.
         threshold: a number from 0 to 1 or a rule (f1, youden, sensitivity:0.95); None: the recipe's rule.
