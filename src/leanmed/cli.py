@@ -162,7 +162,8 @@ def train(
             metavar="fast|best",
             help="Settings of the recipe that belong together; --set wins over them. For the recipe folder, fast: one "
             "held-out part, 128 pixels, at most 20 epochs, which takes minutes on two cores; best: five folds, 256 "
-            "pixels, stronger augmentation, at most 40 epochs, which takes hours. `leanmed recipe folder` prints them.",
+            "pixels, stronger augmentation, at most 40 epochs, which takes many times as long. `leanmed recipe "
+            "folder` prints them.",
         ),
     ] = None,
     protocol: Splitting.Protocol = None,

@@ -236,7 +236,7 @@ def test_images_of_labels_that_a_recipe_does_not_name_are_left_out_and_counted(t
     chosen = read_records_for(Data(labels=("malignant", "benign")), root)
     assert {record.label for record in everything} == {"benign", "malignant", "normal"}
     assert [record.id for record in chosen] == [record.id for record in everything if record.label != "normal"]
-    assert chosen.notes[-1] == "1 images are left out, since data.labels does not name their label: normal (1)."
+    assert chosen.notes[-1] == "Images left out, since data.labels does not name their label: normal (1)."
     assert chosen.notes[:-1] == everything.notes
 
 

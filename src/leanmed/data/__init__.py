@@ -139,10 +139,7 @@ def _of_labels(records: Records, labels: Sequence[str] | None) -> Records:
         return records
     counts = ", ".join(f"{label} ({count})" for label, count in sorted(others.items()))
     kept = records.like(r for r in records if not isinstance(r.target, str) or r.target in listed)
-    kept.notes = (
-        *kept.notes,
-        f"{others.total()} images are left out, since data.labels does not name their label: {counts}.",
-    )
+    kept.notes = (*kept.notes, f"Images left out, since data.labels does not name their label: {counts}.")
     return kept
 
 
