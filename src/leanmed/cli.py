@@ -738,7 +738,8 @@ def quantize(
     max_drop: Annotated[
         float | None,
         typer.Option(
-            help="The most that the main score may fall. If not given: 0.005 for labels (AUC), 0.01 for boxes (AP50)."
+            help="The most that the main score may fall. If not given: 0.005 for labels (AUC), and 0.01 for boxes "
+            "(AP50) and masks (Dice)."
         ),
     ] = None,
     min_agreement: Annotated[
@@ -748,7 +749,16 @@ def quantize(
         int | None,
         typer.Option(
             min=1,
-            help="Training images that set the ranges of the activations. If not given: 256 for labels, 64 for boxes.",
+            help="Training images that set the ranges of the activations. If not given: 256 for labels, 64 for boxes "
+            "and masks.",
+        ),
+    ] = None,
+    attempts: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The most attempts, each by one technique more than the one before, of which the best is kept. "
+            "If not given, it goes on until one loses little enough or no technique is left.",
         ),
     ] = None,
     finetune: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning if nothing else helps; 0: none.")] = 0,
@@ -772,7 +782,7 @@ def quantize(
     from leanmed.compress.quantize import Options
     from leanmed.papers.published import BESIDE
 
-    options = Options(max_drop=max_drop, min_agreement=min_agreement, epochs=finetune, unpack=unpack)
+    options = Options(max_drop, min_agreement, epochs=finetune, unpack=unpack, attempts=attempts)
     with stages() as progress:
         outcome = quantize_artifact(
             artifact,

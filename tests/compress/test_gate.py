@@ -127,4 +127,4 @@ def test_slow_graphs_are_timed_in_few_rounds(monkeypatch: pytest.MonkeyPatch) ->
     runs.clear()
     monkeypatch.setattr(gate, "MOST_MILLISECONDS", -1.0)
     latency({"a": b""}, {"a": {}})
-    assert len(runs) == gate.WARM + gate.LEAST_ROUNDS
+    assert len(runs) == 2  # the first is not counted

@@ -83,6 +83,20 @@ def test_remedies_are_tried_in_order_and_those_that_add_noise_are_dropped() -> N
         assert (before.techniques == after.techniques[:-1]) == (noise == best)
 
 
+def test_no_more_attempts_are_made_than_were_asked_for() -> None:
+    told: list[str] = []
+    options = replace(IMPOSSIBLE, attempts=2)
+    found = quantize(ARTIFACT, "int4", IMAGES, made_gate(ARTIFACT), options, tell=told.append).outcome
+    assert [attempt.techniques[-1] for attempt in found.attempts] == ["gptq", "equalize"]
+    assert told[0].startswith("attempt 1 of at most 2: ")
+
+
+def test_a_network_without_two_layers_to_equalize_is_not_equalized(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leanmed.compress.quantize.find_pairs", lambda network: [])
+    found = quantize(ARTIFACT, "int4", IMAGES, made_gate(ARTIFACT), IMPOSSIBLE).outcome
+    assert [attempt.techniques[-1] for attempt in found.attempts] == ["gptq", "percentile", "exclude"]
+
+
 def test_fine_tuning_comes_last_and_quiets_the_answers() -> None:
     options = Options(max_drop=-1.0, ladder=("finetune",), epochs=4)
     first, tuned = quantize(ARTIFACT, "int4", IMAGES, made_gate(ARTIFACT), options).outcome.attempts

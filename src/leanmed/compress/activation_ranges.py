@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import helper
 from onnx.utils import Extractor
 
 from leanmed.compress.graph import Array, copy, shapes
@@ -103,12 +104,20 @@ def _seen_in(passes: Sequence[Item], samples: Sequence[Sample], step: Step) -> I
 
 
 def _extremes(network: Network, names: Sequence[str], samples: Sequence[Sample], step: Step) -> dict[str, Range]:
+    """Least and greatest value of each tensor, found in the graph: the values of a large network fill the memory."""
+    core = copy(network.core)
+    ends = {name: (f"{name}_least", f"{name}_greatest") for name in names}
+    for name, (least, greatest) in ends.items():
+        core.graph.node.extend(
+            helper.make_node(op, [name], [end], keepdims=0)
+            for op, end in (("ReduceMin", least), ("ReduceMax", greatest))
+        )
     found = dict.fromkeys(names, (0.0, 0.0))
-    for some, seen in _seen_in(list(_passes(network, names)), samples, step):
-        for values in tensor_values(network.core, some, seen):
-            for name, value in values.items():
-                low, high = found[name]
-                found[name] = (min(low, float(value.min())), max(high, float(value.max())))
+    wanted = [end for both in ends.values() for end in both]
+    for values in tensor_values(core, wanted, tracked(samples, step, len(samples))):
+        for name, (least, greatest) in ends.items():
+            low, high = found[name]
+            found[name] = (min(low, float(values[least])), max(high, float(values[greatest])))
     return found
 
 

@@ -24,7 +24,7 @@ from leanmed.tasks.kind import FAMILIAR, MODEL, JudgePart
 
 Pixels = NDArray[np.uint8]  # (h, w, 3 or 4)
 Answer = Sequence[Array]  # what an artifact's graphs give for one image
-WARM, LEAST_ROUNDS, ROUNDS = 2, 3, 25  # of timing
+WARM, ROUNDS = 2, 25  # of timing
 MOST_MILLISECONDS = 20_000.0  # of all that is timed, beyond which no further round is begun
 
 
@@ -141,16 +141,16 @@ def latency(
     """Median milliseconds of one run on one thread, the graphs taking turns.
 
     It is the thread's own time: what else a busy machine does in between is not counted. Slow graphs get fewer rounds,
-    three at least.
+    of which the first is not counted.
     """
     sessions = {name: open_session(graph) for name, graph in graphs.items()}
     times: dict[str, list[float]] = {name: [] for name in graphs}
-    for number in range(WARM + rounds):
-        if number >= WARM + LEAST_ROUNDS and sum(map(sum, times.values())) > MOST_MILLISECONDS:
-            break
+    for _ in range(WARM + rounds):
         for name, session in sessions.items():
             start = time.thread_time()
             session.run(None, dict(feeds[name]))
-            if number >= WARM:
-                times[name].append(1e3 * (time.thread_time() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
+            times[name].append(1e3 * (time.thread_time() - start))
+        done = len(next(iter(times.values())))
+        if done > 1 and sum(map(sum, times.values())) > MOST_MILLISECONDS:
+            break
+    return {name: statistics.median(values[min(WARM, len(values) - 1) :]) for name, values in times.items()}

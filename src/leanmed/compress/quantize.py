@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from leanmed.compress.activation_ranges import Sample, network_inputs
 from leanmed.compress.builder import Builder, Built, Technique
+from leanmed.compress.equalize import find_pairs
 from leanmed.compress.fp16 import store_half
 from leanmed.compress.gate import Answer, Gate, Images, answers, latency
 from leanmed.compress.graph import parse, refuse_quantized, simplify
@@ -63,6 +64,7 @@ class Options:
         ladder: techniques tried one after another while the drop is too large; those in `start` are passed over.
         epochs: of fine-tuning; 0 leaves it out.
         unpack: keep 4-bit weights in 8 bits, for runtimes without INT4.
+        attempts: the most that are made; None: as many as the ladder has.
     """
 
     max_drop: float | None = None
@@ -71,6 +73,7 @@ class Options:
     ladder: tuple[Technique, ...] = LADDER
     epochs: int = 0
     unpack: bool = False
+    attempts: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,7 +254,7 @@ def _climb(bench: _Bench, to: Target, tell: Callable[[str], None], progress: Pro
     builder = Builder(bench.network, bench.samples, bits, unpack=options.unpack, epochs=options.epochs)
     kept, least = options.start, np.inf
     tried: list[_Trial] = []
-    trials = _trials(options)
+    trials = _trials(options, bench.network)[: options.attempts]
     for number, techniques in enumerate(trials, start=1):
         trial, watch = (*kept, *techniques), _of_attempt(number, progress)
         tell(f"attempt {number} of at most {len(trials)}: {', '.join(trial) or 'plain rounding'}")
@@ -281,10 +284,11 @@ def _told(attempt: Attempt) -> str:
     return f"{', '.join(attempt.techniques)}: {change}, {attempt.bytes:,} bytes, {found}"
 
 
-def _trials(options: Options) -> list[tuple[Technique, ...]]:
-    """What each attempt adds to those kept: nothing first, then one technique at a time."""
-    usable = [name for name in options.ladder if name not in options.start]
-    return [(), *((name,) for name in usable if name != "finetune" or options.epochs > 0)]
+def _trials(options: Options, network: Network) -> list[tuple[Technique, ...]]:
+    """What each attempt adds to those kept: nothing first, then one technique at a time that can change something."""
+    idle = {"finetune": options.epochs == 0, "equalize": not find_pairs(network)}
+    usable = [name for name in options.ladder if name not in options.start and not idle.get(name)]
+    return [(), *((name,) for name in usable)]
 
 
 def _warnings(bench: _Bench) -> list[str]:

@@ -1,4 +1,4 @@
-"""How much of the answer's noise each rounding makes: one tensor or one layer's weights at a time.
+"""How much of the answer's noise some roundings make: those of one layer's weights, or of a network's beginning.
 
 Roundings are all but independent, so their noise powers add up, and what is left when some of them are spared can be
 foretold without building it.
@@ -21,22 +21,33 @@ from leanmed.compress.rounding import Rounded
 HANDOVER = 17
 
 
-def of_activations(
-    network: Network, names: Iterable[str], ranges: Mapping[str, Range], samples: Sequence[Sample]
-) -> dict[str, float]:
-    """Tensor -> noise power over the answer's variance when nothing but this tensor is rounded, to 8 bits."""
-    reference = _answers(network.core, network.outputs, samples)
-    return {name: _noise(network, _round_tensor(network, name, ranges[name]), samples, reference) for name in names}
-
-
 def of_weights(network: Network, rounded: Mapping[str, Rounded], samples: Sequence[Sample]) -> dict[str, float]:
     """Layer name -> noise power over the answer's variance when nothing but this layer's weights is rounded."""
     layers = [layer for layer in network.layers if layer.name in rounded]
     reference = _answers(network.core, network.outputs, samples)
     return {
-        layer.name: _noise(network, _round_weights(network, layer, rounded[layer.name]), samples, reference)
-        for layer in layers
+        layer.name: _noise(network, _round_weights(network, [layer], rounded), samples, reference) for layer in layers
     }
+
+
+def of_beginning(
+    network: Network,
+    rounded: Mapping[str, Rounded],
+    ranges: Mapping[str, Range],
+    length: int,
+    samples: Sequence[Sample],
+) -> float:
+    """Noise power over the answer's variance when the first `length` layers alone are quantized.
+
+    That is their weights, and the tensors that would not be rounded if these layers stayed float.
+    """
+    order = [layer.name for layer in network.layers]
+    everything = rounded_tensors(network, order)
+    freed = set(everything) - set(rounded_tensors(network, order[length:]))
+    core = _round_weights(network, [layer for layer in network.layers[:length] if layer.name in rounded], rounded)
+    for number, name in enumerate(name for name in everything if name in freed and name in ranges):
+        _round_tensor(core, name, ranges[name], f"noise_{number}")
+    return noise(network, core, samples)
 
 
 def noise(network: Network, core: onnx.ModelProto, samples: Sequence[Sample]) -> float:
@@ -53,33 +64,35 @@ def _noise(network: Network, core: onnx.ModelProto, samples: Sequence[Sample], r
     return float(np.mean(error**2) / max(np.mean((reference - reference.mean(axis=0)) ** 2), 1e-30))
 
 
-def _round_weights(network: Network, layer: Layer, rounded: Rounded) -> onnx.ModelProto:
-    values: dict[str, Array] = {layer.weight: rounded.weight(layer)}
-    if layer.bias and rounded.bias is not None:
-        values[layer.bias] = rounded.bias
+def _round_weights(network: Network, layers: Iterable[Layer], rounded: Mapping[str, Rounded]) -> onnx.ModelProto:
+    """A copy of the core with some layers' weights and biases rounded."""
+    values: dict[str, Array] = {}
+    for layer in layers:
+        own = rounded[layer.name]
+        values[layer.weight] = own.weight(layer)
+        if layer.bias and own.bias is not None:
+            values[layer.bias] = own.bias
     return set_initializers(network.core, values)
 
 
-def _round_tensor(network: Network, name: str, limits: Range) -> onnx.ModelProto:
-    """The core with one tensor rounded, in plain arithmetic that no runtime takes for a quantized layer."""
-    core = set_initializers(network.core, {})
+def _round_tensor(core: onnx.ModelProto, name: str, limits: Range, prefix: str) -> None:
+    """Round one tensor of a core, in plain arithmetic that no runtime takes for a quantized layer."""
     size = step(limits)
     low = np.rint(limits[0] / size)
     constants = {"step": size, "low": low, "high": low + LEVELS}
     core.graph.initializer.extend(
-        numpy_helper.from_array(np.array(value, np.float32), f"noise_{key}") for key, value in constants.items()
+        numpy_helper.from_array(np.array(value, np.float32), f"{prefix}_{key}") for key, value in constants.items()
     )
-    rename(core.graph.node, name, "noise_rounded")
+    rename(core.graph.node, name, f"{prefix}_rounded")
     nodes = [
-        helper.make_node("Div", [name, "noise_step"], ["noise_scaled"]),
-        helper.make_node("Round", ["noise_scaled"], ["noise_whole"]),
-        helper.make_node("Clip", ["noise_whole", "noise_low", "noise_high"], ["noise_clipped"]),
-        helper.make_node("Mul", ["noise_clipped", "noise_step"], ["noise_rounded"]),
+        helper.make_node("Div", [name, f"{prefix}_step"], [f"{prefix}_scaled"]),
+        helper.make_node("Round", [f"{prefix}_scaled"], [f"{prefix}_whole"]),
+        helper.make_node("Clip", [f"{prefix}_whole", f"{prefix}_low", f"{prefix}_high"], [f"{prefix}_clipped"]),
+        helper.make_node("Mul", [f"{prefix}_clipped", f"{prefix}_step"], [f"{prefix}_rounded"]),
     ]
     place = 1 + max((i for i, node in enumerate(core.graph.node) if name in node.output), default=-1)
     for node in reversed(nodes):
         core.graph.node.insert(place, node)
-    return core
 
 
 def promote(layers: Sequence[Layer], noise: Mapping[str, float], share: float) -> dict[str, str]:
@@ -129,10 +142,7 @@ def spare_head(
     lengths = [k for k in range(1, len(order)) if costs[k - 1] <= share]
     if not lengths:
         return {}
-    by_weight = of_weights(network, {name: rounded[name] for name in order[: lengths[-1]]}, samples)
-    freed = {k: _freed(network, order[k:]) & set(ranges) for k in lengths}
-    by_tensor = of_activations(network, freed[lengths[-1]], ranges, samples)
-    saved = {k: sum(by_tensor[t] for t in freed[k]) + sum(by_weight[n] for n in order[:k]) for k in lengths}
+    saved = {k: of_beginning(network, rounded, ranges, k, samples) for k in lengths}
     length = next(k for k in lengths if saved[k] >= 0.9 * max(saved.values()))
     reason = (
         f"rounding the first {length} layers would add {_percent(saved[length])} of the answer's variance as noise; "
@@ -151,12 +161,6 @@ def _costs(network: Network) -> list[float]:
     done = np.cumsum([counts[layer.name] for layer in network.layers])
     handed = [float(np.prod([max(1, size) for size in known.get(layer.output, (1,))])) for layer in network.layers]
     return [float(d + HANDOVER * h) / float(done[-1]) for d, h in zip(done, handed, strict=True)]
-
-
-def _freed(network: Network, rest: Sequence[str]) -> set[str]:
-    """The tensors that are not rounded when only the layers `rest` are quantized."""
-    everything = rounded_tensors(network, [layer.name for layer in network.layers])
-    return set(everything) - set(rounded_tensors(network, rest))
 
 
 def _percent(share: float) -> str:
