@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 import leanmed
 from leanmed.api import _overrides
-from leanmed.errors import DataError, MissingExtraError, OutputError, RecipeError, RunError
+from leanmed.errors import ArtifactError, DataError, MissingExtraError, OutputError, RecipeError, RunError
 from leanmed.tasks.recipes import load_recipe
 
 
@@ -32,6 +34,22 @@ def test_a_run_is_judged_as_by_the_command(made):
     assert by_value.figures == by_place.figures
     assert written["metrics"]["auc"]["value"] == by_place.figures["auc"].value
     assert written["protocol"].startswith("One held-out test part")  # of the preset
+
+
+def test_a_file_of_answers_and_a_second_data_set_are_judged_as_by_the_command(made, tmp_path):
+    _, data, run = made
+    leanmed.export(run, tmp_path / "artifact", fold=0, tell=lambda line: None)
+    command = [sys.executable, "-m", "leanmed", "predict", tmp_path / "artifact", data / "images"]
+    subprocess.run([*command, "--out", tmp_path / "answers.jsonl"], check=True, capture_output=True)
+    labels = list(run.labels)
+    report = leanmed.evaluate(tmp_path / "answers.jsonl", data, labels=labels, also={"again": data}, prevalence=0.1)
+    assert report.figures["auc"].n == 90
+    assert [row.name for row in report.data_sets] == [data.name, "again"]
+    assert {row.prevalence for row in report.predictive_values} >= {0.1}
+    with pytest.raises(DataError, match="expected --labels with a file of answers only"):
+        leanmed.evaluate(run, data, labels=labels)
+    with pytest.raises(ArtifactError, match="expected an artifact, got the run"):
+        leanmed.evaluate(run, data, tmp_path / "report", scans=True)
 
 
 def test_the_figures_come_as_a_table(made):

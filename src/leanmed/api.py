@@ -27,9 +27,11 @@ from leanmed.errors import DataError
 from leanmed.extras import REPORTING, TRAINING, needs
 from leanmed.runtime.answers import Answers as Answers
 from leanmed.runtime.answers import predict as predict
-from leanmed.runtime.predictor import Predictor, load
+from leanmed.runtime.predictor import Predictor
 
 if TYPE_CHECKING:
+    from leanmed.evaluation.answered import Answered
+    from leanmed.records import Record
     from leanmed.report.report import Report
     from leanmed.runs import Run
     from leanmed.runtime.artifact import Artifact
@@ -136,47 +138,70 @@ def evaluate(
     out: Place | None = None,
     *,
     dataset: str | None = None,
+    labels: Sequence[str] | None = None,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    also: Mapping[str, Place] | Sequence[str] = (),
+    prevalence: float | None = None,
+    scans: bool = False,
+    oracle: bool = False,
+    split_audit: Place | None = None,
     overwrite: bool = False,
 ) -> Report:
-    """Say how good a run or an artifact is, as `leanmed evaluate` does.
+    """Say how good a run, an artifact or a file of answers is, as `leanmed evaluate` does.
 
     Args:
-        subject: a run or its folder; or an artifact's folder, or what `load` opened.
+        subject: a run or its folder; an artifact's folder, or what `load` opened; or a file of answers in JSON lines.
         data: the data set's folder: of a run, the one that it was trained on.
         out: takes report.html, report.json and answers.csv; None: nothing is written.
-        dataset: for an artifact, how the folder is laid out; None: as its recipe says.
+        dataset: how the folder is laid out; None: as the artifact's recipe says, of a file of answers `folder`.
+        labels: of a file of answers, in order, of two the positive one last; None: as the answers name them.
+        settings: of a file of answers, how the data are read or judged: {"data.values": {"gland": [1, 2]}}.
+        also: further data sets, whose figures stand beside those of `data`: {"north": "north-hospital"}.
+        prevalence: of two labels, give the predictive values at this share of positive images too.
+        scans: judge an artifact on LUNA16's whole scans; needs `out`.
+        oracle: of a run that takes points: answer anew, each image with a point from its true mask.
+        split_audit: the folder that `leanmed audit --split` wrote; the images that it found to leak are left out.
         overwrite: replace an older report in `out`.
 
     Returns:
         The report: its `figures` by name, each with its 95 % interval, and `to_frame()`.
 
     Raises:
-        LeanmedError: the run is unfinished, the artifact damaged, or the data are not what they must be.
+        LeanmedError: what is asked for does not fit, the run is unfinished, the artifact damaged, or the data are not
+            what they must be.
         MissingExtraError: the extra `report` is not installed.
     """
     needs("evaluate", "report", *REPORTING)
-    from leanmed.audit.grouping import AUDIT
-    from leanmed.evaluation.artifacts import evaluate_artifact
-    from leanmed.evaluation.runs import evaluate_run
-    from leanmed.reading.images import read_image
-    from leanmed.report.report import REPORT, write_report
-    from leanmed.runs import RUN, Run
-    from leanmed.tasks.recipes import open_run
+    from leanmed.evaluation.command import Asked
+    from leanmed.evaluation.command import evaluate as judge
 
-    if out:
-        REPORT.check(Path(out), overwrite=overwrite)
-    if isinstance(subject, str | Path):
-        path = Path(subject)
-        subject = open_run(path) if (path / RUN).is_file() else load(path)
-    command = f"leanmed.evaluate(..., {str(data)!r})"
-    if isinstance(subject, Run):
-        report = evaluate_run(subject, data=Path(data), command=command)
-    else:
-        cache = Path(out).parent / AUDIT if out else None  # of the audit's groups
-        report = evaluate_artifact(subject, Path(data), dataset=dataset, cache=cache, command=command)
-    if out:
-        write_report(Path(out), report, read=read_image, overwrite=overwrite)
+    asked = Asked(
+        dataset=dataset,
+        labels=tuple(labels) if labels else None,
+        settings=_overrides(settings),
+        also=[f"{name}={folder}" for name, folder in also.items()] if isinstance(also, Mapping) else also,
+        prevalence=prevalence,
+        scans=scans,
+        oracle=oracle_answers if oracle else None,
+        split_audit=None if split_audit is None else Path(split_audit),
+    )
+    report, _ = judge(
+        Path(subject) if isinstance(subject, str) else subject,
+        Path(data),
+        None if out is None else Path(out),
+        asked,
+        overwrite=overwrite,
+        command=f"leanmed.evaluate(..., {str(data)!r})",
+    )
     return report
+
+
+def oracle_answers(run: Run, records: Sequence[Record]) -> Answered:
+    """What a run's models answer to points from the true masks; see `leanmed.training.oracle`. It needs torch."""
+    needs("evaluate --oracle", "train", *TRAINING)
+    from leanmed.training.oracle import oracle_answers
+
+    return oracle_answers(run, records)
 
 
 def export(

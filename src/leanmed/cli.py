@@ -26,7 +26,7 @@ from leanmed.console import (
     typed,
 )
 from leanmed.cores import available_cores
-from leanmed.errors import ArtifactError, DataError, LeanmedError
+from leanmed.errors import DataError, LeanmedError
 from leanmed.extras import REPORTING, TRAINING, needs
 
 app = typer.Typer(
@@ -344,87 +344,23 @@ def evaluate(
     `leanmed evaluate artifact --data new-patients --also north=north-hospital --prevalence 0.05 --out report`
     """
     needs("evaluate", "report", *REPORTING)
-    from leanmed.audit.grouping import AUDIT
-    from leanmed.evaluation.artifacts import evaluate_artifact, evaluate_scans
-    from leanmed.evaluation.beside import evaluate_beside, named_sets
-    from leanmed.evaluation.files import evaluate_answers
-    from leanmed.evaluation.runs import evaluate_run
-    from leanmed.reading.images import read_image
-    from leanmed.report.report import REPORT, write_report
-    from leanmed.runs import RUN
-    from leanmed.tasks.recipes import open_run
+    from leanmed.api import oracle_answers
+    from leanmed.evaluation.command import Asked
+    from leanmed.evaluation.command import evaluate as judge
 
-    written = (out / "report.html", out / "report.json")
-    is_run, is_file = (subject / RUN).is_file(), subject.is_file()
-    if settings and not is_file:
-        raise DataError(
-            "expected --set with a file of answers only, since runs and artifacts keep their recipe; leave it out"
-        )
-    if labels and not is_file:
-        raise DataError(
-            "expected --labels with a file of answers only, since runs and artifacts know the order of their labels; "
-            "leave it out"
-        )
-    if dataset and is_run:
-        raise DataError("expected no --dataset with a run, which is judged on the data that it split; leave it out")
-    if oracle and not is_run:
-        raise DataError(f"expected a run with --oracle, got {subject}; give a run folder, or leave it out")
-    if also and is_run:
-        raise DataError(
-            f"expected an artifact or a file of answers with --also, got the run {subject}, each of whose models "
-            "answers its own test part only; make an artifact with leanmed export, or leave --also out"
-        )
-    if scans and (also or prevalence is not None):
-        raise DataError("expected neither --also nor --prevalence with --scans, got one; leave it out")
-    if split_audit and (is_run or scans or also):
-        raise DataError(
-            "expected --split-audit with an artifact or a file of answers and one data set, got it with "
-            f"{'a run, whose folds leanmed has split' if is_run else '--scans' if scans else '--also'}; leave it out"
-        )
-    REPORT.check(out, overwrite=overwrite)
-    if scans:
-        if is_run:
-            raise ArtifactError(f"expected an artifact, got the run {subject}; make one with leanmed export")
-        if dataset:
-            raise DataError("expected no --dataset with --scans, whose scans are laid out as LUNA16's; leave it out")
-        with progress_bar("scans") as step:
-            report, more = evaluate_scans(
-                leanmed.load(subject), data, out, overwrite=overwrite, command=typed(), progress=step
-            )
-        echo_evaluation(report, *written, more)
-        return
-    common: dict[str, Any] = {"command": typed(), "prevalence": prevalence}
-    if is_run:
-        report = evaluate_run(open_run(subject), data=data, oracle=_oracle() if oracle else None, **common)
-    else:
-        sets = named_sets(data, also)
-        common |= {"cache": out.parent / AUDIT, "split_audit": split_audit}
-        if is_file:
-            chosen: dict[str, Any] = {
-                "dataset": dataset or "folder",
-                "labels": tuple(labels.split(",")) if labels else None,
-                "settings": settings,
-                "others": tuple(sets.values()),
-            }
-            report = evaluate_beside(sets, lambda folder: evaluate_answers(subject, folder, **chosen, **common))
-        else:
-            predictor = leanmed.load(subject)
-            with progress_bar("images") as step:
-                report = evaluate_beside(
-                    sets,
-                    lambda folder: evaluate_artifact(predictor, folder, dataset=dataset, progress=step, **common),
-                    manifest=predictor.manifest,
-                )
-    write_report(out, report, read=read_image, overwrite=overwrite)
-    echo_evaluation(report, *written, out / "answers.csv")
-
-
-def _oracle() -> Any:
-    """What answers a run's test images anew; it needs torch."""
-    needs("evaluate --oracle", "train", *TRAINING)
-    from leanmed.training.oracle import oracle_answers
-
-    return oracle_answers
+    asked = Asked(
+        dataset=dataset,
+        labels=tuple(labels.split(",")) if labels else None,
+        settings=settings,
+        also=also,
+        prevalence=prevalence,
+        scans=scans,
+        oracle=oracle_answers if oracle else None,
+        split_audit=split_audit,
+    )
+    with stages() as progress:
+        report, written = judge(subject, data, out, asked, overwrite=overwrite, command=typed(), progress=progress)
+    echo_evaluation(report, *written)
 
 
 @app.command()
@@ -507,7 +443,7 @@ def recalibrate(
     from leanmed.recipe.recipe import threshold_of
 
     wanted = threshold_of(threshold) if threshold else None
-    with progress_bar("images") as step:
+    with stages() as progress:
         found = recalibrate(
             artifact,
             data,
@@ -516,7 +452,7 @@ def recalibrate(
             dataset=dataset,
             overwrite=overwrite,
             cache=out.parent / AUDIT,
-            progress=step,
+            progress=progress,
         )
     for line in found.lines():
         typer.echo(line)

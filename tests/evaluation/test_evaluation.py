@@ -123,12 +123,13 @@ def test_a_run_under_the_paper_protocol_says_that_it_leaks(finished_run):
 
 def test_an_artifact_is_judged_on_what_it_answers(clinic, make_artifact):
     predictor = leanmed.load(make_artifact(threshold=95 / 255, provenance=made()))
-    steps: list[int] = []
-    report = evaluate_artifact(predictor, clinic, progress=steps.append)
+    steps: list[tuple[str, int, int]] = []
+    report = evaluate_artifact(predictor, clinic, progress=lambda *step: steps.append(step))
     assert report.figures["accuracy"].value == pytest.approx(19 / 20)  # the last one is red and not anemic
     assert report.figures["auc"].value == pytest.approx(1 - 9 / (9 * 11))
     assert report.figures["recall"].value == 1
-    assert steps == list(range(1, 21))
+    assert [(done, total) for stage, done, total in steps if stage == "images"] == [(k, 20) for k in range(1, 21)]
+    assert "read" in {stage for stage, _, _ in steps}, "the audit for copies is told too"
     assert [mistake.id for mistake in report.mistakes] == ["images/19.png"]
     assert {row.name for row in report.subgroups} == {"site", "age"}
     assert report.notes[0].startswith("labels.csv is read as text in UTF-8 with commas between its fields: 20 row(s)")

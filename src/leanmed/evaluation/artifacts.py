@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from leanmed import __version__
 from leanmed.audit.grouping import Known, group_for_artifact
 from leanmed.audit.seen import meet
+from leanmed.console import Progress, Step, nobody, silent
 from leanmed.data import read_records_for
 from leanmed.errors import DataError, InputError, LeanmedError
 from leanmed.evaluation.answered import PROTOCOLS, Answered, check_prevalence, missing_notes, report_of
@@ -33,7 +35,7 @@ def evaluate_artifact(
     cache: Path | None = None,
     command: str = "",
     prevalence: float | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress = silent,
 ) -> Report:
     """The report of an artifact on a data set, but for the groups of which it was trained or selected on an image.
 
@@ -47,7 +49,7 @@ def evaluate_artifact(
         cache: a folder for the audit's groups; None: they are not kept.
         command: what the user typed, for the record.
         prevalence: give predictive values at this share of positive images too; None: do not.
-        progress: takes the number of images that are through.
+        progress: takes stage, done and total, of the audit for copies too.
 
     Raises:
         DataError: labels the artifact does not know, no image that can be read, every image was used to make it, an
@@ -55,9 +57,9 @@ def evaluate_artifact(
     """
     manifest, origin = predictor.manifest, predictor.manifest.provenance
     check_prevalence(manifest.task, manifest.labels, prevalence)
-    new = new_images(predictor.artifact, data, dataset=dataset, cache=cache)
+    new = new_images(predictor.artifact, data, dataset=dataset, cache=cache, progress=progress)
     recipe, known = new.recipe, new.known
-    answered, failed = _answer_all(predictor, new.records, progress)
+    answered, failed = _answer_all(predictor, new.records, partial(progress, "images"))
     kept = leave_out_leaks(answered, known.contents, split_audit, recipe.evaluation) if split_audit else None
     answered = kept.answered if kept else answered
     report = report_of(
@@ -97,11 +99,18 @@ class NewImages:
     notes: list[str]
 
 
-def new_images(artifact: Artifact, data: Path, *, dataset: str | None = None, cache: Path | None = None) -> NewImages:
+def new_images(
+    artifact: Artifact,
+    data: Path,
+    *,
+    dataset: str | None = None,
+    cache: Path | None = None,
+    progress: Progress = silent,
+) -> NewImages:
     """Read a data set, group it as for training, and leave out the groups of which the artifact knows an image.
 
     Args:
-        artifact, data, dataset, cache: see `evaluate_artifact`.
+        artifact, data, dataset, cache, progress: see `evaluate_artifact`.
 
     Raises:
         DataError: labels the artifact does not know, or every image was used to make it.
@@ -110,7 +119,7 @@ def new_images(artifact: Artifact, data: Path, *, dataset: str | None = None, ca
     recipe = recipe_of_artifact(origin.recipe)
     records = read_records_for(recipe.data, data, dataset)
     TASKS[manifest.task].judge.check(dataset or recipe.data.dataset, records, manifest.labels)
-    known = group_for_artifact(records, recipe.split, cache)
+    known = group_for_artifact(records, recipe.split, cache, progress=progress)
     met = meet(known, origin, artifact.traces, cache)
     if not met.unseen:
         raise DataError(
@@ -132,7 +141,7 @@ def evaluate_scans(
     *,
     overwrite: bool = False,
     command: str = "",
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Step = nobody,
 ) -> tuple[Report, Path]:
     """An artifact on the whole scans below a folder: write the report, and say where else something was written.
 
@@ -156,9 +165,7 @@ def evaluate_scans(
     return judged.report, out / written[0].name
 
 
-def _answer_all(
-    predictor: Predictor, records: Sequence[Record], progress: Callable[[int], None]
-) -> tuple[Answered, list[tuple[str, str]]]:
+def _answer_all(predictor: Predictor, records: Sequence[Record], step: Step) -> tuple[Answered, list[tuple[str, str]]]:
     answers: list[Answer] = []
     answered: list[Record] = []
     failed: list[tuple[str, str]] = []
@@ -168,7 +175,7 @@ def _answer_all(
             answered.append(record)
         except LeanmedError as error:
             failed.append((record.id, str(error)))
-        progress(number)
+        step(number, len(records))
     if not answers:
         raise InputError(f"expected images that can be read, got none among {len(records)}; the first: {failed[0][1]}")
     manifest = predictor.manifest

@@ -9,6 +9,7 @@ from typing import Any
 
 from leanmed import __version__
 from leanmed.audit.grouping import group_for_artifact
+from leanmed.console import Progress, silent
 from leanmed.data import read_records_for
 from leanmed.errors import DataError, RecipeError
 from leanmed.evaluation.answered import PROTOCOLS, Answered, check_prevalence, missing_notes, report_of
@@ -37,6 +38,7 @@ def evaluate_answers(
     others: Sequence[Path] = (),
     command: str = "",
     prevalence: float | None = None,
+    progress: Progress = silent,
 ) -> Report:
     """The report of a file of answers, whoever gave them: JSON lines as `predict` writes them.
 
@@ -56,7 +58,7 @@ def evaluate_answers(
         others: folders of other data sets that the file answers too; what is named as an image in one of them is no
             answer to an image of the same name here.
         command: what the user typed, for the record.
-        prevalence: as of `leanmed.evaluation.artifacts.evaluate_artifact`.
+        prevalence, progress: as of `leanmed.evaluation.artifacts.evaluate_artifact`.
 
     Raises:
         DataError: no answers, of several kinds or models, or none to an image of the data set; an image that the audit
@@ -71,7 +73,7 @@ def evaluate_answers(
     recipe = _recipe_of(file, task, dataset, settings)
     records = read_records_for(recipe.data, data, dataset)
     kind.judge.check(dataset, records, known_labels)
-    known = group_for_artifact(records, Split(groups=groups, conflicts="keep"), cache)
+    known = group_for_artifact(records, Split(groups=groups, conflicts="keep"), cache, progress=progress)
     own = [(name, answer) for name, answer in read if not _lies_in_another(Path(name), data, others)]
     found, strangers = _matched(known.grouping.records, own, data)
     if not found:

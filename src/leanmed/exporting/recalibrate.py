@@ -19,13 +19,15 @@ measured       {how, before, after, change}: name -> {value, low, high, n}
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from leanmed.console import Progress, Step, silent
 from leanmed.errors import ArtifactError, DataError, ExportError, InputError, LeanmedError
 from leanmed.evaluation.answered import missing_notes
 from leanmed.evaluation.artifacts import NewImages, new_images
@@ -111,7 +113,7 @@ def recalibrate(
     dataset: str | None = None,
     overwrite: bool = False,
     cache: Path | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress = silent,
 ) -> Recalibrated:
     """Fit calibration and threshold of an artifact to a data set, and write the artifact that has them.
 
@@ -128,7 +130,7 @@ def recalibrate(
         dataset: the data set's reader; None: the one of the artifact's recipe.
         overwrite: replace an older artifact in `out`.
         cache: a folder for the audit's groups; None: they are not kept.
-        progress: takes the number of images that are through.
+        progress: takes stage, done and total, of the audit for copies too.
 
     Raises:
         ArtifactError: `source` is damaged or gives no probability for each label, or `out` is `source`.
@@ -151,8 +153,8 @@ def recalibrate(
             f"expected no --threshold with the labels {', '.join(manifest.labels)}, of which the likeliest is "
             "answered; leave it out"
         )
-    new = new_images(artifact, data, dataset=dataset, cache=cache)
-    records, outputs, failed = _outputs(Predictor(artifact), new.records, progress)
+    new = new_images(artifact, data, dataset=dataset, cache=cache, progress=progress)
+    records, outputs, failed = _outputs(Predictor(artifact), new.records, partial(progress, "images"))
     bench = _Bench(manifest, records, outputs, _rule(manifest, new, threshold))
     found = fit(bench.seen, slope=bench.slope)
     decision = bench.threshold(found, np.arange(len(records)))
@@ -180,7 +182,7 @@ def _rule(manifest: Manifest, new: NewImages, asked: str | float | None) -> str 
 
 
 def _outputs(
-    predictor: Predictor, records: Sequence[Record], progress: Callable[[int], None]
+    predictor: Predictor, records: Sequence[Record], step: Step
 ) -> tuple[list[Record], list[Outputs], list[tuple[str, str]]]:
     """What the graphs give for each record that can be read, and why others cannot."""
     answered: list[tuple[Record, Outputs]] = []
@@ -190,7 +192,7 @@ def _outputs(
             answered.append((record, predictor.outputs(predictor.frame_of(record).pixels)))
         except LeanmedError as error:
             failed.append((record.id, str(error)))
-        progress(number)
+        step(number, len(records))
     if not answered:
         raise InputError(f"expected images that can be read, got none among {len(records)}; the first: {failed[0][1]}")
     return [record for record, _ in answered], [given for _, given in answered], failed

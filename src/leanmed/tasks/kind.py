@@ -282,7 +282,7 @@ class JudgePart(Protocol):
         answer: Callable[[Path], Any],
         *,
         command: str = ...,
-        progress: Callable[[int], None] = ...,
+        progress: Callable[[int, int], None] = ...,
     ) -> JudgedScans:
         """An artifact on the whole scans below a folder. Raises ArtifactError when the kind answers for none."""
 

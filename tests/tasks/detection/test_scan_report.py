@@ -17,6 +17,7 @@ from leanmed.phantoms.scans import AXIAL, write_mhd
 from leanmed.reading.ct import Grid
 from leanmed.records import Boxes, Record
 from leanmed.runs import read_csv
+from leanmed.runtime.predictor import Predictor
 from leanmed.tasks.detection.candidates import Candidate, Candidates
 from leanmed.tasks.detection.scan_report import ScanResult, judge_scans
 
@@ -55,11 +56,11 @@ def judged(root: Path, *seen: str, found: tuple[Candidate, ...] = FOUND, **optio
 
 def test_scans_are_judged_by_luna16_s_rules(luna16: Path, tmp_path: Path) -> None:
     """Both nodules are found at once; the mark on the excluded finding counts neither way."""
-    steps: list[int] = []
-    result = judged(luna16, progress=steps.append)
+    steps: list[tuple[int, int]] = []
+    result = judged(luna16, progress=lambda *step: steps.append(step))
     assert result.report.figures["cpm"].value == 1
     assert result.report.figures["cpm"].n == 3
-    assert steps == [1, 2, 3]
+    assert steps == [(1, 3), (2, 3), (3, 3)]
     assert result.write(tmp_path) == tmp_path / "candidates.csv"
     rows = read_csv(tmp_path / "candidates.csv")
     assert len(rows) == 6
@@ -110,14 +111,15 @@ def test_the_command_writes_both_files_and_tells_the_figures(
     (luna16 / "subset0" / "b.raw").unlink()
     asked: list[int | None] = []
 
-    def search(path: Path, *, count: int | None) -> Candidates:
-        asked.append(count)
-        return Candidates(FOUND, 0.5, None)
+    class Searching(Predictor):
+        def __init__(self) -> None:
+            self._manifest, self.artifact = manifest(), SimpleNamespace(sha256="0123")  # type: ignore[assignment]
 
-    predictor = SimpleNamespace(
-        manifest=manifest(), artifact=SimpleNamespace(sha256="0123"), predict_scan=search, takes_scans=True
-    )
-    monkeypatch.setattr("leanmed.load", lambda path: predictor)
+        def predict_scan(self, path: Path, *, count: int | None = None) -> Candidates:
+            asked.append(count)
+            return Candidates(FOUND, 0.5, None)
+
+    monkeypatch.setattr("leanmed.evaluation.command.load", lambda path: Searching())
 
     files = [tmp_path / "out" / name for name in ("report.html", "report.json", "candidates.csv")]
     typed = ["leanmed", "evaluate", "artifact", "--scans", "--data", str(luna16), "--out", str(tmp_path / "out")]

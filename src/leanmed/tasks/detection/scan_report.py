@@ -11,6 +11,7 @@ import numpy as np
 
 from leanmed import __version__
 from leanmed.audit.grouping import absent
+from leanmed.console import Step, nobody
 from leanmed.data import content_hash
 from leanmed.data.luna16 import Finding, Scans, check_places, read_scans
 from leanmed.errors import DataError, InputError
@@ -51,7 +52,7 @@ def judge_scans(
     answer: Callable[[Path], Candidates],
     *,
     command: str = "",
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Step = nobody,
 ) -> ScanResult:
     """Candidates of every scan below LUNA16's folder that is new to an artifact, and how good they are.
 
@@ -63,7 +64,7 @@ def judge_scans(
         root: LUNA16's folder.
         answer: from a scan's path to its candidates, all of them.
         command: what the user typed, for the record.
-        progress: takes the number of scans that are through.
+        progress: takes how many scans are through, and of how many.
 
     Raises:
         DataError: the annotations are unsound, or no scan is left.
@@ -98,7 +99,7 @@ def judge_scans(
 
 
 def _search(
-    manifest: Manifest, answer: Callable[[Path], Candidates], scans: Scans, progress: Callable[[int], None]
+    manifest: Manifest, answer: Callable[[Path], Candidates], scans: Scans, step: Step
 ) -> tuple[dict[str, Sequence[Candidate]], list[str], dict[str, str]]:
     """Candidates by series, what to say of scans left out, and the mark of each scan that can be read."""
     found: dict[str, Sequence[Candidate]] = {}
@@ -122,7 +123,7 @@ def _search(
             notes.append(f"{uid}, or another scan of its patient, was used to make the artifact; left out.")
         elif (candidates := answered(uid, answer)) is not None:
             found[uid] = candidates.found
-        progress(number)
+        step(number, len(marks))
     return found, notes, marks
 
 
