@@ -582,7 +582,6 @@ def predict(
 
     Explained: `leanmed predict artifact photos/ --out answers.jsonl --explain why`
     """
-    from leanmed.data.telling import some
     from leanmed.prompts import Prompts
     from leanmed.reading.greys import range_remarks
     from leanmed.reading.images import Limits, find_inputs
@@ -595,37 +594,20 @@ def predict(
     files, part = find_inputs(inputs, scans=predictor.takes_scans), Shard.parse(shard)
     for note in files.notes:
         typer.echo(note, err=True)
-    if prompts is not None and explain:
-        raise DataError(
-            "expected no --point or --box with --explain, which covers parts of an image that nobody points into, got "
-            "both; leave one out"
-        )
+    if prompts is not None:
+        _check_prompted(predictor, files, prompts, resume, explain)  # before anything is written
     explanations = Explanations.of(predictor, files, explain, explain_most, explain_masks) if explain else None
     for line in _explaining(explanations, files, part.of(files), resume) if explanations else ():
         typer.echo(line, err=True)
-    if prompts is not None:
-        if len(files) != 1 or resume:
-            raise DataError(
-                f"expected one image and no --resume with --point or --box, which are places in it, got {len(files)} "
-                f"images{' and --resume' * resume}; predict one at a time"
-            )
-        predictor.check_prompts(predictor.frame(files[0]), prompts)  # before anything is written
-    workers = workers or available_cores()
+    common: dict[str, Any] = {"prompts": prompts, "explanations": explanations}
+    common["workers"] = workers or available_cores()
     if str(out) == "-":
         if resume:
             raise DataError(
                 "expected --resume with a file, got --out -, which leaves nothing to go on from; name a file"
             )
         pictures = Pictures(draw, images=True) if draw else None
-        found = predict_lines(
-            predictor,
-            part.of(files),
-            sys.stdout,
-            workers=workers,
-            pictures=pictures,
-            prompts=prompts,
-            explanations=explanations,
-        )
+        found = predict_lines(predictor, part.of(files), sys.stdout, pictures=pictures, **common)
     else:
         with stoppable("--resume"), progress_bar("images", len(part.of(files))) as step:
             found = predict_file(
@@ -635,14 +617,21 @@ def predict(
                 shard=part,
                 resume=resume,
                 overwrite=overwrite,
-                workers=workers,
                 draw=draw,
-                prompts=prompts,
-                explanations=explanations,
                 progress=step,
+                **common,
             )
+    _echo_answered(found, [] if predictor.takes_scans else range_remarks(part.of(files), limits))
+    if found.failed:
+        raise typer.Exit(1)
+
+
+def _echo_answered(found: Any, remarks: Sequence[str] = ()) -> None:
+    """How many answers there are and where, remarks, and what to be careful of; all on standard error."""
+    from leanmed.data.telling import some
+
     typer.echo(f"{found.answered} answered -> {found.path}   Research use only: not a medical device.", err=True)
-    for line in [] if predictor.takes_scans else range_remarks(part.of(files), limits):
+    for line in remarks:
         typer.echo(line, err=True)
     if found.unfamiliar:
         typer.echo(
@@ -654,7 +643,21 @@ def predict(
         typer.echo(f"failed: {name}: {reason}", err=True)
     if found.failed:
         typer.echo(f"{len(found.failed)} of {found.answered + len(found.failed)} inputs failed", err=True)
-        raise typer.Exit(1)
+
+
+def _check_prompted(predictor: Any, files: Sequence[Path], prompts: Any, resume: bool, explain: Path | None) -> None:
+    """Refuse points and boxes beside what does not go with them, and those that lie outside of the image."""
+    if explain:
+        raise DataError(
+            "expected no --point or --box with --explain, which covers parts of an image that nobody points into, got "
+            "both; leave one out"
+        )
+    if len(files) != 1 or resume:
+        raise DataError(
+            f"expected one image and no --resume with --point or --box, which are places in it, got {len(files)} "
+            f"images{' and --resume' * resume}; predict one at a time"
+        )
+    predictor.check_prompts(predictor.frame(files[0]), prompts)
 
 
 def _explaining(chosen: Any, files: Sequence[Path], mine: Sequence[Path], resume: bool) -> list[str]:
