@@ -45,6 +45,25 @@ def test_the_image_gives_means_spreads_and_how_much_neighbours_differ() -> None:
     assert (spread, along, across) == pytest.approx((np.sqrt(5.0), 2.0, 4.0))
 
 
+def test_a_network_of_which_all_was_seen_is_stopped_where_nothing_else_is_asked_of_it() -> None:
+    class Late(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            raise AssertionError("nobody watches what comes this late")
+
+    early = nn.Conv2d(3, 4, 3)
+    image, watched = torch.rand(2, 3, 8, 8), Watched("", (Tap("0"),))
+    whole = seen_by(nn.Sequential(early, nn.ReLU()), watched, image)
+    network = nn.Sequential(early, Late())
+    with torch.inference_mode(), watching(network, watched, no_further=True) as seen:
+        network(image)
+    found = seen()
+    assert found is not None
+    assert torch.equal(found.means, whole.means)
+    assert torch.equal(found.spreads, whole.spreads)
+    with pytest.raises(AssertionError, match="nobody watches"), watching(network, watched):
+        network(image)
+
+
 @pytest.mark.parametrize(
     ("shape", "axis"),
     [

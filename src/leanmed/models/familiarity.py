@@ -15,7 +15,7 @@ Spreads are taken as logarithms: a blank image, whose spreads are all but 0, is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -68,30 +68,45 @@ class Descriptor(NamedTuple):
 
 
 @contextmanager
-def watching(network: nn.Module, watched: Watched | None) -> Iterator[Callable[[], Descriptor | None]]:
-    """Watch a network that is run once inside; afterwards the function tells what was seen, or of none nothing."""
+def watching(
+    network: nn.Module, watched: Watched | None, *, no_further: bool = False
+) -> Iterator[Callable[[], Descriptor | None]]:
+    """Watch a network that is run once inside; afterwards the function tells what was seen, or of none nothing.
+
+    With `no_further` it is run until all was seen, and the rest of what stands inside is passed over.
+    """
     if watched is None:
         yield lambda: None
         return
     seen: dict[str, list[Tensor]] = {}
 
+    def keep(name: str, parts: list[Tensor]) -> None:
+        seen[name] = parts
+        if no_further and len(seen) > len(watched.taps):
+            raise _AllSeen
+
     def image(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        seen[""] = _of_image(inputs[0])
+        keep("", _of_image(inputs[0]))
 
     def look_at(own: Tap) -> Callable[[nn.Module, Any, Any], None]:
         def look(module: nn.Module, inputs: Any, output: Any) -> None:
             maps = output if isinstance(output, Tensor) else next((m for m in output if isinstance(m, Tensor)), None)
-            seen[own.path] = [] if maps is None else _pooled(maps, own.axis)
+            keep(own.path, [] if maps is None else _pooled(maps, own.axis))
 
         return look
 
     hooks = [network.get_submodule(watched.network).register_forward_pre_hook(image)]
     hooks += [network.get_submodule(own.path).register_forward_hook(look_at(own)) for own in watched.taps]
     try:
-        yield lambda: _joined([seen.get(path, []) for path in ("", *(own.path for own in watched.taps))])
+        with suppress(_AllSeen):
+            yield lambda: _joined([seen.get(path, []) for path in ("", *(own.path for own in watched.taps))])
     finally:
         for hook in hooks:
             hook.remove()
+
+
+class _AllSeen(Exception):
+    """Stops a network of which enough was seen."""
 
 
 def _pooled(values: Tensor, axis: int) -> list[Tensor]:

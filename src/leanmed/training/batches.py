@@ -137,12 +137,28 @@ def answer_part(
 
 def run_part(task: Task, data: Prepared, batch_size: int) -> Iterator[tuple[Named, Descriptor | None]]:
     """The outputs of each batch, in order, and what the network saw of it: None where it is not watched."""
-    device, was_training, watched = next(task.parameters()).device, task.training, task.watched()
-    task.eval()
-    for batch in ordered_batches(data, batch_size):
-        inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
+    watched = task.watched()
+    for inputs in _inputs_of(task, data, batch_size):
         with torch.inference_mode(), watching(task, watched) as seen:
             outputs = task(inputs)
-            described = seen()
-        yield outputs, described
+        yield outputs, seen()
+
+
+def look_at_part(task: Task, data: Prepared, batch_size: int) -> Iterator[Descriptor]:
+    """What a watched network sees of each batch, in order. It runs no further than that takes."""
+    watched = task.watched()
+    for inputs in _inputs_of(task, data, batch_size):
+        with torch.inference_mode(), watching(task, watched, no_further=True) as seen:
+            task(inputs)
+        described = seen()
+        if described is not None:
+            yield described
+
+
+def _inputs_of(task: Task, data: Prepared, batch_size: int) -> Iterator[Named]:
+    """Each batch on the device that the task is on, which is in evaluation mode meanwhile."""
+    device, was_training = next(task.parameters()).device, task.training
+    task.eval()
+    for batch in ordered_batches(data, batch_size):
+        yield {name: tensor.to(device) for name, tensor in batch.inputs.items()}
     task.train(was_training)

@@ -28,7 +28,7 @@ from leanmed.models.familiarity import Descriptor, Familiarity
 from leanmed.records import Record
 from leanmed.runs import DISTANCES, FAMILIARITY, Run
 from leanmed.tasks.base import Task
-from leanmed.training.batches import Prepared, run_part
+from leanmed.training.batches import Prepared, look_at_part
 
 MOST_IMAGES = 2000  # that a distribution is fitted to; more change it little
 Distances = dict[str, float]
@@ -69,8 +69,7 @@ def keep_familiarity(
     if task.watched() is None or len(training) < LEAST_IMAGES:
         return
     chosen = training[:: -(-len(training) // MOST_IMAGES)]
-    looked = [described for _, described in run_part(task, Prepared(chosen, task, None), batch_size) if described]
-    fitted = Familiarity.fit(stacked(looked))
+    fitted = Familiarity.fit(stacked(list(look_at_part(task, Prepared(chosen, task, None), batch_size))))
     with whole_file(folder / FAMILIARITY) as temporary:
         temporary.write_bytes(save(dict(fitted.named_buffers())))
     if unseen:
