@@ -31,6 +31,7 @@ PLACES = {
     "predict": ("ARTIFACT", "PHOTOGRAPHS"),
     "quantize": ("ARTIFACT", "--to", "int8", "--data", "EYELIDS"),
     "recalibrate": ("ARTIFACT", "--data", "EYELIDS"),
+    "compare": ("ARTIFACT", "OTHER", "--data", "EYELIDS", "--seconds", "1"),
     "benchmark": ("ARTIFACT", "--images", "PHOTOGRAPHS", "--seconds", "1", "--repeats", "3"),
     "profile": ("ARTIFACT", "--repeats", "3"),
     "reproduce": ("anemia", "--data", "EYELIDS"),
@@ -49,6 +50,7 @@ FILES = ("predict", "benchmark", "profile")
 @pytest.fixture
 def run(
     tiny_artifact: Path,
+    own_artifact: Path,
     finished_run: Run,
     photographs: list[Path],
     made_eyelids: Path,
@@ -58,6 +60,7 @@ def run(
     """`run("audit --split", out, ...)`: exit status and standard error of the command on small inputs."""
     places = {
         "ARTIFACT": tiny_artifact,
+        "OTHER": own_artifact,
         "RUN": finished_run.path,
         "PHOTOGRAPHS": photographs[0].parent,
         "EYELIDS": made_eyelids,

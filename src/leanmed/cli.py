@@ -779,6 +779,52 @@ def benchmark(
 
 
 @app.command()
+def compare(
+    artifacts: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Artifact folders, of which the first is what the others are compared with.", show_default=False
+        ),
+    ],
+    data: Data,
+    out: Out,
+    dataset: Annotated[
+        str | None, typer.Option(help="How the data folder is laid out. If not given, as each artifact's recipe says.")
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Time answers for so long, at most; three rounds are timed in any case.")
+    ] = 60.0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Compare artifacts on the same images: figures with paired intervals, size, speed and memory.
+
+    All are judged on the images that are new to each of them, and must answer the same question: one kind of task, the
+    same labels. They may differ in network, precision and everything else. Writes report.html and report.json.
+
+    Example: `leanmed compare artifact artifact-int8 artifact-int4 --data my-images --out comparison`
+    """
+    needs("compare", "report", *REPORTING)
+    from leanmed.audit.grouping import AUDIT
+    from leanmed.benchmark.compare import COMPARISON, compare_artifacts, told, write_comparison
+
+    COMPARISON.check(out, overwrite=overwrite)
+    with stages() as progress:
+        found = compare_artifacts(
+            artifacts,
+            data,
+            dataset=dataset,
+            cache=out.parent / AUDIT,
+            seconds=seconds,
+            command=typed(),
+            progress=progress,
+        )
+    write_comparison(out, found, overwrite=overwrite)
+    for line in told(found):
+        typer.echo(line)
+    typer.echo(f"Research use only: not a medical device.\nwrote {out / 'report.html'} and {out / 'report.json'}")
+
+
+@app.command()
 def profile(
     subject: Annotated[
         str,

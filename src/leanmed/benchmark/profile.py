@@ -209,7 +209,7 @@ def _profile_artifact(path: Path, repeats: int, seconds: float) -> dict[str, Any
         "flops": sum(count_graph_flops(artifact.graphs[name], feeds) for name, feeds in graph_runs(predictor, pixels)),
         "bytes": manifest.bytes,
         "latency_ms": latency["median_ms"],
-        "peak_mib": _child(ARTIFACT_CHILD, str(path), manifest.input.model_dump_json()),
+        "peak_mib": peak_mib(path, manifest.input),
         "how": {
             "parameters": "the numbers in the file, without the scales and zero points of quantization"
             if counted is not None
@@ -301,6 +301,11 @@ def _child(code: str, *arguments: str) -> float | None:
         )
     grown = json.loads(done.stdout)
     return None if grown is None else round(grown / 2**20, 1)
+
+
+def peak_mib(artifact: Path, shape: Input) -> float | None:
+    """What a process of its own grows by, at its peak, while it loads an artifact and answers once; None: not known."""
+    return _child(ARTIFACT_CHILD, str(artifact), shape.model_dump_json())
 
 
 def artifact_memory(path: str, shape: str) -> str:

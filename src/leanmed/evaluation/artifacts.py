@@ -59,7 +59,7 @@ def evaluate_artifact(
     check_prevalence(manifest.task, manifest.labels, prevalence)
     new = new_images(predictor.artifact, data, dataset=dataset, cache=cache, progress=progress)
     recipe, known = new.recipe, new.known
-    answered, failed = _answer_all(predictor, new.records, partial(progress, "images"))
+    answered, failed = answer_all(predictor, new.records, partial(progress, "images"))
     kept = leave_out_leaks(answered, known.contents, split_audit, recipe.evaluation) if split_audit else None
     answered = kept.answered if kept else answered
     report = report_of(
@@ -165,7 +165,14 @@ def evaluate_scans(
     return judged.report, out / written[0].name
 
 
-def _answer_all(predictor: Predictor, records: Sequence[Record], step: Step) -> tuple[Answered, list[tuple[str, str]]]:
+def answer_all(
+    predictor: Predictor, records: Sequence[Record], step: Step = nobody
+) -> tuple[Answered, list[tuple[str, str]]]:
+    """An artifact's answers to the records that can be read, and why others cannot.
+
+    Raises:
+        InputError: none can be read.
+    """
     answers: list[Answer] = []
     answered: list[Record] = []
     failed: list[tuple[str, str]] = []
