@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from leanmed.errors import RunError
 from leanmed.evaluation.runs import ORACLE, evaluate_run, records_of
-from leanmed.models.sam import build_prompted
+from leanmed.models.prompted import build_prompted
 from leanmed.papers.nerves import ABLATION, UNTRAINED
 from leanmed.papers.printed import NERVES
 from leanmed.papers.reproduce import recipe_of, reproduce

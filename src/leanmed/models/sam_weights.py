@@ -6,7 +6,7 @@ Nothing in a file is run, and every tensor must fit: a network that is half load
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ NAMES = (
 )
 
 
-def load_sam_weights(network: nn.Module, source: str, backbone: str) -> None:
+def load_sam_weights(network: nn.Module, source: str, backbone: str, fresh: Collection[str] = frozenset()) -> None:
     """Load weights into a `Sam`; half precision is widened, and positions are resized to the network's size.
 
     Absolute positions of the encoder are resized bilinearly, and relative ones, of windows and of whole images,
@@ -64,15 +64,18 @@ def load_sam_weights(network: nn.Module, source: str, backbone: str) -> None:
             Meta's (which is MedSAM's, too), the id of such a folder on Hugging Face's hub, owner/name, or a fold of a
             run of ours, RUN/fold-0.
         backbone: the network's name, for the message.
+        fresh: names of tensors that are not SAM's. They stay as they are where the weights hold none of them.
 
     Raises:
         RecipeError: no such weights, nothing that can be read, or weights of another network.
     """
     found = _named(_unwrapped(_read(source, backbone)), source)
-    wanted = network.state_dict()
+    own = network.state_dict()
+    left = frozenset() if any(name in fresh for name in found) else fresh
+    wanted = {name: value for name, value in own.items() if name not in left}
     found = {name: _resized(name, value, wanted[name]) if name in wanted else value for name, value in found.items()}
     _check(found, wanted, source, backbone)
-    network.load_state_dict(found)
+    network.load_state_dict(own | found)
 
 
 def transformers_name(name: str) -> str:
@@ -187,7 +190,7 @@ def _check(found: dict[str, Tensor], wanted: dict[str, Tensor], source: str, bac
         if names
     ]
     made_for = WIDTHS.get(len(found.get("vision_encoder.patch_embed.projection.bias", ())))
-    advice = f" (by its width {made_for})" if made_for and made_for != backbone else ""
+    advice = f" (by its width {made_for})" if made_for and not backbone.endswith(made_for.removeprefix("sam-")) else ""
     raise RecipeError(
         f"{source} does not fit {backbone}: of its {len(wanted)} tensors, {'; '.join(faults)}; choose the backbone "
         f"that these weights were made for{advice}"
