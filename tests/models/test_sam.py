@@ -43,7 +43,7 @@ def test_the_parameters_are_as_many_as_in_metas_networks_and_six_million_in_the_
     assert sum(parameter.numel() for parameter in network.parameters()) == COUNTED[name]
     assert len(network.blocks) == {"sam-vit-l": 24, "sam-vit-h": 32}.get(name, 12)
     assert [i for i, block in enumerate(network.blocks) if block.window_size == 0] == list(network.global_blocks)
-    assert list(NETWORKS) == [*COUNTED, "samus-vit-b", "samus-small"]
+    assert list(NETWORKS) == [*COUNTED, *(f"sam-hq-vit-{size}" for size in "blh"), "samus-vit-b", "samus-small"]
 
 
 def test_an_embedding_has_a_16th_of_the_side_and_a_mask_a_quarter() -> None:

@@ -8,6 +8,7 @@ from functools import partial
 
 from leanmed.errors import MissingExtraError, RecipeError
 from leanmed.models.sam import PATCH, PromptedSegmenter, sam_small, sam_vit
+from leanmed.models.sam_hq import sam_hq_vit
 from leanmed.models.sam_weights import load_sam_weights
 from leanmed.models.samus import samus_small, samus_vit
 from leanmed.recipe.recipe import Model
@@ -67,6 +68,9 @@ NETWORKS: Mapping[str, Callable[..., PromptedSegmenter]] = {
     "sam-vit-l": partial(sam_vit, 1024, 24, 16, (5, 11, 17, 23)),
     "sam-vit-h": partial(sam_vit, 1280, 32, 16, (7, 15, 23, 31)),
     "sam-small": sam_small,
+    "sam-hq-vit-b": partial(sam_hq_vit, 768, 12, 12, (2, 5, 8, 11)),
+    "sam-hq-vit-l": partial(sam_hq_vit, 1024, 24, 16, (5, 11, 17, 23)),
+    "sam-hq-vit-h": partial(sam_hq_vit, 1280, 32, 16, (7, 15, 23, 31)),
     "samus-vit-b": partial(samus_vit, 768, 12, 12, (2, 5, 8, 11)),
     "samus-small": samus_small,
 }

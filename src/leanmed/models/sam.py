@@ -5,7 +5,7 @@ their names. The way through the mask decoder is our own, for three reasons: pad
 gives what its images give alone; points alone and points with a box take one graph; and that graph exports. The
 encoder's attention is our own, too, so that a finished model need not hold the scores of a whole image at once.
 
-SAM-HQ and SAM 2 are not here: their decoders need maps of the encoder beside its embedding.
+SAM 2 is not here: its encoder is another one.
 """
 
 from __future__ import annotations
@@ -160,28 +160,43 @@ class Sam(PromptedSegmenter):
         self, embeddings: Tensor, points: Tensor, labels: Tensor, boxes: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """See the base class."""
+        decoder = self.mask_decoder
+        own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])  # (5, c)
+        tokens, fine = self.attended(own, embeddings, points, labels, boxes)
+        logits = masked(decoder.output_hypernetworks_mlps[0](tokens[:, 1:2]), fine)
+        return logits, decoder.iou_prediction_head(tokens[:, 0])[:, 0]
+
+    def attended(
+        self, own: Tensor, embeddings: Tensor, points: Tensor, labels: Tensor, boxes: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The decoder's own tokens and the maps after both attended to each other and to the prompts.
+
+        Args:
+            own: (n, c), what stands for the answers.
+            embeddings: (b, c, h, w); they and the prompts are as of `decode`.
+            points: see there.
+            labels: see there.
+            boxes: see there.
+
+        Returns:
+            Tokens (b, n, c), and maps (b, c / 8, 4 h, 4 w).
+        """
         if boxes is not None:
             corners = torch.arange(TOP_LEFT, BOTTOM_RIGHT + 1, device=labels.device, dtype=labels.dtype)
             points = torch.cat([points, boxes.reshape(-1, 2, 2)], 1)
             labels = torch.cat([labels, corners.expand(boxes.shape[0], 2)], 1)
         prompts, unseen = self._prompts(points, labels)
-        decoder = self.mask_decoder
-        own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])  # (5, c)
         tokens = torch.cat([own.expand(points.shape[0], -1, -1), prompts], 1)[:, None]  # (b, 1, t, c)
         hidden = F.pad(unseen, (own.shape[0], 0))[:, None, None] * UNSEEN  # (b, 1, 1, t)
 
         images = embeddings + self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
         images = images.expand(points.shape[0], -1, -1, -1)
         maps = images.flatten(2).transpose(1, 2)[:, None]  # (b, 1, h w, c)
-        tokens, maps = _two_way(decoder.transformer, tokens, maps, self._positions(), hidden)
+        tokens, maps = _two_way(self.mask_decoder.transformer, tokens, maps, self._positions(), hidden)
 
-        fine = maps[:, 0].transpose(1, 2).reshape(images.shape)
+        decoder, fine = self.mask_decoder, maps[:, 0].transpose(1, 2).reshape(images.shape)
         fine = decoder.activation(decoder.upscale_layer_norm(decoder.upscale_conv1(fine)))
-        fine = decoder.activation(decoder.upscale_conv2(fine))  # (b, c / 8, h, w), four times as large
-        weights = decoder.output_hypernetworks_mlps[0](tokens[:, :, 1])  # (b, 1, c / 8)
-        side = 4 * (self.side // self.stride)
-        logits = (weights @ fine.flatten(2)).view(-1, 1, side, side)
-        return logits, decoder.iou_prediction_head(tokens[:, 0, 0])[:, 0]
+        return tokens[:, 0, : own.shape[0]], decoder.activation(decoder.upscale_conv2(fine))
 
     def _prompts(self, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (b, n + 1, c) of points and of one more, and where these are to be ignored: (b, n + 1), 1 or 0.
@@ -241,6 +256,11 @@ class _Attention(nn.Module):
             attended.append(weights @ value)
         joined = torch.cat(attended, 1).reshape(b, self.heads, h * w, -1).transpose(1, 2)
         return self.proj(joined.reshape(b, h, w, -1)), None
+
+
+def masked(weights: Tensor, maps: Tensor) -> Tensor:
+    """Maps (b, c, h, w) weighed by (b, 1, c): logits (b, 1, h, w)."""
+    return (weights @ maps.flatten(2)).view(-1, 1, *maps.shape[-2:])
 
 
 def _by_distance(biases: Tensor, size: int) -> Tensor:
