@@ -11,20 +11,20 @@ are loaded, these alone are trained:
     cross-branch attention  before a global block attends to its tokens, these ask the CNN branch
     sum                     half of what the CNN branch ends with is added to the tokens
 
-Readings. The paper draws these parts and leaves open how wide they are and where they join; widths and joints are those
-of its authors' code: bottlenecks of a quarter of the width, of half strength beside the MLP; 64, 128, 256 and 768
-channels in the branch, each convolution with layer normalisation of the channels and GELU, and pooling before it; as
-many heads as the block has, and no relative positions, in the attention across branches. Ours differs in four things.
-The image is padded by 4 pixels, where the code enlarges it to 264. The position adapter is the pooling and the
-convolution that the paper names, where the code has normalisation and GELU after them. The relative positions of the
-global blocks are frozen with the rest of these, as the paper has it, where the code trains them (32,256 numbers). And
-each addition starts at zero and the position adapter as the pooling alone, so that the network starts as SAM with
+Readings. Where the paper leaves open how wide these parts are and where they join, widths and joints are those of its
+authors' code (github.com/xianlin7/SAMUS): bottlenecks of a quarter of the width, of half strength beside the MLP; 64,
+128, 256 and 768 channels in the branch, each convolution with layer normalisation of the channels and GELU, and pooling
+before it; as many heads as the block has, and no relative positions, in the attention across branches. Ours differs in
+four things. The image is padded by 4 pixels, where the code enlarges it to 264. The position adapter is the pooling and
+the convolution that the paper names, where the code has normalisation and GELU after them. The relative positions of
+the global blocks are frozen with the rest of these, as the paper has it, where the code trains them (32,256 numbers).
+And each addition starts at zero and the position adapter as the pooling alone, so that the network starts as SAM with
 overlapping patches; the code starts at random values. At another side SAM's positions are resized to twice as many
 along each side as there are tokens.
 
 With SAM's ViT-B at 256 pixels there are 133,322,800 parameters, of which 39,620,096 are added and so trained. HA-SAM's
-table 1 prints 130.10M as trainable. That is how many lie in linear layers, convolutions and layer normalisations of
-tokens, trained or not, without the tables of positions, the decoder's tokens and the normalisations of maps: 130.10M.
+table 1 prints 130.10M as trainable. As many, trained or not, lie in linear layers, convolutions and normalisations of
+tokens: 130,104,584, without the tables of positions, the decoder's tokens and the normalisations of maps.
 """
 
 from __future__ import annotations
