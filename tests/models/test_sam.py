@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leanmed.errors import MissingExtraError, RecipeError
-from leanmed.models.sam import NETWORKS, PromptedSegmenter, Sam, build_prompted, checkpoint_blocks, sam_vit
+from leanmed.models.prompted import NETWORKS, build_prompted
+from leanmed.models.sam import PromptedSegmenter, Sam, checkpoint_blocks, sam_vit
 from leanmed.models.sam_weights import load_sam_weights
 from leanmed.recipe.recipe import Model
 
@@ -42,7 +43,7 @@ def test_the_parameters_are_as_many_as_in_metas_networks_and_six_million_in_the_
     assert sum(parameter.numel() for parameter in network.parameters()) == COUNTED[name]
     assert len(network.blocks) == {"sam-vit-l": 24, "sam-vit-h": 32}.get(name, 12)
     assert [i for i, block in enumerate(network.blocks) if block.window_size == 0] == list(network.global_blocks)
-    assert list(NETWORKS) == list(COUNTED)
+    assert list(NETWORKS) == [*COUNTED, *(f"sam-hq-vit-{size}" for size in "blh"), "samus-vit-b", "samus-small"]
 
 
 def test_an_embedding_has_a_16th_of_the_side_and_a_mask_a_quarter() -> None:
@@ -249,7 +250,7 @@ def test_onnx_runtime_decodes_any_number_of_points_and_a_box_as_torch_does_with_
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"backbone": "sam-vit-x"}, "to be one of sam-vit-b, sam-vit-l, sam-vit-h, sam-small, got 'sam-vit-x'"),
+        ({"backbone": "sam-vit-x"}, "to be one of sam-vit-b, sam-vit-l, .*, samus-small, got 'sam-vit-x'"),
         ({"side": 100}, "sam-small to be a multiple of 16, got 100; set it to 96"),
         ({"backbone_args": {"widht": 8}}, "no keys but width, depth, heads, window, channels, got widht"),
         ({"backbone": "sam-vit-b", "backbone_args": {"width": 8}}, "sam-vit-b to have no keys but none, got width"),

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from leanmed.errors import RunError
 from leanmed.evaluation.runs import ORACLE, evaluate_run, records_of
-from leanmed.models.sam import build_prompted
-from leanmed.papers.nerves import ABLATION, UNTRAINED
+from leanmed.models.prompted import build_prompted
+from leanmed.papers.nerves import ABLATION, UNTRAINED, _starts_as_sam
 from leanmed.papers.printed import NERVES
 from leanmed.papers.reproduce import recipe_of, reproduce
 from leanmed.phantoms.nerves import write_nerves
@@ -32,7 +32,7 @@ TINY = (
     "evaluation.resamples=100",
     "unet:model.backbone_args={width: 2}",
 )
-ARMS = ["hierarchical", "decoder", "unet"]
+ARMS = ["hierarchical", "decoder", "samus-small", "unet"]
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +76,11 @@ def test_the_arms_of_equal_budget_differ_from_the_others_in_that_alone() -> None
 def test_points_of_the_localiser_and_of_the_truth_stand_in_tables_of_their_own(reproduced: Path) -> None:
     found = found_in(reproduced)
     assert list(found["localiser"]) == ARMS
-    assert list(found["oracle"]) == ["hierarchical", "decoder", UNTRAINED]
-    for points, arms in (("localiser", ["decoder", "unet"]), ("oracle", ["decoder", UNTRAINED])):
+    assert list(found["oracle"]) == ["hierarchical", "decoder", "samus-small", UNTRAINED]
+    for points, arms in (
+        ("localiser", ["decoder", "samus-small", "unet"]),
+        ("oracle", ["decoder", "samus-small", UNTRAINED]),
+    ):
         assert list(found["changes"][points]) == arms
         for arm in arms:
             expected = found[points][arm]["dice"]["value"] - found[points]["hierarchical"]["dice"]["value"]
@@ -94,6 +97,24 @@ def test_only_what_is_trained_moves(reproduced: Path) -> None:
     assert {row["moved"] for rows in depth.values() for row in rows} == {0.0}
     trained = {arm: own["seeds"]["0"]["trained_parameters"] for arm, own in found_in(reproduced)["arms"].items()}
     assert 0 < trained["hierarchical"] < trained["decoder"]
+
+
+def test_samus_trains_what_it_adds_and_takes_no_settings_of_adapters(reproduced: Path) -> None:
+    run = open_run(reproduced / "runs" / "samus-small-0")
+    assert (run.recipe.adapters.method, run.recipe.adapters.ratio) == ("none", None)
+    network = build_prompted(run.recipe.model, pretrained=False)
+    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+    counted = found_in(reproduced)["arms"]["samus-small"]["seeds"]["0"]
+    assert counted["trained_parameters"] == sum(sizes[name] for name in network.fresh)
+    assert counted["parameters"] == sum(sizes.values())
+    arm = recipe_of(NERVES, "samus", 0, ["adapters.ratio=0.25"])
+    assert (arm.model.backbone, arm.model.side, arm.adapters.ratio) == ("samus-vit-b", 256, None)
+
+
+def test_only_a_network_that_starts_as_sam_stands_for_sam_without_training() -> None:
+    assert _starts_as_sam(recipe_of(NERVES, "decoder", 0, ()))
+    assert not _starts_as_sam(recipe_of(NERVES, "decoder", 0, ["model.weights=none"]))
+    assert not _starts_as_sam(recipe_of(NERVES, "samus", 0, ()))
 
 
 def test_a_report_by_the_truth_says_so_and_answers_at_the_true_point(reproduced: Path, data: Path) -> None:

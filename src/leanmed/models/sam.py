@@ -5,15 +5,13 @@ their names. The way through the mask decoder is our own, for three reasons: pad
 gives what its images give alone; points alone and points with a box take one graph; and that graph exports. The
 encoder's attention is our own, too, so that a finished model need not hold the scores of a whole image at once.
 
-SAM-HQ and SAM 2 are not here: their decoders need maps of the encoder beside its embedding.
+SAM 2 is not here: its encoder is another one.
 """
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -21,10 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from leanmed.errors import MissingExtraError, RecipeError
-from leanmed.models.sam_weights import load_sam_weights
 from leanmed.prompts import BOTTOM_RIGHT, NO_POINT, TOP_LEFT
-from leanmed.recipe.recipe import Model
 
 PATCH = 16  # pixels along each side
 SCORES = 2**23  # of attention that a model which is not trained holds at once
@@ -40,16 +35,20 @@ class PromptedSegmenter(nn.Module, ABC):
     Attributes:
         side: images are (b, 3, side, side), normalised by the caller.
         channels: of the embeddings.
+        stride: pixels from one place of the embeddings to the next.
         pretrained_cfg: the `mean` and `std` of the images in [0, 1] that the weights expect.
         global_blocks: which of `blocks` attend to the whole image; the others attend within windows.
         checkpointed: which of `blocks` are computed again in the backward pass; see `checkpoint_blocks`.
+        fresh: names of the tensors that no weights of SAM hold. Where such weights are loaded, these alone are trained.
     """
 
     side: int
     channels: int
+    stride: int = PATCH
     pretrained_cfg: dict[str, Any]
     global_blocks: tuple[int, ...]
     checkpointed: frozenset[int] = frozenset()
+    fresh: frozenset[str] = frozenset()
 
     @property
     @abstractmethod
@@ -58,7 +57,7 @@ class PromptedSegmenter(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
-        """Images (b, 3, side, side) to embeddings (b, channels, side / 16, side / 16)."""
+        """Images (b, 3, side, side) to embeddings (b, channels, side / stride, side / stride)."""
 
     @abstractmethod
     def decode(
@@ -74,7 +73,8 @@ class PromptedSegmenter(nn.Module, ABC):
             boxes: (b, 4) xyxy in the same pixels; the same as two more points with labels 2 and 3.
 
         Returns:
-            Logits (b, 1, side / 4, side / 4), and the IoU (b,) that the network expects its mask to have, not clipped.
+            Logits (b, 1, h, w), four times as large as the embeddings, and the IoU (b,) that the network expects its
+            mask to have, not clipped.
         """
 
     def forward(
@@ -106,7 +106,8 @@ class Sam(PromptedSegmenter):
     weights fit, and get no gradient.
 
     Args:
-        config: a `transformers.SamConfig`; its `image_size` is a multiple of 16.
+        config: a `transformers.SamConfig`; the images' side is the `image_size` of its prompt encoder, a multiple of
+            16.
     """
 
     def __init__(self, config: Any) -> None:
@@ -120,7 +121,7 @@ class Sam(PromptedSegmenter):
             layer.attn = _Attention(layer.attn)
         self.prompt_encoder: Any = model.prompt_encoder
         self.mask_decoder: Any = model.mask_decoder
-        self.side = config.vision_config.image_size
+        self.side = config.prompt_encoder_config.image_size
         self.channels = config.vision_config.output_channels
         self.global_blocks = tuple(config.vision_config.global_attn_indexes)
         self.pretrained_cfg = dict(NORMALISATION)
@@ -144,37 +145,58 @@ class Sam(PromptedSegmenter):
     def embed(self, images: Tensor) -> Tensor:
         """See the base class."""
         x = self.vision_encoder.patch_embed(images) + self.vision_encoder.pos_embed  # (b, h, w, width)
-        again = self.checkpointed if self.training and torch.is_grad_enabled() else frozenset()
-        for i, block in enumerate(self.blocks):
-            x = checkpoint(block, x, use_reentrant=False) if i in again else block(x)
+        for i in range(len(self.blocks)):
+            x = self.through(i, x)
         return self.vision_encoder.neck(x)  # type: ignore[no-any-return]
+
+    def through(self, i: int, *inputs: Tensor) -> Any:
+        """What block i gives; if it is one of `checkpointed`, it is computed again in the backward pass."""
+        block = self.blocks[i]
+        if i in self.checkpointed and self.training and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
 
     def decode(
         self, embeddings: Tensor, points: Tensor, labels: Tensor, boxes: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """See the base class."""
+        decoder = self.mask_decoder
+        own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])  # (5, c)
+        tokens, fine = self.attended(own, embeddings, points, labels, boxes)
+        logits = masked(decoder.output_hypernetworks_mlps[0](tokens[:, 1:2]), fine)
+        return logits, decoder.iou_prediction_head(tokens[:, 0])[:, 0]
+
+    def attended(
+        self, own: Tensor, embeddings: Tensor, points: Tensor, labels: Tensor, boxes: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The decoder's own tokens and the maps after both attended to each other and to the prompts.
+
+        Args:
+            own: (n, c), what stands for the answers.
+            embeddings: (b, c, h, w); they and the prompts are as of `decode`.
+            points: see there.
+            labels: see there.
+            boxes: see there.
+
+        Returns:
+            Tokens (b, n, c), and maps (b, c / 8, 4 h, 4 w).
+        """
         if boxes is not None:
             corners = torch.arange(TOP_LEFT, BOTTOM_RIGHT + 1, device=labels.device, dtype=labels.dtype)
             points = torch.cat([points, boxes.reshape(-1, 2, 2)], 1)
             labels = torch.cat([labels, corners.expand(boxes.shape[0], 2)], 1)
         prompts, unseen = self._prompts(points, labels)
-        decoder = self.mask_decoder
-        own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])  # (5, c)
         tokens = torch.cat([own.expand(points.shape[0], -1, -1), prompts], 1)[:, None]  # (b, 1, t, c)
         hidden = F.pad(unseen, (own.shape[0], 0))[:, None, None] * UNSEEN  # (b, 1, 1, t)
 
         images = embeddings + self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
         images = images.expand(points.shape[0], -1, -1, -1)
         maps = images.flatten(2).transpose(1, 2)[:, None]  # (b, 1, h w, c)
-        tokens, maps = _two_way(decoder.transformer, tokens, maps, self._positions(), hidden)
+        tokens, maps = _two_way(self.mask_decoder.transformer, tokens, maps, self._positions(), hidden)
 
-        fine = maps[:, 0].transpose(1, 2).reshape(images.shape)
+        decoder, fine = self.mask_decoder, maps[:, 0].transpose(1, 2).reshape(images.shape)
         fine = decoder.activation(decoder.upscale_layer_norm(decoder.upscale_conv1(fine)))
-        fine = decoder.activation(decoder.upscale_conv2(fine))  # (b, c / 8, side / 4, side / 4)
-        weights = decoder.output_hypernetworks_mlps[0](tokens[:, :, 1])  # (b, 1, c / 8)
-        side = self.side // 4
-        logits = (weights @ fine.flatten(2)).view(-1, 1, side, side)
-        return logits, decoder.iou_prediction_head(tokens[:, 0, 0])[:, 0]
+        return tokens[:, 0, : own.shape[0]], decoder.activation(decoder.upscale_conv2(fine))
 
     def _prompts(self, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (b, n + 1, c) of points and of one more, and where these are to be ignored: (b, n + 1), 1 or 0.
@@ -194,7 +216,7 @@ class Sam(PromptedSegmenter):
 
     def _positions(self) -> Tensor:
         """What encodes the centre of each patch: (1, 1, h w, c)."""
-        size = self.side // PATCH
+        size = self.side // self.stride
         frequencies = self.prompt_encoder.shared_embedding
         steps = (torch.arange(size, device=frequencies.positional_embedding.device) + 0.5) / size
         y, x = torch.meshgrid(steps, steps, indexing="ij")
@@ -236,6 +258,11 @@ class _Attention(nn.Module):
         return self.proj(joined.reshape(b, h, w, -1)), None
 
 
+def masked(weights: Tensor, maps: Tensor) -> Tensor:
+    """Maps (b, c, h, w) weighed by (b, 1, c): logits (b, 1, h, w)."""
+    return (weights @ maps.flatten(2)).view(-1, 1, *maps.shape[-2:])
+
+
 def _by_distance(biases: Tensor, size: int) -> Tensor:
     """Biases (2 size - 1, c), from the farthest before to the farthest behind, as (size, size, c) by both places."""
     place = torch.arange(size, device=biases.device)
@@ -273,7 +300,12 @@ def _two_way(
     return transformer.layer_norm_final_attn(tokens + last), maps
 
 
-def sam_vit(
+def sam_vit(*shape: Any) -> Sam:
+    """SAM with a plain vision transformer; the arguments are those of `sam_config`."""
+    return Sam(sam_config(*shape))
+
+
+def sam_config(
     width: int,
     depth: int,
     heads: int,
@@ -282,8 +314,9 @@ def sam_vit(
     window: int = 14,
     channels: int = 256,
     mlp: int = 2048,
-) -> Sam:
-    """SAM with a plain vision transformer.
+    stride: int = PATCH,
+) -> Any:
+    """The `transformers.SamConfig` of a plain vision transformer.
 
     Args:
         width: of the encoder.
@@ -294,24 +327,23 @@ def sam_vit(
         window: patches along each side of the windows that the other blocks attend within.
         channels: of the embeddings and the decoder, a multiple of 16.
         mlp: hidden values in the decoder's perceptrons.
+        stride: pixels from one patch to the next. The encoder has positions for as many.
     """
     from transformers import SamConfig, SamMaskDecoderConfig, SamPromptEncoderConfig, SamVisionConfig
 
-    return Sam(
-        SamConfig(
-            vision_config=SamVisionConfig(
-                hidden_size=width,
-                num_hidden_layers=depth,
-                num_attention_heads=heads,
-                global_attn_indexes=tuple(global_blocks),
-                window_size=window,
-                image_size=side,
-                output_channels=channels,
-                num_pos_feats=channels // 2,
-            ),
-            prompt_encoder_config=SamPromptEncoderConfig(hidden_size=channels, image_size=side),
-            mask_decoder_config=SamMaskDecoderConfig(hidden_size=channels, mlp_dim=mlp, iou_head_hidden_dim=channels),
-        )
+    return SamConfig(
+        vision_config=SamVisionConfig(
+            hidden_size=width,
+            num_hidden_layers=depth,
+            num_attention_heads=heads,
+            global_attn_indexes=tuple(global_blocks),
+            window_size=window,
+            image_size=side * PATCH // stride,
+            output_channels=channels,
+            num_pos_feats=channels // 2,
+        ),
+        prompt_encoder_config=SamPromptEncoderConfig(hidden_size=channels, image_size=side),
+        mask_decoder_config=SamMaskDecoderConfig(hidden_size=channels, mlp_dim=mlp, iou_head_hidden_dim=channels),
     )
 
 
@@ -320,8 +352,7 @@ def sam_small(
 ) -> Sam:
     """A small SAM for training from nothing: with its defaults it has 6.5 million parameters at 224.
 
-    Blocks in four equal groups, the last of each attending to the whole image, as in SAM. At sides of 224, 336 and 448
-    the windows fit without padding.
+    At sides of 224, 336 and 448 the windows fit without padding.
 
     Args:
         side: of the images in pixels, a multiple of 16.
@@ -334,6 +365,15 @@ def sam_small(
     Raises:
         ValueError: numbers that do not fit each other.
     """
+    return Sam(small_config(side, width, depth, heads, window, channels))
+
+
+def small_config(side: int, width: int, depth: int, heads: int, window: int, channels: int, stride: int = PATCH) -> Any:
+    """`sam_config` with blocks in four equal groups, the last of each attending to the whole image, as in SAM.
+
+    Raises:
+        ValueError: numbers that do not fit each other.
+    """
     for name, value in {"width": width, "depth": depth, "heads": heads, "window": window, "channels": channels}.items():
         if type(value) is not int or value < 1:
             raise ValueError(f"expected {name} to be a whole number of at least 1, got {value!r}")
@@ -342,58 +382,5 @@ def sam_small(
             "expected a width that is a multiple of heads, a depth that is one of 4, and channels that are one of 16, "
             f"got width {width}, heads {heads}, depth {depth}, channels {channels}"
         )
-    return sam_vit(width, depth, heads, range(depth // 4 - 1, depth, depth // 4), side, window, channels, 4 * channels)
-
-
-def build_prompted(model: Model, *, pretrained: bool = True) -> PromptedSegmenter:
-    """A network for prompted segmentation by its name in `NETWORKS`.
-
-    Args:
-        model: `backbone` is the name, `side` a multiple of 16, `backbone_args` the keyword arguments of `sam_small`,
-            and `weights` is none or as `load_sam_weights` takes it. `dropout` is ignored, as SAM has none.
-        pretrained: load the weights that `model` names; false when the caller loads trained ones afterwards.
-
-    Raises:
-        RecipeError: no such network, arguments or a side that it does not take, or weights that are not there or do
-            not fit.
-        MissingExtraError: without transformers.
-    """
-    if model.backbone not in NETWORKS:
-        raise RecipeError(
-            f"expected model.backbone to be one of {', '.join(NETWORKS)}, got {model.backbone!r}; choose one of these"
-        )
-    if model.side % PATCH:
-        raise RecipeError(
-            f"expected model.side of {model.backbone} to be a multiple of {PATCH}, got {model.side}; set it to "
-            f"{PATCH * round(model.side / PATCH)}"
-        )
-    network = _made(NETWORKS[model.backbone], model)
-    if pretrained and model.weights != "none":
-        load_sam_weights(network, model.weights, model.backbone)
-    return network
-
-
-def _made(make: Callable[..., PromptedSegmenter], model: Model) -> PromptedSegmenter:
-    known = [name for name, p in inspect.signature(make).parameters.items() if p.kind is p.KEYWORD_ONLY]
-    if unknown := sorted(set(model.backbone_args) - set(known)):
-        raise RecipeError(
-            f"expected model.backbone_args of {model.backbone} to have no keys but {', '.join(known) or 'none'}, got "
-            f"{', '.join(unknown)}; leave that out"
-        )
-    try:
-        return make(model.side, **model.backbone_args)
-    except ImportError as error:
-        raise MissingExtraError(f"model.backbone {model.backbone}", "sam") from error
-    except ValueError as error:
-        raise RecipeError(
-            f"{model.backbone} cannot be built with model.backbone_args {model.backbone_args}: {error}; change them, "
-            "or leave them out"
-        ) from error
-
-
-NETWORKS: Mapping[str, Callable[..., PromptedSegmenter]] = {
-    "sam-vit-b": partial(sam_vit, 768, 12, 12, (2, 5, 8, 11)),
-    "sam-vit-l": partial(sam_vit, 1024, 24, 16, (5, 11, 17, 23)),
-    "sam-vit-h": partial(sam_vit, 1280, 32, 16, (7, 15, 23, 31)),
-    "sam-small": sam_small,
-}
+    blocks = range(depth // 4 - 1, depth, depth // 4)
+    return sam_config(width, depth, heads, blocks, side, window, channels, 4 * channels, stride)

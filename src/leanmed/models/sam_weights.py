@@ -6,7 +6,7 @@ Nothing in a file is run, and every tensor must fit: a network that is half load
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -25,7 +25,8 @@ SHARED = "shared_image_embedding.positional_embedding"  # transformers' second n
 NOT_LEARNED = ("pixel_mean", "pixel_std")  # in some files of Meta's layout
 WIDTHS = {768: "sam-vit-b", 1024: "sam-vit-l", 1280: "sam-vit-h"}
 SHOWN = 8  # names of each kind in a message
-# Meta's names, on the left, one after the other to transformers'.
+MLPS = r"output_hypernetworks_mlps\.\d+|iou_prediction_head|hq_mask_mlp"
+# Names of Meta and of SAM-HQ's authors, on the left, one after the other to transformers'.
 NAMES = (
     (r"^image_encoder\.", "vision_encoder."),
     (r"^vision_encoder\.patch_embed\.proj\.", "vision_encoder.patch_embed.projection."),
@@ -44,15 +45,23 @@ NAMES = (
     (r"^mask_decoder\.output_upscaling\.0\.", "mask_decoder.upscale_conv1."),
     (r"^mask_decoder\.output_upscaling\.1\.", "mask_decoder.upscale_layer_norm."),
     (r"^mask_decoder\.output_upscaling\.3\.", "mask_decoder.upscale_conv2."),
-    (r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head))\.layers\.0\.", r"\1.proj_in."),
-    (r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head))\.layers\.1\.", r"\1.layers.0."),
-    (r"^(mask_decoder\.(?:output_hypernetworks_mlps\.\d+|iou_prediction_head))\.layers\.2\.", r"\1.proj_out."),
+    (r"^mask_decoder\.hf_token\.", "mask_decoder.hq_token."),
+    (r"^mask_decoder\.hf_mlp\.", "mask_decoder.hq_mask_mlp."),
+    (rf"^(mask_decoder\.(?:{MLPS}))\.layers\.0\.", r"\1.proj_in."),
+    (rf"^(mask_decoder\.(?:{MLPS}))\.layers\.1\.", r"\1.layers.0."),
+    (rf"^(mask_decoder\.(?:{MLPS}))\.layers\.2\.", r"\1.proj_out."),
+    (r"^mask_decoder\.compress_vit_feat\.", "mask_decoder.compress_vit."),
+    (r"^mask_decoder\.embedding_encoder\.", "mask_decoder.encoder."),
+    (r"^mask_decoder\.embedding_maskfeature\.", "mask_decoder.mask."),
+    (r"^(mask_decoder\.(?:compress_vit|encoder|mask))\.0\.", r"\1_conv1."),
+    (r"^(mask_decoder\.(?:compress_vit|encoder|mask))\.1\.", r"\1_norm."),
+    (r"^(mask_decoder\.(?:compress_vit|encoder|mask))\.3\.", r"\1_conv2."),
     (r"^mask_decoder\.transformer\.norm_final_attn\.", "mask_decoder.transformer.layer_norm_final_attn."),
     (r"^(vision_encoder\.layers\.\d+|mask_decoder\.transformer\.layers\.\d+)\.norm(\d)\.", r"\1.layer_norm\2."),
 )
 
 
-def load_sam_weights(network: nn.Module, source: str, backbone: str) -> None:
+def load_sam_weights(network: nn.Module, source: str, backbone: str, fresh: Collection[str] = frozenset()) -> None:
     """Load weights into a `Sam`; half precision is widened, and positions are resized to the network's size.
 
     Absolute positions of the encoder are resized bilinearly, and relative ones, of windows and of whole images,
@@ -61,18 +70,21 @@ def load_sam_weights(network: nn.Module, source: str, backbone: str) -> None:
     Args:
         network: with transformers' names.
         source: a folder with transformers' .safetensors files, a .safetensors or .pth file in transformers' layout or
-            Meta's (which is MedSAM's, too), the id of such a folder on Hugging Face's hub, owner/name, or a fold of a
-            run of ours, RUN/fold-0.
+            Meta's (which is MedSAM's and SAM-HQ's, too), the id of such a folder on Hugging Face's hub, owner/name, or
+            a fold of a run of ours, RUN/fold-0.
         backbone: the network's name, for the message.
+        fresh: names of tensors that are not SAM's. They stay as they are where the weights hold none of them.
 
     Raises:
         RecipeError: no such weights, nothing that can be read, or weights of another network.
     """
     found = _named(_unwrapped(_read(source, backbone)), source)
-    wanted = network.state_dict()
+    own = network.state_dict()
+    left = frozenset() if any(name in fresh for name in found) else fresh
+    wanted = {name: value for name, value in own.items() if name not in left}
     found = {name: _resized(name, value, wanted[name]) if name in wanted else value for name, value in found.items()}
     _check(found, wanted, source, backbone)
-    network.load_state_dict(found)
+    network.load_state_dict(own | found)
 
 
 def transformers_name(name: str) -> str:
@@ -187,7 +199,7 @@ def _check(found: dict[str, Tensor], wanted: dict[str, Tensor], source: str, bac
         if names
     ]
     made_for = WIDTHS.get(len(found.get("vision_encoder.patch_embed.projection.bias", ())))
-    advice = f" (by its width {made_for})" if made_for and made_for != backbone else ""
+    advice = f" (by its width {made_for})" if made_for and not backbone.endswith(made_for.removeprefix("sam-")) else ""
     raise RecipeError(
         f"{source} does not fit {backbone}: of its {len(wanted)} tensors, {'; '.join(faults)}; choose the backbone "
         f"that these weights were made for{advice}"

@@ -70,7 +70,7 @@ def beside(
     own = {arm: judged_runs(of_arm, records) for arm, of_arm in by_arm.items()}
     tell("answering anew with points of the true masks")
     told = {arm: judged_runs(of_arm, records, oracle_answers) for arm, of_arm in prompted.items()}
-    begun = [of_arm for of_arm in prompted.values() if of_arm[0].recipe.model.weights != "none"]
+    begun = [of_arm for of_arm in prompted.values() if _starts_as_sam(of_arm[0].recipe)]
     if begun:
         told |= {UNTRAINED: judged_runs(begun[0], records, _untrained_answers)}
     return {
@@ -85,6 +85,11 @@ def beside(
 
 def _untrained_answers(run: Run, records: Sequence[Record]) -> Any:
     return oracle_answers(run, records, load=lambda own, fold: _as_begun(own.recipe, own.labels))
+
+
+def _starts_as_sam(recipe: Recipe) -> bool:
+    """Whether the network before its first step is the SAM whose weights the recipe names, as adapters leave it."""
+    return recipe.model.weights != "none" and recipe.adapters.method != "none"
 
 
 def _as_begun(recipe: Recipe, labels: tuple[str, ...]) -> Task:

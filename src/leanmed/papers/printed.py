@@ -274,6 +274,10 @@ def _adapted(title: str, method: str, *more: str) -> Arm:
     return Arm(title, (f"adapters.method={method}", *(f"adapters.{text}" for text in more)), own=own)
 
 
+def _samus(title: str, *settings: str) -> Arm:
+    return Arm(title, (*settings, "adapters.method=none"), own=("adapters.",))
+
+
 def _unprompted(title: str, backbone: str) -> Arm:
     return Arm(
         title,
@@ -313,6 +317,8 @@ NERVES = Paper(
         "med-sa-equal": _adapted("Med-SA's adapters, equal budget", "med-sa", EQUAL),
         "decoder": _adapted("the decoder alone", "decoder"),
         "full": _adapted("MedSAM: encoder and decoder", "full"),
+        "samus": _samus("SAMUS", "model.backbone=samus-vit-b", "model.side=256"),
+        "samus-small": _samus("SAMUS of sam-small", "model.backbone=samus-small"),
         "unet": _unprompted("U-Net, from nothing", "unet"),
         "transunet": _unprompted("TransUNet, from nothing", "transunet"),
         "swinunet": _unprompted("Swin-Unet, from nothing", "swinunet"),
@@ -329,7 +335,8 @@ NERVES = Paper(
         "The paper compares methods of other budgets. Arms named `equal` have as many parameters as `hierarchical`.",
         "Our networks without prompts start from nothing.",
         "Med-SA has adapters in its decoder, too; ours trains the decoder itself.",
-        "SAMUS is not rebuilt.",
+        "SAMUS is our reading of its paper (leanmed.models.samus). Its 130.10 million are about as many as "
+        "lie in the layers of the whole network, frozen ones too: of 133,322,800 parameters, 39,620,096 are trained.",
     ),
 )
 PAPERS = {"anemia": ANEMIA, "nodules": NODULES, "prostate": PROSTATE, "nerves": NERVES}

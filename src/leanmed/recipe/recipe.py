@@ -284,10 +284,10 @@ class Adapters(Section):
         "decoder",
     ] = Field(
         default="none",
-        description="none: all of the network is trained; hierarchical: bottlenecks whose width grows with depth "
-        "(HA-SAM); the next six: its other preset and its ablations; lora: of queries and values, as SAMed; med-sa: "
-        "the bottlenecks of Med-SA; full: encoder and decoder, as MedSAM; decoder: no encoder. Untrained last layers "
-        "are always trained",
+        description="none: all of the network is trained, or what SAMUS adds to SAM's weights; hierarchical: "
+        "bottlenecks whose width grows with depth (HA-SAM); the next six: its other preset and its ablations; lora: of "
+        "queries and values, as SAMed; med-sa: the bottlenecks of Med-SA; full: encoder and decoder, as MedSAM; "
+        "decoder: no encoder. Untrained last layers are always trained",
     )
     ratio: float | None = Field(
         default=None,

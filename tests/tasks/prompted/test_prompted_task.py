@@ -10,6 +10,8 @@ from contracts.task_contract import SIZES, MaskContract, pixels
 from leanmed.compress.adapter_files import load_adapters, save_adapters
 from leanmed.compress.adapters import adapt
 from leanmed.errors import RecipeError
+from leanmed.models.prompted import NETWORKS
+from leanmed.models.sam_hq import sam_hq_vit
 from leanmed.recipe.recipe import Adapters
 from leanmed.tasks.base import Batch
 from leanmed.tasks.prompted.training import Prompted, overlap
@@ -206,3 +208,17 @@ def test_adapters_of_a_trained_task_fit_a_fresh_one_of_the_same_weights(tmp_path
     with torch.inference_mode():
         one, other = (own.eval()(squares().inputs) for own in (task, fresh))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_an_embedding_may_hold_more_than_sam_s(monkeypatch) -> None:
+    """As that of SAM-HQ does: the decoder's graph takes what the encoder's gives."""
+    monkeypatch.setitem(NETWORKS, "sam-hq-vit-b", lambda side: sam_hq_vit(16, 4, 2, (1, 3), side, 2, 16, 32))
+    task = prompted(model={"backbone": "sam-hq-vit-b", "weights": "none", "side": SIDE}).eval()
+    graphs = task.further_graphs()
+    with torch.inference_mode():
+        embedding, _ = task.graph()(torch.from_numpy(pixels(20, 64, 3)))
+        canvas = torch.zeros(20, 64, dtype=torch.uint8)
+        mask, _, _ = graphs["decoder"].module(embedding, torch.tensor([[48.0, 10.0]]), torch.tensor([1]), canvas)
+    assert embedding.shape == graphs["decoder"].examples[0]["embedding"].shape == (1, 32, 2, 2)
+    assert mask.shape == (20, 64)
+    task.train().loss(task.augment(squares(), 0)).backward()

@@ -66,5 +66,12 @@ class PromptedRecipe(SegmentationRecipe):
 
 RECIPE = PromptedRecipe
 IGNORED = {**IGNORED_BY_MASKS, "model.dropout": "SAM has none"}
-BACKBONES = ("sam-vit-b", "sam-vit-l", "sam-vit-h", "sam-small")
-BACKBONES_HELP = "sam-vit-b, sam-vit-l, sam-vit-h, or sam-small, which can be trained from nothing"
+BACKBONES = (
+    *("sam-vit-b", "sam-vit-l", "sam-vit-h", "sam-small"),
+    *("sam-hq-vit-b", "sam-hq-vit-l", "sam-hq-vit-h", "samus-vit-b", "samus-small"),
+)
+BACKBONES_HELP = (
+    "sam-vit-b, sam-vit-l, sam-vit-h, the same of SAM-HQ, such as sam-hq-vit-b, sam-small, which can be trained from "
+    "nothing, or samus-vit-b and samus-small, which start from the weights of sam-vit-b and sam-small and "
+    "train only what SAMUS adds"
+)

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from leanmed.models.familiarity import Tap, Watched
 from leanmed.models.point_localiser import PointLocaliser, localisation_loss, pixels
-from leanmed.models.sam import PATCH, PromptedSegmenter, build_prompted, checkpoint_blocks
+from leanmed.models.prompted import build_prompted
+from leanmed.models.sam import PromptedSegmenter, checkpoint_blocks
 from leanmed.prompts import INSIDE, NO_POINT, OUTSIDE
 from leanmed.recipe.recipe import Recipe
 from leanmed.records import Record
@@ -58,7 +59,8 @@ class Prompted(Segmentation):
     def parts(self) -> Parts:
         """SAM's; the localiser is none of them. What serves several answers to one prompt is never asked."""
         unasked = tuple(f"model.mask_decoder.output_hypernetworks_mlps.{k}" for k in (1, 2, 3))
-        return Parts("model.vision_encoder", decoder=("model.mask_decoder",), frozen=("model.prompt_encoder", *unasked))
+        fresh = tuple(f"model.{name}" for name in sorted(self.model.fresh))
+        return Parts("model.vision_encoder", ("model.mask_decoder",), ("model.prompt_encoder", *unasked), fresh)
 
     def watched(self) -> Watched:
         """The image encoder's first two blocks."""
@@ -101,7 +103,7 @@ class Prompted(Segmentation):
         return {"logits": self.enlarged(logits), "features": embeddings, "point": found, "iou": iou, **given}
 
     def enlarged(self, logits: Tensor) -> Tensor:
-        """Logits at a quarter of the square's size to (b, 1, side, side)."""
+        """Logits of a coarser size to (b, 1, side, side)."""
         return F.interpolate(logits, (self.side, self.side), mode="bilinear", align_corners=False)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Named:
@@ -143,7 +145,7 @@ class Prompted(Segmentation):
 
     def further_graphs(self) -> dict[str, FurtherGraph]:
         """The decoder of prompts, and the localiser."""
-        patches = self.side // PATCH
+        patches = self.side // self.model.stride
         example = {
             "embedding": torch.randn(1, self.model.channels, patches, patches),
             "points": torch.tensor([[20.0, 30.0], [50.0, 10.0]]),
