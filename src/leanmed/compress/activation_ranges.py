@@ -104,21 +104,26 @@ def _seen_in(passes: Sequence[Item], samples: Sequence[Sample], step: Step) -> I
 
 
 def _extremes(network: Network, names: Sequence[str], samples: Sequence[Sample], step: Step) -> dict[str, Range]:
-    """Least and greatest value of each tensor, found in the graph: the values of a large network fill the memory."""
-    core = copy(network.core)
-    ends = {name: (f"{name}_least", f"{name}_greatest") for name in names}
-    for name, (least, greatest) in ends.items():
-        core.graph.node.extend(
-            helper.make_node(op, [name], [end], keepdims=0)
-            for op, end in (("ReduceMin", least), ("ReduceMax", greatest))
-        )
-    found = dict.fromkeys(names, (0.0, 0.0))
-    wanted = [end for both in ends.values() for end in both]
-    for values in tensor_values(core, wanted, tracked(samples, step, len(samples))):
-        for name, (least, greatest) in ends.items():
-            low, high = found[name]
-            found[name] = (min(low, float(values[least])), max(high, float(values[greatest])))
-    return found
+    """Least and greatest value of each tensor, found inside the graph: a large network's values fill the memory."""
+    core, asked = copy(network.core), set(names)
+    nodes = [end for name in network.inputs for end in _ends(name)]
+    for node in network.core.graph.node:
+        nodes += [node, *(end for name in node.output if name in asked for end in _ends(name))]
+    del core.graph.node[:], core.graph.output[:]
+    core.graph.node.extend(nodes)
+    wanted = [end.output[0] for name in names for end in _ends(name)]
+    core.graph.output.extend(onnx.ValueInfoProto(name=end) for end in wanted)
+    session = open_session(core.SerializeToString(), in_order=True)
+    found = np.zeros((len(names), 2))
+    for sample in tracked(samples, step, len(samples)):
+        ends = np.array(session.run(wanted, dict(sample)), np.float64).reshape(-1, 2)
+        found = np.stack([np.minimum(found[:, 0], ends[:, 0]), np.maximum(found[:, 1], ends[:, 1])], axis=1)
+    return {name: (float(low), float(high)) for name, (low, high) in zip(names, found, strict=True)}
+
+
+def _ends(name: str) -> list[onnx.NodeProto]:
+    """What finds the least and the greatest value of a tensor."""
+    return [helper.make_node(op, [name], [f"{name}_{op}"], keepdims=0) for op in ("ReduceMin", "ReduceMax")]
 
 
 def _passes(network: Network, names: Sequence[str]) -> Iterator[list[str]]:

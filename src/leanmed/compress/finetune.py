@@ -11,7 +11,7 @@ magnitude, and one learning rate in absolute units would fit none of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,12 @@ from leanmed.compress.graph import Array, attributes, initializers
 from leanmed.compress.network import Layer, Network
 from leanmed.compress.qdq import LEVELS, rounded_tensors, step
 from leanmed.compress.rounding import Rounded
+from leanmed.compress.torch_operators import OPERATORS
 from leanmed.console import Step, nobody, tracked
 from leanmed.errors import ArtifactError
 
 BATCH = 16
+PLANES = 5  # axes of a batch of images: (n, 1, c, h, w)
 RATE = 5e-5  # of the largest code a weight may have, for each step of Adam
 Values = dict[str, Any]
 
@@ -56,16 +58,16 @@ def finetune(
     Raises:
         ArtifactError: the network has an operator or an input that this training does not know.
     """
-    name = _only_input(network)
-    images = torch.from_numpy(np.stack([sample[name] for sample in samples]))  # (n, 1, c, h, w)
+    _check_known(network)
+    inputs = {name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in network.inputs}
     student = _Student(network, rounded, ranges)
     teacher = _Graph(network)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(student.parameters(), lr=RATE)
-    total = epochs * -(-len(images) // BATCH)
+    total = epochs * -(-len(samples) // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
     for _ in tracked(range(epochs), watch, epochs):
-        for batch in _batches(images, generator):
+        for batch in _batches(inputs, generator):
             with torch.no_grad():
                 wanted = teacher(batch)
             loss = _distance(student(batch), wanted)
@@ -76,22 +78,26 @@ def finetune(
     return student.rounded()
 
 
-def _only_input(network: Network) -> str:
+def _check_known(network: Network) -> None:
     unknown = sorted({node.op_type for node in network.core.graph.node} - set(OPERATORS))
-    if len(network.inputs) != 1 or unknown:
+    if unknown:
         raise ArtifactError(
-            "expected a network with one input made of operators that fine-tuning knows, got "
-            f"{len(network.inputs)} inputs and {', '.join(unknown) or 'no other operator'}; leave --finetune out"
+            f"expected a network of operators that fine-tuning knows, got {', '.join(unknown)}; leave --finetune out"
         )
-    return network.inputs[0]
 
 
-def _batches(images: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
-    """Shuffled batches, each image mirrored or not."""
-    order = torch.randperm(len(images), generator=generator)
+def _batches(inputs: Mapping[str, Tensor], generator: torch.Generator) -> Iterator[Mapping[str, Tensor]]:
+    """Shuffled batches of (n, 1, c, h, w) each, every image mirrored or not; inputs without places stay as they are."""
+    count = len(next(iter(inputs.values())))
+    order = torch.randperm(count, generator=generator)
     for chosen in torch.split(order, BATCH):
         mirrored = torch.rand(len(chosen), 1, 1, 1, 1, generator=generator) < 0.5
-        yield torch.where(mirrored, images[chosen].flip(-1), images[chosen])
+        yield {
+            name: torch.where(mirrored, values[chosen].flip(-1), values[chosen])
+            if values.ndim == PLANES
+            else values[chosen]
+            for name, values in inputs.items()
+        }
 
 
 def _distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
@@ -101,28 +107,30 @@ def _distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
 
 
 class _Graph:
-    """A network's graph as a torch function from images (n, 1, c, h, w) to its answers and its branching tensors."""
+    """A network's graph as a torch function from inputs (n, 1, c, h, w) to its answers and its branching tensors."""
 
     def __init__(self, network: Network) -> None:
         self.nodes = list(network.core.graph.node)
-        self.input = network.inputs[0]
+        self.inputs = network.inputs
         self.constants: Values = {n: torch.from_numpy(v.copy()) for n, v in initializers(network.core).items()}
         reads = [name for node in self.nodes for name in node.input]
         branching = [
-            n for n in dict.fromkeys(reads) if reads.count(n) > 1 and n not in self.constants and n != self.input
+            n for n in dict.fromkeys(reads) if reads.count(n) > 1 and n not in self.constants and n not in self.inputs
         ]
         self.watched = [*network.outputs, *branching]
 
-    def __call__(self, images: Tensor) -> list[Tensor]:
+    def __call__(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """The watched tensors for each image; the graph itself takes one image at a time."""
-        found: list[Tensor] = torch.vmap(self._run)(images)
+        found: list[Tensor] = torch.vmap(self._run)(dict(inputs))
         return found
 
-    def _run(self, image: Tensor) -> list[Tensor]:
-        values = {**self.constants, **self.weights(), self.input: self.after(self.input, image)}
+    def _run(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        values = {**self.constants, **self.weights(), **{name: self.after(name, x) for name, x in inputs.items()}}
         for node in self.nodes:
-            inputs = [values[name] if name else None for name in node.input]
-            values[node.output[0]] = self.after(node.output[0], OPERATORS[node.op_type](inputs, attributes(node)))
+            given = [values[name] if name else None for name in node.input]
+            made = OPERATORS[node.op_type](given, attributes(node))
+            for name, value in zip(node.output, made if isinstance(made, tuple) else (made,), strict=False):
+                values[name] = self.after(name, value)
         return [values[name] for name in self.watched]
 
     def weights(self) -> Values:
@@ -204,48 +212,3 @@ def _straight(x: Tensor, low: float, high: float) -> Tensor:
     """Round and clip; the gradient is that of the clipping alone."""
     clipped = x.clamp(low, high)
     return clipped + (clipped.round() - clipped).detach()
-
-
-def _conv(inputs: Sequence[Any], found: Mapping[str, Any]) -> Tensor:
-    x, weight, *bias = inputs
-    top, left, bottom, right = found.get("pads", (0, 0, 0, 0))
-    return F.conv2d(
-        F.pad(x, (left, right, top, bottom)),
-        weight,
-        bias[0] if bias else None,
-        stride=tuple(found.get("strides", (1, 1))),
-        dilation=tuple(found.get("dilations", (1, 1))),
-        groups=found.get("group", 1),
-    )
-
-
-def _gemm(inputs: Sequence[Any], found: Mapping[str, Any]) -> Tensor:
-    x, weight, *bias = inputs
-    product: Tensor = x @ (weight.T if found.get("transB", 0) else weight)
-    return product + bias[0] if bias else product
-
-
-def _reshape(inputs: Sequence[Any], found: Mapping[str, Any]) -> Tensor:
-    x, shape = inputs
-    reshaped: Tensor = x.reshape([x.shape[i] if size == 0 else size for i, size in enumerate(shape.tolist())])
-    return reshaped
-
-
-OPERATORS: dict[str, Callable[[Sequence[Any], Mapping[str, Any]], Tensor]] = {
-    "Add": lambda v, a: v[0] + v[1],
-    "Clip": lambda v, a: v[0].clamp(*v[1:]),
-    "Concat": lambda v, a: torch.cat(list(v), a["axis"]),
-    "Conv": _conv,
-    "Flatten": lambda v, a: v[0].flatten(a.get("axis", 1)),
-    "Gemm": _gemm,
-    "GlobalAveragePool": lambda v, a: v[0].mean(tuple(range(2, v[0].ndim)), keepdim=True),
-    "HardSigmoid": lambda v, a: (v[0] * a.get("alpha", 0.2) + a.get("beta", 0.5)).clamp(0, 1),
-    "HardSwish": lambda v, a: F.hardswish(v[0]),
-    "LeakyRelu": lambda v, a: F.leaky_relu(v[0], a.get("alpha", 0.01)),
-    "MatMul": lambda v, a: v[0] @ v[1],
-    "Mul": lambda v, a: v[0] * v[1],
-    "Relu": lambda v, a: v[0].relu(),
-    "Reshape": _reshape,
-    "Sigmoid": lambda v, a: v[0].sigmoid(),
-    "Transpose": lambda v, a: v[0].permute(a["perm"]),
-}

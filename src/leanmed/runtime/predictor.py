@@ -425,8 +425,13 @@ def load(
     return Predictor(read_artifact(Path(path)), **given, refuse_unfamiliar=refuse_unfamiliar)
 
 
-def open_session(graph: bytes, threads: int = 1) -> onnxruntime.InferenceSession:
+def open_session(graph: bytes, threads: int = 1, *, in_order: bool = False) -> onnxruntime.InferenceSession:
     """An ONNX Runtime session on the CPU whose idle threads sleep: spinning ones starve a busy machine.
+
+    Args:
+        graph: an ONNX file.
+        threads: that one run may use.
+        in_order: nodes run as early as their order in the file has them, so that what each needs can be freed soon.
 
     Raises:
         ArtifactError: ONNX Runtime cannot open the graph.
@@ -434,6 +439,8 @@ def open_session(graph: bytes, threads: int = 1) -> onnxruntime.InferenceSession
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    if in_order:
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     options.log_severity_level = 4  # its errors are raised, and need not be printed too
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Weights in files of their own would escape the hash: they are looked for where nothing can be.
