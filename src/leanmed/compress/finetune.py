@@ -11,6 +11,7 @@ magnitude, and one learning rate in absolute units would fit none of them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from leanmed.compress.activation_ranges import Range, Sample
+from leanmed.compress.activation_ranges import Range, Sample, activation_names
 from leanmed.compress.graph import Array, attributes, initializers
 from leanmed.compress.network import Layer, Network
 from leanmed.compress.qdq import LEVELS, rounded_tensors, step
@@ -113,10 +114,9 @@ class _Graph:
         self.nodes = list(network.core.graph.node)
         self.inputs = network.inputs
         self.constants: Values = {n: torch.from_numpy(v.copy()) for n, v in initializers(network.core).items()}
-        reads = [name for node in self.nodes for name in node.input]
-        branching = [
-            n for n in dict.fromkeys(reads) if reads.count(n) > 1 and n not in self.constants and n not in self.inputs
-        ]
+        reads = Counter(name for node in self.nodes for name in node.input)
+        made = set(activation_names(network)) - set(network.inputs)
+        branching = [name for name, count in reads.items() if count > 1 and name in made]
         self.watched = [*network.outputs, *branching]
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
