@@ -7,7 +7,7 @@ import pytest
 from made_networks import found_network, rounded_layers, samples
 
 from leanmed.compress.activation_ranges import tensor_ranges, tensor_values
-from leanmed.compress.sensitivity import of_beginning, of_weights, promote, spare_head
+from leanmed.compress.sensitivity import of_beginnings, of_weights, promote, spare_head
 
 
 def test_the_noise_of_a_layers_weights_is_the_answers_error_over_its_variance() -> None:
@@ -31,7 +31,7 @@ def test_a_wider_range_makes_more_noise() -> None:
     network, limits = found_network(), tensor_ranges(found_network(), samples())
     rounded = rounded_layers(network, 8)
     wide = {name: (8 * low, 8 * high) for name, (low, high) in limits.items()}
-    narrow_noise, wide_noise = (of_beginning(network, rounded, r, 2, samples()) for r in (limits, wide))
+    narrow_noise, wide_noise = (of_beginnings(network, rounded, r, [2], samples())[2] for r in (limits, wide))
     assert wide_noise > 2 * narrow_noise > 0
 
 
@@ -39,10 +39,11 @@ def test_the_noise_of_a_beginning_is_that_of_its_weights_and_of_the_tensors_it_w
     network, limits = found_network(), tensor_ranges(found_network(), samples())
     rounded = rounded_layers(network, 4)
     first = network.layers[0].name
-    weights_alone = of_beginning(network, rounded, {}, 1, samples())
+    weights_alone = of_beginnings(network, rounded, {}, [1], samples())[1]
     assert weights_alone == pytest.approx(of_weights(network, {first: rounded[first]}, samples())[first], rel=1e-6)
-    assert of_beginning(network, rounded, limits, 0, samples()) == 0
-    assert of_beginning(network, rounded, limits, 1, samples()) > weights_alone
+    nothing, both = of_beginnings(network, rounded, limits, [0, 1], samples()).values()
+    assert nothing == 0
+    assert both > weights_alone
 
 
 def test_the_layers_with_most_noise_for_a_byte_keep_eight_bits() -> None:

@@ -30,24 +30,28 @@ def of_weights(network: Network, rounded: Mapping[str, Rounded], samples: Sequen
     }
 
 
-def of_beginning(
+def of_beginnings(
     network: Network,
     rounded: Mapping[str, Rounded],
     ranges: Mapping[str, Range],
-    length: int,
+    lengths: Iterable[int],
     samples: Sequence[Sample],
-) -> float:
-    """Noise power over the answer's variance when the first `length` layers alone are quantized.
+) -> dict[int, float]:
+    """Length -> noise power over the answer's variance when so many of the first layers alone are quantized.
 
     That is their weights, and the tensors that would not be rounded if these layers stayed float.
     """
     order = [layer.name for layer in network.layers]
     everything = rounded_tensors(network, order)
-    freed = set(everything) - set(rounded_tensors(network, order[length:]))
-    core = _round_weights(network, [layer for layer in network.layers[:length] if layer.name in rounded], rounded)
-    for number, name in enumerate(name for name in everything if name in freed and name in ranges):
-        _round_tensor(core, name, ranges[name], f"noise_{number}")
-    return noise(network, core, samples)
+    reference = _answers(network.core, network.outputs, samples)
+    found = {}
+    for length in lengths:
+        freed = set(everything) - set(rounded_tensors(network, order[length:]))
+        core = _round_weights(network, network.layers[:length], rounded)
+        for number, name in enumerate(name for name in everything if name in freed and name in ranges):
+            _round_tensor(core, name, ranges[name], f"noise_{number}")
+        found[length] = _noise(network, core, samples, reference)
+    return found
 
 
 def noise(network: Network, core: onnx.ModelProto, samples: Sequence[Sample]) -> float:
@@ -142,7 +146,7 @@ def spare_head(
     lengths = [k for k in range(1, len(order)) if costs[k - 1] <= share]
     if not lengths:
         return {}
-    saved = {k: of_beginning(network, rounded, ranges, k, samples) for k in lengths}
+    saved = of_beginnings(network, rounded, ranges, lengths, samples)
     length = next(k for k in lengths if saved[k] >= 0.9 * max(saved.values()))
     reason = (
         f"rounding the first {length} layers would add {_percent(saved[length])} of the answer's variance as noise; "
