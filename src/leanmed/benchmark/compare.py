@@ -17,13 +17,13 @@ from leanmed.console import Progress, silent
 from leanmed.errors import ArtifactError, DataError
 from leanmed.evaluation.answered import missing_notes
 from leanmed.evaluation.artifacts import NewImages, answer_all, new_images
-from leanmed.figures.bootstrap import Figure
+from leanmed.figures.bootstrap import SMALL_GROUPS, Figure
 from leanmed.files import defined, write_json, write_text
 from leanmed.outputs import Output
 from leanmed.records import Record
 from leanmed.report.glossary import Term
 from leanmed.report.pages import NOTICE, render_page
-from leanmed.report.plots import INK, PALETTE, Plot, canvas_of, svg_of
+from leanmed.report.plots import PALETTE, Plot, canvas_of, svg_of
 from leanmed.runtime.predictor import Predictor, load
 
 COMPARISON = Output(
@@ -92,6 +92,16 @@ class Compared:
     def shown(self) -> list[str]:
         """The figures that some artifact has, in the order of `terms`."""
         return [name for name in self.terms if any(_known(row.figures.get(name)) for row in self.rows)]
+
+    @property
+    def least_groups(self) -> int:
+        """How many groups the intervals of changes need."""
+        return SMALL_GROUPS
+
+    @property
+    def has_intervals(self) -> bool:
+        """The changes have intervals."""
+        return self.groups >= SMALL_GROUPS
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -283,10 +293,10 @@ def plot(found: Compared) -> Plot:
             for row, score, x, colour in zip(found.rows, scores, values, colours, strict=True):
                 if not math.isnan(score.low):
                     ax.plot([x, x], [score.low, score.high], color=colour, linewidth=1)
-                ax.plot([x], [score.value], "o", color=colour)
-                ax.annotate(row.name, (x, score.value), xytext=(6, 3), textcoords="offset points", color=INK)
+                ax.plot([x], [score.value], "o", color=colour, label=row.name)
             ax.set(xlabel=label, xlim=(0, 1.25 * max(values)))
         axes[0].set_ylabel(title)
+        canvas.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=min(3, len(found.rows)))
         return Plot(
             f"{title} against size and time",
             "Each dot is an artifact, the line through it its 95 % interval; higher is better, and further left is "
