@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from made_networks import found_network, rounded_layers, samples
@@ -44,6 +46,13 @@ def test_the_noise_of_a_beginning_is_that_of_its_weights_and_of_the_tensors_it_w
     nothing, both = of_beginnings(network, rounded, limits, [0, 1], samples()).values()
     assert nothing == 0
     assert both > weights_alone
+
+
+def test_of_one_image_the_noise_is_a_share_of_how_its_own_answer_varies() -> None:
+    network = replace(found_network(), outputs=("sum",))
+    rounded, one = rounded_layers(network, 8), samples()[:1]
+    found = of_weights(network, rounded, one)
+    assert all(0 < value < 1 for value in found.values())
 
 
 def test_the_layers_with_most_noise_for_a_byte_keep_eight_bits() -> None:

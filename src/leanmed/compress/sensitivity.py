@@ -64,8 +64,10 @@ def _answers(core: onnx.ModelProto, outputs: Sequence[str], samples: Sequence[Sa
 
 
 def _noise(network: Network, core: onnx.ModelProto, samples: Sequence[Sample], reference: Array) -> float:
+    """Mean squared error over the variance between images; of one image, over that between its answer's numbers."""
     error = _answers(core, network.outputs, samples) - reference
-    return float(np.mean(error**2) / max(np.mean((reference - reference.mean(axis=0)) ** 2), 1e-30))
+    middle = reference.mean(axis=0) if len(reference) > 1 else reference.mean()
+    return float(np.mean(error**2) / max(np.mean((reference - middle) ** 2), 1e-30))
 
 
 def _round_weights(network: Network, layers: Iterable[Layer], rounded: Mapping[str, Rounded]) -> onnx.ModelProto:
