@@ -85,6 +85,20 @@ def test_a_log_gets_lines_of_long_work_and_none_of_quick_work(
     assert capsys.readouterr() == ("", "images: 2 of 3, about 20 s left\nread: 2 of 2\n")
 
 
+def test_a_stage_that_comes_again_has_the_total_of_its_own_turn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("leanmed.console.time.monotonic", lambda: clock.now)
+    with stages() as advance:
+        for total in (2, 300, 300):
+            advance("images", 1, total)
+            clock.now += 40
+            advance("images", 2, total)
+    told = [line.split(",")[0] for line in capsys.readouterr().err.splitlines()]
+    assert told == ["images: 2 of 2", "images: 2 of 300", "images: 2 of 300"]
+
+
 def test_items_are_told_when_they_are_through() -> None:
     told: list[tuple[int, int]] = []
     for item in tracked("ab", lambda done, total: told.append((done, total)), 6, before=3):

@@ -154,7 +154,7 @@ def evaluate(
         data: the data set's folder: of a run, the one that it was trained on.
         out: takes report.html, report.json and answers.csv; None: nothing is written.
         dataset: how the folder is laid out; None: as the artifact's recipe says, of a file of answers `folder`.
-        labels: of a file of answers, in order, of two the positive one last; None: as the answers name them.
+        labels: of a file of answers: the labels in order; of two, the positive one is the last. None: as it names them.
         settings: of a file of answers, how the data are read or judged: {"data.values": {"gland": [1, 2]}}.
         also: further data sets, whose figures stand beside those of `data`: {"north": "north-hospital"}.
         prevalence: of two labels, give the predictive values at this share of positive images too.

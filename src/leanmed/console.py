@@ -126,22 +126,25 @@ def echo_evaluation(found: Evaluated, *written: Path) -> None:
         typer.echo(line)
     for name, figure in found.figures.items():
         if figure.value == figure.value:
-            typer.echo(f"{name:18} {_shown(figure)}  n={figure.n}")
+            typer.echo(f"{name:18} {shown(figure)}  n={figure.n}")
     for line in found.undefined:
         typer.echo(line)
     for row in found.predictive_values:
-        values = ", ".join(f"{name} {_shown(figure)}" for name, figure in row.figures.items())
+        values = ", ".join(f"{name} {shown(figure)}" for name, figure in row.figures.items())
         typer.echo(f"prevalence {row.prevalence:.4f} {row.of}: {values}")
     for row in found.data_sets:
         if found.main_score in row.figures:
             change = row.change.get(found.main_score)
-            more = f", {_shown(change, '+')} from {row.compared_with}" if change else ""
-            typer.echo(f"{row.name}: {found.main_score} {_shown(row.figures[found.main_score])}{more}")
+            more = f", {shown(change, '+')} from {row.compared_with}" if change else ""
+            typer.echo(f"{row.name}: {found.main_score} {shown(row.figures[found.main_score])}{more}")
     typer.echo(f"Research use only: not a medical device.\nwrote {' and '.join(map(str, written))}")
 
 
-def _shown(figure: Any, sign: str = "") -> str:
+def shown(figure: Any, sign: str = "") -> str:
+    """A figure with its 95 % interval in one line."""
     value, low, high = (f"{number:{sign}.4f}" for number in (figure.value, figure.low, figure.high))
+    if "nan" in value:
+        return "undefined"
     return f"{value}  (no interval)" if "nan" in (low, high) else f"{value}  ({low} to {high})"
 
 
@@ -192,15 +195,22 @@ def tracked(items: Iterable[Item], step: Step, total: int, before: int = 0) -> I
 
 @contextmanager
 def stages() -> Iterator[Progress]:
-    """Shows the progress of work in stages, each with its own total; see `progress_bar`."""
+    """Shows the progress of work in stages, one after the other, each with its own total; see `progress_bar`.
+
+    A stage that comes again, such as that of a second data set, begins anew.
+    """
     with ExitStack() as stack:
-        bars: dict[str, Callable[[int], None]] = {}
+        shown: tuple[str, int] = ("", 0)
+        reached = 0
+        step: Callable[[int], None] = lambda done: None  # noqa: E731
 
         def advance(stage: str, done: int, total: int) -> None:
-            if stage not in bars:
+            nonlocal shown, reached, step
+            if (stage, total) != shown or done < reached:
                 stack.close()
-                bars[stage] = stack.enter_context(progress_bar(stage, total))
-            bars[stage](done)
+                shown, step = (stage, total), stack.enter_context(progress_bar(stage, total))
+            reached = done
+            step(done)
 
         yield advance
 

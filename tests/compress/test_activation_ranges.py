@@ -65,4 +65,8 @@ def test_channel_ranges_are_per_channel() -> None:
 def test_percentiles_are_the_same_when_few_tensors_fit_in_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     together = tensor_ranges(found_network(), samples(), "percentile")
     monkeypatch.setattr(activation_ranges, "VALUE_BYTES", 1)
-    assert tensor_ranges(found_network(), samples(), "percentile") == together
+    told: list[tuple[int, int]] = []
+    step = lambda done, total: told.append((done, total))  # noqa: E731
+    assert tensor_ranges(found_network(), samples(), "percentile", step) == together
+    assert [done for done, _ in told] == list(range(1, told[0][1] + 1))
+    assert {total for _, total in told} == {len(told)}

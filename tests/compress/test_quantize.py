@@ -16,6 +16,7 @@ from onnx import TensorProto
 from leanmed.compress import fp16
 from leanmed.compress.outcome import Comparison
 from leanmed.compress.quantize import Options, Quantized, quantize
+from leanmed.compress.torch_operators import OPERATORS
 from leanmed.errors import ArtifactError, DataError
 from leanmed.figures.bootstrap import Figure
 
@@ -95,6 +96,20 @@ def test_a_network_without_two_layers_to_equalize_is_not_equalized(monkeypatch: 
     monkeypatch.setattr("leanmed.compress.quantize.find_pairs", lambda network: [])
     found = quantize(ARTIFACT, "int4", IMAGES, made_gate(ARTIFACT), IMPOSSIBLE).outcome
     assert [attempt.techniques[-1] for attempt in found.attempts] == ["gptq", "percentile", "exclude"]
+
+
+def test_a_network_too_large_to_fine_tune_is_refused_before_the_first_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    tuned = replace(ANY, epochs=1)
+    monkeypatch.setattr("leanmed.compress.finetune.ROOM", 1000)
+    with pytest.raises(ArtifactError, match="expected a network whose fine-tuning takes at most"):
+        quantize(ARTIFACT, "int8", IMAGES, made_gate(ARTIFACT), tuned, tell=told.append)
+    assert told == []
+    monkeypatch.undo()
+    monkeypatch.delitem(OPERATORS, "Clip")
+    with pytest.raises(ArtifactError, match="expected a network of operators that fine-tuning knows, got Clip"):
+        quantize(ARTIFACT, "int8", IMAGES, made_gate(ARTIFACT), tuned, tell=told.append)
+    assert told == []
 
 
 def test_fine_tuning_comes_last_and_quiets_the_answers() -> None:

@@ -94,6 +94,7 @@ CASES: list[tuple[str, tuple[int, ...], list[Array | None], dict[str, Any]]] = [
     ("Sqrt", MAPS, [], {}),
     ("Squeeze", MAPS, [whole(0)], {}),
     ("Transpose", MAPS, [], {"perm": [0, 2, 3, 1]}),
+    ("Transpose", TOKENS, [], {}),
     ("Unsqueeze", TOKENS, [whole(0, -1)], {}),
 ]
 
@@ -145,7 +146,27 @@ def test_every_operator_is_tried() -> None:
 @pytest.mark.parametrize(
     ("name", "constants", "settings", "what"),
     [
-        ("AveragePool", [], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}, "padding that does not count"),
+        ("AveragePool", [], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}, "count_include_pad 0 with pads"),
+        ("AveragePool", [], {"kernel_shape": [2, 2], "dilations": [2, 2]}, "dilations"),
+        ("Flatten", [], {"axis": 2}, "axis 2"),
+        ("Gemm", [some(8, 3)], {"alpha": 0.5}, "alpha 0.5"),
+        ("Gemm", [some(8, 3)], {"beta": 2.0}, "beta 2"),
+        ("Gemm", [some(8, 3)], {"transA": 1}, "transA 1"),
+        ("LayerNormalization", [some(1)], {}, "a scale of the shape"),
+        ("Resize", [None, np.array([1, 1, 1.4, 1.4], np.float32)], {"mode": "linear"}, "scales that give 8.4 x 11.2"),
+        (
+            "Resize",
+            [None, None, whole(1, 4, 18, 24)],
+            {"mode": "nearest", "coordinate_transformation_mode": "asymmetric"},
+            "nearest, asymmetric, round_prefer_floor",
+        ),
+        (
+            "Resize",
+            [None, None, whole(1, 4, 9, 24)],
+            {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
+            "by no whole number",
+        ),
+        ("Split", [], {"axis": 1}, "neither sizes nor num_outputs"),
         ("Cast", [], {"to": TensorProto.STRING}, "to STRING"),
         ("Conv", [some(4, 4, 3, 3)], {"auto_pad": "SAME_UPPER"}, "SAME_UPPER"),
         ("ConvTranspose", [some(4, 4, 3, 3)], {"output_shape": [12, 16]}, "an output_shape"),

@@ -143,7 +143,7 @@ def test_all_that_does_not_fit_is_in_one_message(tmp_path: Path) -> None:
 def test_the_message_names_the_network_that_the_weights_are_of(tmp_path: Path) -> None:
     file = tmp_path / "sam.pth"
     torch.save({"image_encoder.patch_embed.proj.bias": torch.zeros(1280)}, file)
-    with pytest.raises(RecipeError, match=r"173 missing .* and 165 more\).*by its width sam-vit-h\)"):
+    with pytest.raises(RecipeError, match=r"173 missing .* and 165 more\).*it looks like one for sam-vit-h\)"):
         sam(file)
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from leanmed.audit.grouping import AUDIT
 from leanmed.benchmark.benchmark import interleaved, machine
 from leanmed.benchmark.profile import MEMORY, SECONDS, peak_mib
-from leanmed.console import Progress, silent
+from leanmed.console import Progress, shown, silent
+from leanmed.data import read_pixels
 from leanmed.errors import ArtifactError, DataError
 from leanmed.evaluation.answered import missing_notes
 from leanmed.evaluation.artifacts import NewImages, answer_all, new_images
@@ -25,6 +26,7 @@ from leanmed.report.glossary import Term
 from leanmed.report.pages import NOTICE, render_page
 from leanmed.report.plots import PALETTE, Plot, canvas_of, svg_of
 from leanmed.runtime.predictor import Predictor, load
+from leanmed.tasks.recipes import recipe_of_artifact
 
 COMPARISON = Output(
     "a comparison", ("notice", "artifacts", "compared_with"), "report.json", ("report.html", "report.json")
@@ -68,7 +70,7 @@ class Compared:
     Args:
         rows: the first is the one that all others are compared with.
         images, groups: that all were judged on.
-        size: of the image that was timed: height and width.
+        size: of the image that was timed, in its file: height and width.
         main_score: the figure to lead with.
         terms: what figures are called, in the order in which they are shown.
         notes: what to say of how the images were chosen.
@@ -136,7 +138,7 @@ def compare_artifacts(
     Args:
         paths: artifact folders of one kind of task with the same labels; the others are compared with the first.
         data: the data set's folder.
-        dataset: how it is laid out; None: as the first artifact's recipe says.
+        dataset: how it is laid out; None: as the artifacts' recipes say, which must agree.
         cache: a folder for the audit's groups; None: they are not kept.
         seconds: for the timing of answers, at most, but three rounds are made in any case.
         resamples: of the bootstrap.
@@ -144,13 +146,14 @@ def compare_artifacts(
         progress: takes stage, done and total.
 
     Raises:
-        ArtifactError: fewer than two artifacts, one is given twice, or they answer different questions.
+        ArtifactError: fewer than two artifacts, one is given twice, they answer different questions, or their recipes
+            read data in different ways.
         DataError: no image is new to all of them, or none that all can read.
     """
     names = _names(paths)
     predictors = {name: load(path) for name, path in zip(names, paths, strict=True)}
     first = predictors[names[0]]
-    _check_alike(predictors)
+    _check_alike(predictors, dataset)
     with TemporaryDirectory() as scratch:
         folder = cache or Path(scratch) / AUDIT
         new = {
@@ -162,8 +165,10 @@ def compare_artifacts(
     judge, labels = first.kind_of_task.judge, first.manifest.labels
     tables = {name: judge.table_of(records, answers[name], labels) for name in names}
     own, groups = tables[names[0]], tables[names[0]].groups
-    pixels = first.frame_of(records[0]).pixels
-    times = _milliseconds(paths, names, pixels, seconds)
+    progress("timing", 0, 1)
+    times = _milliseconds(paths, names, records[0], seconds)
+    progress("timing", 1, 1)
+    size = read_pixels(records[0]).shape
     rows = [
         Row(
             name=name,
@@ -187,7 +192,7 @@ def compare_artifacts(
         rows=rows,
         images=len(records),
         groups=groups,
-        size=(int(pixels.shape[0]), int(pixels.shape[1])),
+        size=(int(size[0]), int(size[1])),
         main_score=first.manifest.main_score,
         terms=judge.terms(own),
         notes=[*notes, *missing_notes(failed)],
@@ -206,9 +211,15 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(path) for path in paths]
 
 
-def _check_alike(predictors: Mapping[str, Predictor]) -> None:
+def _check_alike(predictors: Mapping[str, Predictor], dataset: str | None) -> None:
     (name, first), *others = predictors.items()
     for other, predictor in others:
+        ways = [recipe_of_artifact(p.manifest.provenance.recipe).data.dataset for p in (first, predictor)]
+        if dataset is None and ways[0] != ways[1]:
+            raise ArtifactError(
+                f"expected artifacts whose recipes read data in one way, got {name} with data.dataset {ways[0]} and "
+                f"{other} with {ways[1]}; say by --dataset how the folder is laid out"
+            )
         for what in ("task", "labels"):
             own, its = (getattr(p.manifest, what) for p in (first, predictor))
             if own != its:
@@ -233,7 +244,8 @@ def _new_to_all(new: Mapping[str, NewImages]) -> tuple[list[Record], list[str]]:
     same = len({tuple(own.notes) for own in new.values()}) == 1
     shown = list(first.notes) if same else notes
     dropped = len(first.records) - len(records)
-    return records, [*shown, *[f"{dropped} images that another artifact has seen are left out."] * bool(dropped)]
+    said = f"Left out because another artifact has seen them, or its recipe does not read them: {dropped} image(s)."
+    return records, [*shown, *[said] * bool(dropped)]
 
 
 def _answered_by_all(
@@ -255,13 +267,18 @@ def _answered_by_all(
 
 
 def _milliseconds(
-    paths: Sequence[Path], names: Sequence[str], pixels: Any, seconds: float
+    paths: Sequence[Path], names: Sequence[str], record: Record, seconds: float
 ) -> dict[str, dict[int, float]]:
-    """Name -> threads -> median milliseconds of one answer, all artifacts taking turns."""
+    """Name -> threads -> median milliseconds of one answer, all artifacts taking turns.
+
+    Each is given the pixels as it reads them itself: one that needs few of a large photograph decodes fewer.
+    """
     found: dict[str, dict[int, float]] = {name: {} for name in names}
     for threads in THREADS:
         opened = [load(path, threads=threads) for path in paths]
-        actions = {name: partial(own.outputs, pixels) for name, own in zip(names, opened, strict=True)}
+        actions = {
+            name: partial(own.outputs, own.frame_of(record).pixels) for name, own in zip(names, opened, strict=True)
+        }
         for name, timed in interleaved(actions, REPEATS, seconds / len(THREADS)).items():
             found[name][threads] = timed["median_ms"]
     return found
@@ -318,20 +335,13 @@ def told(found: Compared) -> list[str]:
         costs = [f"{row.bytes / 1e6:.2f} MB", *(f"{ms:.1f} ms on {n} thread(s)" for n, ms in row.milliseconds.items())]
         if row.peak_mib is not None:
             costs.append(f"{row.peak_mib:.0f} MiB")
-        said = f"{row.name}: {found.main_score} {_shown(score)}"
+        said = f"{row.name}: {found.main_score} {shown(score)}"
         if change:
             agreement = row.change["agreement"].value
-            said += f", {_shown(change, '+')} from {found.rows[0].name}, {100 * agreement:.1f} % the same answer"
+            said += f", {shown(change, '+')} from {found.rows[0].name}, {100 * agreement:.1f} % the same answer"
         lines.append(f"{said}; {', '.join(costs)}")
     return lines
 
 
 def _known(figure: Figure | None) -> bool:
     return figure is not None and not math.isnan(figure.value)
-
-
-def _shown(figure: Figure, sign: str = "") -> str:
-    if not _known(figure):
-        return "undefined"
-    value, low, high = (f"{number:{sign}.4f}" for number in (figure.value, figure.low, figure.high))
-    return value if math.isnan(figure.low) else f"{value} ({low} to {high})"

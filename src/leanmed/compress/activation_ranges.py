@@ -81,16 +81,17 @@ def tensor_ranges(
     """The range of every activation, always holding 0.
 
     minmax: the extremes seen. percentile: what 99.99 % of the values lie in, so that one outlier does not make the
-    steps of all others coarse (read off a histogram of 4096 bins). `step` takes how many images are
-    through, and of how many.
+    steps of all others coarse (read off a histogram of 4096 bins). `step` takes how many images are through, over all
+    passes that are made over them, and of how many.
     """
     names = activation_names(network)
     if method == "minmax":
         return _extremes(network, names, samples, step)
-    extremes = _extremes(network, names, samples, lambda done, total: step(done, 2 * total))
-    counts = {name: np.zeros(BINS) for name in names}
     passes = list(_passes(network, names))
-    for some, seen in _seen_in(passes, samples, lambda done, total: step(total + done, 2 * total)):
+    images, total = len(samples), (1 + len(passes)) * len(samples)
+    extremes = _extremes(network, names, samples, lambda done, _: step(done, total))
+    counts = {name: np.zeros(BINS) for name in names}
+    for some, seen in _seen_in(passes, samples, lambda done, _: step(images + done, total)):
         for found in tensor_values(network.core, some, seen):
             for name, value in found.items():
                 counts[name] += np.histogram(value, BINS, range=_wide(extremes[name]))[0]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from leanmed.compress.activation_ranges import Range, Sample, activation_names
-from leanmed.compress.graph import Array, attributes, initializers
+from leanmed.compress.graph import Array, attributes, initializers, shapes
 from leanmed.compress.network import Layer, Network
 from leanmed.compress.qdq import LEVELS, rounded_tensors, step
 from leanmed.compress.rounding import Rounded
@@ -30,6 +31,8 @@ from leanmed.console import Step, nobody, tracked
 from leanmed.errors import ArtifactError
 
 BATCH = 16
+ROOM = 4 * 2**30  # bytes of activations of one batch
+COPIES = 5  # of each activation: the teacher's, the student's, that on its grid, and their gradients
 PLANES = 5  # axes of a batch of images: (n, 1, c, h, w)
 RATE = 5e-5  # of the largest code a weight may have, for each step of Adam
 Values = dict[str, Any]
@@ -57,18 +60,18 @@ def finetune(
         watch: takes how many epochs are through, and how many there are.
 
     Raises:
-        ArtifactError: the network has an operator or an input that this training does not know.
+        ArtifactError: as `check_finetunable` does.
     """
-    _check_known(network)
+    size = check_finetunable(network, samples[0])
     inputs = {name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in network.inputs}
     student = _Student(network, rounded, ranges)
     teacher = _Graph(network)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(student.parameters(), lr=RATE)
-    total = epochs * -(-len(samples) // BATCH)
+    total = epochs * -(-len(samples) // size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
     for _ in tracked(range(epochs), watch, epochs):
-        for batch in _batches(inputs, generator):
+        for batch in _batches(inputs, size, generator):
             with torch.no_grad():
                 wanted = teacher(batch)
             loss = _distance(student(batch), wanted)
@@ -79,19 +82,42 @@ def finetune(
     return student.rounded()
 
 
-def _check_known(network: Network) -> None:
+def check_finetunable(network: Network, sample: Sample) -> int:
+    """Refuse a network that cannot be fine-tuned, before anything else is done with it.
+
+    Args:
+        network: the float network.
+        sample: an image at its inputs, which is run through it.
+
+    Returns:
+        How many images a batch can have: `BATCH`, or as many as fit into `ROOM`.
+
+    Raises:
+        ArtifactError: the network has an operator that this training does not know, or one in a form that it does not
+            know, or one image takes more memory than there is room for.
+    """
     unknown = sorted({node.op_type for node in network.core.graph.node} - set(OPERATORS))
     if unknown:
         raise ArtifactError(
             f"expected a network of operators that fine-tuning knows, got {', '.join(unknown)}; leave --finetune out"
         )
+    known = shapes(network.core)
+    image = COPIES * 4 * sum(prod(known.get(name, ())) for name in activation_names(network))
+    if image > ROOM:
+        raise ArtifactError(
+            f"expected a network whose fine-tuning takes at most {ROOM / 2**30:.0f} GiB an image, got one that takes "
+            f"about {image / 2**30:.0f} GiB; leave --finetune out"
+        )
+    with torch.no_grad():
+        _Graph(network)({name: torch.from_numpy(value)[None] for name, value in sample.items()})
+    return min(BATCH, ROOM // max(image, 1))
 
 
-def _batches(inputs: Mapping[str, Tensor], generator: torch.Generator) -> Iterator[Mapping[str, Tensor]]:
+def _batches(inputs: Mapping[str, Tensor], size: int, generator: torch.Generator) -> Iterator[Mapping[str, Tensor]]:
     """Shuffled batches of (n, 1, c, h, w) each, every image mirrored or not; inputs without places stay as they are."""
     count = len(next(iter(inputs.values())))
     order = torch.randperm(count, generator=generator)
-    for chosen in torch.split(order, BATCH):
+    for chosen in torch.split(order, size):
         mirrored = torch.rand(len(chosen), 1, 1, 1, 1, generator=generator) < 0.5
         yield {
             name: torch.where(mirrored, values[chosen].flip(-1), values[chosen])

@@ -140,8 +140,8 @@ def latency(
 ) -> dict[str, float]:
     """Median milliseconds of one run on one thread, the graphs taking turns.
 
-    It is the thread's own time: what else a busy machine does in between is not counted. Slow graphs get fewer rounds,
-    of which the first is not counted.
+    It is the thread's own time: what else a busy machine does in between is not counted. The first two rounds are not
+    counted. Slow graphs get fewer, of very slow ones one round is counted and the one before it not.
     """
     sessions = {name: open_session(graph) for name, graph in graphs.items()}
     times: dict[str, list[float]] = {name: [] for name in graphs}

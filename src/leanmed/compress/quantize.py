@@ -119,7 +119,8 @@ def quantize(
         progress: takes stage, done and total.
 
     Raises:
-        ArtifactError: the graph is damaged, quantized already, or has nothing to quantize.
+        ArtifactError: the graph is damaged, quantized already, has nothing to quantize, or cannot be fine-tuned and is
+            to be.
         DataError: no calibration image, or the main score is undefined on the gate's images.
     """
     network = _open(artifact)
@@ -129,6 +130,10 @@ def quantize(
         )
     reading = tracked(calibration, partial(progress, "calibration images"), len(calibration))
     samples = network_inputs(network, reading if to != "fp16" else [])
+    if options.epochs and samples:
+        from leanmed.compress.finetune import check_finetunable  # needs torch
+
+        check_finetunable(network, samples[0])  # before attempts that would be lost
     before = answers(artifact, gate.images, step=partial(progress, "answers of the float model"))
     bench = _Bench(artifact, network, gate, samples, before, options)
     tried = _half(bench, progress) if to == "fp16" else _climb(bench, to, tell, progress)

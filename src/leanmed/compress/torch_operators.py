@@ -39,7 +39,7 @@ def _unlike(operator: str, what: object) -> ArtifactError:
 def _sides(attributes: Attributes) -> tuple[int, int, int, int]:
     """Padding left, right, top and bottom."""
     if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-        raise _unlike("padding that is written out", attributes["auto_pad"].decode())
+        raise _unlike("padding", f"auto_pad {attributes['auto_pad'].decode()} and no pads")
     top, left, bottom, right = attributes.get("pads", (0, 0, 0, 0))
     return left, right, top, bottom
 
@@ -74,9 +74,15 @@ def _conv_transpose(inputs: Inputs, attributes: Attributes) -> Tensor:
     return cut
 
 
+def _check_pool(operator: str, attributes: Attributes) -> None:
+    if attributes.get("ceil_mode", 0):
+        raise _unlike(operator, "ceil_mode 1")
+    if tuple(attributes.get("dilations", (1, 1))) != (1, 1):
+        raise _unlike(operator, f"dilations {tuple(attributes['dilations'])}")
+
+
 def _max_pool(inputs: Inputs, attributes: Attributes) -> Tensor:
-    if attributes.get("ceil_mode", 0) or tuple(attributes.get("dilations", (1, 1))) != (1, 1):
-        raise _unlike("MaxPool", "ceil_mode or dilations")
+    _check_pool("MaxPool", attributes)
     kernel = tuple(attributes["kernel_shape"])
     x = F.pad(inputs[0], _sides(attributes), value=-math.inf)
     return F.max_pool2d(x, kernel, tuple(attributes.get("strides", (1, 1))))
@@ -84,8 +90,9 @@ def _max_pool(inputs: Inputs, attributes: Attributes) -> Tensor:
 
 def _average_pool(inputs: Inputs, attributes: Attributes) -> Tensor:
     sides = _sides(attributes)
-    if attributes.get("ceil_mode", 0) or (any(sides) and not attributes.get("count_include_pad", 0)):
-        raise _unlike("AveragePool", "ceil_mode, or padding that does not count")
+    _check_pool("AveragePool", attributes)
+    if any(sides) and not attributes.get("count_include_pad", 0):
+        raise _unlike("AveragePool", "count_include_pad 0 with pads")
     return F.avg_pool2d(
         F.pad(inputs[0], sides), tuple(attributes["kernel_shape"]), tuple(attributes.get("strides", (1, 1)))
     )
@@ -102,13 +109,25 @@ def _batch_normalization(inputs: Inputs, attributes: Attributes) -> Tensor:
 def _layer_normalization(inputs: Inputs, attributes: Attributes) -> Tensor:
     x, scale, *bias = inputs
     shape = x.shape[attributes.get("axis", -1) :]
+    if scale.shape != shape:
+        raise _unlike("LayerNormalization", f"a scale of the shape {tuple(scale.shape)} for values of {tuple(shape)}")
     return F.layer_norm(x, shape, scale, bias[0] if bias else None, attributes.get("epsilon", 1e-5))
 
 
 def _gemm(inputs: Inputs, attributes: Attributes) -> Tensor:
     x, weight, *bias = inputs
+    for name, plain in (("alpha", 1.0), ("beta", 1.0), ("transA", 0)):
+        if attributes.get(name, plain) != plain:
+            raise _unlike("Gemm", f"{name} {attributes[name]:g}")
     product: Tensor = x @ (weight.T if attributes.get("transB", 0) else weight)
     return product + bias[0] if bias else product
+
+
+def _divide(inputs: Inputs, attributes: Attributes) -> Tensor:
+    if not inputs[0].is_floating_point():
+        raise _unlike("Div", "whole numbers")
+    quotient: Tensor = inputs[0] / inputs[1]
+    return quotient
 
 
 def _gelu(inputs: Inputs, attributes: Attributes) -> Tensor:
@@ -122,8 +141,11 @@ def _resize(inputs: Inputs, attributes: Attributes) -> Tensor:
         raise _unlike("Resize", f"mode {mode} of {x.ndim} axes, antialias {attributes.get('antialias', 0)}")
     height, width = _new_size(x, scales, sizes)
     if mode == "nearest":
-        if where != "asymmetric" or height % x.shape[-2] or width % x.shape[-1]:
-            raise _unlike("Resize", f"nearest, {where}, by no whole number")
+        rounding = attributes.get("nearest_mode", b"round_prefer_floor").decode()
+        if where != "asymmetric" or rounding != "floor":
+            raise _unlike("Resize", f"nearest, {where}, {rounding}")
+        if height % x.shape[-2] or width % x.shape[-1]:
+            raise _unlike("Resize", f"nearest, from {tuple(x.shape[-2:])} to {(height, width)}, by no whole number")
         return F.interpolate(x, size=(height, width), mode="nearest")
     if where not in ("align_corners", "half_pixel", "pytorch_half_pixel"):
         raise _unlike("Resize", where)
@@ -138,8 +160,10 @@ def _new_size(x: Tensor, scales: Tensor | None, sizes: Tensor | None) -> tuple[i
         return int(sizes[-2]), int(sizes[-1])
     if scales is None:
         raise _unlike("Resize", "neither scales nor sizes")
-    height, width = (math.floor(side * float(scale)) for side, scale in zip(x.shape[-2:], scales[-2:], strict=True))
-    return height, width
+    height, width = (side * float(scale) for side, scale in zip(x.shape[-2:], scales[-2:], strict=True))
+    if height % 1 or width % 1:
+        raise _unlike("Resize", f"scales that give {height:g} x {width:g} places")
+    return int(height), int(width)
 
 
 def _reshape(inputs: Inputs, attributes: Attributes) -> Tensor:
@@ -164,6 +188,8 @@ def _slice(inputs: Inputs, attributes: Attributes) -> Tensor:
 def _split(inputs: Inputs, attributes: Attributes) -> tuple[Tensor, ...]:
     x, *sizes = inputs
     axis = attributes.get("axis", 0)
+    if (not sizes or sizes[0] is None) and "num_outputs" not in attributes:
+        raise _unlike("Split", "neither sizes nor num_outputs")
     if not sizes or sizes[0] is None:
         parts = attributes["num_outputs"]
         return torch.split(x, -(-x.shape[axis] // parts), axis)
@@ -225,6 +251,14 @@ def _cast(inputs: Inputs, attributes: Attributes) -> Tensor:
     return cast
 
 
+def _flatten(inputs: Inputs, attributes: Attributes) -> Tensor:
+    axis = attributes.get("axis", 1)
+    if axis != 1:
+        raise _unlike("Flatten", f"axis {axis}")
+    flat: Tensor = inputs[0].flatten(1)
+    return flat
+
+
 def _global_mean(inputs: Inputs, attributes: Attributes) -> Tensor:
     x: Tensor = inputs[0]
     return x.mean(tuple(range(2, x.ndim)), keepdim=True)
@@ -239,9 +273,9 @@ OPERATORS: dict[str, Operator] = {
     "Concat": lambda v, a: torch.cat(list(v), a["axis"]),
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
-    "Div": lambda v, a: v[0] / v[1],
+    "Div": _divide,
     "Einsum": lambda v, a: torch.einsum(a["equation"].decode(), *v),
-    "Flatten": lambda v, a: v[0].flatten(a.get("axis", 1)),
+    "Flatten": _flatten,
     "Gather": _gather,
     "Gelu": _gelu,
     "Gemm": _gemm,
@@ -267,6 +301,6 @@ OPERATORS: dict[str, Operator] = {
     "Sqrt": lambda v, a: v[0].sqrt(),
     "Squeeze": _squeeze,
     "Sub": lambda v, a: v[0] - v[1],
-    "Transpose": lambda v, a: v[0].permute(a["perm"]),
+    "Transpose": lambda v, a: v[0].permute(a.get("perm", list(reversed(range(v[0].ndim))))),
     "Unsqueeze": _unsqueeze,
 }

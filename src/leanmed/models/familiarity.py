@@ -71,7 +71,7 @@ class Descriptor(NamedTuple):
 def watching(
     network: nn.Module, watched: Watched | None, *, no_further: bool = False
 ) -> Iterator[Callable[[], Descriptor | None]]:
-    """Watch a network that is run once inside; afterwards the function tells what was seen, or of none nothing.
+    """Watch a network that is run once inside; the function returns what was seen, or None if nothing is watched.
 
     With `no_further` it is run until all was seen, and the rest of what stands inside is passed over.
     """

@@ -63,14 +63,15 @@ def _made(make: Callable[..., PromptedSegmenter], model: Model) -> PromptedSegme
         ) from error
 
 
+SIZES = {  # of SAM's encoders: width, blocks, heads, and which blocks attend to the whole image
+    "b": (768, 12, 12, (2, 5, 8, 11)),
+    "l": (1024, 24, 16, (5, 11, 17, 23)),
+    "h": (1280, 32, 16, (7, 15, 23, 31)),
+}
 NETWORKS: Mapping[str, Callable[..., PromptedSegmenter]] = {
-    "sam-vit-b": partial(sam_vit, 768, 12, 12, (2, 5, 8, 11)),
-    "sam-vit-l": partial(sam_vit, 1024, 24, 16, (5, 11, 17, 23)),
-    "sam-vit-h": partial(sam_vit, 1280, 32, 16, (7, 15, 23, 31)),
+    **{f"sam-vit-{name}": partial(sam_vit, *size) for name, size in SIZES.items()},
     "sam-small": sam_small,
-    "sam-hq-vit-b": partial(sam_hq_vit, 768, 12, 12, (2, 5, 8, 11)),
-    "sam-hq-vit-l": partial(sam_hq_vit, 1024, 24, 16, (5, 11, 17, 23)),
-    "sam-hq-vit-h": partial(sam_hq_vit, 1280, 32, 16, (7, 15, 23, 31)),
-    "samus-vit-b": partial(samus_vit, 768, 12, 12, (2, 5, 8, 11)),
+    **{f"sam-hq-vit-{name}": partial(sam_hq_vit, *size) for name, size in SIZES.items()},
+    "samus-vit-b": partial(samus_vit, *SIZES["b"]),
     "samus-small": samus_small,
 }

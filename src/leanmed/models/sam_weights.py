@@ -198,12 +198,18 @@ def _check(found: dict[str, Tensor], wanted: dict[str, Tensor], source: str, bac
         for what, names in (("missing", missing), ("not known", surplus), ("of another shape", shapes))
         if names
     ]
-    made_for = WIDTHS.get(len(found.get("vision_encoder.patch_embed.projection.bias", ())))
-    advice = f" (by its width {made_for})" if made_for and not backbone.endswith(made_for.removeprefix("sam-")) else ""
+    made_for = _made_for(found)
+    advice = f" (it looks like one for {made_for})" if made_for and made_for != backbone else ""
     raise RecipeError(
         f"{source} does not fit {backbone}: of its {len(wanted)} tensors, {'; '.join(faults)}; choose the backbone "
         f"that these weights were made for{advice}"
     )
+
+
+def _made_for(found: dict[str, Tensor]) -> str:
+    """The backbone that tensors belong to, by their width and by whether they have what SAM-HQ adds; empty: unknown."""
+    made_for = WIDTHS.get(len(found.get("vision_encoder.patch_embed.projection.bias", ())), "")
+    return made_for.replace("sam-", "sam-hq-") if "mask_decoder.hq_token.weight" in found else made_for
 
 
 def _size(tensor: Tensor) -> str:

@@ -43,7 +43,7 @@ STRIDE = 8  # pixels from one token to the next
 DOUBLINGS = (12, 6, 3)  # what the width is divided by in the CNN branch's first convolutions
 LEAST = 8  # channels of the first
 RATIO = 4  # the width over a bottleneck's
-SHARE = 0.5  # of the bottlenecks beside the MLP, and of the CNN branch's last maps
+SHARE = 0.5  # by which the bottlenecks beside the MLP and the CNN branch's last maps are multiplied
 
 
 class Samus(Sam):
@@ -67,7 +67,7 @@ class Samus(Sam):
         self.feature_adapter = FeatureAdapter(width)
         self.position_adapter = PositionAdapter(width)
         self.branch = branch(width)
-        last = encoder.layers[self.global_blocks[-1]].refine[1]  # GELU of nothing is nothing, and has a slope
+        last = encoder.layers[self.global_blocks[-1]].refine[1]  # GELU(0) is 0 and its slope is not, so it learns
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.fresh = frozenset(self.state_dict()) - sams
@@ -123,7 +123,7 @@ class FeatureAdapter(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.down = nn.Linear(width, width // RATIO)
-        self.up = _nothing(nn.Linear(width // RATIO, width))
+        self.up = _zeroed(nn.Linear(width // RATIO, width))
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
@@ -137,7 +137,7 @@ class CrossBranch(nn.Module):
         super().__init__()
         self.heads = heads
         self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
-        self.proj = _nothing(nn.Linear(width, width))
+        self.proj = _zeroed(nn.Linear(width, width))
 
     def forward(self, tokens: Tensor, maps: Tensor) -> Tensor:
         """Tokens (b, h, w, width) that ask maps (b, width, h, w): what each is to be given."""
@@ -187,7 +187,7 @@ def _convolution(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(conv, LayerNorm2d(outputs), nn.GELU())
 
 
-def _nothing(layer: nn.Linear) -> nn.Linear:
+def _zeroed(layer: nn.Linear) -> nn.Linear:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

@@ -17,6 +17,7 @@ class Arm:
         alone: the arm of the same network without a teacher; empty: none.
         recipe: what it is trained by; empty: the paper's recipe.
         own: beginnings of keys, such as `adapters.`: a setting for all arms whose key begins so is not for this one.
+        unless_set: `--set` values that hold unless the arm is given others by its name.
     """
 
     title: str
@@ -25,6 +26,7 @@ class Arm:
     alone: str = ""
     recipe: str = ""
     own: tuple[str, ...] = ()
+    unless_set: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -274,10 +276,6 @@ def _adapted(title: str, method: str, *more: str) -> Arm:
     return Arm(title, (f"adapters.method={method}", *(f"adapters.{text}" for text in more)), own=own)
 
 
-def _samus(title: str, *settings: str) -> Arm:
-    return Arm(title, (*settings, "adapters.method=none"), own=("adapters.",))
-
-
 def _unprompted(title: str, backbone: str) -> Arm:
     return Arm(
         title,
@@ -317,8 +315,15 @@ NERVES = Paper(
         "med-sa-equal": _adapted("Med-SA's adapters, equal budget", "med-sa", EQUAL),
         "decoder": _adapted("the decoder alone", "decoder"),
         "full": _adapted("MedSAM: encoder and decoder", "full"),
-        "samus": _samus("SAMUS", "model.backbone=samus-vit-b", "model.side=256"),
-        "samus-small": _samus("SAMUS of sam-small", "model.backbone=samus-small"),
+        "samus": Arm(
+            "SAMUS",
+            ("model.backbone=samus-vit-b", "adapters.method=none"),
+            own=("adapters.", "model.side"),
+            unless_set=("model.side=256",),
+        ),
+        "samus-small": Arm(
+            "SAMUS of sam-small", ("model.backbone=samus-small", "adapters.method=none"), own=("adapters.",)
+        ),
         "unet": _unprompted("U-Net, from nothing", "unet"),
         "transunet": _unprompted("TransUNet, from nothing", "transunet"),
         "swinunet": _unprompted("Swin-Unet, from nothing", "swinunet"),

@@ -171,7 +171,7 @@ def recipe_of(paper: Paper, arm: str, seed: int, settings: Sequence[str]) -> Rec
     others = (*chosen.own, *(() if chosen.teacher else ("distillation.",)))
     given = settings_of(arm, settings, paper.arms, others)
     seeded = (f"split.seed={seed}", f"training.seed={seed}")  # what is given comes later, and wins
-    return load_recipe(chosen.recipe or paper.recipe, [*seeded, *given, *chosen.settings])
+    return load_recipe(chosen.recipe or paper.recipe, [*seeded, *chosen.unless_set, *given, *chosen.settings])
 
 
 def with_companions(asked: Sequence[str], arms: Mapping[str, Arm]) -> list[str]:
