@@ -30,6 +30,7 @@ from leanmed.runtime.answers import predict as predict
 from leanmed.runtime.predictor import Predictor
 
 if TYPE_CHECKING:
+    from leanmed.console import Progress
     from leanmed.evaluation.answered import Answered
     from leanmed.records import Record
     from leanmed.report.report import Report
@@ -215,6 +216,7 @@ def export(
     teacher: Place | None = None,
     overwrite: bool = False,
     tell: Tell = print,
+    progress: Progress | None = None,
 ) -> Artifact:
     """Write an artifact, as `leanmed export` does: of a model of all images, of one fold, or of all folds.
 
@@ -228,6 +230,7 @@ def export(
         teacher: its teacher's run, if that has moved since training.
         overwrite: replace an older artifact in `out`.
         tell: takes one line of progress at a time.
+        progress: takes stage, done and total while graph and model are compared; None: nobody watches.
 
     Raises:
         LeanmedError: the run is unfinished, `out` holds something, or graph and model disagree.
@@ -247,13 +250,15 @@ def export(
     if fold is not None:
         opened.fold(fold)  # refused before torch is imported, which takes long
     from leanmed.compress.distil import teacher_of
+    from leanmed.console import silent
     from leanmed.exporting import export as exporting
 
     untrained = fold is None and not ensemble and not opened.done(None)
     named = None if teacher is None else Path(teacher)
     taught = teacher_of(opened, moved, named) if untrained else None  # it may be gone when nothing is to be trained
     made: dict[str, Any] = {"fold": fold, "ensemble": ensemble, "threshold": wanted, "data": moved}
-    return exporting.export(opened, Path(out), **made, teacher=taught, overwrite=overwrite, tell=tell)
+    made |= {"teacher": taught, "overwrite": overwrite, "tell": tell, "progress": progress or silent}
+    return exporting.export(opened, Path(out), **made)
 
 
 def _overrides(settings: Mapping[str, Any] | Sequence[str]) -> list[str]:

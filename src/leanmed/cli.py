@@ -405,7 +405,8 @@ def export(
     from leanmed.api import export
 
     made: dict[str, Any] = {"fold": fold, "ensemble": ensemble, "threshold": threshold, "data": data}
-    artifact = export(run, out, **made, teacher=teacher, overwrite=overwrite, tell=typer.echo)
+    with stages() as progress:
+        artifact = export(run, out, **made, teacher=teacher, overwrite=overwrite, tell=typer.echo, progress=progress)
     typer.echo(f"wrote {out}: {artifact.manifest.bytes / 1e6:.2f} MB, artifact {artifact.sha256[:12]}")
     typer.echo(f"now: leanmed predict {out} IMAGES --out answers.jsonl, and read {out / 'CARD.md'}")
 

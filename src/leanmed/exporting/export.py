@@ -8,6 +8,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from torch.nn.utils import parametrize
 from leanmed import __version__
 from leanmed.audit.grouping import AUDIT
 from leanmed.audit.seen import make_traces
+from leanmed.console import Progress, silent, tracked
 from leanmed.data import read_pixels
 from leanmed.errors import ExportError
 from leanmed.evaluation.answered import subgroup_rows, suspected_of
@@ -72,6 +74,7 @@ def export(
     teacher: Teaching | None = None,
     overwrite: bool = False,
     tell: Callable[[str], None] = print,
+    progress: Progress = silent,
 ) -> Artifact:
     """Write an artifact of a run: a model trained on all of its images, unless one of the other two is asked for.
 
@@ -86,6 +89,7 @@ def export(
         teacher: of a run that has one, from whom the model of all images learns too.
         overwrite: replace an older artifact in `out`.
         tell: takes one line of progress at a time.
+        progress: takes stage, done and total.
 
     Raises:
         OutputError: `out` holds something; with `overwrite`, something else than an artifact.
@@ -115,9 +119,11 @@ def export(
     for name, graph in further.items():
         graphs[name] = export_further(graph, kind.inputs[name], names[name])
         compare_further(name, graph, graphs[name], kind.inputs[name])
-    difference = compare(torch_graphs(module, further, kind), open_graphs(graphs), sample_images(records), kind)
+    images = list(sample_images(records))
+    checked = tracked(images, partial(progress, "images that graph and model answer alike"), len(images))
+    difference = compare(torch_graphs(module, further, kind), open_graphs(graphs), checked, kind)
     if watching:
-        compare_familiar(watching, graphs[MODEL], sample_images(records))
+        compare_familiar(watching, graphs[MODEL], images)
     if facts["input"].get("reduced", True):
         facts["input"]["reduced"] = reduction(graphs, records, facts["input"]["side"], kind) <= REDUCTION
     manifest = Manifest(
