@@ -55,6 +55,9 @@ def test_a_file_of_answers_and_a_second_data_set_are_judged_as_by_the_command(ma
 def test_the_figures_come_as_a_table(made):
     _, data, run = made
     report = leanmed.evaluate(run, data)
+    assert repr(report).startswith(f"Report of {report.title}:\n")
+    assert f"auc: {report.figures['auc'].value:.4f} (" in repr(report)
+    assert len(repr(report)) < 2000
     frame = report.to_frame().set_index("figure")
     assert frame.columns.tolist() == ["value", "low", "high", "n"]
     assert frame.loc["auc", "value"] == report.figures["auc"].value

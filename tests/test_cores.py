@@ -7,11 +7,12 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from leanmed import cores
-from leanmed.cores import available_cores, set_thread_defaults
+from leanmed.cores import available_cores, available_processes, set_thread_defaults
 
 VARIABLES = ("OMP_WAIT_POLICY", "KMP_BLOCKTIME", "OMP_NUM_THREADS")
 
@@ -50,6 +51,18 @@ def test_where_affinity_is_unknown_the_machines_cores_count(machine, monkeypatch
     machine()
     monkeypatch.delattr(os, "sched_getaffinity")
     assert available_cores() == 64
+
+
+def test_a_script_that_may_not_bear_it_is_not_imported_again_by_further_processes(monkeypatch):
+    monkeypatch.setattr(cores, "available_cores", lambda: 4)
+    for program, wanted in (
+        (SimpleNamespace(__file__="/home/me/study.py", __spec__=None), 1),
+        (SimpleNamespace(__file__="/usr/bin/leanmed", __spec__=None), 4),
+        (SimpleNamespace(__file__="/somewhere/pytest/__main__.py", __spec__=object()), 4),
+        (SimpleNamespace(__spec__=None), 4),  # a notebook
+    ):
+        monkeypatch.setitem(sys.modules, "__main__", program)
+        assert available_processes() == wanted
 
 
 def test_a_missing_list_of_control_groups_limits_nothing(machine, monkeypatch, tmp_path):

@@ -734,7 +734,7 @@ def quantize(
             dataset=dataset,
             overwrite=overwrite,
             command=typed(),
-            beside=BESIDE,
+            published=BESIDE,
             tell=typer.echo,
             progress=progress,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +20,18 @@ def available_cores() -> int:
     """
     quotas = [math.ceil(quota) for quota in _quotas()]
     return max(1, min([_pinned_cores(), *quotas]))
+
+
+def available_processes() -> int:
+    """How many processes may work beside each other: one for each core, or one alone where starting more would fail.
+
+    A process that is started anew imports the program's main module again. The command line, `python -m` and a notebook
+    bear that, and so does a script whose work stands below `if __name__ == "__main__":`; of a script it is not known.
+    """
+    program = sys.modules["__main__"]
+    script = Path(getattr(program, "__file__", None) or "")
+    again = getattr(program, "__spec__", None) is not None or script.stem in ("", "leanmed")
+    return available_cores() if again else 1
 
 
 def set_thread_defaults() -> None:

@@ -111,7 +111,7 @@ def test_a_leak_is_the_first_line() -> None:
 
 
 def test_the_json_holds_everything_with_null_for_what_is_undefined(tmp_path: Path) -> None:
-    write_quantization_report(tmp_path, "made", [OUTCOME], judge, beside=BESIDE, command="leanmed quantize")
+    write_quantization_report(tmp_path, "made", [OUTCOME], judge, beside=BESIDE["anemia"], command="leanmed quantize")
     found: dict[str, Any] = json.loads((tmp_path / "report.json").read_text())
     (outcome,) = found["outcomes"]
     assert (outcome["to"], outcome["passed"], outcome["final"]) == ("int4", True, 0)

@@ -112,6 +112,11 @@ def test_a_network_too_large_to_fine_tune_is_refused_before_the_first_attempt(mo
     assert told == []
 
 
+def test_fine_tuning_needs_the_attempts_before_it() -> None:
+    with pytest.raises(DataError, match="expected room for --finetune, which is tried last of 5, got --attempts 2"):
+        quantize(ARTIFACT, "int8", IMAGES, made_gate(ARTIFACT), replace(ANY, epochs=1, attempts=2))
+
+
 def test_fine_tuning_comes_last_and_quiets_the_answers() -> None:
     options = Options(max_drop=-1.0, ladder=("finetune",), epochs=4)
     first, tuned = quantize(ARTIFACT, "int4", IMAGES, made_gate(ARTIFACT), options).outcome.attempts

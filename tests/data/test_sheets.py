@@ -217,3 +217,9 @@ def test_of_two_tables_none_is_guessed(tmp_path: Path) -> None:
         DataError, match=r"expected one table labels, got Labels.CSV, labels.xlsx; move the others away"
     ):
         find_table(tmp_path, "labels.csv")
+
+
+def test_rows_of_separators_alone_are_no_rows(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("image;label\na.png;yes\n;\nb.png;no\n ; \n;\n")
+    assert [line for _, line in read_sheet(path).lines] == [["a.png", "yes"], ["b.png", "no"]]

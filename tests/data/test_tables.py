@@ -70,8 +70,8 @@ def test_one_class_can_be_judged_on_and_not_learned_from(names, folder, refused)
     found = read_records("folder", folder(*names))
     assert [record.label for record in found] == ["x", "x"]
     assert class_labels("folder", found, ("x", "y"), all_present=False) == ("x", "y")
-    for wanted in (None, ("x", "y")):
-        with refused(DataError, "images of two labels or more to learn from, got images of 'x' alone; add images"):
+    for wanted, said in ((None, "'x' alone; add images"), (("x", "y"), "'x' alone and none of y; add images")):
+        with refused(DataError, "images of two labels or more to learn from, got images of", said):
             class_labels("folder", found, wanted)
 
 
@@ -218,14 +218,19 @@ def test_labels_are_in_the_order_wanted_or_sorted(tabled):
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
-        (["benign", "normal"], "not in the list: malignant; without an image: normal"),
-        (["benign", "malignant", "malignant"], "each once and at least two"),
-        (["benign"], "not in the list: malignant"),
+        (["benign", "normal"], "images of malignant; no image of normal"),
+        (["benign", "malignant", "malignant"], "each named once"),
+        (["benign"], "images of malignant"),
     ],
 )
 def test_labels_outside_the_list_are_refused(wanted, expected, tabled, refused):
     records = read_records("folder", tabled(HEAD, *ROWS))
-    with refused(DataError, f"expected labels {wanted}", expected, "correct the table or set data.labels"):
+    with refused(
+        DataError,
+        f"expected images of the labels {', '.join(wanted)}",
+        expected,
+        "correct the table or set data.labels",
+    ):
         class_labels("folder", records, wanted)
 
 
@@ -243,7 +248,7 @@ def test_images_of_labels_that_a_recipe_does_not_name_are_left_out_and_counted(t
 def test_nothing_is_left_out_where_no_image_has_a_listed_label(tabled, refused):
     """Else a misspelled list would leave an empty data set to complain of."""
     records = read_records_for(Data(labels=("Benign", "Malignant")), tabled(HEAD, *ROWS))
-    with refused(DataError, "not in the list: benign, malignant; without an image: Benign, Malignant"):
+    with refused(DataError, "images of benign, malignant; no image of Benign, Malignant"):
         class_labels("folder", records, ("Benign", "Malignant"))
 
 

@@ -185,7 +185,7 @@ def test_images_of_which_none_can_be_read_are_refused(clinic, make_artifact, ref
 
 def test_labels_the_artifact_does_not_know_are_refused(clinic, make_artifact, refused):
     predictor = leanmed.load(make_artifact(labels=("healthy", "anemic"), provenance=made()))
-    with refused(DataError, "expected labels ['healthy', 'anemic']", "not in the list: non-anemic"):
+    with refused(DataError, "expected images of the labels healthy, anemic", "got images of non-anemic"):
         evaluate_artifact(predictor, clinic)
 
 

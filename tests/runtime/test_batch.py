@@ -460,7 +460,7 @@ def test_lines_that_were_written_are_read_back_and_damaged_ones_are_refused(tmp_
     assert list(read_lines(tmp_path / "a.jsonl")) == made
     for damaged in (b"[]", b"{}", b'{"input": 3}', b'{"input": ', b"\xff"):
         (tmp_path / "a.jsonl").write_bytes(as_text(made[1]).encode() + b"\n" + damaged + b"\n")
-        with refused(DataError, "a.jsonl, line 3: expected an answer as JSON, got", "correct the line"):
+        with refused(DataError, "a.jsonl, line 3: expected an answer as a line of JSON, got", "correct the line"):
             list(read_lines(tmp_path / "a.jsonl"))
 
 

@@ -13,7 +13,7 @@ from leanmed.audit.conflicts import UNKNOWN_GROUP
 from leanmed.audit.groups import joined
 from leanmed.audit.mask_conflicts import CONTRADICTS, LEAST_DICE, contradicting, contradictions, equal_images
 from leanmed.console import Progress, now_and_then, silent
-from leanmed.cores import available_cores
+from leanmed.cores import available_processes
 from leanmed.data import content_hashes, data_hash
 from leanmed.data.tables import content_group, read_rows
 from leanmed.errors import DataError
@@ -178,7 +178,7 @@ def absent(seen: Collection[str], contents: Collection[str], copies: int | None 
 
 
 def _audit(records: Sequence[Record], cache: Path, path: Path, progress: Progress) -> None:
-    found = audit([(r.id, r.image) for r in records], cache=cache, workers=available_cores(), progress=progress)
+    found = audit([(r.id, r.image) for r in records], cache=cache, workers=available_processes(), progress=progress)
     # What cannot be read is grouped with nothing; training names it soon.
     other = contradicting(contradictions(found.pairs, records))
     rows = [

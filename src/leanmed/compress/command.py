@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -54,7 +54,7 @@ def quantize_artifact(
     dataset: str | None = None,
     overwrite: bool = False,
     command: str = "",
-    beside: Beside | None = None,
+    published: Mapping[str, Beside] = {},
     tell: Callable[[str], None] = print,
     progress: Progress = silent,
 ) -> Outcome:
@@ -72,7 +72,7 @@ def quantize_artifact(
         dataset: the data set's reader; None: the one of the artifact's recipe.
         overwrite: replace an older artifact in `out`, and its report.
         command: what the user typed, for the record.
-        beside: others' models to be drawn beside in the report.
+        published: by the name of a recipe, others' models to be drawn beside those of that recipe.
         tell: takes one line of progress at a time.
         progress: takes stage, done and total.
 
@@ -109,7 +109,7 @@ def quantize_artifact(
         TASKS[artifact.manifest.task].judge,
         leak=artifact.manifest.leak,
         command=command,
-        beside=beside,
+        beside=published.get(artifact.manifest.name),
         overwrite=overwrite,
     )
     tell(f"wrote {report / 'report.html'} and report.json")

@@ -326,8 +326,17 @@ class GateError(QualityError):
         super().__init__(
             f"expected {outcome.to} to cost at most {outcome.max_drop:g} of {judged.main_score} and to agree on "
             f"{100 * outcome.min_agreement:g} % of {judged.images} images, got {tried}; only the report was written; "
-            f"{more_images}allow more with --max-drop, fine-tune with --finetune, or choose a higher precision"
+            f"{more_images}{_advice(outcome)} or choose a higher precision"
         )
+
+
+def _advice(outcome: Outcome) -> str:
+    """What to do about the limits that were missed, as far as it was not done."""
+    judged, tuned = outcome.final.judged, any("finetune" in attempt.techniques for attempt in outcome.attempts)
+    ways = ["allow more with --max-drop"] * (judged.drop > outcome.max_drop - _ROUNDING)
+    ways += ["ask for less with --min-agreement"] * (judged.agreement < outcome.min_agreement)
+    ways += ["fine-tune with --finetune (and without --attempts)"] * (not tuned and outcome.to != "fp16")
+    return "".join(f"{way}, " for way in ways)
 
 
 def _told(attempt: Attempt) -> str:

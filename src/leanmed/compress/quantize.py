@@ -121,7 +121,8 @@ def quantize(
     Raises:
         ArtifactError: the graph is damaged, quantized already, has nothing to quantize, or cannot be fine-tuned and is
             to be.
-        DataError: no calibration image, or the main score is undefined on the gate's images.
+        DataError: no calibration image, fewer attempts than fine-tuning needs, or the main score is undefined on the
+            gate's images.
     """
     network = _open(artifact)
     if not len(calibration) and to != "fp16":
@@ -130,6 +131,11 @@ def quantize(
         )
     reading = tracked(calibration, partial(progress, "calibration images"), len(calibration))
     samples = network_inputs(network, reading if to != "fp16" else [])
+    if options.epochs and options.attempts is not None and options.attempts < len(_trials(options, network)):
+        raise DataError(
+            f"expected room for --finetune, which is tried last of {len(_trials(options, network))}, got --attempts "
+            f"{options.attempts}; leave --attempts out"
+        )
     if options.epochs and samples:
         from leanmed.compress.finetune import check_finetunable  # needs torch
 

@@ -161,21 +161,24 @@ def class_labels(
     labels = tuple(normalize("NFC", label) for label in wanted or LABELS.get(dataset) or sorted(found))
     if all_present and len(found) == 1:
         (only,) = found
+        missing = sorted(set(labels) - found)
+        none = f" and none of {some(missing)}" if missing else ""
         raise DataError(
-            f"expected images of two labels or more to learn from, got images of {only!r} alone; add images of another "
-            "label. A model that is finished can be judged on images of one label: leanmed evaluate"
+            f"expected images of two labels or more to learn from, got images of {only!r} alone{none}; add images of "
+            "another label, or correct data.labels. A model that is finished can be judged on images of one label: leanmed evaluate"
         )
     strangers, unused = found - set(labels), (set(labels) - found if all_present else set())
     if strangers or unused or len(set(labels)) < max(2, len(labels)):
         remedy = (
             "correct the table or set data.labels"
             if all_present
-            else "the model answers no others: rename those labels, or leave their images out"
+            else "the model knows no other labels: rename those of the images, or leave these images out"
         )
-        wrong = {"not in the list": strangers, "without an image": unused}
-        got = "; ".join(f"{what}: {some(names)}" for what, names in wrong.items() if names)
+        wrong = {"images of": strangers, "no image of": unused}
+        got = "; ".join(f"{what} {some(names)}" for what, names in wrong.items() if names)
         raise DataError(
-            f"expected labels {list(labels)}, each once and at least two; got {got or 'fewer, or one of them twice'}; "
+            f"expected images of the labels {', '.join(labels)}, two or more and each named once, got "
+            f"{got or 'fewer labels, or one of them twice'}; "
             f"{remedy}"
         )
     return labels

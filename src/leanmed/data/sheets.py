@@ -149,7 +149,7 @@ def _bounded(path: Path, lines: Iterable[tuple[int, list[str]]]) -> Iterator[tup
         held += len(line) + 1
         if held > MOST_FIELDS:
             raise DataError(f"{path}: expected a table of at most {MOST_FIELDS:,} fields, got more; split it")
-        if line:
+        if any(field.strip() for field in line):  # a spreadsheet may end in rows of separators alone
             yield number, _clean(line)
 
 

@@ -33,7 +33,10 @@ def make_backbone(settings: Model, *, imagenet: bool, **options: Any) -> Any:
             "print(timm.list_models())'` lists all; boxes need a convolutional one)"
         ) from error
     except OSError as error:
+        known = timm.get_pretrained_cfg(name)
+        place = f" from https://huggingface.co/{known.hf_hub_id}" if known and known.hf_hub_id else ""
         raise RecipeError(
-            f"the ImageNet weights of {settings.backbone} could not be fetched ({type(error).__name__}); "
-            "connect to the network, or set model.weights to a .safetensors or .pth file, or to none"
+            f"the ImageNet weights of {settings.backbone} could not be fetched{place} ({type(error).__name__}); "
+            "connect to the network; or fetch model.safetensors there on another machine and give it by --set "
+            "model.weights=FILE; or start from nothing by --set model.weights=none, which needs far more images"
         ) from error

@@ -42,4 +42,5 @@ def paper_points(score: str) -> list[Point]:
     ]
 
 
-BESIDE = {"the anemia paper": paper_points}
+BESIDE = {"anemia": {"the anemia paper": paper_points}}
+"""By the name of an artifact's recipe, what was published on the same question."""

@@ -206,7 +206,7 @@ class Gallery:
     montages: Sequence[Montage]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Report:
     """Everything a report says. Only what is given is shown.
 
@@ -259,6 +259,14 @@ class Report:
     predictive_values: Sequence[AtPrevalence] = ()
     decision_curve: Mapping[str, Sequence[float]] | None = None
     contents: frozenset[str] = frozenset()
+
+    def __repr__(self) -> str:
+        """What is judged, and each figure with its interval: the arrays behind them fill the screen."""
+        lines = [
+            f"  {name}: {figure.value:.4f} ({figure.low:.4f} to {figure.high:.4f})"
+            for name, figure in self.figures.items()
+        ]
+        return "\n".join([f"Report of {self.title}:", *lines])
 
     @property
     def undefined(self) -> list[str]:

@@ -63,8 +63,10 @@ def _parsed(content: bytes, where: str) -> dict[str, Any]:
         if not isinstance(line, dict) or not isinstance(line.get("input"), str):
             raise ValueError("no object with `input`, a text")
     except (ValueError, RecursionError) as error:
+        shown = content[:50].decode(errors="replace") if isinstance(content, bytes) else content[:50]
         raise DataError(
-            f"{where}: expected an answer as JSON, got {content[:50]!r} ({error}); correct the line"
+            f"{where}: expected an answer as a line of JSON, got {shown!r} ({error}); give answers as leanmed predict "
+            "writes them to a name that ends in .jsonl, or correct the line"
         ) from error
     return line
 
