@@ -164,8 +164,9 @@ def class_labels(
         missing = sorted(set(labels) - found)
         none = f" and none of {some(missing)}" if missing else ""
         raise DataError(
-            f"expected images of two labels or more to learn from, got images of {only!r} alone{none}; add images of "
-            "another label, or correct data.labels. A model that is finished can be judged on images of one label: leanmed evaluate"
+            f"expected images of two labels or more to learn from, got images of {only!r} alone{none}; add images "
+            "of another label, or correct data.labels. A model that is finished can be judged on images of one label: "
+            "leanmed evaluate"
         )
     strangers, unused = found - set(labels), (set(labels) - found if all_present else set())
     if strangers or unused or len(set(labels)) < max(2, len(labels)):
