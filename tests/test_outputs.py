@@ -50,17 +50,18 @@ FILES = ("predict", "benchmark", "profile")
 @pytest.fixture
 def run(
     tiny_artifact: Path,
-    own_artifact: Path,
     finished_run: Run,
     photographs: list[Path],
     made_eyelids: Path,
+    tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
     capsys: Any,
 ) -> Callable[..., tuple[int, str]]:
     """`run("audit --split", out, ...)`: exit status and standard error of the command on small inputs."""
+    other = shutil.copytree(tiny_artifact, tmp_path_factory.mktemp("other") / "artifact")
     places = {
         "ARTIFACT": tiny_artifact,
-        "OTHER": own_artifact,
+        "OTHER": other,
         "RUN": finished_run.path,
         "PHOTOGRAPHS": photographs[0].parent,
         "EYELIDS": made_eyelids,

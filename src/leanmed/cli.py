@@ -596,7 +596,7 @@ def predict(
     for note in files.notes:
         typer.echo(note, err=True)
     if prompts is not None:
-        _check_prompted(predictor, files, prompts, resume, explain)  # before anything is written
+        _check_points(predictor, files, prompts, resume, explain)  # before anything is written
     explanations = Explanations.of(predictor, files, explain, explain_most, explain_masks) if explain else None
     for line in _explaining(explanations, files, part.of(files), resume) if explanations else ():
         typer.echo(line, err=True)
@@ -646,7 +646,7 @@ def _echo_answered(found: Any, remarks: Sequence[str] = ()) -> None:
         typer.echo(f"{len(found.failed)} of {found.answered + len(found.failed)} inputs failed", err=True)
 
 
-def _check_prompted(predictor: Any, files: Sequence[Path], prompts: Any, resume: bool, explain: Path | None) -> None:
+def _check_points(predictor: Any, files: Sequence[Path], prompts: Any, resume: bool, explain: Path | None) -> None:
     """Refuse points and boxes beside what does not go with them, and those that lie outside of the image."""
     if explain:
         raise DataError(
