@@ -200,15 +200,15 @@ def stages() -> Iterator[Progress]:
     A stage that comes again, such as that of a second data set, begins anew.
     """
     with ExitStack() as stack:
-        shown: tuple[str, int] = ("", 0)
+        current: tuple[str, int] = ("", 0)
         reached = 0
         step: Callable[[int], None] = lambda done: None  # noqa: E731
 
         def advance(stage: str, done: int, total: int) -> None:
-            nonlocal shown, reached, step
-            if (stage, total) != shown or done < reached:
+            nonlocal current, reached, step
+            if (stage, total) != current or done < reached:
                 stack.close()
-                shown, step = (stage, total), stack.enter_context(progress_bar(stage, total))
+                current, step = (stage, total), stack.enter_context(progress_bar(stage, total))
             reached = done
             step(done)
 

@@ -96,11 +96,6 @@ class Compared:
         return [name for name in self.terms if any(_known(row.figures.get(name)) for row in self.rows)]
 
     @property
-    def least_groups(self) -> int:
-        """How many groups the intervals of changes need."""
-        return SMALL_GROUPS
-
-    @property
     def has_intervals(self) -> bool:
         """The changes have intervals."""
         return self.groups >= SMALL_GROUPS
@@ -242,10 +237,10 @@ def _new_to_all(new: Mapping[str, NewImages]) -> tuple[list[Record], list[str]]:
         )
     notes = [f"{name}: {note}" for name, own in new.items() for note in own.notes]
     same = len({tuple(own.notes) for own in new.values()}) == 1
-    shown = list(first.notes) if same else notes
+    kept = list(first.notes) if same else notes
     dropped = len(first.records) - len(records)
     said = f"Left out because another artifact has seen them, or its recipe does not read them: {dropped} image(s)."
-    return records, [*shown, *[said] * bool(dropped)]
+    return records, [*kept, *[said] * bool(dropped)]
 
 
 def _answered_by_all(
@@ -291,7 +286,11 @@ def write_comparison(out: Path, found: Compared, *, overwrite: bool = False) -> 
         OutputError: `out` holds something; with `overwrite`, something else than a comparison.
     """
     page = render_page(
-        "comparison.html", found=found, memory=MEMORY, plots=[plot(found)] * (found.main_score in found.shown)
+        "comparison.html",
+        found=found,
+        least_groups=SMALL_GROUPS,
+        memory=MEMORY,
+        plots=[plot(found)] * (found.main_score in found.shown),
     )
     with COMPARISON.folder(out, overwrite=overwrite) as folder:
         write_text(folder / "report.html", page)
@@ -332,7 +331,10 @@ def told(found: Compared) -> list[str]:
     lines = [*found.leaks, *found.notes]
     for row in found.rows:
         score, change = row.figures[found.main_score], row.change.get(found.main_score)
-        costs = [f"{row.bytes / 1e6:.2f} MB", *(f"{ms:.1f} ms on {n} thread(s)" for n, ms in row.milliseconds.items())]
+        costs = [
+            f"{row.bytes / 1e6:.2f} MB",
+            *(f"{ms:.1f} ms on {n} thread{'s' * (n > 1)}" for n, ms in row.milliseconds.items()),
+        ]
         if row.peak_mib is not None:
             costs.append(f"{row.peak_mib:.0f} MiB")
         said = f"{row.name}: {found.main_score} {shown(score)}"

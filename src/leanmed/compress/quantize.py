@@ -125,18 +125,19 @@ def quantize(
             gate's images.
     """
     network = _open(artifact)
+    tuned, most = to != "fp16" and options.epochs > 0, len(_trials(options, network))
     if not len(calibration) and to != "fp16":
         raise DataError(
             "expected calibration images, got none; give images the model was trained on, some 64 to 256 of them"
         )
+    if tuned and options.attempts is not None and options.attempts < most:
+        raise DataError(
+            f"expected room for --finetune, which is tried last of {most}, got --attempts {options.attempts}; "
+            "leave --attempts out"
+        )
     reading = tracked(calibration, partial(progress, "calibration images"), len(calibration))
     samples = network_inputs(network, reading if to != "fp16" else [])
-    if options.epochs and options.attempts is not None and options.attempts < len(_trials(options, network)):
-        raise DataError(
-            f"expected room for --finetune, which is tried last of {len(_trials(options, network))}, got --attempts "
-            f"{options.attempts}; leave --attempts out"
-        )
-    if options.epochs and samples:
+    if tuned:
         from leanmed.compress.finetune import check_finetunable  # needs torch
 
         check_finetunable(network, samples[0])  # before attempts that would be lost

@@ -120,7 +120,7 @@ def export(
         graphs[name] = export_further(graph, kind.inputs[name], names[name])
         compare_further(name, graph, graphs[name], kind.inputs[name])
     images = list(sample_images(records))
-    checked = tracked(images, partial(progress, "images that graph and model answer alike"), len(images))
+    checked = tracked(images, partial(progress, "comparing graph and model"), len(images))
     difference = compare(torch_graphs(module, further, kind), open_graphs(graphs), checked, kind)
     if watching:
         compare_familiar(watching, graphs[MODEL], images)
