@@ -71,7 +71,7 @@ BACKBONES = (
     *("sam-hq-vit-b", "sam-hq-vit-l", "sam-hq-vit-h", "samus-vit-b", "samus-small"),
 )
 BACKBONES_HELP = (
-    "sam-vit-b, sam-vit-l, sam-vit-h, the same of SAM-HQ, such as sam-hq-vit-b, sam-small, which can be trained from "
-    "nothing, or samus-vit-b and samus-small, which start from the weights of sam-vit-b and sam-small and "
-    "train only what SAMUS adds"
+    "sam-vit-b, sam-vit-l or sam-vit-h; sam-hq-vit-b, sam-hq-vit-l or sam-hq-vit-h, which are SAM-HQ's; sam-small, "
+    "which can be trained from nothing; samus-vit-b or samus-small, which start from the weights of sam-vit-b or "
+    "sam-small and train only what SAMUS adds"
 )
