@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from leanmed.benchmark.benchmark import machine
+from leanmed.compress.bench import Options
 from leanmed.compress.command import quantize_artifact
 from leanmed.compress.gate import latency
-from leanmed.compress.quantize import Options
 from leanmed.data import read_pixels, read_records
 from leanmed.errors import QualityError
 from leanmed.evaluation.runs import read_again, split_records

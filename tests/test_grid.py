@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from leanmed.compress.bench import Options
 from leanmed.compress.command import quantize_artifact
 from leanmed.compress.distil import Teacher
-from leanmed.compress.quantize import Options
+from leanmed.compress.precisions import PRECISIONS
 from leanmed.data import read_records
 from leanmed.errors import RecipeError
 from leanmed.exporting.export import export
@@ -38,7 +39,7 @@ from leanmed.training.train import train
 from training_fixtures import silent
 
 Sections = dict[str, dict[str, Any]]
-SHARES = {"fp16": 0.6, "int8": 0.5, "int4": 0.4}  # of the float file at the most
+SHARES = {"fp16": 0.6, "w8": 0.5, "int8": 0.5, "int4": 0.4}  # of the float file at the most
 ANYTHING = {"max_drop": 1.0, "min_agreement": 0.0, "attempts": 1}
 BRIEF: Sections = {
     "split": {"protocol": "holdout", "groups": "reader", "validation": 0.25, "test": 0.25},
@@ -160,7 +161,7 @@ class Place:
         return train(settings, self.data(kind), self.root / name, teacher=teacher, tell=lines.append)
 
     def artifact(self, kind: str, technique: str, to: str) -> Path:
-        """A run's artifact in a precision: fp32, fp16, int8, int4, or in int8 with fine-tuning."""
+        """A run's artifact in a precision: fp32, one of `PRECISIONS`, or qat, which is int8 with fine-tuning."""
         out = self.root / f"{kind}-{technique}-{to}"
         if to == "fp32":
             export(self.run(kind, technique), out, fold=0, tell=silent)
@@ -196,14 +197,14 @@ def test_the_grid_has_a_row_for_every_kind_of_task() -> None:
     assert sorted(TASKS) == KINDS
 
 
-@pytest.mark.parametrize("to", ["fp16", "int8", "int4"])
+@pytest.mark.parametrize("to", list(PRECISIONS))
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_stored_in_fewer_bits(place: Place, kind: str, to: str) -> None:
     whole, small = (
         read_artifact(place.artifact(kind, "plain", "fp32")),
         read_artifact(place.artifact(kind, "plain", to)),
     )
-    assert small.manifest.bytes < SHARES[to] * whole.manifest.bytes
+    assert small.manifest.bytes < SHARES.get(to, 1.0) * whole.manifest.bytes
     assert small.manifest.precision == to
     assert small.manifest.provenance.parents == (whole.sha256,)
     assert small.manifest.quantization

@@ -672,7 +672,15 @@ def _explaining(chosen: Any, files: Sequence[Path], mine: Sequence[Path], resume
 @app.command()
 def quantize(
     artifact: Annotated[Path, typer.Argument(help="A float artifact.", show_default=False)],
-    to: Annotated[str, typer.Option(metavar="fp16|int8|int4", help="The precision.", show_default=False)],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="fp16|w8|int8|int4",
+            help="fp16 or w8: weights of 16 or 8 bits, and arithmetic in float32; int8: weights and activations of 8 "
+            "bits; int4: most weights of 4 bits, and activations of 8.",
+            show_default=False,
+        ),
+    ],
     data: Data,
     out: Out,
     max_drop: Annotated[
@@ -718,8 +726,8 @@ def quantize(
     Example: `leanmed quantize artifact --to int8 --data my-images --out artifact-int8`
     """
     needs("quantize", "train", *(TRAINING if finetune else (*REPORTING, "onnx")))
+    from leanmed.compress.bench import Options
     from leanmed.compress.command import quantize_artifact
-    from leanmed.compress.quantize import Options
     from leanmed.papers.published import BESIDE
 
     options = Options(max_drop, min_agreement, epochs=finetune, unpack=unpack, attempts=attempts)
@@ -922,7 +930,7 @@ def reproduce(
             "out"
         )
     if quantization:
-        from leanmed.compress.quantize import Options
+        from leanmed.compress.bench import Options
         from leanmed.papers.quantization import reproduce_quantization as quantize_folds
 
         options = Options(epochs=finetune)

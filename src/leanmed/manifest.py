@@ -17,7 +17,6 @@ MAX_TRACES_BYTES = 2**23
 GIVEN = "given"  # a threshold that somebody named as a number
 INTENDED_USE = "Research use only. Not a medical device: never the sole ground of a decision about a patient."
 
-Precision = Literal["fp32", "fp16", "int8", "int4"]
 Made = Literal["refit", "fold", "ensemble"]
 
 
@@ -142,7 +141,11 @@ class Manifest(_Frozen):
         description="how the threshold was chosen on validation images: f1, youden, sensitivity:0.9; given: it was not",
     )
     temperature: float = Field(gt=0, description="logits were divided by this; it is inside the graph")
-    precision: Precision = "fp32"
+    precision: str = Field(
+        default="fp32",
+        pattern=r"^[a-z0-9][a-z0-9-]{0,31}$",
+        description="fp32, or how the weights are stored and computed with, such as int8",
+    )
     main_score: str = Field(description="the figure by which versions of this artifact are compared")
     graphs: dict[str, Graph] = Field(max_length=4)
     familiar: Familiar | None = Field(

@@ -11,9 +11,10 @@ from made_networks import SIDE, made_images, made_network
 from numpy.typing import NDArray
 
 from leanmed.compress.gate import Gate, answers, make_gate
+from leanmed.data import content_hashes, read_records
 from leanmed.manifest import Input, Manifest, Provenance
 from leanmed.records import Record
-from leanmed.runtime.artifact import Artifact
+from leanmed.runtime.artifact import Artifact, write_artifact
 
 LABELS = ("non-anemic", "anemic")
 
@@ -52,3 +53,16 @@ def made_gate(artifact: Artifact, images: Sequence[NDArray[np.uint8]] = (), **ch
     positive = [answer[0][1] >= 0.5 for answer in answers(artifact, images)]
     truths = [LABELS[int(is_one != (k % 5 == 0))] for k, is_one in enumerate(positive)]
     return make_gate(made_records(truths), images, artifact.manifest, resamples=50, **changes)
+
+
+def write_selected(path: Path, data: Path) -> Path:
+    """A made network's artifact that claims to have been trained on images 0 to 29 of 60, and chosen on 30 to 44."""
+    hashes = [content[:16] for content in content_hashes(read_records("folder", data))]
+    known = {"seen_images": tuple(hashes[:45]), "selected_images": tuple(set(hashes[30:45]) - set(hashes[:30]))}
+    recipe = {"name": "made", "data": {"dataset": "folder", "labels": list(LABELS)}}
+    manifest = made_manifest()
+    origin = manifest.provenance.model_copy(update=known | {"recipe": recipe})
+    write_artifact(
+        path, manifest.model_copy(update={"provenance": origin}), {"model": made_network()}, "# made (fp32)\n"
+    )
+    return path

@@ -12,8 +12,8 @@ from torch import nn
 
 from contracts.task_contract import answer_of, pixels
 from leanmed.compress.adapters import adapt, sam_parts
+from leanmed.compress.bench import Options
 from leanmed.compress.command import quantize_artifact
-from leanmed.compress.quantize import Options
 from leanmed.errors import RecipeError
 from leanmed.exporting.export import export, export_graph
 from leanmed.recipe.recipe import Adapters

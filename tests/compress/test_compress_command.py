@@ -13,16 +13,15 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from made_artifacts import LABELS, made_artifact, made_manifest
-from made_networks import made_network
+from made_artifacts import LABELS, made_artifact, made_manifest, write_selected
 from PIL import Image
 
 from detection_fixtures import SETTINGS, write_slices
 from leanmed.audit.grouping import AUDIT
 from leanmed.cli import main
+from leanmed.compress.bench import Options
 from leanmed.compress.command import quantize_artifact
 from leanmed.compress.outcome import GateError
-from leanmed.compress.quantize import Options
 from leanmed.data import content_hashes, read_records
 from leanmed.errors import ArtifactError, DataError, OutputError
 from leanmed.exporting.export import export_graph
@@ -45,17 +44,7 @@ def silent(line: str) -> None:
 
 @pytest.fixture(scope="module")
 def artifact(made_eyelids: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A made network that claims to have been trained on images 0 to 29 of 60, and chosen on 30 to 44."""
-    path = tmp_path_factory.mktemp("quantize") / "artifact"
-    hashes = [content[:16] for content in content_hashes(read_records("folder", made_eyelids))]
-    known = {"seen_images": tuple(hashes[:45]), "selected_images": tuple(set(hashes[30:45]) - set(hashes[:30]))}
-    recipe = {"name": "made", "data": {"dataset": "folder", "labels": list(LABELS)}}
-    manifest = made_manifest()
-    origin = manifest.provenance.model_copy(update=known | {"recipe": recipe})
-    write_artifact(
-        path, manifest.model_copy(update={"provenance": origin}), {"model": made_network()}, "# made (fp32)\n"
-    )
-    return path
+    return write_selected(tmp_path_factory.mktemp("quantize") / "artifact", made_eyelids)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +88,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Callable[..., tuple[int
     return command
 
 
-@pytest.mark.parametrize("to", ["fp16", "int8", "int4"])
+@pytest.mark.parametrize("to", ["fp16", "w8", "int8", "int4"])
 def test_an_artifact_becomes_another_one_with_a_report_beside_it(
     to: str, artifact: Path, made_eyelids: Path, tmp_path: Path
 ) -> None:
@@ -115,22 +104,22 @@ def test_an_artifact_becomes_another_one_with_a_report_beside_it(
     assert sorted(path.name for path in (tmp_path / f"{to}-report").iterdir()) == ["report.html", "report.json"]
 
 
-@pytest.mark.parametrize("to", ["fp16", "int8", "int4"])
+@pytest.mark.parametrize("to", ["fp16", "w8", "int8", "int4"])
 def test_a_detector_is_compressed_from_pixels_to_boxes(to: str, detector: tuple[Path, Path], tmp_path: Path) -> None:
     source, data = detector
     once = replace(LENIENT, ladder=())
     outcome = quantize_artifact(source, to, data, tmp_path / to, once, calibration=8, tell=silent)
     image = data / "JPEGImages" / "01.png"
     before, after = (load(path).outputs(read_image(image)) for path in (source, tmp_path / to))
-    share = {"fp16": 0.56, "int8": 0.45, "int4": 0.36}[to]
+    share = {"fp16": 0.56, "w8": 0.45, "int8": 0.45, "int4": 0.36}[to]
     assert outcome.final.bytes < share * outcome.before_bytes
     assert outcome.measured.main_score == "ap50"
     assert after[0].shape[1] == 4
     assert before[1][:5].min() > 0.58, "farther from one half, a ruined network's answer, than what is allowed below"
-    assert np.abs(before[1][:5] - after[1][:5]).max() < {"fp16": 0.005, "int8": 0.03, "int4": 0.06}[to]
+    assert np.abs(before[1][:5] - after[1][:5]).max() < {"fp16": 0.005, "w8": 0.02, "int8": 0.03, "int4": 0.06}[to]
     assert iou(before[0][:1], after[0]).max() > 0.5
     heads = [row for row in outcome.layers if row.name.startswith("heads")]
-    assert to == "fp16" or [row.weight_bits for row in heads] == [32, 32]
+    assert to in ("fp16", "w8") or [row.weight_bits for row in heads] == [32, 32]
     page = (tmp_path / f"{to}-report" / "report.html").read_text()
     assert "AP" in page
     assert "the anemia paper" not in page
@@ -217,7 +206,7 @@ def test_the_command_line_prints_figures_and_sizes(
 def test_bad_requests_are_refused_before_any_work(
     artifact: Path, made_eyelids: Path, tmp_path: Path, refused: Callable[..., Any]
 ) -> None:
-    with refused(DataError, "expected --to as one of fp16, int8, int4, got 'int2'"):
+    with refused(DataError, "expected --to as one of fp16, w8, int8, int4, got 'int2'"):
         quantize_artifact(artifact, "int2", made_eyelids, tmp_path / "a", LENIENT)
     with refused(ArtifactError, "another folder", "still needed"):
         quantize_artifact(artifact, "int8", made_eyelids, artifact, LENIENT)

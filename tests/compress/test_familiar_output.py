@@ -12,12 +12,13 @@ from made_artifacts import made_artifact, made_gate
 from made_networks import made_images, made_network
 from onnx import TensorProto, helper, numpy_helper
 
+from leanmed.compress.bench import Options
 from leanmed.compress.command import _shifted
 from leanmed.compress.equalize import find_pairs
 from leanmed.compress.gate import count_unfamiliar
 from leanmed.compress.graph import parse, simplify
 from leanmed.compress.network import Network, find_network
-from leanmed.compress.quantize import Options, quantize
+from leanmed.compress.quantize import quantize
 from leanmed.manifest import Familiar
 from leanmed.runtime.predictor import Predictor
 

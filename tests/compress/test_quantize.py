@@ -14,8 +14,9 @@ from made_networks import answer, made_images, made_network
 from onnx import TensorProto
 
 from leanmed.compress import fp16
+from leanmed.compress.bench import Options
 from leanmed.compress.outcome import Comparison
-from leanmed.compress.quantize import Options, Quantized, quantize
+from leanmed.compress.quantize import Quantized, quantize
 from leanmed.compress.torch_operators import OPERATORS
 from leanmed.errors import ArtifactError, DataError
 from leanmed.figures.bootstrap import Figure

@@ -11,7 +11,8 @@ from made_artifacts import LABELS, made_artifact, made_gate, made_manifest
 from made_networks import made_images
 from PIL import Image
 
-from leanmed.compress.quantize import Options, quantize
+from leanmed.compress.bench import Options
+from leanmed.compress.quantize import quantize
 from leanmed.exporting.graph import parse, recalibrated
 from leanmed.exporting.recalibrate import recalibrate
 from leanmed.figures.recalibration import LEAST, Recalibration

@@ -16,10 +16,10 @@ from made_artifacts import made_manifest
 from made_networks import made_network
 from sklearn.metrics import roc_auc_score
 
+from leanmed.compress.bench import Options
 from leanmed.compress.command import quantize_parts
-from leanmed.compress.outcome import Target
 from leanmed.compress.parts import Parts
-from leanmed.compress.quantize import Options, Quantized
+from leanmed.compress.quantize import Quantized
 from leanmed.errors import DataError
 from leanmed.evaluation.runs import fold_answers, records_of
 from leanmed.papers import quantization
@@ -78,7 +78,7 @@ def test_the_folds_that_pass_are_counted(
     """Fold 0 may lose all, and fold 1 would have to gain more than there is."""
     limits = iter([1.0] * 3 + [-1.0] * 3)
 
-    def limited(artifact: Artifact, to: Target, parts: Parts, options: Options, **more: Any) -> Quantized:
+    def limited(artifact: Artifact, to: str, parts: Parts, options: Options, **more: Any) -> Quantized:
         return quantize_parts(artifact, to, parts, replace(options, max_drop=next(limits)), **more)
 
     monkeypatch.setattr(quantization, "quantize_parts", limited)

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 import leanmed.tasks
+from leanmed.compress.bench import Options
 from leanmed.compress.command import quantize_artifact
-from leanmed.compress.quantize import Options
 from leanmed.errors import RecipeError
 from leanmed.evaluation.artifacts import evaluate_artifact
 from leanmed.evaluation.files import evaluate_answers

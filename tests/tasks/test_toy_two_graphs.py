@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from contracts.kind_contract import KindContract, groups_of
 from leanmed.benchmark.profile import graph_runs, made_image, profile
 from leanmed.cli import main
+from leanmed.compress.bench import Options
 from leanmed.compress.command import quantize_artifact
 from leanmed.compress.gate import answers
-from leanmed.compress.quantize import Options
 from leanmed.errors import ArtifactError, DataError, ExportError
 from leanmed.evaluation.artifacts import evaluate_artifact
 from leanmed.exporting.export import export
@@ -276,15 +276,15 @@ def test_it_is_compressed_by_its_first_graph_and_judged_by_what_the_second_makes
 def test_a_second_graph_that_does_not_bear_8_bits_keeps_16(
     artifact: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoilt(model: onnx.ModelProto) -> onnx.ModelProto:
+    def spoilt(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
         found = onnx.ModelProto.FromString(model.SerializeToString())
         for constant in found.graph.initializer:
             value = onnx.numpy_helper.to_array(constant)
             if value.dtype == np.float32 and value.size >= 8:
                 constant.CopyFrom(onnx.numpy_helper.from_array(-value, constant.name))
-        return found
+        return found, {}
 
-    monkeypatch.setattr("leanmed.compress.quantize.store_int8", spoilt)
+    monkeypatch.setattr("leanmed.compress.precisions.store_int8", spoilt)
     options = Options(max_drop=0.1, min_agreement=0.5)
     outcome = quantize_artifact(artifact, "int8", data, tmp_path / "small", options, tell=lambda line: None)
     first, second = outcome.attempts[:2]

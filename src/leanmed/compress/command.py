@@ -6,18 +6,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import cast, get_args
 
 from leanmed.audit.grouping import AUDIT, group_for_artifact
 from leanmed.audit.seen import meet
+from leanmed.compress.bench import Options
 from leanmed.compress.gate import Pixels, answers, count_unfamiliar, make_gate
-from leanmed.compress.outcome import Comparison, GateError, Outcome, Target
+from leanmed.compress.outcome import Comparison, GateError, Outcome
 from leanmed.compress.parts import Parts, find_parts, sample_records
-from leanmed.compress.quantize import Options, Quantized, quantize
+from leanmed.compress.precisions import precision_of
+from leanmed.compress.quantize import Quantized, quantize
 from leanmed.compress.report import QUANTIZATION, Beside, write_quantization_report
 from leanmed.console import Progress, silent
 from leanmed.data import read_pixels, read_records_for
-from leanmed.errors import ArtifactError, DataError
+from leanmed.errors import ArtifactError
 from leanmed.files import defined
 from leanmed.manifest import Manifest, image_mark
 from leanmed.records import Record
@@ -62,7 +63,7 @@ def quantize_artifact(
 
     Args:
         source: a float artifact.
-        to: fp16, int8 or int4.
+        to: a name in `PRECISIONS`, such as int8.
         data: the data set's folder; which of its images trained the artifact is read from their contents.
         out: takes the artifact; the report goes to its name with `-report` at the end. If every attempt lost too much
             while an older artifact stands in `out`, that one keeps its report, and the new one goes to
@@ -82,7 +83,7 @@ def quantize_artifact(
         DataError: an unknown precision, or no images to calibrate or to measure with.
         GateError: every attempt lost too much; only the report was written.
     """
-    target, artifact = _target(to), read_artifact(source)
+    precision, artifact = precision_of(to), read_artifact(source)
     if out.resolve() == source.resolve():
         raise ArtifactError(f"expected --out to be another folder than the float artifact {source}; it is still needed")
     report, refused = (out.with_name(f"{out.name}{end}") for end in ("-report", "-refused-report"))
@@ -95,10 +96,10 @@ def quantize_artifact(
     known = group_for_artifact(records, recipe.split, out.parent / AUDIT, progress=progress)
     parts = find_parts(origin, known, meet(known, origin, artifact.traces, out.parent / AUDIT))
     most = TASKS[artifact.manifest.task].judge.CALIBRATION if calibration is None else calibration
-    parts = replace(parts, training=sample_records(parts.training, 0 if target == "fp16" else most))
+    parts = replace(parts, training=sample_records(parts.training, most if precision.calibrates else 0))
     counts = len(parts.training), len(parts.validation), len(parts.test)
     tell("{} training images calibrate, {} others choose, {} new ones test".format(*counts))
-    quantized = quantize_parts(artifact, target, parts, options, tell=tell, progress=progress)
+    quantized = quantize_parts(artifact, to, parts, options, tell=tell, progress=progress)
     outcome = quantized.outcome
     if not outcome.passed and (out / MANIFEST).is_file():
         report = refused
@@ -122,15 +123,9 @@ def quantize_artifact(
     return outcome
 
 
-def _target(to: str) -> Target:
-    if to not in get_args(Target):
-        raise DataError(f"expected --to as one of {', '.join(get_args(Target))}, got {to!r}; name one of these")
-    return cast(Target, to)
-
-
 def quantize_parts(
     artifact: Artifact,
-    to: Target,
+    to: str,
     parts: Parts,
     options: Options,
     *,

@@ -19,14 +19,22 @@ AXIS = {"Conv": 0, "ConvTranspose": 1, "MatMul": -1, "Gemm": 1}
 LARGEST = 127
 
 
-def store_int8(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Keep the large constant weights of layers as 8-bit integers; all else stays as it is."""
+def store_int8(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """Keep the large constant weights of layers as 8-bit integers; all else stays as it is.
+
+    Returns:
+        The model, and name -> why of layers' weights that stay float32.
+    """
     model = copy(model)
     axes = _axes(model)
+    kept: dict[str, str] = {}
     for constant in list(model.graph.initializer):
         value = numpy_helper.to_array(constant)
         axis = axes.get(constant.name)
-        if axis is None or value.dtype != np.float32 or value.size < FLOOR or value.ndim < 2:
+        if axis is None or value.dtype != np.float32 or value.ndim < 2:
+            continue
+        if value.size < FLOOR:
+            kept[constant.name] = f"it has fewer than {FLOOR} values"
             continue
         axis %= value.ndim
         others = tuple(k for k in range(value.ndim) if k != axis)
@@ -39,7 +47,7 @@ def store_int8(model: onnx.ModelProto) -> onnx.ModelProto:
         model.graph.node.insert(0, helper.make_node("Mul", [f"{name}_float", f"{name}_scale"], [name]))
         cast = helper.make_node("Cast", [f"{name}_int8"], [f"{name}_float"], to=TensorProto.FLOAT)
         model.graph.node.insert(0, cast)
-    return model
+    return model, kept
 
 
 def _axes(model: onnx.ModelProto) -> dict[str, int]:

@@ -11,7 +11,6 @@ from leanmed.errors import QualityError
 from leanmed.figures.bootstrap import SMALL_GROUPS, Figure
 from leanmed.files import defined
 
-Target = Literal["fp16", "int8", "int4"]
 Verdict = Literal["shown", "open", "refuted"]
 _ROUNDING = 1e-9  # of a score: 0.9 - 0.895 is a little more than 0.005 in floating point
 
@@ -250,7 +249,7 @@ class Outcome:
     """Everything a report of one quantization tells.
 
     Args:
-        to: fp16, int8 or int4.
+        to: the name of the precision.
         max_drop, min_agreement: the gate.
         calibration_images: how many the ranges were taken from.
         before_bytes: the float graph's size.
@@ -261,7 +260,7 @@ class Outcome:
         tested: the final attempt on images that had no say in choosing it; None if there are none.
     """
 
-    to: Target
+    to: str
     max_drop: float
     min_agreement: float
     calibration_images: int
@@ -335,7 +334,7 @@ def _advice(outcome: Outcome) -> str:
     judged, tuned = outcome.final.judged, any("finetune" in attempt.techniques for attempt in outcome.attempts)
     ways = ["allow more with --max-drop"] * (judged.drop > outcome.max_drop - _ROUNDING)
     ways += ["ask for less with --min-agreement"] * (judged.agreement < outcome.min_agreement)
-    ways += ["fine-tune with --finetune (and without --attempts)"] * (not tuned and outcome.to != "fp16")
+    ways += ["fine-tune with --finetune (and without --attempts)"] * (not tuned and outcome.calibration_images > 0)
     return "".join(f"{way}, " for way in ways)
 
 
