@@ -34,6 +34,7 @@ PLACES = {
     "compare": ("ARTIFACT", "OTHER", "--data", "EYELIDS", "--seconds", "1"),
     "benchmark": ("ARTIFACT", "--images", "PHOTOGRAPHS", "--seconds", "1", "--repeats", "3"),
     "profile": ("ARTIFACT", "--repeats", "3"),
+    "compress": ("RUN", "--data", "EYELIDS", "--budget", "size=1MB", "--no-students", "--minutes", "0"),
     "reproduce": ("anemia", "--data", "EYELIDS"),
 }
 LONG = (

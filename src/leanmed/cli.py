@@ -752,6 +752,110 @@ def quantize(
 
 
 @app.command()
+def compress(
+    run: Annotated[Path, typer.Argument(help="A finished run folder.", show_default=False)],
+    data: Data,
+    out: Out,
+    budget: Annotated[
+        str,
+        typer.Option(
+            metavar="size=3MB,latency=20ms,memory=200MB",
+            help="The most that the model file, one answer on one thread, and the memory that it takes may be; one of "
+            "them or several.",
+            show_default=False,
+        ),
+    ],
+    minutes: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Begin nothing new when this time is over; the training of a student is stopped, and can go on."
+        ),
+    ] = 60.0,
+    student: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME:KEY=VALUE",
+            help="A smaller network to train too, with the run as its teacher: a name of yours, and a value of the "
+            "recipe to change, such as small:model.backbone=mobilenetv3_small_050. Repeatable, also for one name. If "
+            "not given: some that suit the kind of task.",
+        ),
+    ] = [],  # noqa: B006
+    students: Annotated[
+        bool, typer.Option("--students/--no-students", help="Train smaller networks, or compress the run's own alone.")
+    ] = True,
+    finetune: Annotated[
+        int, typer.Option(min=0, help="Try fine-tuning for integers too, for so many epochs; 0: do not.")
+    ] = 0,
+    fold: Annotated[
+        int, typer.Option(min=0, help="The fold of the run whose model is compressed, and whose images choose.")
+    ] = 0,
+    calibration: Annotated[
+        int | None,
+        typer.Option(min=1, help="Training images that set the ranges of the activations; see leanmed quantize."),
+    ] = None,
+    attempts: Annotated[
+        int, typer.Option(min=1, help="Make at most so many attempts at each compression to integers.")
+    ] = 2,
+    device: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Another device's table of times, which leanmed benchmark --device-table wrote there; latency is then "
+            "that device's. If not given, answers are timed on this machine.",
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a search that was stopped or is over.")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Search for the best artifact that a device allows: state the budget, not the technique.
+
+    It tries the run's network and smaller ones that learn from it, each in every precision, measures size, latency and
+    memory, and chooses on the validation images of one fold. The test images of the fold are looked at once, for the
+    artifact that is given. Writes OUT/artifact, the artifacts of the Pareto front in OUT/front, report.html and
+    report.json. If nothing keeps within the budget, the exit status is 1, and the report tells the nearest miss.
+
+    Example: `leanmed compress run --budget size=3MB,latency=20ms --data my-images --out small`
+    """
+    needs("compress", "train", *TRAINING, "optuna")
+    from leanmed.search.budget import Budget
+    from leanmed.search.command import Settings, compress_run
+    from leanmed.tasks.recipes import open_run
+
+    wanted, table = Budget.parse(budget), None
+    if device:
+        from leanmed.benchmark.device import read_table
+
+        table = read_table(device)
+    if student and not students:
+        raise DataError("expected --student or --no-students, got both; leave one out")
+    settings = Settings(
+        minutes=minutes,
+        students=student if students else None,
+        fold=fold,
+        calibration=calibration,
+        epochs=finetune,
+        attempts=attempts,
+        milliseconds=table.milliseconds if table else None,
+        timed_on=f"the device of {device}" if table else "this machine",
+    )
+    with stoppable("--resume"), stages() as progress:
+        found = compress_run(
+            open_run(run),
+            data,
+            out,
+            wanted,
+            settings,
+            resume=resume,
+            overwrite=overwrite,
+            command=typed(),
+            tell=typer.echo,
+            progress=progress,
+        )
+    typer.echo(found.answer)
+    typer.echo(f"Research use only: not a medical device.\nwrote {out / 'artifact'} and {out / 'report.html'}")
+
+
+@app.command()
 def benchmark(
     artifacts: Annotated[list[Path], typer.Argument(help="Artifact folders.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The JSON file to write.", show_default=False)],

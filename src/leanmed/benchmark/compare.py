@@ -123,6 +123,7 @@ def compare_artifacts(
     *,
     dataset: str | None = None,
     cache: Path | None = None,
+    names: Sequence[str] = (),
     seconds: float = SECONDS,
     resamples: int = 2000,
     command: str = "",
@@ -135,6 +136,7 @@ def compare_artifacts(
         data: the data set's folder.
         dataset: how it is laid out; None: as the artifacts' recipes say, which must agree.
         cache: a folder for the audit's groups; None: they are not kept.
+        names: what to call them; empty: as their folders.
         seconds: for the timing of answers, at most, but three rounds are made in any case.
         resamples: of the bootstrap.
         command: what the user typed, for the record.
@@ -145,7 +147,7 @@ def compare_artifacts(
             read data in different ways.
         DataError: no image is new to all of them, or none that all can read.
     """
-    names = _names(paths)
+    names = names or _names(paths)
     predictors = {name: load(path) for name, path in zip(names, paths, strict=True)}
     first = predictors[names[0]]
     _check_alike(predictors, dataset)

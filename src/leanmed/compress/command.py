@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from leanmed.audit.grouping import AUDIT, group_for_artifact
+from leanmed.audit.grouping import AUDIT, Known, group_for_artifact
 from leanmed.audit.seen import meet
 from leanmed.compress.bench import Options
 from leanmed.compress.gate import Pixels, answers, count_unfamiliar, make_gate
@@ -90,13 +90,9 @@ def quantize_artifact(
     ARTIFACT.check(out, overwrite=overwrite)
     for place in (report, *[refused] * overwrite):
         QUANTIZATION.check(place, overwrite=overwrite)
-    origin = artifact.manifest.provenance
-    recipe = recipe_of_artifact(origin.recipe)
-    records = read_records_for(recipe.data, data, dataset)
-    known = group_for_artifact(records, recipe.split, out.parent / AUDIT, progress=progress)
-    parts = find_parts(origin, known, meet(known, origin, artifact.traces, out.parent / AUDIT))
-    most = TASKS[artifact.manifest.task].judge.CALIBRATION if calibration is None else calibration
-    parts = replace(parts, training=sample_records(parts.training, most if precision.calibrates else 0))
+    known, parts = sort_images(artifact, data, out.parent / AUDIT, dataset, calibration, progress)
+    if not precision.calibrates:
+        parts = replace(parts, training=[])
     counts = len(parts.training), len(parts.validation), len(parts.test)
     tell("{} training images calibrate, {} others choose, {} new ones test".format(*counts))
     quantized = quantize_parts(artifact, to, parts, options, tell=tell, progress=progress)
@@ -116,11 +112,53 @@ def quantize_artifact(
     tell(f"wrote {report / 'report.html'} and report.json")
     if not outcome.passed:
         raise GateError(outcome)
+    write_quantized(out, artifact, quantized, known, parts, overwrite=overwrite)
+    return outcome
+
+
+def sort_images(
+    artifact: Artifact,
+    data: Path,
+    cache: Path,
+    dataset: str | None = None,
+    calibration: int | None = None,
+    progress: Progress = silent,
+) -> tuple[Known, Parts]:
+    """A data set by what an artifact may use its images for.
+
+    Args:
+        artifact: a float one.
+        data: the data set's folder.
+        cache: keeps the groups that an audit finds.
+        dataset: the data set's reader; None: the one of the artifact's recipe.
+        calibration: at most so many training images are kept; None: as many as the kind of task says.
+        progress: takes stage, done and total.
+
+    Raises:
+        DataError: the data set is unsound, or there are no images to measure with.
+    """
+    origin = artifact.manifest.provenance
+    recipe = recipe_of_artifact(origin.recipe)
+    records = read_records_for(recipe.data, data, dataset)
+    known = group_for_artifact(records, recipe.split, cache, progress=progress)
+    parts = find_parts(origin, known, meet(known, origin, artifact.traces, cache))
+    most = TASKS[artifact.manifest.task].judge.CALIBRATION if calibration is None else calibration
+    return known, replace(parts, training=sample_records(parts.training, most))
+
+
+def write_quantized(
+    out: Path, artifact: Artifact, quantized: Quantized, known: Known, parts: Parts, *, overwrite: bool = False
+) -> Artifact:
+    """Write the compressed artifact of a float one, with what is known of it and of the images that had a say.
+
+    Raises:
+        OutputError: `out` holds something; with `overwrite`, something else than an artifact.
+    """
+    outcome = quantized.outcome
     marks = ([image_mark(known.contents[r.id]) for r in part] for part in (parts.training, parts.validation))
     manifest = describe(artifact, outcome, *marks, learned=parts.learned)
     text = card(artifact, outcome, learned=parts.learned)
-    write_artifact(out, manifest, quantized.graphs, text, artifact.traces, overwrite=overwrite)
-    return outcome
+    return write_artifact(out, manifest, quantized.graphs, text, artifact.traces, overwrite=overwrite)
 
 
 def quantize_parts(

@@ -282,10 +282,12 @@ class Teacher:
     Args:
         run: of the same labels and the same split.
         data: where its images lie; None: where it found them.
+        fold: whose model teaches a run of one fold; None: each fold's teaches the same fold.
     """
 
     run: Run
     data: Path | None = None
+    fold: int | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -336,7 +338,8 @@ class Teacher:
         whole = "image" if recipe.split.protocol == "paper" else "group"  # what the student's split keeps whole
         unit = {row["image"]: row[whole] for row in rows}
         for name in folds:
-            seen = {unit.get(row["image"]) for row in taught if row[name] in ("train", "validation")}
+            column = name if self.fold is None else f"fold_{self.fold}"
+            seen = {unit.get(row["image"]) for row in taught if row[column] in ("train", "validation")}
             wrong = [row["image"] for row in rows if row[name] == "test" and row[whole] in seen]
             if wrong:
                 raise RunError(
@@ -350,7 +353,7 @@ class Teacher:
         if fold is None and not self.run.done(None):
             records = split_records(self.run, read_again(self.run, self.data)[0])
             refit(self.run, records, teacher=teacher_of(self.run, self.data))
-        return Distilled(task, load_task(self.run, fold), settings)
+        return Distilled(task, load_task(self.run, fold if self.fold is None else self.fold), settings)
 
 
 def open_teacher(path: Path) -> Teacher:

@@ -369,6 +369,8 @@ class Settings(Protocol):
     """Those that a recipe may have settings for; empty: any."""
     BACKBONES_HELP: str
     """Which networks it takes, for the list of keys."""
+    STUDENTS: Mapping[str, Sequence[str]]
+    """Small networks that a search under a budget may train, by names: the settings `key.path=value` of each."""
 
 
 Kinds = Mapping[str, Settings]

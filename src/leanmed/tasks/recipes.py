@@ -39,6 +39,15 @@ def check_recipe(content: Any, source: str) -> Recipe:
     return recipe.check_recipe(content, source, kinds=KINDS)
 
 
+def changed_recipe(before: Recipe, settings: Sequence[str], source: str) -> Recipe:
+    """A recipe with `key.path=value` put in; `source` is named in the error.
+
+    Raises:
+        RecipeError: an unknown key, a key that the kind of task ignores, or a value out of range.
+    """
+    return check_recipe(recipe.overridden(before.model_dump(mode="json"), settings), source)
+
+
 def recipe_of_artifact(content: Mapping[str, Any]) -> Recipe:
     """The recipe that an artifact's provenance holds, be it of an older format; see `recipe.stored_recipe`."""
     return recipe.stored_recipe({"name": "unnamed", **content}, "the artifact's recipe", kinds=KINDS)

@@ -12,6 +12,7 @@ import shlex
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def train(
     overwrite: bool = False,
     machines: Machines | None = None,
     teacher: Teaching | None = None,
+    only: int | None = None,
     tell: Callable[[str], None] = print,
 ) -> Run:
     """Train every fold of a recipe that is not finished yet.
@@ -74,6 +76,7 @@ def train(
         overwrite: replace an older run, as soon as the new one is sure to start.
         machines: where to train; None: one device of this machine.
         teacher: from whom each fold learns too, see `leanmed.compress.distil`; None: nobody.
+        only: a fold of the recipe's split that is trained alone, and is the run's fold 0; None: all are trained.
         tell: takes one line of progress at a time.
 
     Raises:
@@ -85,7 +88,7 @@ def train(
     tell = tell if is_first() else (lambda line: None)
     with first_alone() as first:  # who comes first audits and writes the split; the others read it
         if first:
-            _start(recipe, data, out, resume, overwrite, teacher, tell)
+            _start(recipe, data, out, resume, overwrite, teacher, only, tell)
     run = open_run(out)
     records, folds = _split_of(run, data)
     inputs = Cache(recipe.data.cache_bytes)
@@ -106,6 +109,7 @@ def _start(
     resume: bool,
     overwrite: bool,
     teacher: Teaching | None,
+    only: int | None,
     tell: Callable[[str], None],
 ) -> None:
     """Everything before the first fold: check what can be checked, audit, split, and open the run folder."""
@@ -122,7 +126,7 @@ def _start(
     grouping = group_records(found, recipe.split, out.parent / AUDIT, data_sha256=data_sha256, tell=tell)
     records = grouping.records
     labels = labels_of(recipe.data.dataset, records, recipe.data.labels)
-    folds = make_folds(records, recipe.split)
+    folds = _chosen(make_folds(records, recipe.split), only)
     torn = site_notes(records, recipe.split)
     facts = _facts(recipe, data, grouping, labels, len(folds), data_sha256, [*found.notes, *torn])
     if teacher:
@@ -139,6 +143,14 @@ def _start(
         tell(line)
     if facts["leak"]:
         tell(facts["leak"])
+
+
+def _chosen(folds: list[Fold], only: int | None) -> list[Fold]:
+    if only is None:
+        return folds
+    if not 0 <= only < len(folds):
+        raise RunError(f"expected a fold from 0 to {len(folds) - 1}, got {only}; name one of these")
+    return [replace(folds[only], number=0)]
 
 
 def _prepared(recipe: Recipe) -> tuple[Recipe, list[str]]:

@@ -12,4 +12,7 @@ IGNORED = {
     "data.values": "it reads no masks",
 }
 BACKBONES: tuple[str, ...] = ()
+STUDENTS = {
+    name: (f"model.backbone={name}",) for name in ("mobilenetv3_small_100", "mobilenetv3_small_050", "lcnet_050")
+}
 BACKBONES_HELP = "any model of timm, and tissue-colours, which sees only the colours of what a mask leaves"

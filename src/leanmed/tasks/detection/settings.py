@@ -115,4 +115,5 @@ IGNORED = {
     "data.values": "it reads no masks",
 }
 BACKBONES = ("mobilenetv1", "mobilenetv2", "inceptionv2", "resnet50", "resnet101")
+STUDENTS = {name: (f"model.backbone={name}",) for name in ("mobilenetv3_small_100", "mobilenetv3_small_050")}
 BACKBONES_HELP = f"{', '.join(BACKBONES)}, or another convolutional model of timm"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -10,7 +11,7 @@ from leanmed.recipe.recipe import Section
 from leanmed.tasks.segmentation.settings import IGNORED as IGNORED_BY_MASKS
 from leanmed.tasks.segmentation.settings import SCORES, SegmentationRecipe
 
-__all__ = ["BACKBONES", "BACKBONES_HELP", "IGNORED", "RECIPE", "SCORES"]
+__all__ = ["BACKBONES", "BACKBONES_HELP", "IGNORED", "RECIPE", "SCORES", "STUDENTS"]
 
 
 class Prompter(Section):
@@ -70,6 +71,7 @@ BACKBONES = (
     *("sam-vit-b", "sam-vit-l", "sam-vit-h", "sam-small"),
     *("sam-hq-vit-b", "sam-hq-vit-l", "sam-hq-vit-h", "samus-vit-b", "samus-small"),
 )
+STUDENTS: Mapping[str, tuple[str, ...]] = {}  # such a network must have learned before, or it learns too slowly
 BACKBONES_HELP = (
     "sam-vit-b, sam-vit-l or sam-vit-h; sam-hq-vit-b, sam-hq-vit-l or sam-hq-vit-h, which are SAM-HQ's; sam-small, "
     "which can be trained from nothing; samus-vit-b or samus-small, which start from the weights of sam-vit-b or "

@@ -113,6 +113,7 @@ IGNORED = {
     "training.label_smoothing": "it is of class labels",
 }
 BACKBONES: tuple[str, ...] = ()
+STUDENTS = {name: (f"model.backbone={name}",) for name in ("enet", "espnet", "mobilenetv3_small_050")}
 BACKBONES_HELP = (
     "enet, espnet, erfnet, unet, unetplusplus, deeplabv3plus, deeplabv3plus_resnet50, transunet, h2former, swinunet, "
     "missformer, or any convolutional model of timm, to which a small decoder is added"

@@ -1,0 +1,76 @@
+"""What a device allows an artifact to cost."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from leanmed.errors import DataError
+
+BYTES = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
+UNITS = {"size": BYTES, "latency": {"ms": 1.0, "s": 1e3}, "memory": BYTES}
+MEANING = {
+    "size": "bytes of all the artifact's graphs",
+    "latency": "milliseconds of one answer, from decoded pixels to the outputs, on one thread",
+    "memory": "bytes that a process grows by, at its peak, while it loads the artifact and answers once",
+}
+"""Every cost, in bytes or milliseconds."""
+_ENTRY = re.compile(r"\s*([a-z]+)\s*=\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]+)\s*")
+Costs = Mapping[str, float | None]
+"""Name -> bytes or milliseconds; None: not known."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that each cost may be.
+
+    Args:
+        limits: cost -> bytes or milliseconds, above 0; there is at least one.
+    """
+
+    limits: Mapping[str, float]
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """`size=3MB,latency=20ms,memory=200MB` in any order, each at most once.
+
+        Raises:
+            DataError: it is not of this form.
+        """
+        limits: dict[str, float] = {}
+        for part in text.split(","):
+            found = _ENTRY.fullmatch(part)
+            name, number, unit = found.groups() if found else ("", "0", "")
+            if unit not in UNITS.get(name, {}) or name in limits or float(number) <= 0:
+                raise DataError(
+                    "expected --budget as one or more of size=3MB, latency=20ms, memory=200MB, with commas between "
+                    f"them, numbers above 0 and units of bytes ({', '.join(BYTES)}) or time (ms, s), got {text!r}; "
+                    f"mend {part.strip()!r}"
+                )
+            limits[name] = float(number) * UNITS[name][unit]
+        return cls(limits)
+
+    def over(self, costs: Costs) -> dict[str, float]:
+        """Cost -> how many times its limit it is, of those beyond it. What is not known counts as within."""
+        found = {name: (costs.get(name) or 0.0) / limit for name, limit in self.limits.items()}
+        return {name: times for name, times in found.items() if times > 1}
+
+    def holds(self, costs: Costs) -> bool:
+        """Whether no cost is beyond its limit."""
+        return not self.over(costs)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {amount(name, limit)}" for name, limit in self.limits.items())
+
+
+def amount(name: str, value: float | None) -> str:
+    """A cost in words: `1.39 MB`, `8.9 ms`."""
+    if value is None:
+        return "not known"
+    if name == "latency":
+        return f"{value:.3g} ms" if value < 100 else f"{value:,.0f} ms"
+    unit, scale = next(
+        (unit, scale) for unit, scale in (("MB", 1e6), ("kB", 1e3), ("B", 1.0)) if value >= scale or scale == 1
+    )
+    return f"{value / scale:.3g} {unit}" if value < 1000 * scale else f"{value / scale:,.0f} {unit}"

@@ -1,0 +1,320 @@
+"""Makes candidates and measures them; what was made once is kept, so that a search that was stopped goes on.
+
+```
+WORK/search.json                      of which run, data and settings the rest is made
+WORK/students/NAME/                   a run of one fold
+WORK/candidates/NAME/artifact/        what was made
+WORK/candidates/NAME/measured.json    written last: a candidate that has one is done
+```
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from leanmed.audit.grouping import AUDIT, Known
+from leanmed.benchmark.benchmark import interleaved
+from leanmed.benchmark.profile import peak_mib
+from leanmed.compress.bench import Options
+from leanmed.compress.command import RecordImages, quantize_parts, sort_images, write_quantized
+from leanmed.compress.distil import Teacher
+from leanmed.compress.gate import answers, compare_tables, table_of
+from leanmed.compress.outcome import Comparison
+from leanmed.compress.parts import Parts
+from leanmed.compress.precisions import PRECISIONS
+from leanmed.console import Progress
+from leanmed.errors import LeanmedError, RunError
+from leanmed.exporting.export import export
+from leanmed.files import defined, sha256_file, write_json
+from leanmed.recipe.recipe import Distillation, Recipe
+from leanmed.runs import MODEL, Run
+from leanmed.runtime.artifact import Artifact, read_artifact
+from leanmed.runtime.predictor import load
+from leanmed.search.candidates import FLOAT, Candidate
+from leanmed.tasks import TASKS
+from leanmed.training.train import train
+
+WORK = "work"
+ARTIFACT, MEASURED, SEARCH = "artifact", "measured.json", "search.json"
+REPEATS = 30  # answers that are timed
+SECONDS = 20.0  # for which they are
+MIB = 2**20
+Tell = Callable[[str], None]
+Milliseconds = Callable[[Path], float]
+"""What one answer of an artifact takes on a device that is not this machine."""
+
+
+class TimeIsUp(Exception):
+    """The search's time was over while a student was trained, which goes on when the search does."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One candidate as it was found.
+
+    Args:
+        name, network, precision, tuned: of the candidate.
+        score, low, high: the main score on validation images, with its 95 % interval; NaN: not known.
+        change, change_low, change_high: of the score from the run's own float model on the same images.
+        faithful: the share of these images to which it answers as the float version of its own network does; of a
+            float version 1.
+        costs: size and memory in bytes, latency in milliseconds; None: not known.
+        techniques: that made it.
+        seconds: that making and measuring took.
+        remarks: what a user should know of it.
+        failed: why there is no such artifact; empty: there is one.
+    """
+
+    name: str
+    network: str
+    precision: str
+    tuned: bool
+    score: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    change: float = math.nan
+    change_low: float = math.nan
+    change_high: float = math.nan
+    faithful: float = math.nan
+    costs: Mapping[str, float | None] = field(default_factory=dict)
+    techniques: tuple[str, ...] = ()
+    seconds: float = 0.0
+    remarks: tuple[str, ...] = ()
+    failed: str = ""
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Measured:
+        """Read back what `defined` gave."""
+        found: dict[str, Any] = {key: math.nan if value is None else value for key, value in content.items()}
+        return cls(**found | {key: tuple(found.get(key) or ()) for key in ("techniques", "remarks")})
+
+
+class _Known(NamedTuple):
+    """A network's float artifact, and what its images may be used for."""
+
+    path: Path
+    artifact: Artifact
+    known: Known
+    parts: Parts
+
+
+@dataclass(frozen=True, eq=False)
+class Workshop:
+    """Where candidates are made of a run.
+
+    Args:
+        run: finished.
+        fold: whose model is compressed, and whose images choose.
+        data: the data set's folder.
+        place: takes what is made.
+        students: name -> recipe, of networks besides the run's own.
+        own: the name of the run's own network.
+        calibration: training images that set ranges; None: as many as the kind of task says.
+        epochs: of fine-tuning.
+        attempts: at each compression, at most; None: as many as there are techniques.
+        milliseconds: of another device; None: answers are timed here.
+        tell: takes one line at a time.
+        progress: takes stage, done and total.
+    """
+
+    run: Run
+    fold: int
+    data: Path
+    place: Path
+    students: Mapping[str, Recipe]
+    own: str
+    calibration: int | None
+    epochs: int
+    attempts: int | None
+    milliseconds: Milliseconds | None
+    tell: Tell
+    progress: Progress
+
+    def open(self) -> None:
+        """Begin, or go on with what an earlier search of the same kind left in the place.
+
+        Raises:
+            RunError: it is of another run, other data or other settings.
+        """
+        file, now = self.place / SEARCH, self._facts()
+        if file.is_file():
+            before = json.loads(file.read_text(encoding="utf-8"))
+            differ = [f"{key}: {before.get(key)} -> {value}" for key, value in now.items() if before.get(key) != value]
+            if differ:
+                raise RunError(
+                    f"expected to go on with the search in {self.place}, which was started otherwise "
+                    f"({'; '.join(differ)}); give the same again, or --overwrite to begin anew"
+                )
+        write_json(file, now)
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "model": sha256_file(self.run.folder(self.fold) / MODEL),
+            "fold": self.fold,
+            "data": str(self.data.resolve()),
+            "calibration": self.calibration,
+            "fine-tuning": self.epochs,
+            "attempts": self.attempts,
+            "timed": "here" if self.milliseconds is None else "by a device's table",
+        }
+
+    def folder(self, candidate: Candidate) -> Path:
+        """Where a candidate lies."""
+        return self.place / "candidates" / candidate.name
+
+    def artifact(self, candidate: Candidate) -> Path:
+        """Where its artifact lies, once it is made."""
+        return self.folder(candidate) / ARTIFACT
+
+    def known(self, candidate: Candidate) -> Measured | None:
+        """What was found of it before; None: it was not measured yet."""
+        file = self.folder(candidate) / MEASURED
+        return Measured.from_json(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+
+    def measure(self, candidate: Candidate, is_over: Callable[[], bool]) -> Measured:
+        """Make a candidate and measure it, unless that was done.
+
+        Args:
+            candidate: what to make.
+            is_over: whether the search's time is.
+
+        Raises:
+            TimeIsUp: it takes a student whose training was not done when the time was over.
+        """
+        found = self.known(candidate)
+        if found is None:
+            if candidate.precision != FLOAT:  # what a stopped search left half done; of a float one, all or nothing
+                shutil.rmtree(self.folder(candidate), ignore_errors=True)
+            start = time.monotonic()
+            same: dict[str, Any] = {
+                "name": candidate.name,
+                "network": candidate.network,
+                "precision": candidate.precision,
+            }
+            try:
+                about = self._made(candidate, is_over)
+            except LeanmedError as error:
+                about = {"failed": str(error)}
+            spent = round(time.monotonic() - start, 1)
+            found = Measured(**same, tuned=candidate.tuned, seconds=spent, **about)
+            write_json(self.folder(candidate) / MEASURED, defined(found))
+        return found
+
+    def _made(self, candidate: Candidate, is_over: Callable[[], bool]) -> dict[str, Any]:
+        made = self._float(candidate.network, is_over)
+        out, faithful, about = self.artifact(candidate), 1.0, {}
+        if candidate.precision != FLOAT:
+            calibrates = PRECISIONS[candidate.precision].calibrates
+            parts = Parts(made.parts.training if calibrates else [], made.parts.validation, [], made.parts.notes)
+            options = Options(max_drop=1.0, min_agreement=0.0, attempts=self.attempts)
+            if candidate.tuned:
+                options = replace(options, start=("gptq", "finetune"), ladder=(), epochs=self.epochs, attempts=1)
+            quantized = quantize_parts(made.artifact, candidate.precision, parts, options, progress=self.progress)
+            write_quantized(out, made.artifact, quantized, made.known, parts)
+            faithful = quantized.outcome.final.judged.agreement
+            about = {"techniques": quantized.outcome.final.techniques, "remarks": quantized.outcome.warnings}
+        judged = self._judged(read_artifact(out))
+        score, change = judged.after[judged.main_score], judged.change[judged.main_score]
+        return {
+            "score": score.value,
+            "low": score.low,
+            "high": score.high,
+            "change": change.value,
+            "change_low": change.low,
+            "change_high": change.high,
+            "faithful": faithful,
+            "costs": self._costs(out),
+            **about,
+        }
+
+    def _float(self, network: str, is_over: Callable[[], bool]) -> _Known:
+        """A network's float artifact, whose training may be what takes longest."""
+        if network in self._floats:
+            return self._floats[network]
+        out = self.artifact(Candidate(network, FLOAT))
+        if not out.is_dir():
+            run, fold = (self.run, self.fold) if network == self.own else (self._student(network, is_over), 0)
+            export(run, out, fold=fold, data=self.data, tell=self.tell, progress=self.progress)
+        artifact = read_artifact(out)
+        found = _Known(
+            out, artifact, *sort_images(artifact, self.data, self._audit, None, self.calibration, self.progress)
+        )
+        self._floats[network] = found
+        return found
+
+    @cached_property
+    def _floats(self) -> dict[str, _Known]:
+        return {}
+
+    @property
+    def _audit(self) -> Path:
+        return self.place / AUDIT
+
+    def _student(self, name: str, is_over: Callable[[], bool]) -> Run:
+        """A student's run of one fold, which learns from the run's model of that fold where both see alike."""
+        recipe, out = self.students[name], self.place / "students" / name
+        teacher = Teacher(self.run, self.data, self.fold)
+        alike = recipe.model.side == self.run.recipe.model.side
+        if not alike:
+            self.tell(f"{name} sees images of another size than the run's network, and learns without a teacher")
+            recipe = recipe.model_copy(update={"distillation": Distillation()})
+
+        def tell(line: str) -> None:
+            self.tell(f"{name}: {line}")
+            if is_over():
+                raise TimeIsUp
+
+        begun = (out / "run.json").is_file()
+        return train(
+            recipe, self.data, out, resume=begun, teacher=teacher if alike else None, only=self.fold, tell=tell
+        )
+
+    def _judged(self, artifact: Artifact) -> Comparison:
+        """An artifact beside the run's own float one on validation images."""
+        own = self._float(self.own, lambda: False)
+        kind, records = TASKS[artifact.manifest.task], own.parts.validation
+        side = artifact.manifest.input.side if artifact.manifest.input.reduced else None
+        step = partial(self.progress, "answering validation images")
+        table = table_of(records, answers(artifact, RecordImages(records, side), step=step), artifact.manifest)
+        return compare_tables(self._own_table, table, own.artifact.manifest.main_score, kind.judge)
+
+    @cached_property
+    def _own_table(self) -> Any:
+        own = self._float(self.own, lambda: False)
+        side = own.artifact.manifest.input.side if own.artifact.manifest.input.reduced else None
+        images = RecordImages(own.parts.validation, side)
+        return table_of(own.parts.validation, answers(own.artifact, images), own.artifact.manifest)
+
+    def _costs(self, path: Path) -> dict[str, float | None]:
+        manifest = read_artifact(path).manifest
+        memory = peak_mib(path, manifest.input)
+        return {
+            "size": float(manifest.bytes),
+            "latency": self.milliseconds(path) if self.milliseconds else self._timed(path),
+            "memory": None if memory is None else memory * MIB,
+        }
+
+    def _timed(self, path: Path) -> float:
+        """Milliseconds of one answer on one thread.
+
+        The run's own float artifact takes turns, and its time when the search began is the measure of all: so a
+        machine that is busier later does not make a candidate slow.
+        """
+        own = self._float(self.own, lambda: False)
+        both = {"own": load(own.path), "candidate": load(path)}
+        record = own.parts.validation[0]
+        actions = {name: partial(one.outputs, one.frame_of(record).pixels) for name, one in both.items()}
+        found = interleaved(actions, REPEATS, SECONDS)
+        times = {name: found[name]["median_ms"] for name in actions}
+        file = self.folder(Candidate(self.own, FLOAT)) / "milliseconds.json"
+        if not file.is_file():
+            write_json(file, times["own"])
+        return float(json.loads(file.read_text(encoding="utf-8")) * times["candidate"] / times["own"])

@@ -1,0 +1,131 @@
+"""`leanmed compress`, from a run to an artifact inside a budget."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leanmed.cli import main
+from leanmed.errors import ArtifactError
+from leanmed.runs import read_csv
+from leanmed.runtime.artifact import read_artifact
+from leanmed.runtime.predictor import load
+from leanmed.search import workshop
+from training_fixtures import made_data, trained_run
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("compress")
+
+
+@pytest.fixture
+def compress(base: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Command:
+    """`compress(out, "--budget", ...)` of the tiny run: exit status, standard output and standard error."""
+    run, data = trained_run(base).path, made_data(base)
+
+    def command(out: Path, *more: str) -> tuple[int, str, str]:
+        words = ["compress", run, "--data", data, "--out", out, "--calibration", "8", "--attempts", "1", *more]
+        monkeypatch.setattr(sys, "argv", ["leanmed", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return (int(ended.value.code or 0), *capsys.readouterr())
+
+    return command
+
+
+def test_the_best_artifact_inside_is_given_with_the_front_and_a_report(compress: Command, base: Path) -> None:
+    out = base / "small"
+    student = ("--student", "lean:training.epochs=1", "--student", "lean:model.dropout=0.1")
+    status, said, error = compress(out, "--budget", "size=150kB", *student, "--fold", "1")
+    assert status == 0, error
+    report = json.loads((out / "report.json").read_text())
+    measured = {one["name"]: one for one in report["candidates"]}
+    assert set(measured) == {
+        f"{n}-{p}" for n in ("test_efficientnet", "lean") for p in ("fp32", "fp16", "w8", "int8", "int4")
+    }
+    given = measured[report["given"]]
+    assert given["costs"]["size"] <= 150e3
+    artifact = read_artifact(out / "artifact")
+    assert artifact.manifest.bytes == given["costs"]["size"]
+    assert artifact.manifest.provenance.fold == (1 if given["network"] == "test_efficientnet" else 0)
+    assert f"\n## Chosen under a budget\n\n{report['answer']}\n" in artifact.card
+    assert report["answer"] in said
+    assert load(out / "artifact").predict(made_data(base) / "images" / "00000.png").label in artifact.manifest.labels
+    assert sorted(path.name for path in (out / "front").iterdir()) == sorted(report["front"])
+    for name in report["front"]:
+        assert read_artifact(out / "front" / name).manifest.bytes == measured[name]["costs"]["size"]
+    tested = report["tested"]
+    assert artifact.manifest.figures["auc"]["value"] == tested["artifacts"][1]["figures"]["auc"]["value"]
+    page = (out / "report.html").read_text()
+    assert "Research use only" in page
+    assert all(name in page for name in measured)
+
+    # The student was trained on the fold's own split, so that the images that test the run's model test it too.
+    rows = read_csv(trained_run(base).path / "splits.csv")
+    student = read_csv(out / "work" / "students" / "lean" / "splits.csv")
+    assert [row["fold_1"] for row in rows] == [row["fold_0"] for row in student]
+    assert list(student[0]) == ["image", "label", "group", "fold_0"]
+
+
+def test_a_search_that_was_stopped_goes_on_and_another_budget_needs_nothing_new(compress: Command, base: Path) -> None:
+    out = base / "again"
+    first = compress(out, "--budget", "size=1B", "--no-students", "--minutes", "0")
+    assert first[0] == 1
+    assert "None of the 1 artifacts made keeps within size 1 B" in " ".join(first[2].split())
+    assert not (out / "artifact").exists()
+    status, _, error = compress(out, "--budget", "size=1MB", "--no-students")
+    assert status == 2
+    assert "--resume" in error
+    made = out / "work" / "candidates" / "test_efficientnet-fp32" / "measured.json"
+    before = made.stat().st_mtime_ns
+    status, said, _ = compress(out, "--budget", "size=1MB", "--no-students", "--resume", "--minutes", "0")
+    assert status == 0
+    assert made.stat().st_mtime_ns == before
+    assert "test_efficientnet-fp32 keeps within size 1 MB" in said
+    status, _, error = compress(out, "--budget", "size=1MB", "--no-students", "--resume", "--fold", "1")
+    assert status == 2
+    assert "started otherwise (model:" in error
+
+
+def test_a_technique_that_cannot_be_done_is_told_and_the_search_goes_on(
+    compress: Command, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = workshop.quantize_parts
+
+    def broken(artifact: Any, to: str, *more: Any, **named: Any) -> Any:
+        if to == "int4":
+            raise ArtifactError("no layer that takes 4 bits")
+        return whole(artifact, to, *more, **named)
+
+    monkeypatch.setattr(workshop, "quantize_parts", broken)
+    out = base / "broken"
+    status, said, _ = compress(out, "--budget", "size=1MB", "--no-students")
+    assert status == 0
+    assert "test_efficientnet-int4: not made: no layer that takes 4 bits" in said
+    assert "no layer that takes 4 bits" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (("--budget", "size=3"), "expected --budget as"),
+        (("--budget", "size=1MB", "--fold", "7"), "expected a fold"),
+        (("--budget", "size=1MB", "--student", "x:model.sides=3"), "student x: model.sides: unknown key"),
+        (("--budget", "size=1MB", "--student", "x:model.side=64", "--no-students"), "expected --student or"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_any_work(
+    compress: Command, tmp_path: Path, more: tuple[str, ...], expected: str
+) -> None:
+    status, _, error = compress(tmp_path / "out", *more)
+    assert status == 2
+    assert expected in " ".join(error.split())
+    assert not (tmp_path / "out").exists()
