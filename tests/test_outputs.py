@@ -33,6 +33,7 @@ PLACES = {
     "recalibrate": ("ARTIFACT", "--data", "EYELIDS"),
     "compare": ("ARTIFACT", "OTHER", "--data", "EYELIDS", "--seconds", "1"),
     "benchmark": ("ARTIFACT", "--images", "PHOTOGRAPHS", "--seconds", "1", "--repeats", "3"),
+    "benchmark --device-table": ("ARTIFACT", "--seconds", "1", "--repeats", "3"),
     "profile": ("ARTIFACT", "--repeats", "3"),
     "compress": ("RUN", "--data", "EYELIDS", "--budget", "size=1MB", "--no-students", "--minutes", "0"),
     "reproduce": ("anemia", "--data", "EYELIDS"),
@@ -45,7 +46,8 @@ LONG = (
     "recalibrate",
     "reproduce",
 )  # their outputs are planted here, and replaced elsewhere
-FILES = ("predict", "benchmark", "profile")
+FILES = ("predict", "benchmark", "benchmark --device-table", "profile")
+OPTIONS = {"benchmark --device-table": "--device-table"}  # that say where it goes, of others --out
 
 
 @pytest.fixture
@@ -71,7 +73,9 @@ def run(
 
     def command(name: str, out: Path, *more: str) -> tuple[int, str]:
         arguments = [str(places.get(word, word)) for word in PLACES[name]]
-        monkeypatch.setattr(sys, "argv", ["leanmed", name.split()[0], *arguments, "--out", str(out), *more])
+        monkeypatch.setattr(
+            sys, "argv", ["leanmed", name.split()[0], *arguments, OPTIONS.get(name, "--out"), str(out), *more]
+        )
         with pytest.raises(SystemExit) as ended:
             main()
         return int(ended.value.code or 0), capsys.readouterr().err
@@ -119,7 +123,8 @@ def test_what_somebody_else_wrote_is_refused_with_and_without_overwrite(
     for more in ((), ("--overwrite",)):
         status, err = run(name, out, *more)
         assert status == 2
-        assert re.fullmatch(r"leanmed: expected --out .* to be new.*, but .*; choose another --out\n", err)
+        option = OPTIONS.get(name, "--out")
+        assert re.fullmatch(rf"leanmed: expected {option} .* to be new.*, but .*; choose another {option}\n", err)
     assert contents(tmp_path) == before
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["out"]
 
@@ -132,7 +137,7 @@ def test_a_file_in_place_of_a_folder_and_a_folder_in_place_of_a_file_are_refused
     before = contents(tmp_path)
     status, err = run(name, tmp_path / "out", "--overwrite")
     assert status == 2
-    assert "; choose another --out\n" in err
+    assert f"; choose another {OPTIONS.get(name, '--out')}\n" in err
     assert contents(tmp_path) == before
 
 
@@ -145,7 +150,10 @@ def test_what_the_command_wrote_stays_until_overwrite_replaces_it_whole(
     before = contents(tmp_path)
     status, err = run(name, out)
     assert (status, contents(tmp_path)) == (2, before)
-    assert re.search(r"to be new.*, but it holds .*; add .*--overwrite to replace \w+, or choose another --out\n", err)
+    option = OPTIONS.get(name, "--out")
+    assert re.search(
+        rf"to be new.*, but it holds .*; add .*--overwrite to replace \w+, or choose another {option}\n", err
+    )
     assert run(name, out, "--overwrite")[0] in (0, 1)
     after = contents(tmp_path)
     assert after.keys() == before.keys()

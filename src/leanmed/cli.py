@@ -858,7 +858,15 @@ def compress(
 @app.command()
 def benchmark(
     artifacts: Annotated[list[Path], typer.Argument(help="Artifact folders.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The JSON file to write.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="The JSON file to write.")] = None,
+    device_table: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write what each class of operator takes on this machine, by which the latency of other artifacts "
+            "here can be worked out elsewhere. Without --out, nothing else is measured.",
+        ),
+    ] = None,
     run: Annotated[
         Path | None,
         typer.Option(help="The run folder of the same model, to measure it in PyTorch too, eager and compiled."),
@@ -877,18 +885,45 @@ def benchmark(
 ) -> None:
     """Measure size, latency, start time and memory, side by side with PyTorch on the same pixels.
 
-    Example: `leanmed benchmark artifact --run run --images photos --out benchmark.json`
-    """
-    if run:
-        needs("benchmark", "train", *TRAINING)
-    from leanmed.benchmark.benchmark import BENCHMARK, benchmark, table
+    With `--device-table`, writes a table of this machine's speed, or both if `--out` is given too. On a phone or a
+    Raspberry Pi, `pip install leanmed` is enough for that.
 
-    BENCHMARK.check(out, overwrite=overwrite)
-    found = benchmark(artifacts, run=run, images=images, repeats=repeats, seconds=seconds, tell=typer.echo)
+    Example: `leanmed benchmark artifact --run run --images photos --out benchmark.json`, or `leanmed benchmark artifact
+    artifact-int8 --device-table this-device.json`
+    """
+    from leanmed.benchmark.benchmark import BENCHMARK, benchmark, table
+    from leanmed.benchmark.device import DEVICE_TABLE, measure_device, told, write_table
     from leanmed.files import write_json
 
-    write_json(out, {"command": typed(), **found})
-    typer.echo(f"{table(found)}\nwrote {out}")
+    _check_benchmarked(out, device_table, run, images)
+    if run:
+        needs("benchmark", "train", *TRAINING)
+    if out:
+        BENCHMARK.check(out, overwrite=overwrite)
+    if device_table:
+        DEVICE_TABLE.check(device_table, overwrite=overwrite)
+    if out:
+        found = benchmark(artifacts, run=run, images=images, repeats=repeats, seconds=seconds, tell=typer.echo)
+        write_json(out, {"command": typed(), **found})
+        typer.echo(f"{table(found)}\nwrote {out}")
+    if device_table:
+        device = measure_device(artifacts, repeats=repeats, seconds=seconds, command=typed(), tell=typer.echo)
+        write_table(device_table, device)
+        typer.echo("\n".join([*told(device), f"wrote {device_table}"]))
+
+
+def _check_benchmarked(out: Path | None, device_table: Path | None, run: Path | None, images: Path | None) -> None:
+    """Refuse options that ask for nothing, for two files in one place, or for what a device table does not look at."""
+    if not (out or device_table):
+        raise DataError("expected --out FILE, --device-table FILE or both, got neither; say where to write")
+    if out and device_table and out.resolve() == device_table.resolve():
+        raise DataError(f"expected two files for --out and --device-table, got {out} for both; choose another one")
+    given = [name for name, value in {"--run": run, "--images": images}.items() if value]
+    if given and not out:
+        raise DataError(
+            f"expected {' and '.join(given)} with --out FILE, got --device-table alone, which is measured on made "
+            "images and without PyTorch; add --out, or leave it out"
+        )
 
 
 @app.command()

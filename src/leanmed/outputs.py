@@ -30,6 +30,7 @@ class Output:
         kept: names of what a stopped command leaves there to go on from. They do not fill the folder, and stay in it
             when the rest is replaced.
         resumed: a stopped command goes on by `--resume`.
+        option: of the command line, which says where it goes.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Output:
     holds: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     resumed: bool = False
+    option: str = "--out"
 
     def check(self, out: Path, *, overwrite: bool = False) -> None:
         """Refuse a place that this output may not take.
@@ -49,6 +51,7 @@ class Output:
         Raises:
             OutputError: it holds something else; or such an output, and `overwrite` is false.
         """
+        place = f"{self.option} {out}"
         held = self._held(out)
         strange = [name for name in held if self.marker and not any(fnmatchcase(name, own) for own in self.holds)]
         is_ours = bool(held) and not strange and self._is_marked(out)
@@ -56,14 +59,14 @@ class Output:
             return
         if is_ours:
             raise OutputError(
-                f"expected --out {out} to be new{' or empty' if self.marker else ''}, but it holds {self.name}; add "
+                f"expected {place} to be new{' or empty' if self.marker else ''}, but it holds {self.name}; add "
                 f"{'--resume to go on with it, or ' if self.resumed else ''}--overwrite to replace it, or choose "
-                "another --out"
+                f"another {self.option}"
             )
         found = f"it holds {(strange or held)[0]}" if self.marker else "it is a file of another kind"
         raise OutputError(
-            f"expected --out {out} to be new{' or empty' if self.marker else ''}"
-            f"{f', or to hold nothing but {self.name}' if overwrite else ''}, but {found}; choose another --out"
+            f"expected {place} to be new{' or empty' if self.marker else ''}"
+            f"{f', or to hold nothing but {self.name}' if overwrite else ''}, but {found}; choose another {self.option}"
         )
 
     @contextmanager
@@ -77,7 +80,9 @@ class Output:
         """The names of what would be lost."""
         if out.exists() and out.is_dir() != bool(self.marker):
             wanted, got = ("folder", "file") if self.marker else ("file", "folder")
-            raise OutputError(f"expected --out {out} to be a {wanted}, but it is a {got}; choose another --out")
+            raise OutputError(
+                f"expected {self.option} {out} to be a {wanted}, but it is a {got}; choose another {self.option}"
+            )
         if not self.marker:
             return [out.name] if out.exists() and out.stat().st_size else []
         entries = sorted(out.iterdir()) if out.exists() else []

@@ -367,7 +367,13 @@ def _graph_steps(predictor: Predictor, pixels: Any, repeats: int, seconds: float
 
 
 def profiled_events(
-    graph: bytes, feeds: Feeds, repeats: int, seconds: float = math.inf, *, optimize: bool = True
+    graph: bytes,
+    feeds: Feeds,
+    repeats: int,
+    seconds: float = math.inf,
+    *,
+    optimize: bool = True,
+    packed: bool = True,
 ) -> list[dict[str, Any]]:
     """What ONNX Runtime's profiler writes of some runs of a graph on one thread.
 
@@ -377,6 +383,8 @@ def profiled_events(
         repeats: runs, at most.
         seconds: no further run is begun when this time is over, but two are made in any case.
         optimize: rewrite the graph first, as for predictions; false: its nodes are run as they stand in the file.
+        packed: let kernels pack weights in forms of their own, as for predictions and only if `optimize`; false: the
+            shapes of all weights are among those of the inputs.
     """
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
@@ -385,7 +393,7 @@ def profiled_events(
         options.profile_file_prefix = str(Path(folder) / "profile")
         if not optimize:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-            # Weights that a kernel has packed in a form of its own are missing among the inputs' shapes.
+        if not (optimize and packed):  # what is packed is missing among the inputs' shapes
             options.add_session_config_entry("session.disable_prepacking", "1")
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         is_over = deadline(seconds)

@@ -51,8 +51,17 @@ UNKNOWN = "–"
 PHOTOGRAPH = (480, 640)  # height and width of the made image
 SLICE = (384, 384)
 LABELS = (("object",), ("negative", "positive"))  # of a recipe that names none: the first that its kind of task takes
-WEIGHT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}  # which input of a convolution holds its weights
-PRODUCTS = frozenset({"MatMul", "MatMulInteger", "Gemm"})
+# Which input of a convolution holds its weights; some operators are of ONNX Runtime's own, as it rewrites graphs.
+WEIGHT = {"Conv": 1, "FusedConv": 1, "NhwcFusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}
+TRANSPOSABLE = frozenset({"Gemm", "FusedGemm", "QGemm", "FusedMatMul"})  # products that may take the transposed matrix
+PRODUCTS = TRANSPOSABLE | {
+    "MatMul",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "MatMulNBits",
+    "DynamicQuantizeMatMul",
+    "QLinearMatMul",
+}
 ARTIFACT_CHILD = "import sys; from leanmed.benchmark import profile as p; print(p.artifact_memory(*sys.argv[1:]))"
 NETWORK_CHILD = "import sys; from leanmed.benchmark import profile as p; print(p.network_memory(*sys.argv[1:]))"
 
@@ -286,7 +295,12 @@ def multiplications(operator: str, inputs: Sequence[Shape], outputs: Sequence[Sh
         return prod(outputs[0]) * prod(inputs[WEIGHT[operator]][1:])
     if operator == "ConvTranspose":  # each input value is spread by the kernel to the channels of its group
         return prod(inputs[0]) * prod(inputs[1][1:])
-    return prod(outputs[0]) * inputs[0][-1] if operator in PRODUCTS else 0
+    if operator not in PRODUCTS:
+        return 0
+    count, taken = prod(outputs[0]), inputs[0]
+    if operator in TRANSPOSABLE and count:
+        return count * (taken[-2] * taken[-1] // outputs[0][-2])
+    return count * taken[-1]
 
 
 def _child(code: str, *arguments: str) -> float | None:
