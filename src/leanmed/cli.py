@@ -812,7 +812,7 @@ def compress(
     It tries the run's network and smaller ones that learn from it, each in every precision, measures size, latency and
     memory, and chooses on the validation images of one fold. The test images of the fold are looked at once, for the
     artifact that is given. Writes OUT/artifact, the artifacts of the Pareto front in OUT/front, report.html and
-    report.json. If nothing keeps within the budget, the exit status is 1, and the report tells the nearest miss.
+    report.json. If nothing keeps within the budget, the exit status is not 0, and the report tells the nearest miss.
 
     Example: `leanmed compress run --budget size=3MB,latency=20ms --data my-images --out small`
     """
