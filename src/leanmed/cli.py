@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -821,11 +822,14 @@ def compress(
     from leanmed.search.command import Settings, compress_run
     from leanmed.tasks.recipes import open_run
 
-    wanted, table = Budget.parse(budget), None
+    wanted = Budget.parse(budget)
+    times: dict[str, Any] = {}
     if device:
         from leanmed.benchmark.device import read_table
+        from leanmed.files import sha256_file
 
-        table = read_table(device)
+        times["milliseconds"] = partial(read_table(device).milliseconds, tell=typer.echo)
+        times["timed_on"] = f"the device whose table is {device} ({sha256_file(device)[:12]})"
     if student and not students:
         raise DataError("expected --student or --no-students, got both; leave one out")
     settings = Settings(
@@ -835,8 +839,7 @@ def compress(
         calibration=calibration,
         epochs=finetune,
         attempts=attempts,
-        milliseconds=table.milliseconds if table else None,
-        timed_on=f"the device of {device}" if table else "this machine",
+        **times,
     )
     with stoppable("--resume"), stages() as progress:
         found = compress_run(

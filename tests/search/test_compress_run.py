@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from leanmed.benchmark.device import measure_device, read_table, write_table
 from leanmed.cli import main
 from leanmed.errors import ArtifactError
 from leanmed.runs import read_csv
 from leanmed.runtime.artifact import read_artifact
 from leanmed.runtime.predictor import load
 from leanmed.search import workshop
-from training_fixtures import made_data, trained_run
+from training_fixtures import made_data, silent, trained_run
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -111,6 +112,24 @@ def test_a_technique_that_cannot_be_done_is_told_and_the_search_goes_on(
     assert status == 0
     assert "test_efficientnet-int4: not made: no layer that takes 4 bits" in said
     assert "no layer that takes 4 bits" in (out / "report.html").read_text()
+
+
+def test_latency_is_another_devices_where_its_table_is_given(compress: Command, base: Path) -> None:
+    table = base / "phone.json"
+    out = base / "phone"
+    first = compress(out, "--budget", "latency=1s", "--no-students", "--minutes", "0", "--device", str(table))
+    assert first[0] == 2
+    assert "phone.json" in first[2]
+    write_table(table, measure_device([base / "small" / "artifact"], repeats=3, seconds=1, tell=silent))
+    status, _, error = compress(
+        out, "--budget", "latency=1s", "--no-students", "--minutes", "0", "--device", str(table)
+    )
+    assert status == 0, error
+    report = json.loads((out / "report.json").read_text())
+    assert report["timed_on"].startswith(f"the device whose table is {table}")
+    float_model = out / "work" / "candidates" / "test_efficientnet-fp32" / "artifact"
+    expected = read_table(table).milliseconds(float_model, tell=silent)
+    assert report["candidates"][0]["costs"]["latency"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

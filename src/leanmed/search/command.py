@@ -21,7 +21,7 @@ from leanmed.runs import Run
 from leanmed.runtime.artifact import read_artifact, write_artifact
 from leanmed.search.budget import Budget, amount
 from leanmed.search.candidates import Candidate, own_name, space, students_of
-from leanmed.search.report import page
+from leanmed.search.report import page, title_of
 from leanmed.search.search import Searched, chosen, front, missed, search
 from leanmed.search.workshop import ARTIFACT, WORK, Measured, Milliseconds, Tell, Workshop
 
@@ -167,6 +167,7 @@ def compress_run(
         epochs=settings.epochs,
         attempts=settings.attempts,
         milliseconds=settings.milliseconds,
+        timed_on=settings.timed_on,
         tell=tell,
         progress=progress,
     )
@@ -199,17 +200,21 @@ def _found(
         raise DataError(f"expected at least the run's own float model to be measured, got: {first.failed}")
     own = read_artifact(workshop.artifact(_candidate(first)))
     score = own.manifest.main_score
+    title = title_of(own.manifest.task, score)
     given = chosen(made, budget)
     tested = _tested(workshop, first, given, progress) if given else None
+    answer = (
+        _answer(given, tested, first, budget, score, title, searched)
+        if given
+        else missed(made, budget, title, searched)
+    )
     return Found(
         budget=budget,
         searched=searched,
         front=[one.name for one in front(made, budget)],
         given=given,
         tested=tested,
-        answer=_answer(given, tested, first, budget, score, searched)
-        if given
-        else missed(made, budget, score, searched),
+        answer=answer,
         main_score=score,
         task=own.manifest.task,
         title=own.manifest.name,
@@ -241,20 +246,20 @@ def _tested(workshop: Workshop, own: Measured, given: Measured, progress: Progre
 
 
 def _answer(
-    given: Measured, tested: Compared | None, own: Measured, budget: Budget, score: str, searched: Searched
+    given: Measured, tested: Compared | None, own: Measured, budget: Budget, score: str, title: str, searched: Searched
 ) -> str:
     costs = ", ".join(f"{name} {amount(name, value)}" for name, value in given.costs.items())
     said = f"{given.name} keeps within {budget}: {costs}. "
     if tested:
         row = tested.rows[1]
         said += (
-            f"On {tested.images} images of {tested.groups} groups that are new to it, its {score} is "
+            f"On {tested.images} images of {tested.groups} groups that are new to it, its {title} is "
             f"{shown(row.figures[score])}; that is {shown(row.change[score], '+')} from {own.name}. "
         )
     elif given.name == own.name:
         said += "It is the run's own float model, whose figures are those of its report. "
     else:
-        said += f"On validation images, its {score} is {given.score:.4f}, {given.change:+.4f} from {own.name}. "
+        said += f"On validation images, its {title} is {given.score:.4f}, {given.change:+.4f} from {own.name}. "
     if searched.unfinished:
         said += f"The training of {searched.unfinished} was not done when the time was over; --resume goes on. "
     if searched.untried:

@@ -23,7 +23,7 @@ def page(found: Found) -> str:
     """The page as one HTML text; every value is escaped."""
     made = found.searched.made
     term = TASKS[found.task].judge.TERMS.get(found.main_score)
-    title = term.title if term else found.main_score
+    title = title_of(found.task, found.main_score)
     failed = [one for one in found.searched.measured if one not in made]
     over = {one.name: found.budget.over(one.costs) for one in made}
     return render_page(
@@ -39,6 +39,12 @@ def page(found: Found) -> str:
         what=MEANING,
         plots=[plot(made, found.front, found.budget, name, title) for name in found.budget.limits],
     )
+
+
+def title_of(task: str, figure: str) -> str:
+    """What a kind of task calls a figure in its reports."""
+    terms = TASKS[task].judge.TERMS
+    return terms[figure].title if figure in terms else figure
 
 
 def plot(made: Sequence[Measured], on_front: Sequence[str], budget: Budget, cost: str, title: str) -> Plot:

@@ -121,6 +121,7 @@ class Workshop:
         epochs: of fine-tuning.
         attempts: at each compression, at most; None: as many as there are techniques.
         milliseconds: of another device; None: answers are timed here.
+        timed_on: what tells whose times they are.
         tell: takes one line at a time.
         progress: takes stage, done and total.
     """
@@ -135,6 +136,7 @@ class Workshop:
     epochs: int
     attempts: int | None
     milliseconds: Milliseconds | None
+    timed_on: str
     tell: Tell
     progress: Progress
 
@@ -163,7 +165,7 @@ class Workshop:
             "calibration": self.calibration,
             "fine-tuning": self.epochs,
             "attempts": self.attempts,
-            "timed": "here" if self.milliseconds is None else "by a device's table",
+            "times": self.timed_on,
         }
 
     def folder(self, candidate: Candidate) -> Path:
