@@ -68,7 +68,7 @@ def test_colour_under_alpha_0_changes_nothing_at_all() -> None:
 def test_rgb_and_opaque_rgba_are_the_same_image() -> None:
     model, rgb = classifier(), pixels(50, 70, channels=3)
     rgba = torch.cat([rgb, torch.full((50, 70, 1), 255, dtype=torch.uint8)], -1)
-    assert torch.equal(model.resize(rgb), model.resize(rgba))
+    torch.testing.assert_close(model.resize(rgb), model.resize(rgba), rtol=0, atol=1e-6)
 
 
 def test_the_ground_takes_the_mean_colour_of_the_tissue() -> None:

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from leanmed.errors import RecipeError
 from leanmed.models.colours import TissueColours
 from leanmed.models.familiarity import Tap
-from leanmed.models.pixels import unit
+from leanmed.models.pixels import tissue, unit
 from leanmed.models.timm_backbone import make_backbone
 from leanmed.models.weights import load_weights
 from leanmed.recipe.recipe import Model
@@ -55,14 +54,9 @@ class Classifier(nn.Module):
             pixels: (h, w, 3 or 4) uint8, RGB or RGBA.
 
         Returns:
-            (4, side, side) float32: colour multiplied by alpha, and alpha, both in [0, 1]. Multiplying first
-            keeps the ground under the mask out of every average that the resize takes.
+            (4, side, side) float32: colour multiplied by alpha, and alpha, both in [0, 1].
         """
-        opaque = F.pad(pixels, (0, 1), value=255)[..., :4]  # (h, w, 4): alpha is 255 where the image has none
-        channels = opaque.permute(2, 0, 1).float() / 255  # (4, h, w)
-        tissue = torch.cat([channels[:3] * channels[3:], channels[3:]])
-        size = (self.side, self.side)
-        return F.interpolate(tissue[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
+        return tissue(pixels, self.side)
 
     def forward(self, images: Tensor) -> Tensor:
         """(b, 4, side, side), uint8 or in [0, 1], to logits (b, outputs)."""
