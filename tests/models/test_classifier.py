@@ -235,3 +235,12 @@ def test_the_first_two_stages_of_a_backbone_are_watched_with_their_channels(
         found = seen()
     assert found is not None
     assert (found.means.shape, found.spreads.shape) == ((2, 3 + channels), (2, 9 + channels))
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("backbone", [BACKBONE, "tissue-colours"])
+def test_what_a_graph_looks_at_gives_the_same_logits(backbone: str, channels: int) -> None:
+    model, image = classifier(backbone=backbone), pixels(50, 70, channels=channels)
+    with torch.inference_mode():
+        found, wanted = (model(prepare(image)[None]) for prepare in (model.look, model.resize))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)

@@ -7,12 +7,14 @@ done for images that have alpha only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+Step = Callable[[Tensor], Tensor]
 LEVELS = 255  # the pixel value that stands for 1
 
 
@@ -42,6 +44,20 @@ def resized(channels: Tensor, side: int, square: Any = None) -> Tensor:
     return images.squeeze(0)
 
 
+def by_alpha(pixels: Tensor, masked: Step, opaque: Step) -> Tensor:
+    """Do one thing with images that have alpha, and another, giving the same shape, with those that have none.
+
+    Args:
+        pixels: (h, w, 3 or 4). While a graph is exported, which takes both kinds, their number is not known.
+        masked: with pixels (h, w, 4).
+        opaque: with pixels (h, w, 3).
+    """
+    has_alpha = pixels.shape[2] == 4
+    if isinstance(has_alpha, bool):
+        return masked(pixels) if has_alpha else opaque(pixels)
+    return torch.cond(has_alpha, masked, opaque, (pixels,))
+
+
 def tissue(pixels: Tensor, side: int, *, levels: int = LEVELS, padded: bool = False) -> Tensor:
     """Pixels of any size to a network's square, with alpha, which is 1 where the image has none.
 
@@ -56,22 +72,27 @@ def tissue(pixels: Tensor, side: int, *, levels: int = LEVELS, padded: bool = Fa
         keeps the ground under the mask out of every average that the resizing takes.
     """
 
-    def masked(pixels: Tensor) -> Tensor:
-        channels = pixels.permute(2, 0, 1).float()
-        alpha = channels[-1:]
-        return resized(torch.cat([channels[:3] * (alpha / levels), alpha]), side, _square(pixels, padded)) / levels
-
     def opaque(pixels: Tensor) -> Tensor:
         square = _square(pixels, padded)
-        colour = resized(pixels.permute(2, 0, 1), side, square)[:3] / levels
+        colours = colour(pixels, side, levels, square)
         if square is None:
-            return F.pad(colour, (0, 0, 0, 0, 0, 1), value=1.0)
-        return torch.cat([colour, _alpha_of_opaque(pixels, side, square)])
+            return F.pad(colours, (0, 0, 0, 0, 0, 1), value=1.0)  # not ones, which a graph would keep as a constant
+        return torch.cat([colours, _alpha_of_opaque(pixels, side, square)])
 
-    has_alpha = pixels.shape[2] == 4
-    if isinstance(has_alpha, bool):
-        return masked(pixels) if has_alpha else opaque(pixels)
-    return torch.cond(has_alpha, masked, opaque, (pixels,))  # in a graph, which takes images of both kinds
+    return by_alpha(pixels, lambda pixels: masked_tissue(pixels, side, levels, _square(pixels, padded)), opaque)
+
+
+def masked_tissue(pixels: Tensor, side: int, levels: int = LEVELS, square: Any = None) -> Tensor:
+    """As `tissue`, of pixels (h, w, 4); `square`: see `resized`."""
+    channels = pixels.permute(2, 0, 1).float()
+    # not [3:], which an exporter takes for a promise that there are always four, nor a slice of unknown length
+    colours, alpha = channels.narrow(0, 0, 3), channels[-1][None]
+    return torch.cat([resized(part, side, square) for part in (colours * (alpha / levels), alpha)]) / levels
+
+
+def colour(pixels: Tensor, side: int, levels: int = LEVELS, square: Any = None) -> Tensor:
+    """Pixels (h, w, 3) to (3, side, side) float32, divided by `levels`; `square`: see `resized`."""
+    return resized(pixels.permute(2, 0, 1), side, square).narrow(0, 0, 3) / levels
 
 
 def _square(pixels: Tensor, padded: bool) -> Any:
@@ -80,7 +101,7 @@ def _square(pixels: Tensor, padded: bool) -> Any:
 
 def _alpha_of_opaque(pixels: Tensor, side: int, square: Any) -> Tensor:
     """What padding and resizing make of an alpha that is 1 wherever there is an image: (1, side, side)."""
-    padded = (F.pad(torch.ones(length), (0, square - length)) for length in pixels.shape[:2])
+    padded = (F.pad(torch.ones(length, device=pixels.device), (0, square - length)) for length in pixels.shape[:2])
     # both as rows: PyTorch resizes a column of one pixel's width wrongly
     down, across = (
         F.interpolate(line[None, None, None], (1, side), mode="bilinear", antialias=True)[0, 0] for line in padded
