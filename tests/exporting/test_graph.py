@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from leanmed.exporting.export import export_graph
-from leanmed.exporting.graph import slim
+from leanmed.exporting.graph import own_constants, slim
 from leanmed.runtime.predictor import open_session
 
 
@@ -78,3 +78,12 @@ def test_a_weight_that_is_computed_from_another_is_a_constant_of_the_graph() -> 
     assert any(value.shape in ((2, 3), (3, 2)) and np.isin(wanted, value).all() for value in constants)
     assert "Mul" not in {node.op_type for node in graph.graph.node}
     assert parametrize.is_parametrized(module.linear)  # what was given is left as it was
+
+
+def test_branches_get_constants_of_their_own_and_answer_as_before() -> None:
+    model = own_constants(branching())
+    assert [constant.name for constant in model.graph.initializer] == ["zero"]
+    inside = {a.name: [constant.name for constant in a.g.initializer] for a in model.graph.node[1].attribute}
+    assert inside == {"then_branch": ["two"], "else_branch": ["one"]}
+    session = open_session(model.SerializeToString())
+    assert [float(session.run(None, {"x": np.array([v], np.float32)})[0][0]) for v in (-1, 3)] == [0, 5]

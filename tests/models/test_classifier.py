@@ -68,7 +68,7 @@ def test_colour_under_alpha_0_changes_nothing_at_all() -> None:
 def test_rgb_and_opaque_rgba_are_the_same_image() -> None:
     model, rgb = classifier(), pixels(50, 70, channels=3)
     rgba = torch.cat([rgb, torch.full((50, 70, 1), 255, dtype=torch.uint8)], -1)
-    assert torch.equal(model.resize(rgb), model.resize(rgba))
+    torch.testing.assert_close(model.resize(rgb), model.resize(rgba), rtol=0, atol=1e-6)
 
 
 def test_the_ground_takes_the_mean_colour_of_the_tissue() -> None:
@@ -235,3 +235,12 @@ def test_the_first_two_stages_of_a_backbone_are_watched_with_their_channels(
         found = seen()
     assert found is not None
     assert (found.means.shape, found.spreads.shape) == ((2, 3 + channels), (2, 9 + channels))
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("backbone", [BACKBONE, "tissue-colours"])
+def test_what_a_graph_looks_at_gives_the_same_logits(backbone: str, channels: int) -> None:
+    model, image = classifier(backbone=backbone), pixels(50, 70, channels=channels)
+    with torch.inference_mode():
+        found, wanted = (model(prepare(image)[None]) for prepare in (model.look, model.resize))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)

@@ -359,11 +359,17 @@ def _graph_steps(predictor: Predictor, pixels: Any, repeats: int, seconds: float
     for event in sorted(events, key=lambda e: e["ts"]):
         if event["name"] == "model_run":
             runs.append([0.0, 0.0])
-        elif event["cat"] == "Node" and event["name"].endswith("_kernel_time") and runs:
+        elif is_kernel(event) and runs:
             started = runs[-1][1] > 0 or event["args"]["op_name"] in NETWORK
             runs[-1][started] += event["dur"] / 1e3
     before, network = zip(*runs[1:], strict=True)
     return statistics.median(before), statistics.median(network)
+
+
+def is_kernel(event: Mapping[str, Any]) -> bool:
+    """Whether an event of ONNX Runtime's profiler is one run of a node. An If is none: the nodes in its branch are."""
+    of_node: bool = event["cat"] == "Node" and event["name"].endswith("_kernel_time")
+    return of_node and event["args"]["op_name"] != "If"
 
 
 def profiled_events(

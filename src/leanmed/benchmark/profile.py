@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from leanmed.benchmark.benchmark import interleaved, machine, profiled_events
+from leanmed.benchmark.benchmark import interleaved, is_kernel, machine, profiled_events
 from leanmed.errors import RecipeError, RunError
 from leanmed.manifest import Input
 from leanmed.outputs import Output
@@ -276,7 +276,7 @@ def count_graph_flops(graph: bytes, feeds: Feeds) -> int:
 
 def _multiplications(event: Mapping[str, Any]) -> int:
     """Multiply-accumulates of what ONNX Runtime's profiler tells of one node; of anything else, 0."""
-    if event["cat"] != "Node" or not event["name"].endswith("_kernel_time"):
+    if not is_kernel(event):
         return 0
     shapes = (
         [next(iter(entry.values())) for entry in event["args"][f"{way}_type_shape"]] for way in ("input", "output")

@@ -29,7 +29,7 @@ from leanmed.errors import ExportError
 from leanmed.evaluation.answered import subgroup_rows, suspected_of
 from leanmed.evaluation.runs import notes_of, protocol_of, read_again, run_answers, split_records
 from leanmed.exporting.card import Basis, write_card
-from leanmed.exporting.graph import slim
+from leanmed.exporting.graph import own_constants, slim
 from leanmed.figures.bootstrap import Figure
 from leanmed.figures.familiarity import UNFAMILIAR, Scale
 from leanmed.files import defined
@@ -309,7 +309,7 @@ def _traced(
         )
     if program is None:
         raise ExportError("torch.onnx.export returned no program; update torch and onnxscript")
-    return bytes(slim(program.model_proto).SerializeToString())
+    return bytes(slim(own_constants(program.model_proto)).SerializeToString())
 
 
 def torch_graphs(module: nn.Module, further: Further, kind: Kind) -> RunGraph:

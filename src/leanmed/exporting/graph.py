@@ -69,6 +69,30 @@ def _walk(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
                 yield from _walk(graph.node)
 
 
+def own_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Give the branches of a graph, in place, constants of their own.
+
+    They may read those of the graph around them, but then no list of a node's inputs tells so, and what cuts a graph
+    into pieces or renames its tensors would lose them.
+    """
+    around = {constant.name: constant for constant in model.graph.initializer}
+    for branch in _branches(model.graph.node):
+        made = {constant.name for constant in branch.initializer} | {o for node in branch.node for o in node.output}
+        wanted = dict.fromkeys(name for node in branch.node for name in node.input)
+        branch.initializer.extend(around[name] for name in wanted if name in around and name not in made)
+    read = {name for node in model.graph.node for name in node.input} | {output.name for output in model.graph.output}
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(constant for name, constant in around.items() if name in read)
+    return model
+
+
+def _branches(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    """The graphs inside nodes, at any depth."""
+    for node in _walk(nodes):
+        for attribute in node.attribute:
+            yield from (graph for graph in (attribute.g, *attribute.graphs) if graph.node)
+
+
 def recalibrated(
     model: onnx.ModelProto, output: str, slope: float, intercepts: Sequence[float], least: float
 ) -> onnx.ModelProto:

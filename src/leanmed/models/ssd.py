@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from leanmed.models.anchors import default_boxes
 from leanmed.models.backbones import Backbone
-from leanmed.models.pixels import unit
+from leanmed.models.pixels import LEVELS, resized, unit
 from leanmed.recipe.recipe import STRIDES, Model
 
 EXTRAS = ((256, 512), (128, 256), (128, 128), (64, 128))  # 1x1, then 3x3 with stride 2, for each added map
@@ -87,12 +87,9 @@ class SSD(nn.Module):
 
     def frame(self, pixels: Tensor) -> Tensor:
         """Pixels (h, w, 3 or 4) uint8 to (slices, side, side) in [0, 1]: padded, and shrunk only if larger."""
-        channels = pixels[..., 1:2] if self.slices == 1 else pixels[..., :3]
-        image = channels.permute(2, 0, 1).float() / 255
-        height, width = image.shape[1:]
-        square = self.square(height, width)
-        image = F.pad(image, (0, square - width, 0, square - height))
-        return F.interpolate(image[None], (self.side, self.side), mode="bilinear", antialias=True)[0]
+        channels = pixels.permute(2, 0, 1)
+        seen = channels[1:2] if self.slices == 1 else channels[:3]
+        return resized(seen, self.side, self.square(*pixels.shape[:2])) / LEVELS
 
     def forward(self, images: Tensor) -> Tensor:
         """(b, slices, s, s), uint8 or in [0, 1], to (b, n, 5): four offsets and a logit for each default box."""

@@ -197,7 +197,7 @@ class _PixelsToProbabilities(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         tasks = [cast(Classification, task) for task in self.tasks]
-        image = tasks[0].model.resize(pixels)[None]
+        image = tasks[0].model.look(pixels)[None]
         found = [task.probabilities(task({"image": image})["logits"])[0] for task in tasks]
         return found[0] if len(found) == 1 else torch.stack(found).mean(0)
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from leanmed.data.masks import read_mask
 from leanmed.files import sha256_bytes
 from leanmed.models.familiarity import Watched
-from leanmed.models.pixels import kept, unit
+from leanmed.models.pixels import kept, tissue, unit
 from leanmed.models.segmenter import build_segmenter
 from leanmed.recipe.recipe import Recipe
 from leanmed.records import Record
@@ -75,15 +75,7 @@ class Segmentation(Task):
 
     def squared(self, pixels: Tensor) -> Tensor:
         """Pixels (h, w, 3 or 4) to (4, side, side) float32: padded to a square on the right and below, then resized."""
-        opaque = F.pad(pixels, (0, 1), value=LEVELS if self.photographs else 1)[..., :4]
-        channels = opaque.permute(2, 0, 1).float()
-        if self.photographs:
-            channels = channels / LEVELS
-        image = torch.cat([channels[:3] * channels[3:], channels[3:]])
-        height, width = image.shape[1:]
-        square: Any = torch.sym_max(height, width)
-        image = F.pad(image, (0, square - width, 0, square - height))
-        return F.interpolate(image[None], (self.side, self.side), mode="bilinear", antialias=True)[0]
+        return tissue(pixels, self.side, levels=LEVELS if self.photographs else 1, padded=True)
 
     def parts(self) -> Parts:
         """The encoder, where the network has one that was trained before; its decoder is new."""
