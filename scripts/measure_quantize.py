@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
 from leanmed.benchmark.benchmark import NETWORK, is_kernel, machine, profiled_events
 from leanmed.benchmark.profile import made_image
@@ -61,7 +63,8 @@ def main() -> None:
             "after": {a.manifest.precision: steps(a) for a in artifacts},
             "before": {a.manifest.precision: steps(a) for a in before},
         },
-        "layers_us": layers([a for a in artifacts if a.manifest.precision in ("fp32", "int8")]),
+        "layers_us": (rows := layers([a for a in artifacts if a.manifest.precision in ("fp32", "int8")])),
+        "kinds_us": kinds(rows),
     }
     if given.images:
         found["answers"] = answers(artifacts, before, given.images)
@@ -120,8 +123,31 @@ def networks(artifacts: Sequence[Artifact]) -> dict[str, Action]:
     for artifact, (_, core) in zip(artifacts, cores, strict=True):
         found[f"onnxruntime {artifact.manifest.precision}"] = runtime(core, feed)
         found[f"openvino {artifact.manifest.precision}"] = openvino(core, feed)
+    every = quantized_throughout(cores[0][1], feed)
+    found["onnxruntime every layer int8"], found["openvino every layer int8"] = (
+        runtime(every, feed),
+        openvino(every, feed),
+    )
     found["torch eager fp32"] = eager(artifacts[0], next(iter(feed.values())))
     return found
+
+
+def quantized_throughout(core: bytes, feed: Feed) -> bytes:
+    """A float network with every layer in integers, by ONNX Runtime's own quantizer; its answers do not matter."""
+
+    class Once(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.left = [dict(feed)]
+
+        def get_next(self) -> Any:
+            return self.left.pop() if self.left else None
+
+    with tempfile.TemporaryDirectory() as folder:
+        given, made = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        given.write_bytes(core)
+        kinds = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
+        quantize_static(given, made, Once(), per_channel=True, **kinds)
+        return made.read_bytes()
 
 
 def network_parts(artifacts: Sequence[Artifact]) -> tuple[list[tuple[Network, bytes]], Feed]:
@@ -162,6 +188,25 @@ def layers(artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
     return [*rows, between]
 
 
+def kinds(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """The sums of `layers` over the layers of a kind."""
+    found: dict[str, dict[str, int]] = {}
+    for row in rows:
+        sums = found.setdefault(kind_of(row["shape"]), {})
+        for column in row.keys() - {"layer", "shape"}:
+            sums[column] = sums.get(column, 0) + row[column]
+    return found
+
+
+def kind_of(shape: Sequence[int]) -> str:
+    """What a layer with such a weight is called."""
+    if len(shape) != 4:
+        return "matrix products" if shape else "between the layers"
+    if shape[1] == 1:
+        return "depthwise convolutions"
+    return "pointwise convolutions" if shape[2:] == [1, 1] else "other convolutions"
+
+
 def node_times(graph: bytes, feed: Feed) -> list[tuple[str, float]]:
     """Operator and microseconds of each node that ONNX Runtime runs, in order."""
     found: dict[str, list[float]] = {}
@@ -174,7 +219,7 @@ def node_times(graph: bytes, feed: Feed) -> list[tuple[str, float]]:
 
 
 def openvino_times(graph: bytes, feed: Feed) -> list[tuple[str, float]]:
-    """Operator and microseconds of each node that OpenVINO runs, in order."""
+    """Operator and microseconds of each node that OpenVINO runs, in order; it tells the mean of all runs so far."""
     found: dict[str, list[float]] = {}
     kinds: dict[str, str] = {}
     request = openvino_request(graph, PERF_COUNT=True)
@@ -194,9 +239,9 @@ def runtime(graph: bytes, feed: Feed) -> Action:
 
 
 def openvino(graph: bytes, feed: Feed) -> Action:
-    """One run in OpenVINO."""
+    """One run in OpenVINO, which need not copy what it is given, nor its answer: ONNX Runtime does not either."""
     request = openvino_request(graph)
-    return lambda: request.infer(dict(feed))
+    return lambda: request.infer(dict(feed), share_inputs=True, share_outputs=True)
 
 
 def openvino_request(graph: bytes, **options: Any) -> Any:
