@@ -20,15 +20,16 @@ from typing import Annotated, Any
 
 import typer
 
-from leanmed.benchmark.benchmark import machine
 from leanmed.benchmark.compare import compare_artifacts
 from leanmed.compress.bench import Options
 from leanmed.compress.command import quantize_artifact
+from leanmed.compress.outcome import GateError
 from leanmed.compress.precisions import PRECISIONS
 from leanmed.errors import LeanmedError
 from leanmed.exporting.export import export
 from leanmed.files import write_json
 from leanmed.report.markdown import table
+from leanmed.report.pages import NOTICE
 from leanmed.runs import Run
 from leanmed.tasks.building import build_task
 from leanmed.tasks.recipes import changed_recipe, open_run
@@ -96,8 +97,10 @@ def _quantize(
     """The name of what was made; none if it was refused, and why is noted."""
     if not (work / name).exists():
         try:
-            quantize_artifact(work / whole, to, data, work / name, options, calibration=calibration, tell=_tell)
-        except LeanmedError as error:
+            quantize_artifact(
+                work / whole, to, data, work / name, options, calibration=calibration, overwrite=True, tell=_tell
+            )
+        except GateError as error:
             refused[name] = str(error)
             return []
     return [name]
@@ -134,12 +137,11 @@ def merge(
     tasks = {}
     for file in found:
         content = json.loads(file.read_text(encoding="utf-8"))
-        tasks[content["task"]] = {key: value for key, value in content.items() if key not in ("machine", "notice")}
+        tasks[content["task"]] = {key: value for key, value in content.items() if key != "notice"}
     command = shlex.join(["python", "scripts/measure_grid.py", *sys.argv[1:]])
     write_json(
         out,
-        {"notice": "Research use only. Not a medical device.", "command": command, "machine": machine()}
-        | {"tasks": tasks},
+        {"notice": NOTICE, "command": command, "tasks": tasks},
     )
 
 

@@ -45,6 +45,7 @@ LONG = (
     "quantize",
     "recalibrate",
     "reproduce",
+    "compress",
 )  # their outputs are planted here, and replaced elsewhere
 FILES = ("predict", "benchmark", "benchmark --device-table", "profile")
 OPTIONS = {"benchmark --device-table": "--device-table"}  # that say where it goes, of others --out
@@ -92,6 +93,8 @@ def plant(tiny_artifact: Path, finished_run: Run) -> Callable[[str, Path], None]
             shutil.copytree(tiny_artifact, out)
         elif name == "train":
             shutil.copytree(finished_run.path, out)
+        elif name == "compress":
+            write_json(out / "report.json", {"notice": "", "budget": {}, "candidates": []})
         elif name == "demo":
             write_json(out / "phantoms" / "phantoms.json", {"note": "made data, no patients"})
         else:
@@ -176,7 +179,7 @@ def test_what_took_long_stays_without_overwrite_or_with_anything_else_beside_it(
     before = contents(tmp_path)
     status, err = run(name, out)
     assert (status, contents(tmp_path)) == (2, before)
-    resumed = "--resume to go on with it, or " if name in ("train", "reproduce") else ""
+    resumed = "--resume to go on with it, or " if name in ("train", "reproduce", "compress") else ""
     assert f"; add {resumed}--overwrite to replace it, or choose another --out\n" in err
     write_text(out / "thesis.txt", "years of work")
     status, err = run(name, out, "--overwrite")
@@ -186,7 +189,7 @@ def test_what_took_long_stays_without_overwrite_or_with_anything_else_beside_it(
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["train", "predict", "reproduce"])
+@pytest.mark.parametrize("name", ["train", "predict", "reproduce", "compress"])
 def test_nothing_is_resumed_and_replaced_at_once(
     name: str, run: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:

@@ -829,7 +829,7 @@ def compress(
         from leanmed.files import sha256_file
 
         times["milliseconds"] = partial(read_table(device).milliseconds, tell=typer.echo)
-        times["timed_on"] = f"the device whose table is {device} ({sha256_file(device)[:12]})"
+        times["timed_on"] = f"the device of the table {sha256_file(device)[:12]}"
     if student and not students:
         raise DataError("expected --student or --no-students, got both; leave one out")
     settings = Settings(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -29,9 +28,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (root / "bf16.py").write_text(blocks["compress/bf16.py"], encoding="utf-8")
     (root / "test_bf16.py").write_text(blocks["test_bf16.py"], encoding="utf-8")
     leanmed.compress.__path__.append(str(root))
-    (line,) = re.findall(r"```python\n(PRECISIONS\[.*)\n```", PAGE.read_text(encoding="utf-8"))
-    store = import_module("leanmed.compress.bf16").store_bf16
-    exec(line, {"PRECISIONS": PRECISIONS, "Stored": Stored, "store_bf16": store})
+    (lines,) = re.findall(r"```python\n(from [^`]*\nPRECISIONS\[[^`]*)```", PAGE.read_text(encoding="utf-8"))
+    exec(lines, {"PRECISIONS": PRECISIONS, "Stored": Stored})
     yield root / "test_bf16.py"
     del PRECISIONS["bf16"]
     leanmed.compress.__path__.remove(str(root))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from leanmed.benchmark.device import measure_device, read_table, write_table
 from leanmed.cli import main
+from leanmed.compress.precisions import PRECISIONS
 from leanmed.errors import ArtifactError
 from leanmed.runs import read_csv
 from leanmed.runtime.artifact import read_artifact
@@ -49,9 +51,7 @@ def test_the_best_artifact_inside_is_given_with_the_front_and_a_report(compress:
     assert status == 0, error
     report = json.loads((out / "report.json").read_text())
     measured = {one["name"]: one for one in report["candidates"]}
-    assert set(measured) == {
-        f"{n}-{p}" for n in ("test_efficientnet", "lean") for p in ("fp32", "fp16", "w8", "int8", "int4")
-    }
+    assert set(measured) == {f"{n}-{p}" for n in ("test_efficientnet", "lean") for p in ("fp32", *PRECISIONS)}
     given = measured[report["given"]]
     assert given["costs"]["size"] <= 150e3
     artifact = read_artifact(out / "artifact")
@@ -71,7 +71,7 @@ def test_the_best_artifact_inside_is_given_with_the_front_and_a_report(compress:
 
     # The student was trained on the fold's own split, so that the images that test the run's model test it too.
     rows = read_csv(trained_run(base).path / "splits.csv")
-    student = read_csv(out / "work" / "students" / "lean" / "splits.csv")
+    student = read_csv(base / "small-work" / "students" / "lean" / "splits.csv")
     assert [row["fold_1"] for row in rows] == [row["fold_0"] for row in student]
     assert list(student[0]) == ["image", "label", "group", "fold_0"]
 
@@ -85,7 +85,7 @@ def test_a_search_that_was_stopped_goes_on_and_another_budget_needs_nothing_new(
     status, _, error = compress(out, "--budget", "size=1MB", "--no-students")
     assert status == 2
     assert "--resume" in error
-    made = out / "work" / "candidates" / "test_efficientnet-fp32" / "measured.json"
+    made = base / "again-work" / "candidates" / "test_efficientnet-fp32" / "measured.json"
     before = made.stat().st_mtime_ns
     status, said, _ = compress(out, "--budget", "size=1MB", "--no-students", "--resume", "--minutes", "0")
     assert status == 0
@@ -94,6 +94,34 @@ def test_a_search_that_was_stopped_goes_on_and_another_budget_needs_nothing_new(
     status, _, error = compress(out, "--budget", "size=1MB", "--no-students", "--resume", "--fold", "1")
     assert status == 2
     assert "started otherwise (model:" in error
+    other = ("--student", "lean:training.epochs=2")
+    status, _, error = compress(base / "small", "--budget", "size=1MB", "--fold", "1", "--resume", *other)
+    assert status == 2
+    assert "started otherwise (student lean:" in error
+
+
+def test_data_that_changed_since_the_run_are_refused_before_any_work(
+    compress: Command, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = shutil.copytree(made_data(base), tmp_path / "changed")
+    table = changed / "labels.csv"
+    rows = table.read_text().splitlines()
+    table.write_text("\n".join(rows[:-1]) + "\n")
+    status, _, error = compress(tmp_path / "out", "--budget", "size=1MB", "--data", str(changed))
+    assert status == 2
+    assert "changed" in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["changed"]
+
+
+def test_a_folder_of_that_name_that_holds_something_else_is_not_touched(compress: Command, tmp_path: Path) -> None:
+    thesis = tmp_path / "out-work" / "thesis.txt"
+    thesis.parent.mkdir()
+    thesis.write_text("years of work")
+    for more in ((), ("--overwrite",), ("--resume",)):
+        status, _, error = compress(tmp_path / "out", "--budget", "size=1MB", *more)
+        assert status == 2
+        assert "but it holds something else" in error
+    assert thesis.read_text() == "years of work"
 
 
 def test_a_technique_that_cannot_be_done_is_told_and_the_search_goes_on(
@@ -126,8 +154,8 @@ def test_latency_is_another_devices_where_its_table_is_given(compress: Command, 
     )
     assert status == 0, error
     report = json.loads((out / "report.json").read_text())
-    assert report["timed_on"].startswith(f"the device whose table is {table}")
-    float_model = out / "work" / "candidates" / "test_efficientnet-fp32" / "artifact"
+    assert report["timed_on"].startswith("the device of the table ")
+    float_model = base / "phone-work" / "candidates" / "test_efficientnet-fp32" / "artifact"
     expected = read_table(table).milliseconds(float_model, tell=silent)
     assert report["candidates"][0]["costs"]["latency"] == pytest.approx(expected)
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from leanmed.compress.precisions import PRECISIONS
-from leanmed.errors import RecipeError
+from leanmed.errors import RecipeError, RunError
 from leanmed.search.budget import Budget
 from leanmed.search.candidates import Candidate, own_name, space, students_of
 from leanmed.search.search import Searched, chosen, front, missed, nearest, search, told
@@ -45,7 +45,7 @@ class Bench:
         return self.found(candidate)
 
     def found(self, candidate: Candidate) -> Measured:
-        size = {"fp32": 8.0, "fp16": 4.0, "w8": 2.4, "int8": 2.0, "int4": 1.0}[candidate.precision]
+        size = {"fp32": 8.0, "fp16": 4.0, "w8": 2.4, "int8": 2.0, "int4": 1.0}.get(candidate.precision, 3.0)
         name = candidate.name.removesuffix("-tuned")
         return one(name, self.score_of(candidate), size, 5.0)
 
@@ -61,7 +61,7 @@ def test_the_space_is_every_network_in_every_precision_and_fine_tuned_where_that
     assert [c.name for c in plain[:6]] == ["big-fp32", *(f"big-{name}" for name in PRECISIONS), "small-fp32"]
     assert len(plain) == 2 * (1 + len(PRECISIONS))
     tuned = [c.name for c in space(["big"], 3) if c.tuned]
-    assert tuned == ["big-int8-tuned", "big-int4-tuned"]
+    assert tuned == [f"big-{name}-tuned" for name, precision in PRECISIONS.items() if precision.calibrates]
 
 
 def test_every_candidate_is_measured_once_and_the_runs_own_float_model_first() -> None:
@@ -76,14 +76,14 @@ def test_every_candidate_is_measured_once_and_the_runs_own_float_model_first() -
 def test_the_first_is_measured_even_if_the_time_is_over_at_once() -> None:
     found = tried(Bench(lambda candidate: 0.8), space(["big", "small"], 0), after=0)
     assert [m.name for m in found.measured] == ["big-fp32"]
-    assert len(found.untried) == 9
+    assert len(found.untried) == 2 * (1 + len(PRECISIONS)) - 1
 
 
 def test_what_an_earlier_search_measured_is_not_measured_again() -> None:
     candidates = space(["big"], 0)
     bench = Bench(lambda candidate: 0.8, known=("big-fp32", "big-int8"))
     found = tried(bench, candidates)
-    assert sorted(bench.asked) == ["big-fp16", "big-int4", "big-w8"]
+    assert sorted(bench.asked) == sorted(f"big-{name}" for name in PRECISIONS if name != "int8")
     assert len(found.measured) == len(candidates)
 
 
@@ -142,14 +142,17 @@ def test_a_budget_that_nothing_keeps_is_answered_in_one_paragraph() -> None:
     made = [one("a-fp32", 0.80, 8, 20), one("a-int8", 0.79, 2, 9), one("a-int4", 0.70, 1, 9)]
     budget = Budget.parse("size=500kB,latency=8ms")
     assert nearest(made, budget).name == "a-int4"
-    said = missed(made, budget, "auc", Searched(made, ["b-fp32"]))
+    said = missed(made, budget, "auc", Searched(made, ["b-fp32"], "b"))
     assert said == (
-        "None of the 3 artifacts made keeps within size 500 kB, latency 8 ms. The nearest is a-int4: size 1 MB, 2 "
+        "None of the 3 artifacts made keeps within size 500 kB, latency 8 ms. The nearest is a-int4: size 1 MB, 2.0 "
         "times the limit and latency 9 ms, 1.1 times the limit; its auc on validation images is 0.7000, -0.1000 from "
-        "a-fp32. The least that was found of each cost: size 1 MB (a-int4), latency 9 ms (a-int8). 1 candidates were "
-        "not tried for lack of time. Raise the budget to what the nearest takes, give more --minutes, or name a "
-        "smaller network with --student."
+        "a-fp32. The least that was found of each cost: size 1 MB (a-int4), latency 9 ms (a-int8). The training of b "
+        "was not done when the time was over; --resume goes on. For lack of time, candidates that were not tried: 1. "
+        "Raise the budget to what the nearest takes, give more --minutes, or name a smaller network with --student."
     )
+    assert "--minutes" not in missed(made, budget, "auc", Searched(made, []))
+    slightly = missed([one("a-fp32", 0.8, 2.0004, 1)], Budget.parse("size=2MB"), "auc", Searched(made, []))
+    assert "size 2 MB, 1.000 times the limit" in slightly
 
 
 def test_a_line_tells_a_candidates_place() -> None:
@@ -178,6 +181,25 @@ def test_a_kind_has_students_of_its_own_without_the_runs_network() -> None:
     assert names
     assert "enet" not in names
     assert own_name(load_recipe("retina")) == "enet"
+
+
+@pytest.mark.parametrize("key", ["split.validation=0.05", "data.labels=[a, b]", "evaluation.resamples=10", "task=x"])
+def test_a_student_may_not_see_other_images_than_the_run(key: str) -> None:
+    with pytest.raises(RecipeError, match="expected --student to change the network or its training"):
+        students_of(load_recipe("anemia"), ["small:model.backbone=lcnet_050", f"small:{key}"])
+
+
+def test_a_student_that_is_asked_for_may_be_the_same_network_trained_otherwise() -> None:
+    assert list(students_of(load_recipe("anemia"), ["longer:training.epochs=300"])) == ["longer"]
+
+
+def test_a_run_whose_float_model_cannot_be_had_ends_the_search() -> None:
+    class Broken(Bench):
+        def found(self, candidate: Candidate) -> Measured:
+            return Measured(candidate.name, candidate.network, candidate.precision, False, failed="images have changed")
+
+    with pytest.raises(RunError, match="float model to be measured first, got: images have changed"):
+        tried(Broken(lambda candidate: 0.8), space(["big", "small"], 0))
 
 
 @pytest.mark.parametrize("text", ["small", "small:model.side", ":model.side=64", "a/b:model.side=64", "model.side=64"])

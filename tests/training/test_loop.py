@@ -41,7 +41,7 @@ class Saver(SimpleNamespace):
     """As much of a Trainer as `Keep` asks for; `files` says which epoch each file is of."""
 
     def __init__(self) -> None:
-        super().__init__(callback_metrics={}, files={}, epoch=-1)
+        super().__init__(callback_metrics={}, files={}, epoch=-1, told=[])
 
     def save_checkpoint(self, path: Path) -> None:
         self.files[path.name] = self.epoch
@@ -50,7 +50,10 @@ class Saver(SimpleNamespace):
         for score in scores:
             self.epoch += 1
             self.callback_metrics["val_f1"] = torch.tensor(score)
-            keep.on_train_epoch_end(self, None)  # type: ignore[arg-type]
+            loop = SimpleNamespace(
+                line=f"epoch {self.epoch}", tell=lambda line: self.told.append((line, dict(self.files)))
+            )
+            keep.on_train_epoch_end(self, loop)  # type: ignore[arg-type]
         return dict(self.files)
 
 
@@ -58,6 +61,12 @@ class Saver(SimpleNamespace):
 def test_the_best_epoch_is_the_first_of_equally_good_ones(mode: str, best: int) -> None:
     saved = Saver().run(Keep(Path(), "val_f1", mode), 0.5, 0.9, 0.9, 0.1, 0.4, 0.1)
     assert saved == {BEST: best, LAST: 5}
+
+
+def test_an_epoch_is_told_when_it_is_kept_so_that_whoever_stops_then_loses_nothing() -> None:
+    saver = Saver()
+    saver.run(Keep(Path(), "val_f1", "max"), 0.5, 0.9, 0.1)
+    assert [(line, files[LAST]) for line, files in saver.told] == [("epoch 0", 0), ("epoch 1", 1), ("epoch 2", 2)]
 
 
 def test_the_best_score_is_known_again_after_a_resume() -> None:
@@ -139,9 +148,8 @@ def test_pace_is_of_the_steps_and_the_time_left_of_whole_epochs(monkeypatch: pyt
 def test_a_line_tells_the_epoch_of_how_many_and_the_best_so_far(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
     loop = a_loop(tmp_path, select_by="f1")
-    loop.tell, loop.history = told.append, [{"epoch": 0, "train_loss": 1.0, "val_loss": 0.5, "val_f1": 0.75}]
+    loop.history = [{"epoch": 0, "train_loss": 1.0, "val_loss": 0.5, "val_f1": 0.75}]
     strategy = SimpleNamespace(reduce=lambda value, reduce_op: value)
     trainer = SimpleNamespace(strategy=strategy, is_global_zero=False)
     monkeypatch.setattr(Loop, "current_epoch", 1)
@@ -149,7 +157,7 @@ def test_a_line_tells_the_epoch_of_how_many_and_the_best_so_far(
     monkeypatch.setattr(loop, "log", lambda *about: None)
     loop._losses, loop._scores = [torch.tensor(0.25)], {"val_loss": 0.6, "val_f1": 0.5, "val_auc": 0.7}
     loop.on_train_epoch_end()
-    (line,) = told
+    line = loop.line
     assert line.startswith("fold 3  epoch 2 of 2  train_loss 0.2500  val_loss 0.6000  val_f1 0.5000  val_auc 0.7000")
     assert line.endswith("best: epoch 1  0 images/s, the last one")
 

@@ -1,9 +1,9 @@
 """The precisions that `leanmed quantize --to` makes: a name in `PRECISIONS` each, and nothing else to change.
 
 A precision is an object that makes attempts and measures them on a bench. Two ways are here: `Stored` keeps the weights
-in fewer bits and computes in float32; `Integers` computes in integers too. The command line, the report, the manifest,
-the search under a budget and the grid of tests take their names from the one dict at the end of this module. What it
-takes to add one is shown in docs/adding-a-technique.md, which the tests run.
+in fewer bits and computes in float32; `Integers` computes in integers too. The command line checks names by the one
+dict at the end of this module, and the report, the manifest, the search under a budget and the tests go through it.
+What it takes to add one is shown in docs/adding-a-technique.md, which the tests run.
 """
 
 from __future__ import annotations

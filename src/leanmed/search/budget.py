@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,8 +53,8 @@ class Budget:
         return cls(limits)
 
     def over(self, costs: Costs) -> dict[str, float]:
-        """Cost -> how many times its limit it is, of those beyond it. What is not known counts as within."""
-        found = {name: (costs.get(name) or 0.0) / limit for name, limit in self.limits.items()}
+        """Cost -> how many times its limit it is, of those beyond it. What is not known counts as beyond all limits."""
+        found = {name: cost_of(costs, name) / limit for name, limit in self.limits.items()}
         return {name: times for name, times in found.items() if times > 1}
 
     def holds(self, costs: Costs) -> bool:
@@ -64,13 +65,21 @@ class Budget:
         return ", ".join(f"{name} {amount(name, limit)}" for name, limit in self.limits.items())
 
 
+def cost_of(costs: Costs, name: str) -> float:
+    """A cost; infinite if it is not known."""
+    value = costs.get(name)
+    return math.inf if value is None else value
+
+
 def amount(name: str, value: float | None) -> str:
     """A cost in words: `1.39 MB`, `8.9 ms`."""
     if value is None:
         return "not known"
-    if name == "latency":
-        return f"{value:.3g} ms" if value < 100 else f"{value:,.0f} ms"
-    unit, scale = next(
-        (unit, scale) for unit, scale in (("MB", 1e6), ("kB", 1e3), ("B", 1.0)) if value >= scale or scale == 1
-    )
-    return f"{value / scale:.3g} {unit}" if value < 1000 * scale else f"{value / scale:,.0f} {unit}"
+    unit, scale = ("ms", 1.0) if name == "latency" else _unit(value)
+    number = value / scale
+    return f"{number:,.0f} {unit}" if number >= 100 else f"{number:.3g} {unit}"
+
+
+def _unit(count: float) -> tuple[str, float]:
+    """The largest unit of bytes that a count, rounded to three digits, reaches."""
+    return next(((unit, BYTES[unit]) for unit in ("MB", "kB") if count >= 0.9995 * BYTES[unit]), ("B", 1.0))

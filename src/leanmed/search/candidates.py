@@ -13,6 +13,7 @@ from leanmed.tasks import TASKS
 from leanmed.tasks.recipes import changed_recipe
 
 FLOAT = "fp32"
+SHARED = ("data", "split", "evaluation", "task", "name", "format")  # of the recipe, with the run
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -59,7 +60,7 @@ def students_of(recipe: Recipe, asked: Sequence[str]) -> dict[str, Recipe]:
     found = {name: changed_recipe(recipe, _settings(recipe, own), f"student {name}") for name, own in chosen.items()}
     if taken in found and asked:
         raise RecipeError(f"expected a student's name unlike that of the run's network, got {taken!r}; choose another")
-    return {name: own for name, own in found.items() if name != taken and own.model != recipe.model}
+    return found if asked else {name: own for name, own in found.items() if own.model.backbone != recipe.model.backbone}
 
 
 def _asked(asked: Sequence[str]) -> dict[str, list[str]]:
@@ -70,6 +71,12 @@ def _asked(asked: Sequence[str]) -> dict[str, list[str]]:
             raise RecipeError(
                 "expected --student as NAME:KEY=VALUE, such as small:model.backbone=mobilenetv3_small_050, where NAME "
                 f"is yours, of letters, digits, - and _, got {text!r}; mend it"
+            )
+        if setting.partition("=")[0].partition(".")[0] in SHARED:
+            raise RecipeError(
+                f"expected --student to change the network or its training, got {text!r}: a student is trained, chosen "
+                f"and tested on the images of the run's fold, so that it shares {', '.join(SHARED)} with the run; "
+                "leave it out"
             )
         found.setdefault(name, []).append(setting)
     return found
@@ -82,6 +89,7 @@ def _settings(recipe: Recipe, own: Sequence[str]) -> list[str]:
         "model.backbone_args": "{}",
         "model.mean": "null",
         "model.std": "null",
+        "adapters.method": "none",
     }
     network = any(text.startswith("model.backbone=") for text in own)
     return [*(f"{key}={value}" for key, value in fresh.items() if network), *own]

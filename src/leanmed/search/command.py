@@ -14,16 +14,17 @@ from leanmed.benchmark.compare import Compared, compare_artifacts
 from leanmed.benchmark.profile import peak_bytes
 from leanmed.console import Progress, shown, silent
 from leanmed.errors import DataError, OutputError, QualityError
+from leanmed.evaluation.runs import read_again
 from leanmed.files import defined, write_json, write_text
 from leanmed.outputs import Output, check_one
 from leanmed.report.pages import NOTICE
 from leanmed.runs import Run
 from leanmed.runtime.artifact import read_artifact, write_artifact
 from leanmed.search.budget import Budget, amount
-from leanmed.search.candidates import Candidate, own_name, space, students_of
+from leanmed.search.candidates import FLOAT, Candidate, own_name, space, students_of
 from leanmed.search.report import page, title_of
-from leanmed.search.search import Searched, chosen, front, missed, search
-from leanmed.search.workshop import ARTIFACT, WORK, Measured, Milliseconds, Tell, Workshop
+from leanmed.search.search import Searched, chosen, front, missed, search, untried
+from leanmed.search.workshop import ARTIFACT, SEARCH, Measured, Milliseconds, Tell, Workshop
 
 FRONT = "front"
 COMPRESSION = Output(
@@ -31,7 +32,6 @@ COMPRESSION = Output(
     ("notice", "budget", "candidates"),
     "report.json",
     ("report.html", "report.json", ARTIFACT, FRONT),
-    kept=(WORK,),
     resumed=True,
 )
 
@@ -50,7 +50,7 @@ class Settings:
         fold: of the run.
         calibration, epochs, attempts: see `Workshop`.
         milliseconds: of another device; None: answers are timed here.
-        timed_on: what tells whose times they are.
+        timed_on: what tells whose times they are; empty: this machine's.
     """
 
     minutes: float = 60.0
@@ -60,7 +60,7 @@ class Settings:
     epochs: int = 0
     attempts: int | None = 2
     milliseconds: Milliseconds | None = None
-    timed_on: str = "this machine"
+    timed_on: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,8 @@ def compress_run(
     Args:
         run: finished.
         data: the data set that it was trained on.
-        out: takes `artifact`, the Pareto front's artifacts in `front`, `report.html`, `report.json`, and `work`.
+        out: takes `artifact`, the Pareto front's artifacts in `front`, `report.html` and `report.json`; what a later
+            search goes on from lies in its name with `-work` at the end.
         budget: the most that the artifact may cost.
         settings: how to search.
         resume: go on with what an earlier search left in `out`.
@@ -147,47 +148,62 @@ def compress_run(
         BudgetError: no candidate keeps within the budget; report and front were written.
     """
     check_one(resume=resume, overwrite=overwrite)
-    _check_room(out, resume, overwrite)
+    place = out.with_name(f"{out.name}-work")
+    _check_room(out, place, resume, overwrite)
     run.fold(settings.fold)
     if "memory" in budget.limits and peak_bytes() is None:
         raise DataError("expected no limit of memory, which this system does not tell, got one; leave memory out")
     own, students = own_name(run.recipe), {}
     if settings.students is not None:
         students = students_of(run.recipe, settings.students)
+    read_again(run, data)  # the labels and images that the run was trained on, or else nothing is begun
     if overwrite:
-        shutil.rmtree(out / WORK, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
     workshop = Workshop(
         run=run,
         fold=settings.fold,
         data=data,
-        place=out / WORK,
+        place=place,
         students=students,
         own=own,
         calibration=settings.calibration,
         epochs=settings.epochs,
         attempts=settings.attempts,
         milliseconds=settings.milliseconds,
-        timed_on=settings.timed_on,
+        timed_on=settings.timed_on or _this_machine(),
         tell=tell,
         progress=progress,
     )
-    workshop.open()
-    candidates = space([own, *students], settings.epochs)
-    tell(f"{len(candidates)} candidates: {', '.join([own, *students])}, each in several precisions; budget {budget}")
-    searched = search(workshop, candidates, budget, deadline(60 * settings.minutes), tell)
-    found = _found(workshop, searched, budget, settings, command, progress)
-    _write(out, workshop, found)
+    with workshop.alone():
+        workshop.open()
+        candidates = space([own, *students], settings.epochs)
+        tell(
+            f"{len(candidates)} candidates: {', '.join([own, *students])}, each in several precisions; budget {budget}"
+        )
+        searched = search(workshop, candidates, budget, deadline(60 * settings.minutes), tell)
+        found = _found(workshop, searched, budget, settings, command, progress)
+        _write(out, workshop, found)
     if found.given is None:
         raise BudgetError(found.answer)
     return found
 
 
-def _check_room(out: Path, resume: bool, overwrite: bool) -> None:
+def _this_machine() -> str:
+    """Whose times can be compared."""
+    about = machine()
+    return f"this machine ({about['processor']}, ONNX Runtime {about['packages']['onnxruntime']})"
+
+
+def _check_room(out: Path, place: Path, resume: bool, overwrite: bool) -> None:
     COMPRESSION.check(out, overwrite=overwrite or resume)
-    if (out / WORK).exists() and not (resume or overwrite):
+    if place.exists() and not (place / SEARCH).is_file() and (place.is_file() or any(place.iterdir())):
         raise OutputError(
-            f"expected --out {out} to be new or empty, but it holds a search that was begun; add --resume to go on "
-            "with it, or --overwrite to begin anew, or choose another --out"
+            f"expected {place} to be new, or to hold a search, but it holds something else; choose another --out"
+        )
+    if (place / SEARCH).is_file() and not (resume or overwrite):
+        raise OutputError(
+            f"expected --out {out} to be new or empty, but it holds a search that was begun (in {place.name}); add "
+            "--resume to go on with it, or --overwrite to begin anew, or choose another --out"
         )
 
 
@@ -196,15 +212,13 @@ def _found(
 ) -> Found:
     made = searched.made
     first = searched.measured[0]
-    if not made:
-        raise DataError(f"expected at least the run's own float model to be measured, got: {first.failed}")
     own = read_artifact(workshop.artifact(_candidate(first)))
     score = own.manifest.main_score
     title = title_of(own.manifest.task, score)
     given = chosen(made, budget)
-    tested = _tested(workshop, first, given, progress) if given else None
+    tested, why = _tested(workshop, first, given, progress) if given else (None, "")
     answer = (
-        _answer(given, tested, first, budget, score, title, searched)
+        _answer(given, tested, why, first, budget, score, title, searched)
         if given
         else missed(made, budget, title, searched)
     )
@@ -219,7 +233,7 @@ def _found(
         task=own.manifest.task,
         title=own.manifest.name,
         leak=own.manifest.leak,
-        timed_on=settings.timed_on,
+        timed_on=workshop.timed_on,
         command=command,
     )
 
@@ -228,43 +242,43 @@ def _candidate(one: Measured) -> Candidate:
     return Candidate(one.network, one.precision, one.tuned)
 
 
-def _tested(workshop: Workshop, own: Measured, given: Measured, progress: Progress) -> Compared | None:
-    """The test part, opened for the run's float model and the chosen one alone; None: there is none."""
+def _tested(workshop: Workshop, own: Measured, given: Measured, progress: Progress) -> tuple[Compared | None, str]:
+    """The test part, opened for the run's float model and the chosen one alone, and what is to be said of that."""
     if own.name == given.name:
-        return None
-    paths = [workshop.artifact(_candidate(one)).parent for one in (own, given)]
+        return None, "It is the run's own float model, whose figures are those of its report."
+    before = [name for name in workshop.opened() if name != given.name]
+    workshop.open_for(given.name)
+    said = f"Earlier searches here have opened these test images for {', '.join(before)} too." if before else ""
+    paths = [workshop.artifact(_candidate(one)) for one in (own, given)]
+    names = [own.name, given.name]
     try:
-        return compare_artifacts(
-            [path / ARTIFACT for path in paths],
-            workshop.data,
-            cache=workshop.place / AUDIT,
-            names=[path.name for path in paths],
-            progress=progress,
-        )
-    except DataError:
-        return None
+        found = compare_artifacts(paths, workshop.data, cache=workshop.place / AUDIT, names=names, progress=progress)
+    except DataError as error:
+        return None, f"It was not tested on new images: {error}."
+    return found, said
 
 
 def _answer(
-    given: Measured, tested: Compared | None, own: Measured, budget: Budget, score: str, title: str, searched: Searched
+    given: Measured,
+    tested: Compared | None,
+    why: str,
+    own: Measured,
+    budget: Budget,
+    score: str,
+    title: str,
+    searched: Searched,
 ) -> str:
     costs = ", ".join(f"{name} {amount(name, value)}" for name, value in given.costs.items())
-    said = f"{given.name} keeps within {budget}: {costs}. "
+    said = [f"{given.name} keeps within {budget}: {costs}."]
     if tested:
         row = tested.rows[1]
-        said += (
+        said.append(
             f"On {tested.images} images of {tested.groups} groups that are new to it, its {title} is "
-            f"{shown(row.figures[score])}; that is {shown(row.change[score], '+')} from {own.name}. "
+            f"{shown(row.figures[score])}; that is {shown(row.change[score], '+')} from {own.name}."
         )
-    elif given.name == own.name:
-        said += "It is the run's own float model, whose figures are those of its report. "
     else:
-        said += f"On validation images, its {title} is {given.score:.4f}, {given.change:+.4f} from {own.name}. "
-    if searched.unfinished:
-        said += f"The training of {searched.unfinished} was not done when the time was over; --resume goes on. "
-    if searched.untried:
-        said += f"{len(searched.untried)} candidates were not tried for lack of time. "
-    return said.strip()
+        said.append(f"On validation images, its {title} is {given.score:.4f}, {given.change:+.4f} from {own.name}.")
+    return " ".join(filter(None, [*said, why, untried(searched)]))
 
 
 def _write(out: Path, workshop: Workshop, found: Found) -> None:
@@ -272,11 +286,26 @@ def _write(out: Path, workshop: Workshop, found: Found) -> None:
     with COMPRESSION.folder(out, overwrite=True) as folder:
         (folder / FRONT).mkdir()
         for name in found.front:
-            shutil.copytree(workshop.artifact(_candidate(by_name[name])), folder / FRONT / name)
+            _keep(folder / FRONT / name, workshop.artifact(_candidate(by_name[name])), by_name[name], found.main_score)
         if found.given:
             _give(folder / ARTIFACT, workshop.artifact(_candidate(found.given)), found)
         write_text(folder / "report.html", page(found))
         write_json(folder / "report.json", found.as_json())
+
+
+def _keep(out: Path, source: Path, one: Measured, score: str) -> None:
+    """An artifact of the front, with the figures that chose: nobody is to choose among them by the test part."""
+    artifact = read_artifact(source)
+    if one.precision != FLOAT:
+        shutil.copytree(source, out)
+        return
+    figures = defined({score: {"value": one.score, "low": one.low, "high": one.high, "n": one.images}})
+    text = (
+        f"{artifact.card.rstrip()}\n\n## On the Pareto front\n\nThe figures in `leanmed.json` are of the validation "
+        "images by which artifacts of one search are chosen; those above are of the fold's test part.\n"
+    )
+    manifest = artifact.manifest.model_copy(update={"figures": figures, "figures_of": "itself"})
+    write_artifact(out, manifest, artifact.graphs, text, artifact.traces)
 
 
 def _give(out: Path, source: Path, found: Found) -> None:

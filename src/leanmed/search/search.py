@@ -8,11 +8,12 @@ and the budget as constraints. What was measured is kept in files, from which it
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from leanmed.search.budget import Budget, amount
+from leanmed.errors import RunError
+from leanmed.search.budget import Budget, amount, cost_of
 from leanmed.search.candidates import Candidate
 from leanmed.search.workshop import Measured, Tell, TimeIsUp, Workshop
 
@@ -54,6 +55,9 @@ def search(
         budget: what is aimed at.
         is_over: whether the time is. A candidate that is begun is finished, but for the training of a student.
         tell: takes one line for each candidate.
+
+    Raises:
+        RunError: the run's own float model cannot be had.
     """
     import optuna
 
@@ -72,6 +76,8 @@ def search(
         except TimeIsUp:
             unfinished = candidate.network
             break
+        if found.failed and candidate is candidates[0]:
+            raise RunError(f"expected the run's own float model to be measured first, got: {found.failed}")
         measured.append(_seen(study, candidate, found, candidates, budget))
         left.remove(candidate)
         tell(told(found, budget, left=len(left)))
@@ -97,10 +103,10 @@ def _seen(
 
     params: dict[str, Any] = {"network": candidate.network, "precision": candidate.precision, "tuned": candidate.tuned}
     common: dict[str, Any] = {"params": params, "distributions": _distributions(candidates)}
-    if found.failed or math.isnan(found.score):
+    if found.failed or math.isnan(found.score) or None in (found.costs.get(name) for name in budget.limits):
         study.add_trial(optuna.trial.create_trial(**common, state=optuna.trial.TrialState.FAIL))
         return found
-    costs = {name: found.costs.get(name) or 0.0 for name in budget.limits}
+    costs = {name: cost_of(found.costs, name) for name in budget.limits}
     beyond = {name: costs[name] / limit - 1 for name, limit in budget.limits.items()}
     study.add_trial(optuna.trial.create_trial(**common, values=[found.score, *costs.values()], constraints=beyond))
     return found
@@ -128,7 +134,7 @@ def front(made: Sequence[Measured], budget: Budget) -> list[Measured]:
     """
 
     def values(one: Measured) -> list[float]:
-        return [-one.score, *(one.costs.get(name) or 0.0 for name in budget.limits)]
+        return [-one.score, *(cost_of(one.costs, name) for name in budget.limits)]
 
     def beaten(one: Measured) -> bool:
         own = values(one)
@@ -155,7 +161,7 @@ def chosen(made: Sequence[Measured], budget: Budget) -> Measured | None:
 
 
 def _order(one: Measured) -> tuple[float, float]:
-    return one.faithful, -(one.costs.get("size") or 0.0)
+    return one.faithful, -cost_of(one.costs, "size")
 
 
 def nearest(made: Sequence[Measured], budget: Budget) -> Measured:
@@ -179,16 +185,28 @@ def missed(made: Sequence[Measured], budget: Budget, score: str, searched: Searc
     near, own = nearest(made, budget), made[0]
     over = budget.over(near.costs)
     excess = " and ".join(
-        f"{name} {amount(name, near.costs[name])}, {times:.2g} times the limit" for name, times in over.items()
+        f"{name} {amount(name, near.costs[name])}, {_times(times)} the limit" for name, times in over.items()
     )
-    least: Mapping[str, Measured] = {
-        name: min(made, key=lambda one: one.costs.get(name) or math.inf) for name in budget.limits
-    }
+    least = {name: min(made, key=lambda one: cost_of(one.costs, name)) for name in budget.limits}
     bounds = ", ".join(f"{name} {amount(name, one.costs[name])} ({one.name})" for name, one in least.items())
-    more = f" {len(searched.untried)} candidates were not tried for lack of time." if searched.untried else ""
+    more = f" {untried(searched)}" if untried(searched) else ""
+    ways = ["raise the budget to what the nearest takes", *["give more --minutes"] * bool(more)]
     return (
         f"None of the {len(made)} artifacts made keeps within {budget}. The nearest is {near.name}: {excess}; "
         f"its {score} on validation images is {near.score:.4f}, {near.change:+.4f} from {own.name}. The least that was "
-        f"found of each cost: {bounds}.{more} Raise the budget to what the nearest takes, give more --minutes, or name "
-        "a smaller network with --student."
+        f"found of each cost: {bounds}.{more} {', '.join(ways).capitalize()}, or name a smaller network with --student."
     )
+
+
+def untried(searched: Searched) -> str:
+    """What the end of the time left undone, in a sentence or two; empty: nothing."""
+    said = []
+    if searched.unfinished:
+        said.append(f"The training of {searched.unfinished} was not done when the time was over; --resume goes on.")
+    if searched.untried:
+        said.append(f"For lack of time, candidates that were not tried: {len(searched.untried)}.")
+    return " ".join(said)
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.3f} times" if factor < 1.1 else f"{factor:,.1f} times" if factor < 100 else f"{factor:,.0f} times"

@@ -1,6 +1,7 @@
 """Makes candidates and measures them; what was made once is kept, so that a search that was stopped goes on.
 
 ```
+WORK/opened.json                      for which candidates the test part was opened
 WORK/search.json                      of which run, data and settings the rest is made
 WORK/students/NAME/                   a run of one fold
 WORK/candidates/NAME/artifact/        what was made
@@ -10,11 +11,14 @@ WORK/candidates/NAME/measured.json    written last: a candidate that has one is 
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -33,7 +37,7 @@ from leanmed.compress.precisions import PRECISIONS
 from leanmed.console import Progress
 from leanmed.errors import LeanmedError, RunError
 from leanmed.exporting.export import export
-from leanmed.files import defined, sha256_file, write_json
+from leanmed.files import defined, sha256_file, sha256_json, write_json
 from leanmed.recipe.recipe import Distillation, Recipe
 from leanmed.runs import MODEL, Run
 from leanmed.runtime.artifact import Artifact, read_artifact
@@ -42,8 +46,8 @@ from leanmed.search.candidates import FLOAT, Candidate
 from leanmed.tasks import TASKS
 from leanmed.training.train import train
 
-WORK = "work"
-ARTIFACT, MEASURED, SEARCH = "artifact", "measured.json", "search.json"
+ARTIFACT, MEASURED, SEARCH, OPENED = "artifact", "measured.json", "search.json", "opened.json"
+fcntl: Any = importlib.import_module("fcntl") if importlib.util.find_spec("fcntl") else None  # not on Windows
 REPEATS = 30  # answers that are timed
 SECONDS = 20.0  # for which they are
 MIB = 2**20
@@ -66,6 +70,7 @@ class Measured:
         change, change_low, change_high: of the score from the run's own float model on the same images.
         faithful: the share of these images to which it answers as the float version of its own network does; of a
             float version 1.
+        images: of validation.
         costs: size and memory in bytes, latency in milliseconds; None: not known.
         techniques: that made it.
         seconds: that making and measuring took.
@@ -84,6 +89,7 @@ class Measured:
     change_low: float = math.nan
     change_high: float = math.nan
     faithful: float = math.nan
+    images: int = 0
     costs: Mapping[str, float | None] = field(default_factory=dict)
     techniques: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -149,7 +155,8 @@ class Workshop:
         file, now = self.place / SEARCH, self._facts()
         if file.is_file():
             before = json.loads(file.read_text(encoding="utf-8"))
-            differ = [f"{key}: {before.get(key)} -> {value}" for key, value in now.items() if before.get(key) != value]
+            now = {key: value for key, value in before.items() if key.startswith("student ")} | now
+            differ = [f"{key}: {before[key]} -> {now[key]}" for key in before if before[key] != now.get(key)]
             if differ:
                 raise RunError(
                     f"expected to go on with the search in {self.place}, which was started otherwise "
@@ -165,8 +172,37 @@ class Workshop:
             "calibration": self.calibration,
             "fine-tuning": self.epochs,
             "attempts": self.attempts,
-            "times": self.timed_on,
+            "timed on": self.timed_on,
+            **{f"student {name}": sha256_json(own.model_dump(mode="json")) for name, own in self.students.items()},
         }
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other searches out of the place while the block runs; on systems without such locks, nothing is done.
+
+        Raises:
+            RunError: another one is in it.
+        """
+        self.place.mkdir(parents=True, exist_ok=True)
+        with (self.place / "lock").open("w") as file:
+            if fcntl:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    raise RunError(
+                        f"expected nobody else at work in {self.place}, but another search is; wait for its end, or "
+                        "choose another --out"
+                    ) from error
+            yield
+
+    def opened(self) -> list[str]:
+        """The candidates for which the test part was opened."""
+        file = self.place / OPENED
+        return list(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else []
+
+    def open_for(self, name: str) -> None:
+        """Note that the test part is opened for a candidate."""
+        write_json(self.place / OPENED, list(dict.fromkeys([*self.opened(), name])))
 
     def folder(self, candidate: Candidate) -> Path:
         """Where a candidate lies."""
@@ -177,9 +213,12 @@ class Workshop:
         return self.folder(candidate) / ARTIFACT
 
     def known(self, candidate: Candidate) -> Measured | None:
-        """What was found of it before; None: it was not measured yet."""
+        """What was found of it before; None: it was not measured yet, or not made, which is tried again."""
         file = self.folder(candidate) / MEASURED
-        return Measured.from_json(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+        if not file.is_file():
+            return None
+        found = Measured.from_json(json.loads(file.read_text(encoding="utf-8")))
+        return None if found.failed else found
 
     def measure(self, candidate: Candidate, is_over: Callable[[], bool]) -> Measured:
         """Make a candidate and measure it, unless that was done.
@@ -216,7 +255,7 @@ class Workshop:
         if candidate.precision != FLOAT:
             calibrates = PRECISIONS[candidate.precision].calibrates
             parts = Parts(made.parts.training if calibrates else [], made.parts.validation, [], made.parts.notes)
-            options = Options(max_drop=1.0, min_agreement=0.0, attempts=self.attempts)
+            options = Options(attempts=self.attempts)  # what does not pass their gate is a candidate all the same
             if candidate.tuned:
                 options = replace(options, start=("gptq", "finetune"), ladder=(), epochs=self.epochs, attempts=1)
             quantized = quantize_parts(made.artifact, candidate.precision, parts, options, progress=self.progress)
@@ -233,6 +272,7 @@ class Workshop:
             "change_low": change.low,
             "change_high": change.high,
             "faithful": faithful,
+            "images": judged.images,
             "costs": self._costs(out),
             **about,
         }
@@ -246,11 +286,24 @@ class Workshop:
             run, fold = (self.run, self.fold) if network == self.own else (self._student(network, is_over), 0)
             export(run, out, fold=fold, data=self.data, tell=self.tell, progress=self.progress)
         artifact = read_artifact(out)
-        found = _Known(
-            out, artifact, *sort_images(artifact, self.data, self._audit, None, self.calibration, self.progress)
-        )
+        known, parts = sort_images(artifact, self.data, self._audit, None, self.calibration, self.progress)
+        found = _Known(out, artifact, known, parts)
+        if network != self.own:
+            self._check_same_images(artifact)
         self._floats[network] = found
         return found
+
+    def _check_same_images(self, student: Artifact) -> None:
+        """Refuse a student that has seen other images than the run's model, since it would be judged on them."""
+        own, its = (one.manifest.provenance for one in (self._own().artifact, student))
+        if (own.seen_images, own.selected_images) != (its.seen_images, its.selected_images):
+            raise RunError(
+                "expected a student that was trained and selected on the images of the run's fold, got one of others; "
+                "begin anew with --overwrite"
+            )
+
+    def _own(self) -> _Known:
+        return self._float(self.own, lambda: False)
 
     @cached_property
     def _floats(self) -> dict[str, _Known]:
@@ -281,7 +334,7 @@ class Workshop:
 
     def _judged(self, artifact: Artifact) -> Comparison:
         """An artifact beside the run's own float one on validation images."""
-        own = self._float(self.own, lambda: False)
+        own = self._own()
         kind, records = TASKS[artifact.manifest.task], own.parts.validation
         side = artifact.manifest.input.side if artifact.manifest.input.reduced else None
         step = partial(self.progress, "answering validation images")
@@ -290,7 +343,7 @@ class Workshop:
 
     @cached_property
     def _own_table(self) -> Any:
-        own = self._float(self.own, lambda: False)
+        own = self._own()
         side = own.artifact.manifest.input.side if own.artifact.manifest.input.reduced else None
         images = RecordImages(own.parts.validation, side)
         return table_of(own.parts.validation, answers(own.artifact, images), own.artifact.manifest)
@@ -310,7 +363,7 @@ class Workshop:
         The run's own float artifact takes turns, and its time when the search began is the measure of all: so a
         machine that is busier later does not make a candidate slow.
         """
-        own = self._float(self.own, lambda: False)
+        own = self._own()
         both = {"own": load(own.path), "candidate": load(path)}
         record = own.parts.validation[0]
         actions = {name: partial(one.outputs, one.frame_of(record).pixels) for name, one in both.items()}

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import torch
@@ -61,6 +61,7 @@ class Loop(lightning.LightningModule):
         self.task, self.settings, self.fold, self.folder, self.tell = task, settings, fold, folder, tell
         self.epochs = epochs
         self.history: list[dict[str, float]] = []
+        self.line = ""
         self.started = time.monotonic()
         self._pace = Pace()
         self._scores: dict[str, float] = {}
@@ -120,7 +121,7 @@ class Loop(lightning.LightningModule):
         self.log_dict(self._scores)
 
     def on_train_epoch_end(self) -> None:
-        """One line of history, and one for whoever watches."""
+        """One line of history, and one for whoever watches, which `KeepLast` tells once the epoch is kept."""
         loss = self.trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean")
         self.log("train_loss", loss)
         scores = self._scores
@@ -133,7 +134,7 @@ class Loop(lightning.LightningModule):
         done = self.current_epoch + 1
         epoch = f"epoch {done} of {self.epochs}"
         pace = self._pace.in_words(self.epochs - done)
-        self.tell("  ".join([self.name, epoch, f"train_loss {float(loss):.4f}", *shown, *self._best(), pace]))
+        self.line = "  ".join([self.name, epoch, f"train_loss {float(loss):.4f}", *shown, *self._best(), pace])
 
     def _best(self) -> list[str]:
         """Which epoch is the best so far by what selects, where validation images say so."""
@@ -239,7 +240,7 @@ class StopAfter(Callback):
 
 
 class KeepLast(Checkpoint):
-    """Writes `last` after every epoch."""
+    """Writes `last` after every epoch, and then tells of it: whoever stops the training then loses nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -247,6 +248,8 @@ class KeepLast(Checkpoint):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """See the class."""
         trainer.save_checkpoint(self.folder / LAST)
+        loop = cast(Loop, pl_module)
+        loop.tell(loop.line)
 
 
 class Keep(KeepLast):
