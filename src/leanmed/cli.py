@@ -238,6 +238,68 @@ def watch(
 
 
 @app.command()
+def serve(
+    artifacts: Annotated[
+        list[Path], typer.Argument(help="Artifact folders; clients choose by the folder's name.", show_default=False)
+    ],
+    host: Annotated[
+        str, typer.Option(help="The address to listen on. Others can reach any but 127.0.0.1, and need a token then.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8000,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="A file with the secret that every client must show: 16 characters or more in one line."),
+    ] = None,
+    allow_host: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME",
+            help="A name by which clients call the server, such as ward-pc.local; repeatable. Requests for other names "
+            "are refused.",
+        ),
+    ] = [],  # noqa: B006
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that answer, one image at a time; 0: one per core.")
+    ] = 0,
+    waiting: Annotated[
+        int, typer.Option(min=0, help="Requests that may wait for a process; more are told to come again.")
+    ] = 16,
+    seconds: Annotated[float, typer.Option(min=1, help="For an image to arrive, and for an answer to be made.")] = 30.0,
+    max_megabytes: Annotated[int, typer.Option(min=1, help="Refuse larger files.")] = 64,
+    max_megapixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 50,
+    refuse_unfamiliar: Annotated[
+        bool, typer.Option("--refuse-unfamiliar", help="Do not answer for images unlike the training images.")
+    ] = False,
+) -> None:
+    """Answer over HTTP: a page with a form, and an interface for programs. No torch.
+
+    `POST /v1/predict` takes an image, as the field `image` of a form or as the body itself, and gives the line that
+    `leanmed predict` writes, or the image with the answer on it. Images stay in memory and are not stored; the log
+    names no file. /openapi.json describes the interface, /healthz tells whether the server can answer, and /metrics is
+    for Prometheus. Ctrl-C answers what was begun, and ends.
+
+    Example: `leanmed serve artifact`, then open http://127.0.0.1:8000
+    """
+    needs("serve", "serve", "starlette", "uvicorn", "multipart", "prometheus_client")
+    from leanmed.serving.command import Settings, read_token
+    from leanmed.serving.command import serve as listen
+
+    settings = Settings(
+        host=host,
+        port=port,
+        names=allow_host,
+        token=read_token(token_file) if token_file else "",
+        workers=workers or available_cores(),
+        waiting=waiting,
+        seconds=seconds,
+        max_bytes=max_megabytes * 10**6,
+        max_pixels=max_megapixels * 10**6,
+        refuse_unfamiliar=refuse_unfamiliar,
+    )
+    listen(artifacts, settings, typer.echo)
+
+
+@app.command()
 def recipe(
     name: Annotated[
         str | None, typer.Argument(help="A shipped recipe, to be printed as it is written.", show_default=False)

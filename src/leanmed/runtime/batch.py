@@ -417,12 +417,16 @@ def answer(
     except LeanmedError as error:
         return {"input": str(path), "error": str(error)}
     about: dict[str, Any] = {"picture": drawn} if pictures and (pictures.images or is_scan(path)) else {}
-    about |= {} if prompts is None else {"prompts": prompts.as_json()}
-    about |= kept | {"artifact": predictor.artifact.sha256, "version": __version__}
-    said = predictor.remark(found.familiar)
-    about |= {"remark": said} if said else {}
-    line = line_of(str(path), found, **about, seconds=seconds)
+    line = line_of(str(path), found, **about, **kept, **about_answer(predictor, found, prompts), seconds=seconds)
     return line | ({"cells": found.cells()} if cells else {})
+
+
+def about_answer(predictor: Predictor, found: Answer | ScanAnswer, prompts: Prompts | None) -> dict[str, Any]:
+    """What the line of an answer says besides it: `prompts`, where there are some, `artifact`, `version`, `remark`."""
+    about: dict[str, Any] = {} if prompts is None else {"prompts": prompts.as_json()}
+    about |= {"artifact": predictor.artifact.sha256, "version": __version__}
+    said = predictor.remark(found.familiar)
+    return about | ({"remark": said} if said else {})
 
 
 def _found(

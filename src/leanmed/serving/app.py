@@ -1,0 +1,276 @@
+"""The server's routes: a page, `POST /v1/predict`, health, metrics, and a description of all that (OpenAPI 3.1)."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import anyio.to_thread
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.applications import Starlette
+from starlette.datastructures import QueryParams, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from leanmed import __version__
+from leanmed.manifest import Manifest
+from leanmed.serving.guard import Guard, Rules
+from leanmed.serving.workers import Done, Job, Worker, WorkerDied
+
+PREDICT, HEALTH, METRICS, OPENAPI = "/v1/predict", "/healthz", "/metrics", "/openapi.json"
+FORMS = {"json": "application/json", "png": "image/png", "mask": "image/png"}
+PAGE = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
+SAFE = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; "
+    "frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",  # answers and drawings are of patients
+}
+
+
+class Pool:
+    """Workers, of which each answers one request at a time.
+
+    Args:
+        workers: not started yet.
+        seconds: that an answer may take.
+    """
+
+    def __init__(self, workers: Sequence[Worker], seconds: float) -> None:
+        self.workers, self.seconds = workers, seconds
+        self._idle: asyncio.Queue[Worker] = asyncio.Queue()
+
+    async def start(self) -> None:
+        """Start all, at the same time."""
+        async with anyio.create_task_group() as group:
+            for worker in self.workers:
+                group.start_soon(anyio.to_thread.run_sync, worker.start)
+        for worker in self.workers:
+            self._idle.put_nowait(worker)
+
+    async def ask(self, job: Job) -> Done:
+        """The answer of the next worker that is free.
+
+        Raises:
+            WorkerDied: its process ended, or took too long; another one has taken its place.
+        """
+        worker = await self._idle.get()
+        try:
+            return await anyio.to_thread.run_sync(worker.ask, job, self.seconds)
+        finally:
+            self._idle.put_nowait(worker)
+
+    def stop(self) -> None:
+        """End all processes."""
+        for worker in self.workers:
+            worker.stop()
+
+
+class Metrics:
+    """What Prometheus may ask for; nothing of it tells of a patient."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "leanmed_requests", "Requests answered.", ["method", "route", "status"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "leanmed_request_seconds", "From the first byte to the answer.", ["route"], registry=self.registry
+        )
+        gauge = Gauge(
+            "leanmed_worker_starts", "Worker processes started, again after each that died.", registry=self.registry
+        )
+        gauge.set_function(lambda: sum(worker.starts for worker in pool.workers))
+
+    def saw(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        known = method if method in ("GET", "POST", "HEAD") else "other"
+        self.requests.labels(known, route, str(status)).inc()
+        self.seconds.labels(route).observe(seconds)
+
+    def text(self) -> bytes:
+        """As Prometheus reads it."""
+        return generate_latest(self.registry)
+
+
+class Server:
+    """The routes over some artifacts.
+
+    Args:
+        artifacts: name -> what its `leanmed.json` says.
+        pool: its workers have the same artifacts.
+        max_bytes: of a body.
+    """
+
+    def __init__(self, artifacts: Mapping[str, Manifest], pool: Pool, max_bytes: int) -> None:
+        self.artifacts, self.pool, self.max_bytes = artifacts, pool, max_bytes
+        self.metrics = Metrics(pool)
+
+    async def page(self, request: Request) -> Response:
+        """A page with a form, which needs no script."""
+        options = "".join(
+            f"<option value='{html.escape(name)}'>{html.escape(name)}: {html.escape(', '.join(found.labels))}</option>"
+            for name, found in self.artifacts.items()
+        )
+        cards = "".join(self._card(name, found) for name, found in self.artifacts.items())
+        content = PAGE.substitute(options=options, cards=cards, version=html.escape(__version__))
+        return HTMLResponse(content, headers=SAFE)
+
+    def _card(self, name: str, found: Manifest) -> str:
+        figure = found.figures.get(found.main_score, {})
+        value, low, high = (figure.get(key) for key in ("value", "low", "high"))
+        score = f"{found.main_score} {value:.3f}" if value is not None else ""
+        score += f" (95 % interval {low:.3f} to {high:.3f})" if score and low is not None and high is not None else ""
+        rows = {
+            "labels": ", ".join(found.labels),
+            "answered from": "" if found.threshold is None else f"{found.threshold:.3f} on{found.threshold_origin}",
+            "measured": score,
+            "leaks": found.leak or "",
+        }
+        told = "".join(f"<dt>{k}</dt><dd>{html.escape(v)}</dd>" for k, v in rows.items() if v)
+        return f"<h2>{html.escape(name)}</h2><dl>{told}</dl>"
+
+    async def predict(self, request: Request) -> Response:
+        """An image in, an answer out."""
+        asked, content, wrong = await self._asked(request)
+        if wrong:
+            return JSONResponse({"error": wrong}, 400, headers=SAFE)
+        name, form = asked.get("artifact", next(iter(self.artifacts))), asked.get("form", "json")
+        if name not in self.artifacts or form not in FORMS:
+            known = f"expected artifact among {', '.join(self.artifacts)} and form among {', '.join(FORMS)}"
+            return JSONResponse({"error": f"{known}, got {name!r} and {form!r}; name one of these"}, 404, headers=SAFE)
+        job = Job(name, content, asked.getlist("point"), asked.getlist("label"), asked.get("box") or None, form)
+        try:
+            done = await self.pool.ask(job)
+        except WorkerDied:
+            reason = "the process that worked on this image ended, or took too long; nothing else was lost"
+            return JSONResponse({"error": reason}, 500, headers=SAFE)
+        if done.status != 200 or form == "json":
+            return JSONResponse(dict(done.line), done.status, headers=SAFE)
+        return Response(done.file, media_type=FORMS[form], headers=SAFE)
+
+    async def _asked(self, request: Request) -> tuple[QueryParams, bytes, str]:
+        """What is asked for, the image's bytes, and what is wrong with it."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "multipart/form-data":
+            body = await request.body()
+            return request.query_params, body, "" if body else "expected an image as the body, got none; send its bytes"
+        parser = MultiPartParser(request.headers, request.stream(), max_files=1, max_fields=32)
+        parser.spool_max_size = self.max_bytes  # in memory: no image lies on the disk
+        try:
+            form = await parser.parse()
+        except (MultiPartException, KeyError, ValueError):
+            return request.query_params, b"", "expected a form with one file in its field `image`; send it anew"
+        image = form.get("image")
+        if not isinstance(image, UploadFile):
+            return request.query_params, b"", "expected a file in the form's field `image`, got none; send one"
+        fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
+        return QueryParams([*request.query_params.multi_items(), *fields]), await image.read(), ""
+
+    async def health(self, request: Request) -> Response:
+        """Whether all workers are alive."""
+        alive = sum(worker.is_alive for worker in self.pool.workers)
+        whole = alive == len(self.pool.workers)
+        return JSONResponse({"status": "ok" if whole else "starting", "workers": alive}, 200 if whole else 503)
+
+    async def measured(self, request: Request) -> Response:
+        """The metrics."""
+        return Response(self.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    async def described(self, request: Request) -> Response:
+        """The description."""
+        return JSONResponse(description(list(self.artifacts)))
+
+    def app(self, rules: Rules) -> Guard:
+        """All routes behind the guard, as ASGI."""
+        routes = [
+            Route("/", self.page),
+            Route(PREDICT, self.predict, methods=["POST"]),
+            Route(HEALTH, self.health),
+            Route(METRICS, self.measured),
+            Route(OPENAPI, self.described),
+        ]
+
+        @asynccontextmanager
+        async def lifespan(app: Starlette) -> AsyncIterator[None]:
+            await self.pool.start()
+            try:
+                yield
+            finally:
+                self.pool.stop()
+
+        inner = Starlette(routes=routes, lifespan=lifespan)
+        return Guard(inner, rules, [route.path for route in routes], seen=self.metrics.saw)
+
+
+def description(artifacts: Sequence[str]) -> dict[str, Any]:
+    """The API in OpenAPI 3.1."""
+    text: dict[str, Any] = {"schema": {"type": "string"}}
+    query = {
+        "artifact": {"schema": {"type": "string", "enum": list(artifacts)}, "description": "the first if not given"},
+        "form": {
+            "schema": {"type": "string", "enum": list(FORMS)},
+            "description": "json: the line that `leanmed predict` writes; png: the image with the answer on it; mask: "
+            "the mask as an image, of artifacts that give masks",
+        },
+        "point": {
+            "schema": {"type": "array", "items": {"type": "string"}},
+            "description": "X,Y; as of leanmed predict",
+        },
+        "label": {
+            "schema": {"type": "array", "items": {"type": "string"}},
+            "description": "1 or 0, one for each point",
+        },
+        "box": text | {"description": "X1,Y1,X2,Y2"},
+    }
+    image = {"type": "string", "format": "binary"}
+    body = {
+        "multipart/form-data": {"schema": {"type": "object", "required": ["image"], "properties": {"image": image}}},
+        "application/octet-stream": {"schema": image},
+    }
+    error = {
+        "content": {"application/json": {"schema": {"type": "object", "properties": {"error": {"type": "string"}}}}}
+    }
+    reasons = {
+        "400": "the request is malformed",
+        "401": "the token is missing",
+        "404": "no such artifact or form",
+        "408": "the body did not arrive in time",
+        "413": "the image or the body is too large",
+        "422": "it cannot be read as an image, or looks unlike those that the model was trained on",
+        "500": "the process that worked on it ended",
+        "503": "too many requests at a time; Retry-After says when to come again",
+    }
+    answer = {"application/json": {"schema": {"type": "object"}}, "image/png": {"schema": image}}
+    responses = {"200": {"description": "the answer", "content": answer}}
+    responses |= {status: {"description": reason, **error} for status, reason in reasons.items()}
+    predict = {
+        "summary": "Answer for one image",
+        "parameters": [{"name": name, "in": "query", **about} for name, about in query.items()],
+        "requestBody": {"required": True, "content": body},
+        "responses": responses,
+    }
+    plain = {"responses": {"200": {"description": "it"}}}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "leanmed",
+            "version": __version__,
+            "description": "Research use only. Not a medical device.",
+        },
+        "components": {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+        "security": [{}, {"token": []}],
+        "paths": {
+            PREDICT: {"post": predict},
+            HEALTH: {"get": {"summary": "Whether the server can answer", **plain}},
+            METRICS: {"get": {"summary": "Counts and times for Prometheus", **plain}},
+        },
+    }
