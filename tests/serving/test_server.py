@@ -108,13 +108,31 @@ def test_the_drawing_is_given_on_demand(server: Running, photographs: list[Path]
     assert answer.startswith(b"\x89PNG")
 
 
+def test_a_person_gets_a_page_with_the_notice_the_answer_and_the_drawing(
+    server: Running, photographs: list[Path]
+) -> None:
+    status, about, answer = ask(
+        server[0], "POST", "/v1/predict", form(photographs[4].read_bytes(), form="page"), **FORM
+    )
+    text = answer.decode()
+    assert (status, about["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "Research use only. Not a medical device." in text
+    assert "src='data:image/png;base64," in text
+    assert "probability of the positive label" in text
+    wrong = form(b"<script>alert(1)</script>", form="page", artifact="<b>")
+    status, _, answer = ask(server[0], "POST", "/v1/predict", wrong, **FORM)
+    assert status == 404
+    assert "&lt;b&gt;" in answer.decode()
+    assert "<b>" not in answer.decode()
+
+
 @pytest.mark.parametrize(
     ("body", "headers", "path", "status", "said"),
     [
         (b"no image at all", {}, "/v1/predict", 422, "expected"),
         (b"", {}, "/v1/predict", 400, "expected an image as the body, got none"),
         (b"x", {}, "/v1/predict?artifact=third", 404, "expected artifact among eyes, other"),
-        (b"x", {}, "/v1/predict?form=exe", 404, "form among json, png, mask"),
+        (b"x", {}, "/v1/predict?form=exe", 404, "form among json, png, mask, page"),
         (form(b"x", name="file"), FORM, "/v1/predict", 400, "the form's field `image`, got none"),
         (b"--broken", FORM, "/v1/predict", 400, "expected a f"),
         (b"x" * 1_000_001, {}, "/v1/predict", 413, "at most 1,000,000 bytes"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import html
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -25,10 +26,10 @@ from leanmed.serving.guard import Guard, Rules
 from leanmed.serving.workers import Done, Job, Worker, WorkerDied
 
 PREDICT, HEALTH, METRICS, OPENAPI = "/v1/predict", "/healthz", "/metrics", "/openapi.json"
-FORMS = {"json": "application/json", "png": "image/png", "mask": "image/png"}
-PAGE = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
+FORMS = {"json": "application/json", "png": "image/png", "mask": "image/png", "page": "text/html"}
+PAGE, ANSWER = (Template((Path(__file__).parent / name).read_text("utf-8")) for name in ("page.html", "answer.html"))
 SAFE = {
-    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; "
+    "content-security-policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'self'; "
     "frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -131,7 +132,7 @@ class Server:
         score += f" (95 % interval {low:.3f} to {high:.3f})" if score and low is not None and high is not None else ""
         rows = {
             "labels": ", ".join(found.labels),
-            "answered from": "" if found.threshold is None else f"{found.threshold:.3f} on{found.threshold_origin}",
+            "answered from": "" if found.threshold is None else f"{found.threshold:.3f} on, {found.threshold_origin}",
             "measured": score,
             "leaks": found.leak or "",
         }
@@ -141,20 +142,21 @@ class Server:
     async def predict(self, request: Request) -> Response:
         """An image in, an answer out."""
         asked, content, wrong = await self._asked(request)
+        form = asked.get("form", "json")
         if wrong:
-            return JSONResponse({"error": wrong}, 400, headers=SAFE)
-        name, form = asked.get("artifact", next(iter(self.artifacts))), asked.get("form", "json")
+            return _told({"error": wrong}, 400, form)
+        name = asked.get("artifact", next(iter(self.artifacts)))
         if name not in self.artifacts or form not in FORMS:
             known = f"expected artifact among {', '.join(self.artifacts)} and form among {', '.join(FORMS)}"
-            return JSONResponse({"error": f"{known}, got {name!r} and {form!r}; name one of these"}, 404, headers=SAFE)
+            return _told({"error": f"{known}, got {name!r} and {form!r}; name one of these"}, 404, form)
         job = Job(name, content, asked.getlist("point"), asked.getlist("label"), asked.get("box") or None, form)
         try:
             done = await self.pool.ask(job)
         except WorkerDied:
             reason = "the process that worked on this image ended, or took too long; nothing else was lost"
-            return JSONResponse({"error": reason}, 500, headers=SAFE)
-        if done.status != 200 or form == "json":
-            return JSONResponse(dict(done.line), done.status, headers=SAFE)
+            return _told({"error": reason}, 500, form)
+        if done.status != 200 or form in ("json", "page"):
+            return _told(done.line, done.status, form, done.file)
         return Response(done.file, media_type=FORMS[form], headers=SAFE)
 
     async def _asked(self, request: Request) -> tuple[QueryParams, bytes, str]:
@@ -211,6 +213,33 @@ class Server:
         return Guard(inner, rules, [route.path for route in routes], seen=self.metrics.saw)
 
 
+def _told(line: Mapping[str, Any], status: int, form: str, picture: bytes = b"") -> Response:
+    """A line, or what is wrong, as JSON or as a page for people."""
+    if form != "page":
+        return JSONResponse(dict(line), status, headers=SAFE)
+    title = line.get("error") or ", ".join(filter(None, [line.get("label", ""), _percent(line.get("probability"))]))
+    drawn = (
+        f"<img alt='the image with the answer on it' src='data:image/png;base64,{base64.b64encode(picture).decode()}'>"
+    )
+    remark = line.get("remark", "")
+    about = {"threshold": line.get("threshold"), "familiar": line.get("familiar"), "artifact": line.get("artifact")}
+    content = ANSWER.substitute(
+        title=html.escape(title or "Answer"),
+        remark=f"<p class='remark' role='alert'>{html.escape(remark)}</p>" if remark else "",
+        picture=drawn if picture else "",
+        about=html.escape("; ".join(f"{name}: {_short(value)}" for name, value in about.items() if value is not None)),
+    )
+    return HTMLResponse(content, status, headers=SAFE)
+
+
+def _percent(probability: float | None) -> str:
+    return "" if probability is None else f"probability of the positive label {100 * probability:.0f} %"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)[:12]
+
+
 def description(artifacts: Sequence[str]) -> dict[str, Any]:
     """The API in OpenAPI 3.1."""
     text: dict[str, Any] = {"schema": {"type": "string"}}
@@ -219,7 +248,7 @@ def description(artifacts: Sequence[str]) -> dict[str, Any]:
         "form": {
             "schema": {"type": "string", "enum": list(FORMS)},
             "description": "json: the line that `leanmed predict` writes; png: the image with the answer on it; mask: "
-            "the mask as an image, of artifacts that give masks",
+            "the mask as an image, of artifacts that give masks; page: a page for people",
         },
         "point": {
             "schema": {"type": "array", "items": {"type": "string"}},

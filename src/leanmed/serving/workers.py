@@ -36,7 +36,7 @@ class Job:
         artifact: its name.
         content: the bytes of an image's file.
         points, labels, box: as `Prompts.parse` takes them.
-        form: json; or png: the image with the answer on it; or mask: the answer's own file, of masks.
+        form: json; or png: the image with the answer on it, which page shows; or mask: the answer's own file, of masks.
     """
 
     artifact: str
@@ -81,7 +81,7 @@ def answer_job(predictor: Predictor, job: Job) -> Done:
         return Done(UNREADABLE, {"error": str(error)})
     placed = found.placed(frame.points) if frame.points else found
     line = line_of(NAME, placed, **about_answer(predictor, placed, prompts), seconds=time.perf_counter() - started)
-    if job.form == "png":
+    if job.form in ("png", "page"):
         return Done(200, line, _png(Image.fromarray(found.draw(as_picture(frame.pixels)))))
     if job.form == "mask":
         if not isinstance(placed, AsFile):
