@@ -7,7 +7,7 @@ import pytest
 from artifact_fixtures import basis_of
 from detection_fixtures import constant_graph
 from leanmed.evaluation.runs import evaluate_run
-from leanmed.exporting.card import write_card
+from leanmed.exporting.card import without_folders, write_card
 from leanmed.figures.bootstrap import Figure
 from leanmed.runtime.artifact import read_artifact
 from leanmed.runtime.card import ITEMS
@@ -90,6 +90,22 @@ def test_three_labels_have_no_threshold(manifest, basis):
 
 def test_few_groups_are_called_few(manifest, basis):
     assert "groups are few: the intervals are wide" in write_card(manifest(), basis, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "Name them in a table /home/ann/eyes/data/groups.csv (image, group).",
+            "Name them in a table data/groups.csv (image, group).",
+        ),
+        ("3 files were passed over in work/eyes/data: 3 masks", "3 files were passed over in eyes/data: 3 masks"),
+        ("Put them into SITE/images and SITE/masks.", "Put them into SITE/images and SITE/masks."),
+        ("See https://example.org/a/b/c for that.", "See https://example.org/a/b/c for that."),
+    ],
+)
+def test_a_card_does_not_say_where_the_data_lay(text: str, told: str) -> None:
+    assert without_folders(text) == told
 
 
 @pytest.mark.parametrize(("kind", "said"), [("slice", "From one axial slice"), ("photograph", "From one image")])

@@ -7,8 +7,10 @@ The headings follow the items of TRIPOD+AI (Collins et al. 2024, doi:10.1136/bmj
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from leanmed.figures.bootstrap import Figure, SubgroupRow
 from leanmed.figures.familiarity import suspected_in_words
@@ -19,6 +21,7 @@ from leanmed.runtime.card import empty_items
 from leanmed.tasks import TASKS
 from leanmed.tasks.kind import JudgePart
 
+FOLDERS = re.compile(r"(?<![\w/.:])/?(?:[^\s/`]+/)+([^\s/`]+/[^\s/`]+)")  # a path of three parts or more
 OWN = "this model, its own test part"
 TRACED = (
     "The file `traces.bin` holds up to 32 numbers of 64 bits for each training image (for 20,000 of them if there are "
@@ -90,7 +93,7 @@ def _judge(manifest: Manifest) -> JudgePart:
 def _data(manifest: Manifest, basis: Basis) -> str:
     origin = manifest.provenance
     dataset, model = origin.recipe.get("data", {}).get("dataset"), origin.recipe.get("model", {})
-    taught = ""
+    taught, weights = "", Path(model.get("weights") or "").name
     if origin.teacher:
         own = origin.teacher
         taught = (
@@ -100,9 +103,14 @@ def _data(manifest: Manifest, basis: Basis) -> str:
     return (
         f"Data set `{dataset}` (SHA-256 `{origin.data_sha256[:16]}`): {basis.images} images in {basis.groups} groups. "
         f"Protocol: {basis.protocol}. {basis.made} Backbone `{model.get('backbone')}`, weights "
-        f"`{model.get('weights')}`, seed {origin.seed}, leanmed {origin.leanmed}. {taught}The whole recipe stands in "
-        f"leanmed.json. {' '.join(basis.notes)}"
+        f"`{weights}`, seed {origin.seed}, leanmed {origin.leanmed}. {taught}The whole recipe stands in "
+        f"leanmed.json. {without_folders(' '.join(basis.notes))}"
     )
+
+
+def without_folders(text: str) -> str:
+    """Sentences whose paths of several parts are cut to the last two: where a data set lay is nobody's business."""
+    return FOLDERS.sub(r"\1", text)
 
 
 def _figures(manifest: Manifest, basis: Basis) -> str:

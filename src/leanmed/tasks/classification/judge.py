@@ -195,7 +195,7 @@ def describe(manifest: Manifest) -> str:
             f"{manifest.threshold_origin}."
         )
     return (
-        f"From one photograph (uint8, RGB or RGBA, any size, resized inside to {side} x {side}; what alpha "
+        f"From one image (uint8, RGB or RGBA, any size, resized inside to {side} x {side}; what alpha "
         f"leaves out is ignored) it gives calibrated probabilities of {', '.join(f'`{n}`' for n in labels)} "
         f"(temperature {manifest.temperature:.3f}). {rule}"
     )
