@@ -46,6 +46,7 @@ def measure(
     out: Annotated[Path, typer.Option(help="The JSON file to write.")],
     tuned: Annotated[int, typer.Option(help="Epochs of fine-tuning; 0: none.")] = 0,
     calibration: Annotated[int | None, typer.Option(help="As of leanmed quantize.")] = None,
+    attempts: Annotated[int | None, typer.Option(help="As of leanmed quantize.")] = None,
     note: Annotated[str, typer.Option(help="What else must be known of the runs.")] = "",
 ) -> None:
     """Compress, compare on the test part, and write a row for each cell."""
@@ -59,7 +60,7 @@ def measure(
         made.append(whole)
         for to in FURTHER if number else PRECISIONS:
             quantize = partial(_quantize, work, whole, to, data, calibration)
-            made += quantize(f"{name}-{to}", Options(), refused)
+            made += quantize(f"{name}-{to}", Options(attempts=attempts), refused)
         if tuned and not number:
             options = Options(start=("gptq", "finetune"), ladder=(), epochs=tuned, attempts=1)
             made += _quantize(work, whole, "int8", data, calibration, f"{name}-int8-tuned", options, refused)

@@ -94,7 +94,7 @@ def test_no_more_attempts_are_made_than_were_asked_for() -> None:
 
 
 def test_a_network_without_two_layers_to_equalize_is_not_equalized(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leanmed.compress.quantize.find_pairs", lambda network: [])
+    monkeypatch.setattr("leanmed.compress.precisions.find_pairs", lambda network: [])
     found = quantize(ARTIFACT, "int4", IMAGES, made_gate(ARTIFACT), IMPOSSIBLE).outcome
     assert [attempt.techniques[-1] for attempt in found.attempts] == ["gptq", "percentile", "exclude"]
 
@@ -159,7 +159,7 @@ def test_an_attempt_whose_drop_may_be_larger_than_allowed_passes_as_open_and_sto
 
 
 def test_an_attempt_that_is_shown_is_taken_before_a_quieter_one_that_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leanmed.compress.quantize.QUIET", 0.0)
+    monkeypatch.setattr("leanmed.compress.precisions.QUIET", 0.0)
     spreads = iter([0.001, 0.01, 0.01, 0.01])
     gate = replace(made_gate(ARTIFACT), compare=lambda before, after: judged(0.002, 1.0, spread=next(spreads)))
     outcome = quantize(ARTIFACT, "int4", IMAGES, gate).outcome
@@ -169,7 +169,7 @@ def test_an_attempt_that_is_shown_is_taken_before_a_quieter_one_that_is_open(mon
 
 
 def test_a_quieter_attempt_that_fails_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leanmed.compress.quantize.QUIET", 0.0)  # the first attempt is quiet enough to end the search
+    monkeypatch.setattr("leanmed.compress.precisions.QUIET", 0.0)  # the first attempt is quiet enough to end the search
     drops = iter([0.0, 0.1, 0.1, 0.1])
     gate = replace(made_gate(ARTIFACT), compare=lambda before, after: judged(next(drops), 1.0))
     outcome = quantize(ARTIFACT, "int4", IMAGES, gate).outcome

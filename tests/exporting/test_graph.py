@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn.utils import parametrize
 
 from leanmed.exporting.export import export_graph
-from leanmed.exporting.graph import own_constants, slim
+from leanmed.exporting.graph import _letters, compact, own_constants, slim
 from leanmed.runtime.predictor import open_session
 
 
@@ -87,3 +88,44 @@ def test_branches_get_constants_of_their_own_and_answer_as_before() -> None:
     assert inside == {"then_branch": ["two"], "else_branch": ["one"]}
     session = open_session(model.SerializeToString())
     assert [float(session.run(None, {"x": np.array([v], np.float32)})[0][0]) for v in (-1, 3)] == [0, 5]
+
+
+def test_short_names_change_no_answer_and_reach_into_branches() -> None:
+    """A graph with an `If` whose branches read a tensor and a constant of the graph around them."""
+    x = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, [3])
+    y = helper.make_tensor_value_info("a", TensorProto.FLOAT, [3])  # as the first short name would be
+    inner = helper.make_tensor_value_info("branch.result", TensorProto.FLOAT, [3])
+    both = ["doubled.value", "shift"]
+    branches = {
+        name: helper.make_graph([helper.make_node(op, both, ["branch.result"])], name, [], [inner])
+        for name, op in (("then_branch", "Add"), ("else_branch", "Sub"))
+    }
+    nodes = [
+        helper.make_node("Add", ["pixels", "pixels"], ["doubled.value"], name="first"),
+        helper.make_node("ReduceMax", ["doubled.value"], ["largest"], keepdims=0, name="second"),
+        helper.make_node("Greater", ["largest", "limit"], ["is_large"]),
+        helper.make_node("If", ["is_large"], ["a"], **branches),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array(value, np.float32), name)
+        for name, value in (("shift", [1, 2, 3]), ("limit", 5.0))
+    ]
+    graph = helper.make_graph(nodes, "g", [x], [y], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    short = compact(model)
+    onnx.checker.check_model(short, full_check=True)
+    assert short.ByteSize() < model.ByteSize()
+    assert [entry.name for entry in (*short.graph.input, *short.graph.output)] == ["pixels", "a"]
+    assert not any(node.name for node in short.graph.node)
+    for pixels in ([1.0, 2.0, 0.0], [4.0, 5.0, 6.0]):
+        answers = [
+            onnxruntime.InferenceSession(g.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+                None, {"pixels": np.array(pixels, np.float32)}
+            )[0]
+            for g in (model, short)
+        ]
+        assert (answers[0] == answers[1]).all()
+
+
+def test_letters_count_on() -> None:
+    assert [_letters(n) for n in (0, 1, 25, 26, 27, 701, 702)] == ["a", "b", "z", "aa", "ab", "zz", "aaa"]

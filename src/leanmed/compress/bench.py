@@ -18,6 +18,7 @@ from leanmed.compress.network import Network, cut_out
 from leanmed.compress.outcome import Attempt, Limits
 from leanmed.compress.sensitivity import noise
 from leanmed.console import Progress
+from leanmed.exporting.graph import compact
 from leanmed.runtime.artifact import Artifact
 from leanmed.tasks.kind import MODEL
 
@@ -88,8 +89,9 @@ class Bench:
 
     def measure(self, techniques: Sequence[str], built: Built, progress: Progress, *, beside: Store) -> Trial:
         """Score, size and time one compressed graph, with those beside it as `beside` stores them."""
-        graph = built.model.SerializeToString()
-        graphs = {MODEL: graph} | {name: beside(own)[0].SerializeToString() for name, own in self.beside.items()}
+        graph = compact(built.model).SerializeToString()
+        others = {name: compact(beside(own)[0]).SerializeToString() for name, own in self.beside.items()}
+        graphs = {MODEL: graph} | others
         step = partial(progress, "checking on other images")
         judged = self.gate.compare(self.before, answers(self.artifact, self.gate.images, graphs, step))
         core = cut_out(self.network, built.model)

@@ -14,6 +14,7 @@ from leanmed.compress import int4, sensitivity
 from leanmed.compress.activation_ranges import Method, Moments, Range, Sample, input_moments, tensor_ranges
 from leanmed.compress.equalize import equalize
 from leanmed.compress.graph import Array
+from leanmed.compress.int8_storage import float_constants, store_int8
 from leanmed.compress.network import Layer, Network
 from leanmed.compress.outcome import LayerRow
 from leanmed.compress.qdq import insert, step
@@ -77,9 +78,14 @@ class Builder:
         packed = {layer.weight for layer in network.layers if layer.name in rounded and rounded[layer.name].bits == 4}
         if packed and not self.unpack:
             model = int4.pack(model, packed)
+        model, _ = store_int8(model)  # the weights of layers that stay float
+        whole = float_constants(model)
         return Built(
             model,
-            tuple(_row(layer, rounded.get(layer.name), limits, {**kept, **spared}) for layer in network.layers),
+            tuple(
+                _row(layer, rounded.get(layer.name), limits, {**kept, **spared}, 32 if layer.weight in whole else 8)
+                for layer in network.layers
+            ),
         )
 
     def _step(self, stage: str) -> Step:
@@ -141,9 +147,11 @@ def _floor(layer: Layer, values: Mapping[str, Array], limits: Mapping[str, Range
     return np.abs(values[layer.bias]) / (step(limits[layer.input]) * BIAS_ROOM) if layer.bias else 0.0
 
 
-def _row(layer: Layer, rounded: Rounded | None, limits: Mapping[str, Range], why: Mapping[str, str]) -> LayerRow:
+def _row(
+    layer: Layer, rounded: Rounded | None, limits: Mapping[str, Range], why: Mapping[str, str], stored: int
+) -> LayerRow:
     if rounded is None:
-        return LayerRow(layer.name, layer.op, layer.shape, 32, 32, why=why.get(layer.name, ""))
+        return LayerRow(layer.name, layer.op, layer.shape, stored, 32, why=why.get(layer.name, ""))
     low, high = limits[layer.input]
     error = rounded.error_db
     return LayerRow(layer.name, layer.op, layer.shape, rounded.bits, 8, low, high, error, why.get(layer.name, ""))

@@ -1,8 +1,9 @@
 """8 bits as a storage format: a quarter of the bytes in the file, and float32 arithmetic.
 
-For an artifact's graphs beside its first: they see what the first one makes, and are small. Weights are kept as signed
-8-bit integers with a scale for each output channel. A runtime multiplies the two once, when it opens the file: it does
-so for a cast and a product, but repeats a DequantizeLinear for each image. No image is needed to store weights so.
+For the precision `w8`, for what stays float in a graph of integers, and for an artifact's graphs beside its first: they
+see what the first one makes, and are small. Weights are kept as signed 8-bit integers with a scale for each output
+channel. A runtime multiplies the two once, when it opens the file: it does so for a cast and a product, but repeats a
+DequantizeLinear for each image. No image is needed to store weights so.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ def store_int8(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]
         cast = helper.make_node("Cast", [f"{name}_int8"], [f"{name}_float"], to=TensorProto.FLOAT)
         model.graph.node.insert(0, cast)
     return model, kept
+
+
+def float_constants(model: onnx.ModelProto) -> set[str]:
+    """The names of a graph's constants that are float32."""
+    return {constant.name for constant in model.graph.initializer if constant.data_type == TensorProto.FLOAT}
 
 
 def _axes(model: onnx.ModelProto) -> dict[str, int]:

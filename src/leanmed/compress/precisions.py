@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import onnx
-from onnx import numpy_helper
 
 from leanmed.compress.bench import Bench, Options, Store, Trial
 from leanmed.compress.builder import Builder, Built, Technique
 from leanmed.compress.equalize import find_pairs
 from leanmed.compress.fp16 import store_half
-from leanmed.compress.int8_storage import store_int8
+from leanmed.compress.int8_storage import float_constants, store_int8
 from leanmed.compress.network import Network
 from leanmed.compress.outcome import Attempt, LayerRow
 from leanmed.console import Progress
@@ -65,17 +63,12 @@ class Stored:
     def attempts(self, bench: Bench, tell: Callable[[str], None], progress: Progress) -> list[Trial]:
         """The one."""
         model, kept = self.store(bench.network.model)
-        whole = _large_constants(model)
+        whole = float_constants(model)
         rows = []
         for layer in bench.network.layers:
             bits = FLOAT_BITS if layer.weight in whole else self.bits
             rows.append(LayerRow(layer.name, layer.op, layer.shape, bits, FLOAT_BITS, why=kept.get(layer.weight, "")))
         return [bench.measure([self.name], Built(model, tuple(rows)), progress, beside=self.store)]
-
-
-def _large_constants(model: onnx.ModelProto) -> set[str]:
-    """The names of constants that are still float32."""
-    return {c.name for c in model.graph.initializer if numpy_helper.to_array(c).dtype == np.float32}
 
 
 @dataclass(frozen=True)
