@@ -88,7 +88,7 @@ def load(port: int, clients: int, requests: int, content: bytes) -> dict[str, fl
         "clients": clients,
         "requests": len(found),
         "answered": len(times),
-        "requests_per_second": round(len(found) / spent, 1),
+        "requests_per_second": round(len(times) / spent, 1),
         "p50_ms": round(statistics.median(times), 1),
         "p99_ms": round(times[int(0.99 * (len(times) - 1))], 1),
     }
@@ -111,6 +111,8 @@ def main(
         try:
             started = time.perf_counter()
             while not is_up(port):
+                if process.poll() is not None:
+                    raise SystemExit((Path(scratch) / "log").read_text(encoding="utf-8"))
                 time.sleep(0.1)
             ready = time.perf_counter() - started
             load(port, 2, 20, content)

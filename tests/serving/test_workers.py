@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from multiprocessing.connection import Connection
@@ -11,24 +12,25 @@ from typing import Any
 
 import pytest
 
+from leanmed.errors import ArtifactError
 from leanmed.reading.raster import Limits
 from leanmed.runtime.batch import answer as answer_file
 from leanmed.runtime.predictor import load
-from leanmed.serving.workers import Job, Worker, WorkerDied, answer_job
+from leanmed.serving.workers import READY, Job, Worker, WorkerDied, answer_job
 
 IGNORED = ("input", "seconds")
 
 
 def strange(connection: Connection, artifacts: Mapping[str, Path], limits: Limits, refuse: bool) -> None:
     """In place of `work`: does what a job's bytes say."""
-    connection.send("ready")
+    connection.send(READY)
     while True:
-        job = connection.recv()
+        number, job = connection.recv()
         if job.content == b"die":
             os._exit(1)
         if job.content == b"sleep":
             time.sleep(60)
-        connection.send(os.getpid())
+        connection.send((number - (job.content == b"late"), os.getpid()))
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def worker() -> Iterator[Worker]:
     made.stop()
 
 
-@pytest.mark.parametrize("content", [b"die", b"sleep"])
+@pytest.mark.parametrize("content", [b"die", b"sleep", b"late"])
 def test_a_process_that_ends_or_hangs_loses_one_job_and_another_takes_its_place(worker: Worker, content: bytes) -> None:
     first = worker.ask(Job("a", b"hello"), 20)
     with pytest.raises(WorkerDied):
@@ -57,10 +59,36 @@ def test_a_process_that_ended_between_jobs_is_replaced(worker: Worker) -> None:
     assert worker.starts == 2
 
 
-def test_a_stopped_worker_has_no_process(worker: Worker) -> None:
-    worker.stop()
+def test_a_closed_worker_has_no_process_and_gets_none(worker: Worker) -> None:
+    worker.close()
     assert not worker.is_alive
     assert worker.process is None
+    with pytest.raises(WorkerDied):
+        worker.ask(Job("a", b"hello"), 20)
+    assert worker.starts == 1
+
+
+def test_an_artifact_that_cannot_be_opened_is_told_of_when_the_worker_starts(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="expected an artifact"):
+        Worker({"a": tmp_path}, Limits()).start()
+
+
+def test_a_job_that_was_begun_is_finished_when_the_process_is_told_to_end(
+    tiny_artifact: Path, photographs: list[Path]
+) -> None:
+    one = Worker({"a": tiny_artifact}, Limits())
+    one.start()
+    try:
+        process = one.process
+        assert process is not None
+        one._connection.send((0, Job("a", photographs[0].read_bytes())))
+        number, done = one._receive(20)
+        assert (number, done.status) == (0, 200)
+        os.kill(process, signal.SIGTERM)
+        one._process.join(20)
+        assert one._process.exitcode == 0
+    finally:
+        one.close()
 
 
 def test_the_answer_is_the_line_that_predict_writes(tiny_artifact: Path, photographs: list[Path]) -> None:

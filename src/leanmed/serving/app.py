@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import html
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -15,26 +17,35 @@ import anyio.to_thread
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
 from starlette.datastructures import QueryParams, UploadFile
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from leanmed import __version__
+from leanmed.errors import LeanmedError
 from leanmed.manifest import Manifest
-from leanmed.serving.guard import Guard, Rules
+from leanmed.serving.guard import AGAIN, Guard, Rules, log_line
 from leanmed.serving.workers import Done, Job, Worker, WorkerDied
 
 PREDICT, HEALTH, METRICS, OPENAPI = "/v1/predict", "/healthz", "/metrics", "/openapi.json"
+TENDED = 1.0  # seconds between two looks at the workers
+REASONS = {404: "expected one of the paths in /openapi.json", 405: "expected another method for this path"}
 FORMS = {"json": "application/json", "png": "image/png", "mask": "image/png", "page": "text/html"}
+logging.getLogger("python_multipart").disabled = True  # its lines would show what a client has sent
 PAGE, ANSWER = (Template((Path(__file__).parent / name).read_text("utf-8")) for name in ("page.html", "answer.html"))
 SAFE = {
     "content-security-policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'self'; "
     "frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # with no-referrer, browsers say of the page's own form that it is from nowhere
     "cache-control": "no-store",  # answers and drawings are of patients
 }
+
+
+class Busy(Exception):
+    """No worker was free in time."""
 
 
 class Pool:
@@ -42,37 +53,63 @@ class Pool:
 
     Args:
         workers: not started yet.
-        seconds: that an answer may take.
+        seconds: that a request may wait for a worker, and that an answer may take.
     """
 
     def __init__(self, workers: Sequence[Worker], seconds: float) -> None:
         self.workers, self.seconds = workers, seconds
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
 
-    async def start(self) -> None:
-        """Start all, at the same time."""
-        async with anyio.create_task_group() as group:
-            for worker in self.workers:
-                group.start_soon(anyio.to_thread.run_sync, worker.start)
+    def start(self) -> None:
+        """Start all, at the same time.
+
+        Raises:
+            ArtifactError, WorkerDied: one cannot open the artifacts; none runs then.
+        """
+        try:
+            with ThreadPoolExecutor(len(self.workers)) as threads:
+                list(threads.map(Worker.start, self.workers))
+        except BaseException:
+            self.stop()
+            raise
+
+    async def tend(self) -> None:
+        """Let all that run take jobs, and start anew those that die between two."""
         for worker in self.workers:
             self._idle.put_nowait(worker)
+        while True:
+            await anyio.sleep(TENDED)
+            for _ in range(self._idle.qsize()):
+                worker = self._idle.get_nowait()
+                try:
+                    if not worker.is_alive:
+                        with suppress(WorkerDied, LeanmedError):
+                            await anyio.to_thread.run_sync(worker.start)
+                finally:
+                    self._idle.put_nowait(worker)
+                if self._idle.empty():
+                    break
 
     async def ask(self, job: Job) -> Done:
         """The answer of the next worker that is free.
 
         Raises:
-            WorkerDied: its process ended, or took too long; another one has taken its place.
+            Busy: none was.
+            WorkerDied: its process ended, or took too long; another one takes its place.
         """
-        worker = await self._idle.get()
+        try:
+            worker = await asyncio.wait_for(self._idle.get(), self.seconds)
+        except TimeoutError as error:
+            raise Busy from error
         try:
             return await anyio.to_thread.run_sync(worker.ask, job, self.seconds)
         finally:
             self._idle.put_nowait(worker)
 
     def stop(self) -> None:
-        """End all processes."""
+        """End all processes for good."""
         for worker in self.workers:
-            worker.stop()
+            worker.close()
 
 
 class Metrics:
@@ -152,9 +189,13 @@ class Server:
         job = Job(name, content, asked.getlist("point"), asked.getlist("label"), asked.get("box") or None, form)
         try:
             done = await self.pool.ask(job)
+        except Busy:
+            return _told({"error": "no process was free in time; come again"}, 503, form, headers=AGAIN)
         except WorkerDied:
             reason = "the process that worked on this image ended, or took too long; nothing else was lost"
             return _told({"error": reason}, 500, form)
+        if done.fault:
+            log_line({"fault": done.fault, "route": PREDICT})
         if done.status != 200 or form in ("json", "page"):
             return _told(done.line, done.status, form, done.file)
         return Response(done.file, media_type=FORMS[form], headers=SAFE)
@@ -178,10 +219,10 @@ class Server:
         return QueryParams([*request.query_params.multi_items(), *fields]), await image.read(), ""
 
     async def health(self, request: Request) -> Response:
-        """Whether all workers are alive."""
+        """Whether a worker is alive; those that died are started anew."""
         alive = sum(worker.is_alive for worker in self.pool.workers)
-        whole = alive == len(self.pool.workers)
-        return JSONResponse({"status": "ok" if whole else "starting", "workers": alive}, 200 if whole else 503)
+        status, headers = (200, {}) if alive else (503, AGAIN)
+        return JSONResponse({"status": "ok" if alive else "starting", "workers": alive}, status, headers=headers)
 
     async def measured(self, request: Request) -> Response:
         """The metrics."""
@@ -203,20 +244,28 @@ class Server:
 
         @asynccontextmanager
         async def lifespan(app: Starlette) -> AsyncIterator[None]:
-            await self.pool.start()
-            try:
-                yield
-            finally:
-                self.pool.stop()
+            async with anyio.create_task_group() as group:
+                group.start_soon(self.pool.tend)
+                try:
+                    yield
+                finally:
+                    group.cancel_scope.cancel()
+                    self.pool.stop()
 
-        inner = Starlette(routes=routes, lifespan=lifespan)
-        return Guard(inner, rules, [route.path for route in routes], seen=self.metrics.saw)
+        async def refused(request: Request, error: Exception) -> Response:
+            status = error.status_code if isinstance(error, HTTPException) else 500
+            return JSONResponse({"error": REASONS.get(status, "the request cannot be answered")}, status)
+
+        inner = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: refused})
+        return Guard(inner, rules, [route.path for route in routes], PREDICT, seen=self.metrics.saw)
 
 
-def _told(line: Mapping[str, Any], status: int, form: str, picture: bytes = b"") -> Response:
+def _told(
+    line: Mapping[str, Any], status: int, form: str, picture: bytes = b"", headers: Mapping[str, str] = {}
+) -> Response:
     """A line, or what is wrong, as JSON or as a page for people."""
     if form != "page":
-        return JSONResponse(dict(line), status, headers=SAFE)
+        return JSONResponse(dict(line), status, headers=SAFE | dict(headers))
     title = line.get("error") or ", ".join(filter(None, [line.get("label", ""), _percent(line.get("probability"))]))
     drawn = (
         f"<img alt='the image with the answer on it' src='data:image/png;base64,{base64.b64encode(picture).decode()}'>"
@@ -229,7 +278,7 @@ def _told(line: Mapping[str, Any], status: int, form: str, picture: bytes = b"")
         picture=drawn if picture else "",
         about=html.escape("; ".join(f"{name}: {_short(value)}" for name, value in about.items() if value is not None)),
     )
-    return HTMLResponse(content, status, headers=SAFE)
+    return HTMLResponse(content, status, headers=SAFE | dict(headers))
 
 
 def _percent(probability: float | None) -> str:
@@ -261,8 +310,9 @@ def description(artifacts: Sequence[str]) -> dict[str, Any]:
         "box": text | {"description": "X1,Y1,X2,Y2"},
     }
     image = {"type": "string", "format": "binary"}
+    fields = {"image": image} | {name: about["schema"] for name, about in query.items()}
     body = {
-        "multipart/form-data": {"schema": {"type": "object", "required": ["image"], "properties": {"image": image}}},
+        "multipart/form-data": {"schema": {"type": "object", "required": ["image"], "properties": fields}},
         "application/octet-stream": {"schema": image},
     }
     error = {
@@ -271,9 +321,11 @@ def description(artifacts: Sequence[str]) -> dict[str, Any]:
     reasons = {
         "400": "the request is malformed",
         "401": "the token is missing",
-        "404": "no such artifact or form",
+        "403": "it comes from the page of another server",
+        "404": "no such path, artifact or form",
         "408": "the body did not arrive in time",
         "413": "the image or the body is too large",
+        "421": "it asks for a name that is not allowed",
         "422": "it cannot be read as an image, or looks unlike those that the model was trained on",
         "500": "the process that worked on it ended",
         "503": "too many requests at a time; Retry-After says when to come again",

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from leanmed.errors import DataError
 from leanmed.reading.raster import Limits
 from leanmed.runtime.artifact import read_artifact
 from leanmed.serving.app import Pool, Server
-from leanmed.serving.guard import LOOPBACK, Guard, Rules
+from leanmed.serving.guard import LOOPBACK, Rules
 from leanmed.serving.workers import Worker
 
 LEAST_TOKEN = 16  # characters
+CONNECTIONS = 256  # at a time; more are told to come again
+HEADER_SECONDS, KEPT_ALIVE = 15.0, 15  # for a request's first lines, and between two requests
 MEGABYTE = 10**6
 
 
@@ -65,19 +71,24 @@ def read_token(file: Path) -> str:
     return token
 
 
-def make_app(artifacts: Sequence[Path], settings: Settings) -> Guard:
-    """The server as ASGI; its workers start with its lifespan.
+def make_server(artifacts: Sequence[Path], settings: Settings) -> tuple[Server, Rules]:
+    """The server, whose workers are not started yet, and its rules.
 
     Raises:
         ArtifactError: one of the artifacts is none, or damaged.
-        DataError: two have one name, or the server would listen to others without a token.
+        DataError: two have one name, or the server would answer others without a token.
     """
     if settings.host not in LOOPBACK and not settings.token:
         raise DataError(
             f"expected --token-file beside --host {settings.host}, where others can reach the server, got none; write "
             "a token into a file and name it, or listen on 127.0.0.1"
         )
-    named = {path.resolve().name: path.resolve() for path in artifacts}
+    if settings.names and not settings.token:
+        raise DataError(
+            "expected --token-file beside --allow-host, since others then reach the server, if through a proxy, "
+            "got none; write a token into a file and name it"
+        )
+    named = {path.absolute().name: path.absolute() for path in artifacts}
     if len(named) < len(artifacts):
         raise DataError("expected artifacts in folders of different names, by which clients choose; rename one")
     manifests = {name: read_artifact(path).manifest for name, path in named.items()}
@@ -90,7 +101,7 @@ def make_app(artifacts: Sequence[Path], settings: Settings) -> Guard:
         seconds=settings.seconds,
         at_once=settings.workers + settings.waiting,
     )
-    return Server(manifests, Pool(workers, settings.seconds), settings.max_bytes).app(rules)
+    return Server(manifests, Pool(workers, settings.seconds), settings.max_bytes), rules
 
 
 def serve(artifacts: Sequence[Path], settings: Settings, tell: Callable[[str], None] = print) -> None:
@@ -102,18 +113,76 @@ def serve(artifacts: Sequence[Path], settings: Settings, tell: Callable[[str], N
         tell: takes one line at a time.
 
     Raises:
-        As `make_app`.
+        ArtifactError, DataError: as `make_server`; the address is taken, or is not this computer's; or a worker cannot
+            open an artifact.
     """
-    app = make_app(artifacts, settings)
+    server, rules = make_server(artifacts, settings)
+    listening = _listen(settings)  # before the artifacts are opened, which takes seconds
+    server.pool.start()
     tell(f"http://{settings.host}:{settings.port}   Research use only: not a medical device.   Ctrl-C ends it.")
-    uvicorn.run(
-        app,
-        host=settings.host,
-        port=settings.port,
+    config = uvicorn.Config(
+        server.app(rules),
+        http=Impatient,
+        ws="none",
+        lifespan="on",
+        workers=1,
         access_log=False,
-        log_level="warning",
+        log_level="error",
         server_header=False,
-        timeout_keep_alive=15,
-        timeout_graceful_shutdown=int(settings.seconds) + 5,
-        h11_max_incomplete_event_size=2**16,
+        proxy_headers=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=KEPT_ALIVE,
+        timeout_graceful_shutdown=int(3 * settings.seconds) + 5,
     )
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    finally:
+        server.pool.stop()
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+    except OSError as error:
+        listening.close()
+        raise DataError(
+            f"expected to listen on {settings.host}, port {settings.port}, got: {error.strerror or error}; choose "
+            "another --port, or an address of this computer as --host"
+        ) from error
+    return listening
+
+
+class Impatient(H11Protocol):
+    """HTTP that ends a connection whose client does not say what it wants, or does not take what it asked for."""
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._wait(HEADER_SECONDS)
+
+    def handle_events(self) -> None:
+        """A request may have come whole."""
+        super().handle_events()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._wait(None)
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, and for the answer to be taken."""
+        super().on_response_complete()
+        self._wait(KEPT_ALIVE + HEADER_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is waited for any more."""
+        self._wait(None)
+        super().connection_lost(exc)
+
+    def _wait(self, seconds: float | None) -> None:
+        """End the connection after so many seconds from now; None: not at all."""
+        if self._patience:
+            self._patience.cancel()
+        self._patience = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)

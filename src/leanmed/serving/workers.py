@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import io
+import itertools
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
-from leanmed.errors import InputTooLarge, LeanmedError, UnfamiliarInput
+from leanmed.errors import ArtifactError, InputTooLarge, LeanmedError, MissingExtraError, UnfamiliarInput
 from leanmed.prompts import Prompts
 from leanmed.reading.raster import Limits
 from leanmed.runtime.batch import about_answer
@@ -25,7 +27,8 @@ from leanmed.tasks.kind import AsFile
 
 NAME = "image"  # of the input in a line: what the client calls its file is nobody's business here
 START_SECONDS = 120.0  # to open the artifacts
-UNREADABLE, TOO_LARGE, REFUSED = 422, 413, 400
+UNREADABLE, TOO_LARGE, REFUSED, FAILED = 422, 413, 400, 500
+READY = "ready"
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,14 @@ class Done:
     Args:
         status: of HTTP.
         line: the answer as `leanmed predict` writes it, or `error`.
-        file: of the forms png and mask.
+        file: of the forms png, page and mask.
+        fault: the kind of a fault of the server, for its log; empty: there was none.
     """
 
     status: int
     line: Mapping[str, Any]
     file: bytes = b""
+    fault: str = ""
 
 
 class WorkerDied(Exception):
@@ -72,13 +77,16 @@ def answer_job(predictor: Predictor, job: Job) -> Done:
     try:
         prompts = Prompts.parse(job.points, job.labels, job.box) if job.points or job.labels or job.box else None
         frame = predictor.frame(job.content)
-        found = predictor.decide(frame, prompts)
-    except UnfamiliarInput as error:
-        return Done(UNREADABLE, {"familiar": error.familiar, "error": str(error)})
+        predictor.check_prompts(frame, prompts)
     except InputTooLarge as error:
         return Done(TOO_LARGE, {"error": str(error)})
     except LeanmedError as error:
-        return Done(UNREADABLE, {"error": str(error)})
+        status = FAILED if isinstance(error, MissingExtraError) else UNREADABLE
+        return Done(status, {"error": str(error)}, fault=type(error).__name__ if status == FAILED else "")
+    try:
+        found = predictor.decide(frame, prompts)
+    except UnfamiliarInput as error:
+        return Done(UNREADABLE, {"familiar": error.familiar, "error": str(error)})
     placed = found.placed(frame.points) if frame.points else found
     line = line_of(NAME, placed, **about_answer(predictor, placed, prompts), seconds=time.perf_counter() - started)
     if job.form in ("png", "page"):
@@ -97,22 +105,38 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def work(connection: Connection, artifacts: Mapping[str, Path], limits: Limits, refuse_unfamiliar: bool) -> None:
-    """Answer jobs until the other side is gone; runs in a process of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which lets its workers finish
-    opened = {name: load(path, limits=limits, refuse_unfamiliar=refuse_unfamiliar) for name, path in artifacts.items()}
-    connection.send("ready")
-    while True:
+    """Answer jobs until the other side is gone, or SIGTERM comes; runs in a process of its own.
+
+    A job that was begun is finished. Ctrl-C is for the server alone.
+    """
+    is_busy, is_over = False, False
+
+    def end(*about: Any) -> None:
+        nonlocal is_over
+        is_over = True
+        if not is_busy:
+            os._exit(0)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end)
+    try:
+        opened = {n: load(path, limits=limits, refuse_unfamiliar=refuse_unfamiliar) for n, path in artifacts.items()}
+    except LeanmedError as error:
+        connection.send(str(error))
+        return
+    connection.send(READY)
+    while not is_over:
         try:
-            job: Job = connection.recv()
+            number, job = connection.recv()
         except EOFError:
             return
+        is_busy = True
         try:
             done = answer_job(opened[job.artifact], job)
-        except Exception as error:  # a fault of ours: told to the server's log by its kind alone
-            done = Done(
-                500, {"error": "the server failed on this image; its log has more", "kind": type(error).__name__}
-            )
-        connection.send(done)
+        except Exception as error:  # of ours or of the artifact's: its words may tell of the image
+            done = Done(FAILED, {"error": "the server failed on this image"}, fault=type(error).__name__)
+        connection.send((number, done))
+        is_busy = False
 
 
 @dataclass(eq=False)
@@ -125,6 +149,7 @@ class Worker:
         refuse_unfamiliar: give no answer to images unlike the training images.
         target: what the process does; see `work`.
         starts: of processes, so far.
+        closed: no process is started any more.
     """
 
     artifacts: Mapping[str, Path]
@@ -132,15 +157,20 @@ class Worker:
     refuse_unfamiliar: bool = False
     target: Callable[..., None] = work
     starts: int = 0
+    closed: bool = False
     _process: Any = field(default=None, repr=False)
     _connection: Any = field(default=None, repr=False)
+    _numbers: Any = field(default_factory=itertools.count, repr=False)
 
     def start(self) -> None:
         """Start the process, and wait until it has opened the artifacts.
 
         Raises:
-            WorkerDied: it does not come to that.
+            ArtifactError: it cannot open them.
+            WorkerDied: it does not come to that, or the worker is closed.
         """
+        if self.closed:
+            raise WorkerDied
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         arguments = (theirs, dict(self.artifacts), self.limits, self.refuse_unfamiliar)
@@ -148,24 +178,33 @@ class Worker:
         self._process.start()
         theirs.close()
         self.starts += 1
-        self._receive(START_SECONDS)
+        try:
+            said = self._receive(START_SECONDS)
+        except WorkerDied:
+            self.stop()
+            raise
+        if said != READY:
+            self.stop()
+            raise ArtifactError(said)
 
     def ask(self, job: Job, seconds: float) -> Done:
-        """The answer to a job; a process that takes longer is ended. Afterwards there is a process in any case.
+        """The answer to a job. A process that takes longer is ended; the next job, or `start`, makes another one.
 
         Raises:
             WorkerDied: there is no answer.
         """
-        if not self.is_alive:
-            self.start()
+        number = next(self._numbers)
         try:
-            self._connection.send(job)
-            done: Done = self._receive(seconds)
-        except (WorkerDied, OSError) as error:
+            if not self.is_alive:
+                self.start()
+            self._connection.send((number, job))
+            told, done = self._receive(seconds)
+            if told != number:  # never give one client the answer to another
+                raise WorkerDied
+        except Exception as error:
             self.stop()
-            self.start()
             raise WorkerDied from error
-        return done
+        return cast(Done, done)
 
     def _receive(self, seconds: float) -> Any:
         try:
@@ -178,17 +217,24 @@ class Worker:
     @property
     def is_alive(self) -> bool:
         """Whether there is a process."""
-        return self._process is not None and self._process.is_alive()
+        process = self._process
+        return process is not None and process.is_alive()
 
     @property
     def process(self) -> int | None:
         """Its number; None: there is none."""
-        return self._process.pid if self.is_alive else None
+        process = self._process
+        return process.pid if process is not None and process.is_alive() else None
 
     def stop(self) -> None:
         """End the process, whatever it does."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.join()
             self._connection.close()
-            self._process = None
+
+    def close(self) -> None:
+        """End the process for good."""
+        self.closed = True
+        self.stop()
