@@ -26,7 +26,8 @@ Technique = Literal["gptq", "equalize", "percentile", "exclude", "finetune"]
 FREE_SHARE = 0.085  # of the multiplications: what stays float at no loss of speed (MobileNetV2's first block)
 FLOAT_SHARE = 0.165  # what may stay float when accuracy asks for it
 EIGHT_BIT_SHARE = 0.09  # of the weights that keep 8 bits when the others get 4
-NOISE_SAMPLES = 16
+NOISE_SAMPLES = 16  # images at most, by which noise is measured anew for each layer
+NOISE_VALUES = 16 * 3 * 224 * 224  # numbers at the network's inputs, which large images reach sooner
 BIAS_ROOM = 2**30  # codes; half of what a 32-bit bias holds
 
 
@@ -110,7 +111,9 @@ class Builder:
         return promote(network.layers, noise, EIGHT_BIT_SHARE)
 
     def _few(self) -> Sequence[Sample]:
-        return self.samples[:: max(1, len(self.samples) // NOISE_SAMPLES)]
+        each = sum(value.size for value in self.samples[0].values())
+        count = min(NOISE_SAMPLES, max(2, NOISE_VALUES // each))
+        return self.samples[:: max(1, len(self.samples) // count)]
 
     def _round(
         self,
