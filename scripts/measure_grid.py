@@ -4,7 +4,7 @@
     python scripts/measure_grid.py merge a.json b.json --out docs/results/grid.json
 
 The first run is exported as it is and in every precision, and fine-tuned for INT8; further runs, which a teacher or
-adapters have made, as they are, in INT8 and in INT4. Each compression passes the gate of `leanmed quantize` or is told
+adapters have made, as they are and in INT8. Each compression passes the gate of `leanmed quantize` or is told
 as refused. All that was made is judged on the same images of the fold's test part, with the changes from the first
 float model and their intervals, and timed in turn.
 """
@@ -34,7 +34,6 @@ from leanmed.runs import Run
 from leanmed.tasks.building import build_task
 from leanmed.tasks.recipes import changed_recipe, open_run
 
-FURTHER = ("int8", "int4")  # precisions of the runs after the first
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
@@ -47,6 +46,7 @@ def measure(
     tuned: Annotated[int, typer.Option(help="Epochs of fine-tuning; 0: none.")] = 0,
     calibration: Annotated[int | None, typer.Option(help="As of leanmed quantize.")] = None,
     attempts: Annotated[int | None, typer.Option(help="As of leanmed quantize.")] = None,
+    further: Annotated[list[str], typer.Option(help="Precisions of the runs after the first.")] = ["int8"],  # noqa: B006
     note: Annotated[str, typer.Option(help="What else must be known of the runs.")] = "",
 ) -> None:
     """Compress, compare on the test part, and write a row for each cell."""
@@ -58,7 +58,7 @@ def measure(
         if not (work / whole).exists():
             export(opened, work / whole, fold=0, data=data, tell=_tell)
         made.append(whole)
-        for to in FURTHER if number else PRECISIONS:
+        for to in further if number else PRECISIONS:
             quantize = partial(_quantize, work, whole, to, data, calibration)
             made += quantize(f"{name}-{to}", Options(attempts=attempts), refused)
         if tuned and not number:
