@@ -106,6 +106,18 @@ def test_the_artifact_of_a_fold_tells_what_the_run_keeps_of_its_test_images(
     assert "it cannot say that an image is of another kind" not in card
 
 
+def test_a_graph_that_tells_otherwise_than_the_model_is_written_without_it(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leanmed.exporting.export.FAMILIAR_TOLERANCE", -1.0)
+    told: list[str] = []
+    artifact = export(run, tmp_path / "artifact", fold=0, tell=told.append)
+    (line,) = [line for line in told if "will not tell how familiar" in line]
+    assert "please report it" in line
+    assert artifact.manifest.familiar is None
+    assert load(tmp_path / "artifact").kind.GRAPHS
+
+
 def test_a_run_without_what_it_takes_does_not_tell(own_run: Run, data: Path) -> None:
     for fold in range(3):
         (own_run.folder(fold) / DISTANCES).unlink()

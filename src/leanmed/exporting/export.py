@@ -115,15 +115,19 @@ def export(
     watching = _watching(run, made, fold, task, module)
     if watching is None:
         tell(NOT_WATCHED)
+    images = list(sample_images(records))
     graphs = {MODEL: export_model(watching or module, names[MODEL], dtype)}
+    if watching:
+        try:
+            compare_familiar(watching, graphs[MODEL], images)
+        except ExportError as error:  # a doubt about images, and no answer: the artifact can do without it
+            tell(f"The artifact will not tell how familiar an image looks: {error}")
+            watching, graphs = None, {MODEL: export_model(module, names[MODEL], dtype)}
     for name, graph in further.items():
         graphs[name] = export_further(graph, kind.inputs[name], names[name])
         compare_further(name, graph, graphs[name], kind.inputs[name])
-    images = list(sample_images(records))
     checked = tracked(images, partial(progress, "comparing graph and model"), len(images))
     difference = compare(torch_graphs(module, further, kind), open_graphs(graphs), checked, kind)
-    if watching:
-        compare_familiar(watching, graphs[MODEL], images)
     if facts["input"].get("reduced", True):
         facts["input"]["reduced"] = reduction(graphs, records, facts["input"]["side"], kind) <= REDUCTION
     manifest = Manifest(
@@ -362,8 +366,8 @@ def compare_familiar(module: Watching, graph: bytes, images: Iterable[Pixels]) -
         if not difference <= FAMILIAR_TOLERANCE:
             raise ExportError(
                 f"on an image of {pixels.shape[1]} x {pixels.shape[0]} pixels the graph's `{FAMILIAR}` differs from "
-                f"the model's by {difference:.2g}, more than {FAMILIAR_TOLERANCE:g}; nothing was written; please "
-                "report it with the backbone's name"
+                f"the model's by {difference:.2g}, more than {FAMILIAR_TOLERANCE:g}; please report it with the "
+                "backbone's name"
             )
 
 
