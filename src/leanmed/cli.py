@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -240,10 +239,19 @@ def watch(
 @app.command()
 def serve(
     artifacts: Annotated[
-        list[Path], typer.Argument(help="Artifact folders; clients choose by the folder's name.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="[NAME=]ARTIFACT...",
+            help="Artifact folders; clients choose by NAME, or else by the folder's own name.",
+            show_default=False,
+        ),
     ],
     host: Annotated[
-        str, typer.Option(help="The address to listen on. Others can reach any but 127.0.0.1, and need a token then.")
+        str,
+        typer.Option(
+            help="The address to listen on. At 127.0.0.1 this computer alone can reach the server; at any other, other "
+            "computers can, and must show the token."
+        ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8000,
     token_file: Annotated[
@@ -890,7 +898,7 @@ def compress(
         from leanmed.benchmark.device import read_table
         from leanmed.files import sha256_file
 
-        times["milliseconds"] = partial(read_table(device).milliseconds, tell=typer.echo)
+        times["milliseconds"] = read_table(device).told_milliseconds
         times["timed_on"] = f"the device of the table {sha256_file(device)[:12]}"
     if student and not students:
         raise DataError("expected --student or --no-students, got both; leave one out")

@@ -241,5 +241,7 @@ def test_others_are_served_with_a_token_only(tiny_artifact: Path, tmp_path: Path
         taken.listen()
         with pytest.raises(DataError, match=r"expected to listen on 127.0.0.1, port .*; choose another --port"):
             serve([tiny_artifact], Settings(port=taken.getsockname()[1]))
-    with pytest.raises(DataError, match="expected artifacts in folders of different names"):
+    named, _ = make_server([tiny_artifact, Path(f"other={tiny_artifact}")], Settings())
+    assert list(named.artifacts) == [tiny_artifact.name, "other"]
+    with pytest.raises(DataError, match="expected artifacts of different names"):
         make_server([tiny_artifact, tiny_artifact], Settings())

@@ -43,11 +43,18 @@ class Budget:
         for part in text.split(","):
             found = _ENTRY.fullmatch(part)
             name, number, unit = found.groups() if found else ("", "0", "")
-            if unit not in UNITS.get(name, {}) or name in limits or float(number) <= 0:
+            wrong = "got one of another form"
+            if name in limits:
+                wrong = f"got {name} twice"
+            elif name in UNITS and unit not in UNITS[name]:
+                wrong = f"got the unit {unit} of {name} (capitals matter)"
+            elif name in UNITS and float(number) > 0:
+                wrong = ""
+            if wrong:
                 raise DataError(
                     "expected --budget as one or more of size=3MB, latency=20ms, memory=200MB, with commas between "
-                    f"them, numbers above 0 and units of bytes ({', '.join(BYTES)}) or time (ms, s), got {text!r}; "
-                    f"mend {part.strip()!r}"
+                    f"them, numbers above 0 with a decimal point, and units of bytes ({', '.join(BYTES)}) or time "
+                    f"(ms, s); {wrong} in {text!r}: mend {part.strip()!r}"
                 )
             limits[name] = float(number) * UNITS[name][unit]
         return cls(limits)

@@ -25,6 +25,7 @@ from leanmed.search.candidates import FLOAT, Candidate, own_name, space, student
 from leanmed.search.report import page, title_of
 from leanmed.search.search import Searched, chosen, front, missed, search, untried
 from leanmed.search.workshop import ARTIFACT, SEARCH, Measured, Milliseconds, Tell, Workshop
+from leanmed.tasks.building import build_task
 
 FRONT = "front"
 COMPRESSION = Output(
@@ -156,6 +157,8 @@ def compress_run(
     own, students = own_name(run.recipe), {}
     if settings.students is not None:
         students = students_of(run.recipe, settings.students)
+    for student in students.values():  # a network that there is not is told of before any work
+        build_task(student, run.labels, pretrained=False)
     read_again(run, data)  # the labels and images that the run was trained on, or else nothing is begun
     if overwrite:
         shutil.rmtree(place, ignore_errors=True)
@@ -245,7 +248,10 @@ def _candidate(one: Measured) -> Candidate:
 def _tested(workshop: Workshop, own: Measured, given: Measured, progress: Progress) -> tuple[Compared | None, str]:
     """The test part, opened for the run's float model and the chosen one alone, and what is to be said of that."""
     if own.name == given.name:
-        return None, "It is the run's own float model, whose figures are those of its report."
+        return (
+            None,
+            "It is the run's own float model, whose figures on test images `leanmed evaluate` of the run tells.",
+        )
     before = [name for name in workshop.opened() if name != given.name]
     workshop.open_for(given.name)
     said = f"Earlier searches here have opened these test images for {', '.join(before)} too." if before else ""
@@ -277,8 +283,10 @@ def _answer(
             f"{shown(row.figures[score])}; that is {shown(row.change[score], '+')} from {own.name}."
         )
     else:
-        said.append(f"On validation images, its {title} is {given.score:.4f}, {given.change:+.4f} from {own.name}.")
-    return " ".join(filter(None, [*said, why, untried(searched)]))
+        change = "" if given.name == own.name else f", {given.change:+.4f} from {own.name}"
+        said.append(f"On validation images, its {title} is {given.score:.4f}{change}.")
+    guessed = "Its latency is partly guessed; see the remarks in the report." if given.guessed else ""
+    return " ".join(filter(None, [*said, guessed, why, untried(searched)])).replace("  ", " ")
 
 
 def _write(out: Path, workshop: Workshop, found: Found) -> None:

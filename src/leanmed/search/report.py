@@ -29,7 +29,7 @@ def page(found: Found) -> str:
     return render_page(
         "compression.html",
         found=found,
-        made=sorted(made, key=lambda one: (bool(over[one.name]), -one.score)),
+        made=sorted(made, key=lambda one: (one is not found.given, bool(over[one.name]), -one.score)),
         failed=failed,
         over=over,
         score=title,

@@ -17,7 +17,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from leanmed.audit.grouping import AUDIT, Known
 from leanmed.benchmark.benchmark import interleaved
 from leanmed.benchmark.profile import peak_mib
-from leanmed.compress.bench import Options
+from leanmed.compress.bench import Options, total_bytes
 from leanmed.compress.command import RecordImages, quantize_parts, sort_images, write_quantized
 from leanmed.compress.distil import Teacher
 from leanmed.compress.gate import answers, compare_tables, table_of
@@ -52,8 +52,8 @@ REPEATS = 30  # answers that are timed
 SECONDS = 20.0  # for which they are
 MIB = 2**20
 Tell = Callable[[str], None]
-Milliseconds = Callable[[Path], float]
-"""What one answer of an artifact takes on a device that is not this machine."""
+Milliseconds = Callable[[Path], tuple[float, Sequence[str]]]
+"""What one answer of an artifact takes on a device that is not this machine, and what is to be said of that."""
 
 
 class TimeIsUp(Exception):
@@ -95,6 +95,11 @@ class Measured:
     seconds: float = 0.0
     remarks: tuple[str, ...] = ()
     failed: str = ""
+
+    @property
+    def guessed(self) -> bool:
+        """Whether a part of its latency is a guess, since the device's table lacks some class of operator."""
+        return any("are guessed" in remark for remark in self.remarks)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Measured:
@@ -156,7 +161,7 @@ class Workshop:
         if file.is_file():
             before = json.loads(file.read_text(encoding="utf-8"))
             now = {key: value for key, value in before.items() if key.startswith("student ")} | now
-            differ = [f"{key}: {before[key]} -> {now[key]}" for key in before if before[key] != now.get(key)]
+            differ = [_change(key, before[key], now[key]) for key in before if before[key] != now.get(key)]
             if differ:
                 raise RunError(
                     f"expected to go on with the search in {self.place}, which was started otherwise "
@@ -262,7 +267,11 @@ class Workshop:
             write_quantized(out, made.artifact, quantized, made.known, parts)
             faithful = quantized.outcome.final.judged.agreement
             about = {"techniques": quantized.outcome.final.techniques, "remarks": quantized.outcome.warnings}
-        judged = self._judged(read_artifact(out))
+        artifact = read_artifact(out)
+        judged = self._judged(artifact)
+        latency, said = self.milliseconds(out) if self.milliseconds else (self._timed(out), ())
+        mib = peak_mib(out, artifact.manifest.input)
+        memory = None if mib is None else mib * MIB
         score, change = judged.after[judged.main_score], judged.change[judged.main_score]
         return {
             "score": score.value,
@@ -273,8 +282,9 @@ class Workshop:
             "change_high": change.high,
             "faithful": faithful,
             "images": judged.images,
-            "costs": self._costs(out),
+            "costs": {"size": float(total_bytes(artifact.graphs)), "latency": latency, "memory": memory},
             **about,
+            "remarks": (*about.get("remarks", ()), *said),
         }
 
     def _float(self, network: str, is_over: Callable[[], bool]) -> _Known:
@@ -323,7 +333,8 @@ class Workshop:
             recipe = recipe.model_copy(update={"distillation": Distillation()})
 
         def tell(line: str) -> None:
-            self.tell(f"{name}: {line}")
+            if not line.startswith("done; now:"):  # what would come next without a search
+                self.tell(f"{name}: {line}")
             if is_over():
                 raise TimeIsUp
 
@@ -348,15 +359,6 @@ class Workshop:
         images = RecordImages(own.parts.validation, side)
         return table_of(own.parts.validation, answers(own.artifact, images), own.artifact.manifest)
 
-    def _costs(self, path: Path) -> dict[str, float | None]:
-        manifest = read_artifact(path).manifest
-        memory = peak_mib(path, manifest.input)
-        return {
-            "size": float(manifest.bytes),
-            "latency": self.milliseconds(path) if self.milliseconds else self._timed(path),
-            "memory": None if memory is None else memory * MIB,
-        }
-
     def _timed(self, path: Path) -> float:
         """Milliseconds of one answer on one thread.
 
@@ -373,3 +375,10 @@ class Workshop:
         if not file.is_file():
             write_json(file, times["own"])
         return float(json.loads(file.read_text(encoding="utf-8")) * times["candidate"] / times["own"])
+
+
+def _change(key: str, before: Any, now: Any) -> str:
+    """In words, what differs from an earlier search."""
+    if key.startswith("student "):
+        return f"{key} had other settings; give the same, or choose another name for the new ones"
+    return "another model" if key == "model" else f"{key}: {before} -> {now}"

@@ -31,7 +31,10 @@ from leanmed.serving.workers import Done, Job, Worker, WorkerDied
 
 PREDICT, HEALTH, METRICS, OPENAPI = "/v1/predict", "/healthz", "/metrics", "/openapi.json"
 TENDED = 1.0  # seconds between two looks at the workers
-REASONS = {404: "expected one of the paths in /openapi.json", 405: "expected another method for this path"}
+REASONS = {
+    404: "expected one of the paths in /openapi.json",
+    405: "expected POST for /v1/predict and GET for all other paths",
+}
 FORMS = {"json": "application/json", "png": "image/png", "mask": "image/png", "page": "text/html"}
 logging.getLogger("python_multipart").disabled = True  # its lines would show what a client has sent
 PAGE, ANSWER = (Template((Path(__file__).parent / name).read_text("utf-8")) for name in ("page.html", "answer.html"))
@@ -169,8 +172,8 @@ class Server:
         score += f" (95 % interval {low:.3f} to {high:.3f})" if score and low is not None and high is not None else ""
         rows = {
             "labels": ", ".join(found.labels),
-            "answered from": "" if found.threshold is None else f"{found.threshold:.3f} on, {found.threshold_origin}",
-            "measured": score,
+            "decision threshold": "" if found.threshold is None else f"{found.threshold:.3f}, {found.threshold_origin}",
+            "how good it is, on images that it had not seen": score,
             "leaks": found.leak or "",
         }
         told = "".join(f"<dt>{k}</dt><dd>{html.escape(v)}</dd>" for k, v in rows.items() if v)
@@ -183,9 +186,10 @@ class Server:
         if wrong:
             return _told({"error": wrong}, 400, form)
         name = asked.get("artifact", next(iter(self.artifacts)))
-        if name not in self.artifacts or form not in FORMS:
-            known = f"expected artifact among {', '.join(self.artifacts)} and form among {', '.join(FORMS)}"
-            return _told({"error": f"{known}, got {name!r} and {form!r}; name one of these"}, 404, form)
+        for what, given, known in (("artifact", name, self.artifacts), ("form", form, FORMS)):
+            if given not in known:
+                wrong = f"expected {what} among {', '.join(known)}, got {given!r}; name one of these"
+                return _told({"error": wrong}, 404, form)
         job = Job(name, content, asked.getlist("point"), asked.getlist("label"), asked.get("box") or None, form)
         try:
             done = await self.pool.ask(job)
@@ -282,7 +286,7 @@ def _told(
 
 
 def _percent(probability: float | None) -> str:
-    return "" if probability is None else f"probability of the positive label {100 * probability:.0f} %"
+    return "" if probability is None else f"probability of the positive label {probability:.3f}"
 
 
 def _short(value: Any) -> str:

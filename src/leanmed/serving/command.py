@@ -88,9 +88,13 @@ def make_server(artifacts: Sequence[Path], settings: Settings) -> tuple[Server, 
             "expected --token-file beside --allow-host, since others then reach the server, if through a proxy, "
             "got none; write a token into a file and name it"
         )
-    named = {path.absolute().name: path.absolute() for path in artifacts}
-    if len(named) < len(artifacts):
-        raise DataError("expected artifacts in folders of different names, by which clients choose; rename one")
+    pairs = [_named(path) for path in artifacts]
+    named = dict(pairs)
+    if len(named) < len(pairs):
+        raise DataError(
+            "expected artifacts of different names, by which clients choose, got one twice; name them, such as "
+            "eyes=eyes/artifact lungs=lungs/artifact"
+        )
     manifests = {name: read_artifact(path).manifest for name, path in named.items()}
     limits = Limits(max_pixels=settings.max_pixels, max_bytes=settings.max_bytes)
     workers = [Worker(named, limits, settings.refuse_unfamiliar) for _ in range(settings.workers)]
@@ -102,6 +106,13 @@ def make_server(artifacts: Sequence[Path], settings: Settings) -> tuple[Server, 
         at_once=settings.workers + settings.waiting,
     )
     return Server(manifests, Pool(workers, settings.seconds), settings.max_bytes), rules
+
+
+def _named(artifact: Path) -> tuple[str, Path]:
+    """NAME=FOLDER, or a folder, whose name is the artifact's."""
+    name, equals, folder = str(artifact).partition("=")
+    given = equals and "/" not in name and not artifact.exists()
+    return (name, Path(folder).absolute()) if given else (artifact.absolute().name, artifact.absolute())
 
 
 def serve(artifacts: Sequence[Path], settings: Settings, tell: Callable[[str], None] = print) -> None:
@@ -119,7 +130,9 @@ def serve(artifacts: Sequence[Path], settings: Settings, tell: Callable[[str], N
     server, rules = make_server(artifacts, settings)
     listening = _listen(settings)  # before the artifacts are opened, which takes seconds
     server.pool.start()
-    tell(f"http://{settings.host}:{settings.port}   Research use only: not a medical device.   Ctrl-C ends it.")
+    name = (*settings.names, settings.host)[0]
+    tell(f"answers by {', '.join(server.artifacts)}")
+    tell(f"http://{name}:{settings.port}   Research use only: not a medical device.   Ctrl-C ends it.")
     config = uvicorn.Config(
         server.app(rules),
         http=Impatient,
