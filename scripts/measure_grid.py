@@ -69,6 +69,7 @@ def measure(
     write_json(
         out,
         {
+            **found.as_json(),
             "command": shlex.join(["python", "scripts/measure_grid.py", *sys.argv[1:]]),
             "note": note,
             "task": first.recipe.task,
@@ -76,7 +77,6 @@ def measure(
             "runs": {name: _facts(opened) for name, opened in runs.items()},
             "refused": refused,
             "adapters": _adapters(first),
-            **found.as_json(),
         },
     )
 
@@ -133,6 +133,7 @@ def _adapters(run: Run) -> str:
 def merge(
     found: Annotated[list[Path], typer.Argument(help="What `measure` wrote, one file for each kind of task.")],
     out: Annotated[Path, typer.Option(help="The JSON file to write.")],
+    trained: Annotated[Path | None, typer.Option(help="A text file with the commands that trained the runs.")] = None,
 ) -> None:
     """Write the rows of all kinds in one file."""
     tasks = {}
@@ -140,9 +141,10 @@ def merge(
         content = json.loads(file.read_text(encoding="utf-8"))
         tasks[content["task"]] = {key: value for key, value in content.items() if key != "notice"}
     command = shlex.join(["python", "scripts/measure_grid.py", *sys.argv[1:]])
+    lines = trained.read_text(encoding="utf-8").splitlines() if trained else []
     write_json(
         out,
-        {"notice": NOTICE, "command": command, "tasks": tasks},
+        {"notice": NOTICE, "command": command, "trained_by": lines, "tasks": tasks},
     )
 
 

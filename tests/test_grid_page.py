@@ -1,0 +1,49 @@
+"""docs/grid.md shows what docs/results/grid.json holds, and what it claims of INT8 is true there."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "grid.md").read_text(encoding="utf-8")
+MEASURED = json.loads((ROOT / "docs" / "results" / "grid.json").read_text(encoding="utf-8"))["tasks"]
+
+
+def rows_of(content: dict[str, Any]) -> str:
+    spec = importlib.util.spec_from_file_location("measure_grid", ROOT / "scripts" / "measure_grid.py")
+    assert spec
+    assert spec.loader
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return str(script.rows_of(content))
+
+
+@pytest.mark.parametrize("kind", MEASURED)
+def test_the_tables_are_what_was_measured(kind: str) -> None:
+    assert rows_of(MEASURED[kind]) in PAGE
+
+
+def test_every_kind_of_task_has_its_table() -> None:
+    assert len(re.findall(r"^## ", PAGE, re.MULTILINE)) >= len(MEASURED) == 4
+
+
+@pytest.mark.parametrize("kind", MEASURED)
+def test_int8_of_the_plain_model_loses_less_than_a_point(kind: str) -> None:
+    content = MEASURED[kind]
+    row = next(row for row in content["artifacts"] if row["name"] == "plain-int8")
+    assert row["change"][content["main_score"]]["value"] > -0.01
+
+
+def test_the_answer_on_the_page_of_the_search_is_the_one_that_was_given() -> None:
+    page = (ROOT / "docs" / "compress.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"<!-- answer -->\n(.*?)<!-- end -->", page, re.DOTALL)
+    words = " ".join(re.sub(r"^> ", "", shown, flags=re.MULTILINE).split())
+    for name in ("compress_anemia", "compress_colours", "compress_missed"):
+        report = json.loads((ROOT / "docs" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        assert " ".join(report["answer"].split()) in words
