@@ -23,7 +23,7 @@ from leanmed.training.loop import Loop
 TINY: dict[str, dict[str, Any]] = {
     "split": {"folds": 2, "validation": 0.25, "groups": "reader"},
     "model": {"backbone": "test_efficientnet", "weights": "none", "side": 32},
-    "training": {"batch_size": 4, "epochs": 6, "patience": 2, "learning_rate": 3e-3},
+    "training": {"batch_size": 4, "epochs": 6, "patience": 2, "learning_rate": 4e-3},
     "evaluation": {"resamples": 100},
 }
 
