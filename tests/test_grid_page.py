@@ -29,6 +29,26 @@ def test_the_tables_are_what_was_measured(kind: str) -> None:
     assert rows_of(MEASURED[kind]) in PAGE
 
 
+ROWS = {"detection": "Boxes", "segmentation": "Masks: ", "prompted": "Masks by a point", "classification": "Labels"}
+
+
+@pytest.mark.parametrize("kind", MEASURED)
+def test_the_first_table_of_the_readme_is_what_was_measured(kind: str) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| {ROWS[kind]}.*\|$", readme, re.MULTILINE)
+    made = {one["name"]: one for one in MEASURED[kind]["artifacts"]}
+    whole, eight, four = (made[f"plain-{to}"] for to in ("fp32", "int8", "int4"))
+    change = eight["change"][MEASURED[kind]["main_score"]]
+    cells = [
+        f"{whole['bytes'] / 1e6:.1f}",
+        f"{eight['bytes'] / whole['bytes']:.2f}x",
+        f"{whole['milliseconds']['1'] / eight['milliseconds']['1']:.1f}x",
+        f"{change['value']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f})",
+        f"{four['bytes'] / whole['bytes']:.2f}x",
+    ]
+    assert " | ".join(cells) in row
+
+
 def test_every_kind_of_task_has_its_table() -> None:
     assert len(re.findall(r"^## ", PAGE, re.MULTILINE)) >= len(MEASURED) == 4
 

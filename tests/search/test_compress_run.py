@@ -20,7 +20,8 @@ from leanmed.runs import read_csv
 from leanmed.runtime.artifact import read_artifact
 from leanmed.runtime.predictor import load
 from leanmed.search import workshop
-from training_fixtures import made_data, silent, trained_run
+from leanmed.training.train import train
+from training_fixtures import made_data, silent, tiny_recipe, trained_run
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -99,6 +100,34 @@ def test_a_search_that_was_stopped_goes_on_and_another_budget_needs_nothing_new(
     status, _, error = compress(out, "--budget", "size=1MB", "--no-students", "--resume", "--fold", "1")
     assert status == 2
     assert "started otherwise (another model" in error
+
+
+def test_a_run_that_leaks_is_labelled_on_the_screen_before_the_answer(
+    base: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    run = train(
+        tiny_recipe(split={"protocol": "paper"}, training={"epochs": 1}), made_data(base), base / "leaking", tell=silent
+    )
+    words = [
+        "compress",
+        run.path,
+        "--data",
+        made_data(base),
+        "--out",
+        base / "leaks",
+        "--no-students",
+        "--minutes",
+        "0",
+    ]
+    for budget, status in (("size=1MB", 0), ("size=1B", 2)):
+        monkeypatch.setattr(sys, "argv", ["leanmed", *map(str, words), "--resume", "--budget", budget])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert int(ended.value.code or 0) == status
+        said = " ".join("".join(capsys.readouterr()).split())
+        assert "This result LEAKS" in said
+        assert said.index("This result LEAKS") < said.index("keeps within")
+    assert "<title>LEAKS: " in (base / "leaks" / "report.html").read_text()
 
 
 def test_data_that_changed_since_the_run_are_refused_before_any_work(

@@ -200,11 +200,6 @@ class DeviceTable(_Strict):
             tell(line)
         return found.milliseconds
 
-    def told_milliseconds(self, artifact: Path) -> tuple[float, list[str]]:
-        """As `milliseconds`, with what is to be said of the estimate: which part of it is guessed."""
-        found = self.estimate(artifact)
-        return found.milliseconds, found.lines()
-
     def estimate(self, artifact: Path) -> Estimate:
         """As `milliseconds`, with what each class takes, and which the table lacks."""
         return self.estimate_nodes(executed_nodes(load(artifact)))

@@ -96,7 +96,7 @@ def _branches(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
 def compact(model: onnx.ModelProto) -> onnx.ModelProto:
     """A graph whose tensors have short names and whose nodes have none, but for its inputs and outputs.
 
-    Of a small network in integers, with a rounding beside every layer, names are a quarter of the file.
+    Of a small network in integers, with a rounding beside every layer, names weigh in the file.
     """
     model = copy(model)
     kept = {entry.name for entry in (*model.graph.input, *model.graph.output)}

@@ -24,7 +24,7 @@ from leanmed.search.budget import Budget, amount
 from leanmed.search.candidates import FLOAT, Candidate, own_name, space, students_of
 from leanmed.search.report import page, title_of
 from leanmed.search.search import Searched, chosen, front, missed, search, untried
-from leanmed.search.workshop import ARTIFACT, SEARCH, Measured, Milliseconds, Tell, Workshop
+from leanmed.search.workshop import ARTIFACT, SEARCH, Elsewhere, Measured, Tell, Workshop
 from leanmed.tasks.building import build_task
 
 FRONT = "front"
@@ -50,7 +50,7 @@ class Settings:
         students: `NAME:KEY=VALUE`; empty: those that the kind of task names; None: no students.
         fold: of the run.
         calibration, epochs, attempts: see `Workshop`.
-        milliseconds: of another device; None: answers are timed here.
+        elsewhere: estimates the latency on another device; None: answers are timed here.
         timed_on: what tells whose times they are; empty: this machine's.
     """
 
@@ -60,7 +60,7 @@ class Settings:
     calibration: int | None = None
     epochs: int = 0
     attempts: int | None = 2
-    milliseconds: Milliseconds | None = None
+    elsewhere: Elsewhere | None = None
     timed_on: str = ""
 
 
@@ -172,7 +172,7 @@ def compress_run(
         calibration=settings.calibration,
         epochs=settings.epochs,
         attempts=settings.attempts,
-        milliseconds=settings.milliseconds,
+        elsewhere=settings.elsewhere,
         timed_on=settings.timed_on or _this_machine(),
         tell=tell,
         progress=progress,
@@ -187,7 +187,7 @@ def compress_run(
         found = _found(workshop, searched, budget, settings, command, progress)
         _write(out, workshop, found)
     if found.given is None:
-        raise BudgetError(found.answer)
+        raise BudgetError(" ".join(filter(None, (found.leak, found.answer))))
     return found
 
 

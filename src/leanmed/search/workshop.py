@@ -17,7 +17,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 from leanmed.audit.grouping import AUDIT, Known
 from leanmed.benchmark.benchmark import interleaved
+from leanmed.benchmark.device import Estimate
 from leanmed.benchmark.profile import peak_mib
 from leanmed.compress.bench import Options, total_bytes
 from leanmed.compress.command import RecordImages, quantize_parts, sort_images, write_quantized
@@ -52,8 +53,8 @@ REPEATS = 30  # answers that are timed
 SECONDS = 20.0  # for which they are
 MIB = 2**20
 Tell = Callable[[str], None]
-Milliseconds = Callable[[Path], tuple[float, Sequence[str]]]
-"""What one answer of an artifact takes on a device that is not this machine, and what is to be said of that."""
+Elsewhere = Callable[[Path], Estimate]
+"""What one answer of an artifact takes on a device that is not this machine."""
 
 
 class TimeIsUp(Exception):
@@ -74,6 +75,7 @@ class Measured:
         costs: size and memory in bytes, latency in milliseconds; None: not known.
         techniques: that made it.
         seconds: that making and measuring took.
+        guessed: a part of its latency is a guess, since the device's table lacks some class of operator.
         remarks: what a user should know of it.
         failed: why there is no such artifact; empty: there is one.
     """
@@ -93,13 +95,9 @@ class Measured:
     costs: Mapping[str, float | None] = field(default_factory=dict)
     techniques: tuple[str, ...] = ()
     seconds: float = 0.0
+    guessed: bool = False
     remarks: tuple[str, ...] = ()
     failed: str = ""
-
-    @property
-    def guessed(self) -> bool:
-        """Whether a part of its latency is a guess, since the device's table lacks some class of operator."""
-        return any("are guessed" in remark for remark in self.remarks)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Measured:
@@ -131,7 +129,7 @@ class Workshop:
         calibration: training images that set ranges; None: as many as the kind of task says.
         epochs: of fine-tuning.
         attempts: at each compression, at most; None: as many as there are techniques.
-        milliseconds: of another device; None: answers are timed here.
+        elsewhere: estimates the latency on another device; None: answers are timed here.
         timed_on: what tells whose times they are.
         tell: takes one line at a time.
         progress: takes stage, done and total.
@@ -146,7 +144,7 @@ class Workshop:
     calibration: int | None
     epochs: int
     attempts: int | None
-    milliseconds: Milliseconds | None
+    elsewhere: Elsewhere | None
     timed_on: str
     tell: Tell
     progress: Progress
@@ -256,20 +254,27 @@ class Workshop:
 
     def _made(self, candidate: Candidate, is_over: Callable[[], bool]) -> dict[str, Any]:
         made = self._float(candidate.network, is_over)
-        out, faithful, about = self.artifact(candidate), 1.0, {}
-        if candidate.precision != FLOAT:
+        out, remarks, about = self.artifact(candidate), list[str](), dict[str, Any](faithful=1.0)
+        if candidate.precision == FLOAT:
+            artifact = made.artifact
+            judged = self._judged(artifact)
+        else:
             calibrates = PRECISIONS[candidate.precision].calibrates
             parts = Parts(made.parts.training if calibrates else [], made.parts.validation, [], made.parts.notes)
             options = Options(attempts=self.attempts)  # what does not pass their gate is a candidate all the same
             if candidate.tuned:
                 options = replace(options, start=("gptq", "finetune"), ladder=(), epochs=self.epochs, attempts=1)
             quantized = quantize_parts(made.artifact, candidate.precision, parts, options, progress=self.progress)
-            write_quantized(out, made.artifact, quantized, made.known, parts)
-            faithful = quantized.outcome.final.judged.agreement
-            about = {"techniques": quantized.outcome.final.techniques, "remarks": quantized.outcome.warnings}
-        artifact = read_artifact(out)
-        judged = self._judged(artifact)
-        latency, said = self.milliseconds(out) if self.milliseconds else (self._timed(out), ())
+            artifact = write_quantized(out, made.artifact, quantized, made.known, parts)
+            final, remarks = quantized.outcome.final, [*quantized.outcome.warnings]
+            # Of the run's own network, the gate has compared just these answers already.
+            judged = final.judged if candidate.network == self.own else self._judged(artifact)
+            about = {"faithful": final.judged.agreement, "techniques": final.techniques}
+        if self.elsewhere:
+            estimate = self.elsewhere(out)
+            latency, guesses = estimate.milliseconds, estimate.lines()
+        else:
+            latency, guesses = self._timed(out), []
         mib = peak_mib(out, artifact.manifest.input)
         memory = None if mib is None else mib * MIB
         score, change = judged.after[judged.main_score], judged.change[judged.main_score]
@@ -280,11 +285,11 @@ class Workshop:
             "change": change.value,
             "change_low": change.low,
             "change_high": change.high,
-            "faithful": faithful,
             "images": judged.images,
             "costs": {"size": float(total_bytes(artifact.graphs)), "latency": latency, "memory": memory},
+            "guessed": bool(guesses),
+            "remarks": (*remarks, *guesses),
             **about,
-            "remarks": (*about.get("remarks", ()), *said),
         }
 
     def _float(self, network: str, is_over: Callable[[], bool]) -> _Known:

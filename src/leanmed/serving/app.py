@@ -90,8 +90,6 @@ class Pool:
                             await anyio.to_thread.run_sync(worker.start)
                 finally:
                     self._idle.put_nowait(worker)
-                if self._idle.empty():
-                    break
 
     async def ask(self, job: Job) -> Done:
         """The answer of the next worker that is free.
@@ -171,10 +169,10 @@ class Server:
         score = f"{found.main_score} {value:.3f}" if value is not None else ""
         score += f" (95 % interval {low:.3f} to {high:.3f})" if score and low is not None and high is not None else ""
         rows = {
+            "leaks": found.leak or "",
             "labels": ", ".join(found.labels),
             "decision threshold": "" if found.threshold is None else f"{found.threshold:.3f}, {found.threshold_origin}",
             "how good it is, on images that it had not seen": score,
-            "leaks": found.leak or "",
         }
         told = "".join(f"<dt>{k}</dt><dd>{html.escape(v)}</dd>" for k, v in rows.items() if v)
         return f"<h2>{html.escape(name)}</h2><dl>{told}</dl>"
