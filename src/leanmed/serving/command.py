@@ -18,6 +18,7 @@ from leanmed.runtime.artifact import read_artifact
 from leanmed.serving.app import Pool, Server
 from leanmed.serving.guard import LOOPBACK, Rules
 from leanmed.serving.workers import Worker
+from leanmed.web.site import named_folder
 
 LEAST_TOKEN = 16  # characters
 CONNECTIONS = 256  # at a time; more are told to come again
@@ -88,14 +89,14 @@ def make_server(artifacts: Sequence[Path], settings: Settings) -> tuple[Server, 
             "expected --token-file beside --allow-host, since others then reach the server, if through a proxy, "
             "got none; write a token into a file and name it"
         )
-    pairs = [_named(path) for path in artifacts]
+    pairs = [(name or folder.name, folder) for name, folder in map(named_folder, artifacts)]
     named = dict(pairs)
     if len(named) < len(pairs):
         raise DataError(
             "expected artifacts of different names, by which clients choose, got one twice; name them, such as "
             "eyes=eyes/artifact lungs=lungs/artifact"
         )
-    manifests = {name: read_artifact(path).manifest for name, path in named.items()}
+    read = {name: read_artifact(path).model_copy(update={"graphs": {}}) for name, path in named.items()}
     limits = Limits(max_pixels=settings.max_pixels, max_bytes=settings.max_bytes)
     workers = [Worker(named, limits, settings.refuse_unfamiliar) for _ in range(settings.workers)]
     rules = Rules(
@@ -105,14 +106,7 @@ def make_server(artifacts: Sequence[Path], settings: Settings) -> tuple[Server, 
         seconds=settings.seconds,
         at_once=settings.workers + settings.waiting,
     )
-    return Server(manifests, Pool(workers, settings.seconds), settings.max_bytes), rules
-
-
-def _named(artifact: Path) -> tuple[str, Path]:
-    """NAME=FOLDER, or a folder, whose name is the artifact's."""
-    name, equals, folder = str(artifact).partition("=")
-    given = equals and "/" not in name and not artifact.exists()
-    return (name, Path(folder).absolute()) if given else (artifact.absolute().name, artifact.absolute())
+    return Server(read, Pool(workers, settings.seconds), limits, settings.refuse_unfamiliar), rules
 
 
 def serve(artifacts: Sequence[Path], settings: Settings, tell: Callable[[str], None] = print) -> None:
