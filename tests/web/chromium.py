@@ -97,7 +97,7 @@ class Visit:
 
     def wait_until_offline(self) -> None:
         """Until the page says that it works without a network."""
-        self.wait("#state:has-text('without a network')")
+        self.wait("#offline:has-text('now works without a network')")
 
     def ask(self, files: Sequence[Path], model: str | None = None) -> list[dict[str, Any]]:
         """The lines of the answers to some files, as the page saves them."""

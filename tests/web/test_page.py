@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 from chromium import ANSWERED, Files, Visit
 from PIL import Image
 
 from artifact_fixtures import LABELS, mean_red_graph
 from grid_fixtures import Place
+from leanmed.errors import DataError
 from leanmed.manifest import Familiar
 from leanmed.runtime.batch import answer
 from leanmed.runtime.lines import kind_of, read_lines
@@ -206,22 +209,25 @@ def test_points_and_a_box_go_to_the_artifact_in_pixels_of_the_image(browser: Any
     canvas = visit.page.locator("canvas")
     box = canvas.bounding_box()
     canvas.click(position={"x": box["width"] / 4, "y": box["height"] / 2})
-    visit.wait(".quiet:visible")
+    visit.wait(".clear:visible")
     (line,) = visit.lines()
     assert line["prompts"]["points"][0] == pytest.approx([width / 4, height / 2], abs=1)
     assert line["prompts"]["labels"] == [1]
     assert line["pointed"][0][:2] == pytest.approx(line["prompts"]["points"][0], abs=1e-3)
-    visit.page.locator("canvas").focus()
+    before = visit.page.locator("canvas").element_handle()
     visit.page.select_option("article select", "0")
     visit.page.locator("canvas").focus()
     visit.page.keyboard.press("ArrowRight")
     visit.page.keyboard.press("Enter")
-    visit.page.wait_for_timeout(1500)
+    before.wait_for_element_state("hidden")
+    visit.wait("canvas")
+    assert visit.page.locator("canvas:focus").count() == 1
     (line,) = visit.lines()
     assert line["prompts"]["labels"] == [1, 0], "by the keyboard too"
     assert line["prompts"]["points"][1] == pytest.approx([0.52 * width, 0.5 * height], abs=1)
-    visit.page.click(".quiet")
-    visit.page.wait_for_timeout(1500)
+    assert visit.page.locator("article select").input_value() == "0"
+    visit.page.click(".clear")
+    visit.page.locator(".clear").wait_for(state="hidden")
     assert visit.lines()[0].keys() == first.keys()
     assert visit.faults == []
     visit.close()
@@ -247,20 +253,134 @@ def test_the_card_is_one_press_away_and_shows_no_more_than_its_text(
     served.end()
 
 
+def telling_graph() -> bytes:
+    """The mean-red graph that also tells how familiar a picture is: as much as it is red."""
+    model = onnx.load_from_string(mean_red_graph())
+    model.graph.node.append(onnx.helper.make_node("Squeeze", ["positive"], ["familiar"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("familiar", onnx.TensorProto.FLOAT, []))
+    return bytes(model.SerializeToString())
+
+
 def test_an_unfamiliar_image_is_remarked_on_or_refused(
-    browser: Any, grid: Place, photographs: list[Path], tmp_path: Path
+    browser: Any, make_artifact: Callable[..., Path], tmp_path: Path
 ) -> None:
-    artifact = grid.artifact("classification", "plain", "fp32")
-    predictor = load(artifact)
-    assert isinstance(predictor.manifest.familiar, Familiar | None)
-    Image.new("RGB", (64, 64), (0, 0, 255)).save(tmp_path / "blue.png")
-    ours = answer(predictor, tmp_path / "blue.png")
+    artifact = make_artifact("one", telling_graph(), familiar=Familiar(threshold=0.05, images=20, bytes=1))
+    Image.new("RGB", (64, 64), (5, 0, 255)).save(tmp_path / "blue.png")
+    Image.new("RGB", (64, 64), (200, 0, 255)).save(tmp_path / "red.png")
+    files = [tmp_path / "blue.png", tmp_path / "red.png"]
+    for refuse in (False, True):
+        predictor = load(artifact, refuse_unfamiliar=refuse)
+        ours = [answer(predictor, path) for path in files]
+        write_web([artifact], tmp_path / "site", refuse_unfamiliar=refuse, overwrite=True, tell=silent)
+        served = Files(tmp_path / "site")
+        visit = Visit(browser, served.address)
+        theirs = visit.ask(files)
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.keys() == other.keys()
+            assert one["familiar"] == pytest.approx(other["familiar"], abs=1e-6)
+            assert one.get("remark") == other.get("remark")
+        assert ["error" in line for line in theirs] == [refuse, False]
+        visit.close()
+        served.end()
+
+
+@pytest.mark.parametrize("red", [float("nan"), -300.0, 600.0])
+def test_numbers_that_cannot_be_right_are_no_answer(
+    red: float, browser: Any, make_artifact: Callable[..., Path], photographs: list[Path], tmp_path: Path
+) -> None:
+    model = onnx.load_from_string(mean_red_graph())
+    (mean,) = [node for node in model.graph.node if node.op_type == "Gather"]
+    mean.output[0] = "unused"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32([red]), "red"))
+    artifact = make_artifact("one", model.SerializeToString())
+    with pytest.raises(DataError):
+        load(artifact).predict(photographs[0])
     write_web([artifact], tmp_path / "site", tell=silent)
     served = Files(tmp_path / "site")
     visit = Visit(browser, served.address)
-    (line,) = visit.ask([tmp_path / "blue.png"])
-    assert line.get("remark") == ours.get("remark")
-    assert line["familiar"] == pytest.approx(ours["familiar"], abs=1e-3)
+    (line,) = visit.ask(photographs[:1])
+    assert "cannot be right" in line["error"]
+    assert "label" not in line
+    visit.close()
+    served.end()
+
+
+def test_labels_that_look_like_numbers_keep_their_order(
+    browser: Any, make_artifact: Callable[..., Path], photographs: list[Path], tmp_path: Path
+) -> None:
+    artifact = make_artifact("grades", labels=("10", "2"))
+    write_web([artifact], tmp_path / "site", tell=silent)
+    served = Files(tmp_path / "site")
+    visit = Visit(browser, served.address)
+    (line,) = visit.ask(photographs[5:6])
+    ours = load(artifact).predict(photographs[5])
+    assert list(line["probabilities"]) == ["10", "2"]
+    assert line["probability"] == pytest.approx(ours.probability, abs=1e-6)
+    visit.close()
+    served.end()
+
+
+def test_an_answer_stays_when_another_precision_cannot_be_loaded(
+    browser: Any, make_artifact: Callable[..., Path], photographs: list[Path], tmp_path: Path
+) -> None:
+    model = onnx.load_from_string(mean_red_graph())
+    model.doc_string = "larger"
+    one, other = make_artifact("one"), make_artifact("other", model.SerializeToString(), precision="int8")
+    write_web([Path(f"eyes={one}"), Path(f"eyes={other}")], tmp_path / "site", tell=silent)
+    larger = load(other).artifact.manifest.graphs["model"].sha256[:16]
+    (tmp_path / f"site/graphs/{larger}.onnx").unlink()
+    served = Files(tmp_path / "site")
+    visit = Visit(browser, served.address)
+    for _ in range(2):
+        (line,) = visit.ask(photographs[:1])
+        assert "label" in line
+        assert visit.page.locator("article .error").count() == 0
+    visit.close()
+    served.end()
+
+
+def test_two_sites_and_other_pages_of_one_server_do_not_meet(
+    browser: Any, make_artifact: Callable[..., Path], photographs: list[Path], tmp_path: Path
+) -> None:
+    first, second = make_artifact("first"), make_artifact("second", threshold=0.9)
+    write_web([first], tmp_path / "root", tell=silent)
+    write_web([second], tmp_path / "eyes", tell=silent)
+    shutil.move(tmp_path / "eyes", tmp_path / "root/eyes")
+    (tmp_path / "root/wiki").mkdir()
+    (tmp_path / "root/wiki/index.html").write_text("<title>the wiki</title>")
+    served = Files(tmp_path / "root")
+    visit = Visit(browser, served.address)
+    visit.wait_until_offline()
+    visit.page.goto(f"{served.address}wiki/")
+    assert visit.page.title() == "the wiki"
+    visit.page.goto(f"{served.address}eyes/")
+    visit.wait_until_offline()
+    (line,) = visit.ask(photographs[:1])
+    assert line["threshold"] == 0.9
+    visit.page.goto(served.address)
+    (line,) = visit.ask(photographs[:1])
+    assert line["threshold"] == 0.5
+    visit.close()
+    served.end()
+
+
+def test_a_newer_version_is_offered_and_taken_whole(
+    browser: Any, make_artifact: Callable[..., Path], photographs: list[Path], tmp_path: Path
+) -> None:
+    write_web([make_artifact("old")], tmp_path / "site", tell=silent)
+    served = Files(tmp_path / "site")
+    visit = Visit(browser, served.address)
+    visit.wait_until_offline()
+    write_web([make_artifact("new", threshold=0.9)], tmp_path / "site", overwrite=True, tell=silent)
+    visit.page.goto(served.address)
+    (line,) = visit.ask(photographs[:1])
+    assert line["threshold"] == 0.5, "until it is taken, all is of the old version"
+    visit.wait("#update:visible")
+    visit.page.click("#update")
+    visit.wait_until_offline()
+    (line,) = visit.ask(photographs[:1])
+    assert line["threshold"] == 0.9
+    assert visit.faults == []
     visit.close()
     served.end()
 
@@ -269,14 +389,11 @@ def test_words_stand_in_one_file_and_none_is_missing() -> None:
     page = Path(__file__).parents[2] / "src/leanmed"
     words = json.loads((page / "web/page/words/en.json").read_text())
     code = "".join(path.read_text() for path in [*page.glob("web/page/*.js"), *page.glob("tasks/*/answer.js")])
-    used = set(re.findall(r"\bwords\.(\w+)", code)) | set(
-        re.findall(r'data-word="(\w+)"', (page / "web/page/index.html").read_text())
-    )
-    assert used - {"includes", "js"} <= words.keys() | {"code"}
-    refused = set(re.findall(r'new Refused\("(\w+)"\)', code))
-    assert refused == words["refused"].keys()
-    broken = set(re.findall(r'new Broken\("(\w+)"', code))
-    assert broken <= words.keys()
+    shown = set(re.findall(r'data-word="(\w+)"', (page / "web/page/index.html").read_text()))
+    used = shown | set(re.findall(r"\bwords\.(\w+)", code)) - {"includes", "js", "code", "refused"}
+    told = set(re.findall(r'new (?:Broken|Told)\((?:error \?\? )?"(\w+)"', code))
+    assert used | told == words.keys() - {"language", "refused", "loading"} | {"loading"}
+    assert set(re.findall(r'new Refused\("(\w+)"', code)) == words["refused"].keys()
 
 
 def test_waiting_for_answers_can_be_seen(visit: Visit, photographs: list[Path]) -> None:

@@ -47,7 +47,7 @@ def test_prompts_go_to_the_server(browser: Any, grid: Place, tmp_path: Path) -> 
         visit.page.mouse.down()
         visit.page.mouse.move(shown["x"] + 60, shown["y"] + 80, steps=4)
         visit.page.mouse.up()
-        visit.wait(".quiet:visible")
+        visit.wait(".clear:visible")
         (line,) = visit.lines()
         x1, y1, x2, y2 = line["prompts"]["box"]
         assert x1 < x2

@@ -35,9 +35,11 @@ from leanmed.runtime.artifact import Artifact
 from leanmed.serving.guard import AGAIN, Guard, Rules, log_line
 from leanmed.serving.workers import Done, Job, Worker, WorkerDied
 from leanmed.web.site import COMMON, about_site, linked_index, page_files
+from leanmed.web.site import PAGE as WEB_PAGE
 
 PREDICT, HEALTH, METRICS, OPENAPI = "/v1/predict", "/healthz", "/metrics", "/openapi.json"
 FORM = "/form"
+MOST_FIELDS = 512  # of a form: two for each point
 TENDED = 1.0  # seconds between two looks at the workers
 REASONS = {
     404: "expected one of the paths in /openapi.json",
@@ -180,7 +182,9 @@ class Server:
         self.files = {
             "/": linked_index(policy=POLICY, noscript=NOSCRIPT, accept=READ).encode(),
             "/site.json": json.dumps(about, ensure_ascii=False).encode(),
-            **{f"/{place}": content for place, content in page_files().items()},
+            # in place of a service worker that a page of `leanmed web` has left at this address
+            "/offline.js": (WEB_PAGE / "retired.js").read_bytes(),
+            **{f"/{place}": content for place, content in page_files(artifacts).items()},
         }
 
     async def file(self, request: Request) -> Response:
@@ -248,7 +252,7 @@ class Server:
         if kind != "multipart/form-data":
             body = await request.body()
             return request.query_params, body, "" if body else "expected an image as the body, got none; send its bytes"
-        parser = MultiPartParser(request.headers, request.stream(), max_files=1, max_fields=32)
+        parser = MultiPartParser(request.headers, request.stream(), max_files=1, max_fields=MOST_FIELDS)
         parser.spool_max_size = self.max_bytes  # in memory: no image lies on the disk
         try:
             form = await parser.parse()

@@ -9,7 +9,9 @@ import hashlib
 import io
 import tarfile
 import urllib.request
+import zlib
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
 
 VERSION = "1.30.0"
@@ -55,7 +57,7 @@ def fetch_runtime(folder: Path, address: str = ADDRESS) -> None:
             archive = response.read(MAX_BYTES)
         with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
             found = {name: _member(packed, f"package/dist/{name}") for name in SHA256}
-    except (OSError, ValueError, tarfile.TarError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, tarfile.TarError, zlib.error, HTTPException) as error:
         raise RuntimeMissing(f"{address} cannot be read ({error})") from error
     checked = {name: _checked(name, content, SHA256[name]) for name, content in found.items()}
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ import hashlib
 import html
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from string import Template
@@ -34,6 +34,7 @@ from leanmed.manifest import Manifest
 from leanmed.outputs import Output
 from leanmed.reading.raster import DEFAULT_LIMITS, Limits
 from leanmed.runtime.artifact import Artifact, read_artifact
+from leanmed.runtime.predictor import Predictor
 from leanmed.tasks import TASKS
 from leanmed.web.bundle import bundle
 from leanmed.web.runtime import PACKAGED, SCRIPT, VERSION, WASM, RuntimeMissing, fetch_runtime, read_runtime
@@ -44,8 +45,10 @@ SITE = Output(
     ("models", "runtime", "words"),
     "site.json",
     (
-        "*.html",
-        "*.js",
+        "index.html",
+        *(path.name for path in PAGE.glob("*.js")),
+        *(f"{task}.js" for task in TASKS),
+        "kinds.js",
         "style.css",
         "site.json",
         "manifest.webmanifest",
@@ -64,6 +67,7 @@ POLICY = (
 )
 ICONS = (192, 512)  # pixels, as telephones ask for
 NOSCRIPT = "This page needs JavaScript: the model runs in the browser itself."
+OTHERS = ("place_single.js", "offline.js", "retired.js")  # modules that are not beside the others of a site
 READ = "image/jpeg,image/png,image/webp,image/bmp"
 
 
@@ -102,6 +106,7 @@ def group_by_model(artifacts: Sequence[Path]) -> dict[str, list[Artifact]]:
         name, folder = named_folder(given)
         artifact = read_artifact(folder)
         _check(folder, artifact.manifest)
+        Predictor(artifact)  # or it says that a graph does not fit what the manifest says of it
         models.setdefault(name or artifact.manifest.name, []).append(artifact)
     for name, alike in models.items():
         alike.sort(key=lambda artifact: artifact.manifest.bytes)
@@ -209,7 +214,8 @@ def _about(sha256: str, manifest: Manifest, card: str) -> dict[str, Any]:
         "recalibrated": bool(manifest.recalibration),
         "pieces": manifest.pieces,
         "precision": manifest.precision,
-        "input": manifest.input.model_dump(include={"side", "reduced", "min_side"}),
+        "input": manifest.input.model_dump(include={"kind", "side", "reduced"})
+        | {"min_side": max(DEFAULT_LIMITS.min_side, manifest.input.min_side)},
         "familiar": manifest.familiar.threshold if manifest.familiar else None,
         "score": told,
         "leak": manifest.leak,
@@ -222,8 +228,8 @@ def _about(sha256: str, manifest: Manifest, card: str) -> dict[str, Any]:
 
 
 def card_as_html(card: str) -> str:
-    """A card's Markdown as HTML; what is HTML in it is shown as text, and nothing in it loads anything."""
-    reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "autolink"])
+    """A card's Markdown as HTML; what is HTML or a link in it is shown as text, and nothing in it loads anything."""
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "link", "autolink"])
     tokens = reader.parse(card)
     for token in tokens:
         token.attrs.pop("style", None)  # the page's policy allows none
@@ -241,22 +247,27 @@ def index(*, policy: str = POLICY, head: str, tail: str, noscript: str = NOSCRIP
 def linked_index(**given: str) -> str:
     """The page whose files lie beside it."""
     head = (
-        '<link rel="stylesheet" href="style.css">\n<link rel="manifest" href="manifest.webmanifest">\n'
+        '<link rel="stylesheet" href="style.css">\n'
+        '<link rel="manifest" href="manifest.webmanifest" crossorigin="use-credentials">\n'
         '<link rel="icon" href="icon-192.png">'
     )
     return index(head=head, tail='<script type="module" src="app.js"></script>', **given)
 
 
-def page_files() -> dict[str, bytes]:
-    """The page's own files but for `index.html` and `site.json`: place in the site -> content."""
-    modules = {n: t for n, t in page_modules().items() if n not in ("place_single.js", "offline.js")}
+def page_files(models: Collection[str]) -> dict[str, bytes]:
+    """The page's own files but for `index.html` and `site.json`: place in the site -> content.
+
+    Args:
+        models: their names, by which a telephone calls the page once it is installed.
+    """
+    modules = {n: t for n, t in page_modules().items() if n not in OTHERS}
     files = {name: text.encode() for name, text in modules.items()}
     files |= {f"words/{code}.json": content for code, content in words().items()}
     files |= {f"icon-{side}.png": _icon(side) for side in ICONS}
     icons = [{"src": f"icon-{side}.png", "sizes": f"{side}x{side}", "type": "image/png"} for side in ICONS]
     about = {
-        "name": "leanmed: research use only, not a medical device",
-        "short_name": "leanmed",
+        "name": f"{', '.join(models)}: leanmed, research use only, not a medical device",
+        "short_name": next(iter(models)),
         "start_url": ".",
         "scope": ".",
         "display": "standalone",
@@ -272,20 +283,21 @@ def site_files(
     models: Mapping[str, Sequence[Artifact]], runtime: Mapping[str, bytes], **about: Any
 ) -> dict[str, bytes]:
     """Everything that a static site is: place -> content. The service worker keeps all of the others."""
-    files = {"index.html": linked_index().encode(), **page_files(), **_loaded(models, runtime, **about)}
-    digest = hashlib.sha256()
-    for place, content in sorted(files.items()):
-        digest.update(f"{place} {sha256_bytes(content)}\n".encode())
-    head = f"const VERSION = {json.dumps(digest.hexdigest()[:16])};\nconst FILES = {json.dumps(sorted(files))};\n"
+    files = {"index.html": linked_index().encode(), **page_files(models), **_large_files(models, runtime)}
+    files["site.json"] = json.dumps(_described(models, runtime, **about), ensure_ascii=False).encode()
+    hashes = json.dumps({place: sha256_bytes(content) for place, content in sorted(files.items())}, indent=1)
+    head = f"const CACHE = {json.dumps(sha256_bytes(hashes.encode())[:16])};\nconst FILES = {hashes};\n\n"
     return files | {"offline.js": head.encode() + (PAGE / "offline.js").read_bytes()}
 
 
-def _loaded(models: Mapping[str, Sequence[Artifact]], runtime: Mapping[str, bytes], **about: Any) -> dict[str, bytes]:
-    """What the page loads when it runs: what it is about, ONNX Runtime Web, and the graphs."""
-    described = {name: [(a.sha256, a.manifest, a.card) for a in alike] for name, alike in models.items()}
-    content = about_site(described, runtime=runtime, **about)
-    files = {"site.json": json.dumps(content, ensure_ascii=False).encode()}
-    files |= {f"runtime/{name}": file for name, file in runtime.items()}
+def _described(models: Mapping[str, Sequence[Artifact]], runtime: Mapping[str, bytes], **about: Any) -> dict[str, Any]:
+    found = {name: [(a.sha256, a.manifest, a.card) for a in alike] for name, alike in models.items()}
+    return about_site(found, runtime=runtime, **about)
+
+
+def _large_files(models: Mapping[str, Sequence[Artifact]], runtime: Mapping[str, bytes]) -> dict[str, bytes]:
+    """ONNX Runtime Web and the graphs, which are loaded when they are needed."""
+    files = {f"runtime/{name}": file for name, file in runtime.items()}
     for artifact in (artifact for alike in models.values() for artifact in alike):
         for name, graph in artifact.graphs.items():
             files[f"graphs/{artifact.manifest.graphs[name].sha256[:16]}.onnx"] = graph
@@ -297,7 +309,9 @@ def single_file(models: Mapping[str, Sequence[Artifact]], runtime: Mapping[str, 
     modules = page_modules()
     modules["place.js"] = modules.pop("place_single.js")
     script, style = bundle(modules, "app.js"), (PAGE / "style.css").read_text("utf-8")
-    files = {**_loaded(models, runtime, **about), "engine.js": bundle(modules, "engine.js").encode()}
+    site = json.dumps(_described(models, runtime, **about), ensure_ascii=False).encode()
+    files = {"site.json": site, **_large_files(models, runtime)}
+    files["engine.js"] = bundle(modules, "engine.js").encode()
     files |= {f"words/{code}.json": content for code, content in words().items()}
     policy = (
         f"{COMMON}script-src {_csp_hash(script)} blob: 'wasm-unsafe-eval'; style-src {_csp_hash(style)}; "

@@ -1,8 +1,8 @@
 /** Boxes with scores: what answer.py does, in a browser. */
 
-import { MARKED, lineWidth, writeOn } from "./drawing.js";
+import { drawBox, writeOn } from "./drawing.js";
 import { Refused } from "./faults.js";
-import { percent, say } from "./words.js";
+import { say } from "./words.js";
 
 const FAR = 1e5; // pixels; no image reaches so far
 
@@ -30,22 +30,25 @@ export const detection = {
     const [name] = about.labels;
     return {
       title: say(line.boxes.length === 1 ? words.one_found : words.found, { count: line.boxes.length, label: name }),
-      sentences: line.scores.length ? [say(words.best_score, { share: percent(line.scores[0]) })] : [],
-      bars: line.scores.map((value, index) => ({ name: `${name} ${index + 1}`, value, threshold: line.threshold })),
+      sentences: line.scores.length ? [say(words.best_score, { score: line.scores[0].toFixed(2) })] : [],
+      bars: line.scores.map((value, index) => ({
+        name: `${name} ${index + 1}`,
+        value,
+        shown: value.toFixed(2),
+        threshold: line.threshold,
+      })),
     };
   },
 
   threshold(about, words) {
-    return say(words.box_from, { share: percent(about.threshold ?? 0) });
+    return say(words.box_from, { score: (about.threshold ?? 0).toFixed(2) });
   },
 
   async draw(context, line, shown) {
-    context.strokeStyle = MARKED;
-    context.lineWidth = lineWidth(context);
     line.boxes.forEach((box, index) => {
-      const [x1, y1, x2, y2] = box.map((value) => value * shown);
-      context.strokeRect(x1, y1, x2 - x1, y2 - y1);
-      writeOn(context, line.scores[index].toFixed(2), x1, y2);
+      const placed = box.map((value) => value * shown);
+      drawBox(context, placed);
+      writeOn(context, line.scores[index].toFixed(2), placed[0], placed[3]);
     });
   },
 };

@@ -1,6 +1,7 @@
 /** A mask of what is pointed at: what answer.py does, in a browser. */
 
 import { drawCross } from "./drawing.js";
+import { Refused } from "./faults.js";
 import { segmentation } from "./segmentation.js";
 import { percent, say } from "./words.js";
 
@@ -12,6 +13,7 @@ export const prompted = {
   graphs: { model: ["embedding", "image"], decoder: ["mask", "confidence", "score"], localiser: ["point"] },
   takesPrompts: true,
   threshold: segmentation.threshold,
+  received: segmentation.received,
 
   /** Embedding and image, with prompts or the localiser's point, to mask, confidence, score, points and labels. */
   async finish([embedding, seen], { width, height }, prompts, run) {
@@ -33,6 +35,8 @@ export const prompted = {
   },
 
   async decide([mask, confidence, score, points, labels], about, image) {
+    const isSound = score.data[0] >= 0 && score.data[0] <= 1 && points.data.every(Number.isFinite);
+    if (!isSound) throw new Refused("unsound");
     const pointed = Array.from(labels.data, (label, index) => [
       points.data[2 * index] * image.scale,
       points.data[2 * index + 1] * image.scale,

@@ -13,6 +13,7 @@ export const segmentation = {
   /** Mask and confidence, (h, w) each; of one label the threshold decides anew. */
   async decide([mask, confidence], about, { scale }) {
     const [height, width] = confidence.dims;
+    if (mask.dims.join() !== confidence.dims.join()) throw new Refused("unsound");
     let marked = mask.data;
     if (about.threshold !== null) {
       const least = Math.ceil(LEVELS * about.threshold - 1e-6);
@@ -32,8 +33,13 @@ export const segmentation = {
     return about.pieces === "all" ? part : { ...part, pieces: about.pieces };
   },
 
+  /** The server's line with its labels in the artifact's order, which JSON's objects do not keep. */
+  received(line, about) {
+    return { ...line, pixels: new Map(about.labels.map((label) => [label, line.pixels[label]])) };
+  },
+
   told(line, about, words, size) {
-    const entries = Object.entries(line.pixels);
+    const entries = [...line.pixels];
     const shares = size ? entries.map(([label, count]) => [label, count / (size.width * size.height)]) : [];
     const isEmpty = entries.every(([, count]) => count === 0);
     return {
@@ -59,7 +65,7 @@ export const segmentation = {
 function countsOf(mask, labels) {
   const counts = new Array(labels.length + 1).fill(0);
   for (const value of mask) counts[value] += 1;
-  return Object.fromEntries(labels.map((label, index) => [label, counts[index + 1]]));
+  return new Map(labels.map((label, index) => [label, counts[index + 1]]));
 }
 
 /** A plane in the image's own pixels: the nearest of those that the graph saw. */

@@ -4,10 +4,10 @@ import { Broken, Refused, Told } from "./faults.js";
 import { decode } from "./image.js";
 import { KINDS } from "./kinds.js";
 import { LocalEngine } from "./local.js";
-import { bytesOf, keepOffline, readSite } from "./place.js";
-import { PromptPad } from "./prompting.js";
+import { bytesOf, keepAll, readSite, startKeeping } from "./place.js";
+import { Pointed, PromptPad } from "./prompting.js";
 import { ServerEngine } from "./server.js";
-import { percent, say } from "./words.js";
+import { jsonOf, say } from "./words.js";
 
 const LEAST_SHOWN = 640; // pixels of the longer side of a picture on the page; smaller images are shown larger
 const MOST_SHOWN = 1200;
@@ -19,20 +19,20 @@ class Page {
     this.words = words;
     this.items = [];
     this.last = Promise.resolve(); // images are answered one after the other
-    this.engine = site.server
-      ? new ServerEngine(site)
-      : new LocalEngine(site, (word, values) => this.state(say(words[word], values)));
+    this.engine = site.server ? new ServerEngine(site) : new LocalEngine(site, (share) => this.tellLoaded(share));
   }
 
   async start() {
     this.write();
     this.listen();
     if (this.site.server) return;
-    this.state(this.words.needs_network);
-    const offline = keepOffline(); // beside the model, so that neither waits for the other
-    await this.engine.prepare(this.model);
-    this.state("");
-    if (await offline.catch(() => false)) this.state(this.words.works_offline);
+    byId("offline").textContent = this.words.needs_network;
+    const keeping = startKeeping((update) => this.offer(update)).catch(() => false);
+    this.last = keeping; // else what the first image needs were loaded twice
+    const isKept = await keeping;
+    await this.prepare();
+    const isWhole = isKept && (await keepAll().catch(() => false));
+    byId("offline").textContent = isWhole ? this.words.works_offline : this.words.stays_online;
   }
 
   get model() {
@@ -46,6 +46,14 @@ class Page {
     for (const { name } of this.site.models) byId("model").append(new Option(name));
     byId("choice").hidden = this.site.models.length < 2;
     byId("card").hidden = false;
+    this.showTaken();
+  }
+
+  /** Say what images the model takes: of slices of scans, no photograph of a screen is one. */
+  showTaken() {
+    const takesSlices = this.model.artifacts[0].input.kind === "slice";
+    byId("photograph").hidden = takesSlices;
+    byId("slices").hidden = !takesSlices;
   }
 
   listen() {
@@ -55,7 +63,10 @@ class Page {
         target.value = ""; // the same file may be chosen again
       });
     }
-    byId("model").addEventListener("change", () => this.guard(this.engine.prepare(this.model).then(() => this.state(""))));
+    byId("model").addEventListener("change", () => {
+      this.showTaken();
+      this.guard(this.prepare());
+    });
     byId("export").addEventListener("click", () => this.save());
     byId("clear").addEventListener("click", () => this.clear());
     byId("card").addEventListener("click", () => this.showCard());
@@ -73,35 +84,60 @@ class Page {
     });
   }
 
+  async prepare() {
+    await this.engine.prepare(this.model);
+    byId("fault").hidden = true;
+    byId("progress").hidden = true;
+  }
+
   add(files) {
     for (const file of files) {
-      const item = { key: crypto.getRandomValues(new Uint32Array(2)).join("-"), file, model: this.model, line: null };
-      item.article = document.createElement("article");
-      byId("answers").prepend(item.article);
+      const key = crypto.getRandomValues(new Uint32Array(2)).join("-");
+      const article = document.createElement("article");
+      const item = { key, file, article, model: this.model, pointed: new Pointed(), line: null, told: null };
+      byId("answers").prepend(article);
       this.items.push(item);
-      this.fill(item, [named("p", "name", file.name), named("p", "soft", this.words.waiting)]);
-      this.last = this.last.then(() => this.ask(item));
+      article.replaceChildren(this.name(item), named("p", "soft waiting", this.words.waiting));
+      this.queue(item, null);
     }
     byId("clear").hidden = this.items.length === 0;
   }
 
-  async ask(item, prompts = null) {
+  queue(item, prompts) {
+    this.last = this.last.then(() => this.ask(item, prompts));
+  }
+
+  async ask(item, prompts) {
     if (!item.article.isConnected) return; // it was removed meanwhile
     this.state(this.words.answering);
     try {
       const { line, about } = await this.engine.answer(item.model, item, prompts);
-      Object.assign(item, { line, about });
+      if (!item.article.isConnected) return;
       const remark = this.remark(line, about);
-      if (remark) line.remark ??= remark;
+      item.line = { input: item.file.name, ...line, ...(remark && { remark }) };
+      item.about = about;
       await this.show(item, prompts);
       this.state(say(this.words.answered, { name: item.file.name, title: item.told.title }));
-      byId("export").hidden = false;
       await this.choose(item);
     } catch (error) {
-      item.line = { input: item.file.name, error: this.reason(error, item) };
-      this.fill(item, [named("p", "name", item.file.name), named("p", "error", item.line.error)]);
-      byId("export").hidden = false;
+      this.showReason(item, error);
       this.state("");
+    } finally {
+      byId("progress").hidden = true;
+      byId("export").hidden = !this.items.some(({ line }) => line);
+    }
+  }
+
+  /** Tell why there is no answer; one that an image had before stays as it is. */
+  showReason(item, error) {
+    const reason = named("p", "error", this.reason(error, item));
+    reason.setAttribute("role", "alert");
+    item.article.querySelector(".waiting")?.remove();
+    item.article.querySelector(".error")?.remove();
+    if (item.told) item.article.prepend(reason);
+    else {
+      item.line = { input: item.file.name, ...error.line, error: reason.textContent };
+      item.article.replaceChildren(this.name(item), reason);
     }
   }
 
@@ -118,25 +154,27 @@ class Page {
   async show(item, prompts) {
     const { line, about, article } = item;
     const kind = KINDS[about.task];
-    const picture = await this.picture(item, prompts);
-    item.told = kind.told(line, about, this.words, picture.size);
+    const hadFocus = article.contains(document.activeElement);
+    const { element, size, controls } = await this.picture(item, prompts);
+    item.told = kind.told(line, about, this.words, size);
     const { title, sentences, bars } = item.told;
-    const parts = [named("p", "name", item.file.name), named("h2", "", title)];
+    const parts = [this.name(item), named("h2", "", title)];
     if (line.remark) parts.push(alerting(named("p", "remark", line.remark)));
-    parts.push(picture.element, ...(picture.pad?.controls ?? []));
-    picture.element.setAttribute(
-      picture.element.tagName === "CANVAS" ? "aria-label" : "alt",
-      say(this.words.image_of, { name: item.file.name, title, sentences: sentences.join(" ") }),
-    );
+    if (about.leak) parts.push(named("p", "remark", say(this.words.leaks, { leak: about.leak })));
+    parts.push(element, ...controls);
+    const described = say(this.words.image_of, { name: item.file.name, title, sentences: sentences.join(" ") });
+    element.setAttribute(element.tagName === "CANVAS" ? "aria-label" : "alt", described);
     parts.push(...bars.map((bar) => this.bar(bar)), ...sentences.map((sentence) => named("p", "", sentence)));
-    parts.push(named("p", "soft", `${kind.threshold(about, this.words)} ${this.rule(about)}`));
-    if (line.seconds !== undefined) {
-      const seconds = line.seconds.toFixed(2);
-      parts.push(named("p", "soft", say(this.words.answered_by, { precision: about.precision, seconds })));
-    }
+    parts.push(named("p", "soft", `${kind.threshold(about, this.words, line)} ${this.rule(about)}`));
+    const seconds = line.seconds.toFixed(2);
+    parts.push(named("p", "soft", say(this.words.answered_by, { precision: about.precision, seconds })));
     parts.push(named("p", "notice", this.words.notice));
-    this.fill(item, parts);
-    if (article.dataset.focused) picture.element.focus();
+    article.replaceChildren(...parts);
+    if (hadFocus) element.focus();
+  }
+
+  name({ file, model }) {
+    return named("p", "name", this.site.models.length < 2 ? file.name : `${file.name} (${model.name})`);
   }
 
   /** The image with the answer on it, and what is needed to point at it. */
@@ -150,7 +188,8 @@ class Page {
       if (!this.engine.drawing) throw error;
       const image = new Image();
       image.src = URL.createObjectURL(await this.engine.drawing(item.model, item, prompts));
-      return { element: image, size: null };
+      image.addEventListener("load", () => URL.revokeObjectURL(image.src), { once: true });
+      return { element: image, size: null, controls: [] };
     }
     const size = { width: bitmap.width, height: bitmap.height };
     const longer = Math.max(size.width, size.height);
@@ -165,16 +204,12 @@ class Page {
     context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
     bitmap.close();
     await kind.draw(context, line, shown);
-    if (!kind.takesPrompts) return { element: canvas, size };
-    const ask = (given) => {
-      item.article.dataset.focused = document.activeElement === canvas ? "yes" : "";
-      this.last = this.last.then(() => this.ask(item, given));
-    };
-    return { element: canvas, size, pad: new PromptPad(canvas, shown, prompts, this.words, ask) };
+    if (!kind.takesPrompts) return { element: canvas, size, controls: [] };
+    const pad = new PromptPad(canvas, size, item.pointed, this.words, (given) => this.queue(item, given));
+    return { element: canvas, size, controls: pad.controls };
   }
 
-  bar({ name, value, threshold }) {
-    const share = percent(value);
+  bar({ name, value, shown, threshold }) {
     const bar = named("div", threshold === null ? "bar" : "bar marked", "");
     const track = named("div", "track", "");
     const fill = named("div", "fill", "");
@@ -187,14 +222,15 @@ class Page {
       track.append(mark);
     }
     track.setAttribute("aria-hidden", "true"); // the words above it say the same
-    bar.append(named("span", "", say(this.words.bar, { name, share })), track);
+    bar.append(named("span", "", say(this.words.bar, { name, share: shown })), track);
     return bar;
   }
 
   rule(about) {
     const [rule, least] = about.rule.split(":");
     const images = about.recalibrated ? this.words.recalibration_images : this.words.validation_images;
-    return about.threshold === null ? "" : say(this.words.rules[rule] ?? this.words.rules[""], { images, least });
+    const sentence = Object.hasOwn(this.words.rules, rule) ? this.words.rules[rule] : this.words.rules[""];
+    return about.threshold === null ? "" : say(sentence, { images, least });
   }
 
   remark(line, about) {
@@ -203,20 +239,17 @@ class Page {
   }
 
   reason(error, item) {
-    if (error instanceof Told) return error.message || this.words.server_gone;
+    if (error instanceof Told) return this.words[error.message] ?? error.message;
     if (error instanceof Broken) return say(this.words[error.message], { name: error.file });
     if (!(error instanceof Refused)) return say(this.words.failed, { reason: error.message });
     const { max_bytes: bytes, max_pixels: pixels } = this.site.limits;
     const side = item?.model.artifacts[0].input.min_side;
-    return say(this.words.refused[error.message], { megabytes: bytes / 1e6, megapixels: pixels / 1e6, side });
-  }
-
-  fill(item, parts) {
-    item.article.replaceChildren(...parts);
+    const [megabytes, megapixels] = [bytes, pixels].map((value) => Math.floor(value / 1e6));
+    return say(this.words.refused[error.message], { megabytes, megapixels, side });
   }
 
   save() {
-    const lines = this.items.filter(({ line }) => line).map(({ line }) => `${JSON.stringify(line)}\n`);
+    const lines = this.items.filter(({ line }) => line).map(({ line }) => `${jsonOf(line)}\n`);
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob(lines, { type: "application/jsonl" }));
     link.download = "answers.jsonl";
@@ -230,28 +263,42 @@ class Page {
     byId("export").hidden = true;
     byId("clear").hidden = true;
     this.state("");
+    this.engine.forget().catch(() => {}); // there is nothing to forget where the worker has ended
   }
 
-  async showCard() {
-    const { artifacts } = this.model;
-    const parts = artifacts.map((about) => this.sheet(about));
-    byId("about-text").replaceChildren(...(await Promise.all(parts)).flat());
+  showCard() {
+    byId("about-text").replaceChildren(...this.model.artifacts.flatMap((about) => this.sheet(about)));
     byId("about").showModal();
+    byId("about-title").focus();
   }
 
-  async sheet(about) {
-    const parts = [named("h2", "", `${this.model.name}: ${about.precision}`)];
+  sheet(about) {
+    const parts = [named("h3", "", `${this.model.name}: ${about.precision}`)];
     if (about.leak) parts.push(named("p", "remark", say(this.words.leaks, { leak: about.leak })));
     if (about.score) {
-      const { name, value, low, high } = about.score;
+      const { name: key, value, low, high } = about.score;
+      const name = Object.hasOwn(this.words.scores, key) ? this.words.scores[key] : key;
       const interval = low === null ? "" : say(this.words.interval, { low, high });
       parts.push(named("p", "", say(this.words.score, { name, value, interval })));
+      if (about.recalibrated) parts.push(named("p", "", this.words.before_recalibration));
     }
     const kind = KINDS[about.task];
     parts.push(named("p", "", `${kind.threshold(about, this.words)} ${this.rule(about)}`));
     const card = document.createElement("div");
     card.innerHTML = about.card; // made by leanmed from the card's text, with all marks of HTML in it escaped
     return [...parts, card];
+  }
+
+  /** Show how much is loaded, in steps that a screen reader can follow. */
+  tellLoaded(share) {
+    const tenths = Math.floor(10 * share);
+    byId("progress").hidden = false;
+    byId("progress").textContent = say(this.words.loading, { share: `${10 * tenths} %` });
+  }
+
+  offer(update) {
+    byId("update").hidden = false;
+    byId("update").addEventListener("click", update, { once: true });
   }
 
   state(text) {
@@ -263,6 +310,7 @@ class Page {
     try {
       await promise;
     } catch (error) {
+      byId("progress").hidden = true;
       byId("fault").textContent = this.reason(error, null);
       byId("fault").hidden = false;
     }
@@ -288,14 +336,22 @@ async function wordsFor(site) {
 }
 
 async function main() {
+  let words = null;
   try {
     const site = await readSite();
-    const page = new Page(site, await wordsFor(site));
+    words = await wordsFor(site);
+    if (!isCurrent()) throw new Broken("old_browser");
+    const page = new Page(site, words);
     await page.guard(page.start());
   } catch (error) {
-    byId("fault").textContent = `The page cannot start: ${error.message} ${error.file ?? ""}`;
+    byId("fault").textContent = words?.[error.message] ?? `The page cannot start: ${error.message} ${error.file ?? ""}`;
     byId("fault").hidden = false;
   }
+}
+
+/** Whether the browser has what the page uses, of which the youngest came in 2023. */
+function isCurrent() {
+  return ["OffscreenCanvas", "CompressionStream", "createImageBitmap", "Worker"].every((name) => name in globalThis);
 }
 
 main();

@@ -1,6 +1,6 @@
 /** Answers drawn over images, in the colours of leanmed.tasks.drawing. */
 
-export const MARKED = "rgb(255, 200, 0)";
+const MARKED = "rgb(255, 200, 0)";
 const OUTLINES = [
   [255, 200, 0],
   [0, 200, 255],
@@ -8,7 +8,9 @@ const OUTLINES = [
   [120, 255, 80],
 ]; // of a mask's values, in turn
 const POINTED = "rgb(255, 255, 0)";
-const WIDENED = 400; // pixels of an image's side for each pixel of a line
+const GROUND = "rgb(0, 0, 0)"; // around letters and lines, so that they show on any image
+const WIDENED = 200; // pixels of a picture's side for each pixel of a line: telephones show pictures much smaller
+const LETTERS = 24; // that a picture is wide
 
 /** How wide lines are drawn on a picture. */
 export function lineWidth(context) {
@@ -17,11 +19,28 @@ export function lineWidth(context) {
 
 /** A few letters below a place. */
 export function writeOn(context, letters, x, y) {
-  const size = Math.max(12, Math.round(context.canvas.width / 40));
-  context.font = `${size}px sans-serif`;
-  context.fillStyle = MARKED;
+  const size = Math.max(12, Math.round(context.canvas.width / LETTERS));
+  const top = Math.min(y + lineWidth(context), context.canvas.height - size);
+  context.font = `bold ${size}px sans-serif`;
   context.textBaseline = "top";
-  context.fillText(letters, x, Math.min(y + lineWidth(context), context.canvas.height - size));
+  context.lineWidth = size / 4;
+  context.strokeStyle = GROUND;
+  context.strokeText(letters, x, top);
+  context.fillStyle = MARKED;
+  context.fillText(letters, x, top);
+}
+
+/** A box on a dark ground. */
+export function drawBox(context, [x1, y1, x2, y2]) {
+  const width = lineWidth(context);
+  for (const [colour, wide] of [
+    [GROUND, 2 * width],
+    [MARKED, width],
+  ]) {
+    context.strokeStyle = colour;
+    context.lineWidth = wide;
+    context.strokeRect(x1, y1, x2 - x1, y2 - y1);
+  }
 }
 
 /** A cross at a place. */

@@ -1,11 +1,11 @@
 /**
  * Answers in a worker, so that the page stays alive meanwhile: an image's file in, the line of `leanmed predict` out.
  *
- * Messages in are {number, method, given}; out come {number, result} or {number, refused} or {number, failed}.
+ * Messages in are {number, method, given}; out come {number, result}, {number, refused, line}, or {number, failed, lost}.
  */
 
 import { Refused } from "./faults.js";
-import { readImage } from "./image.js";
+import { readImage, readsTruly } from "./image.js";
 import { KINDS } from "./kinds.js";
 
 const FAMILIAR = "familiar"; // the last output of `model`, of artifacts that tell how familiar an image looks
@@ -18,6 +18,7 @@ let looked = null; // what `model` made of the image that was last asked about, 
 const METHODS = {
   /** Start ONNX Runtime Web from its two files, whose hashes were checked. */
   async start({ script, wasm }) {
+    if (!(await readsTruly())) throw new Refused("altered");
     const url = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
     ort = await import(url);
     URL.revokeObjectURL(url);
@@ -35,6 +36,11 @@ const METHODS = {
     opened.set(about.sha256, { about, sessions });
   },
 
+  /** Forget the image that was last asked about. */
+  async forget() {
+    looked = null;
+  },
+
   /** Forget an artifact that is not used any more. */
   async close({ sha256 }) {
     const { sessions } = opened.get(sha256);
@@ -47,14 +53,15 @@ const METHODS = {
   async answer({ sha256, key, file, prompts, limits, refuse }) {
     const started = performance.now();
     const { about, kind, image, outputs, familiar } = await look(sha256, key, file, limits);
-    if (refuse && familiar !== null && familiar < about.familiar) throw new Refused("unfamiliar");
+    if (refuse && familiar !== null && familiar < about.familiar) throw new Refused("unfamiliar", { familiar });
     const run = (name, feeds) => runGraph(sha256, name, kind.graphs[name], feeds);
     const shown = prompts && shownPrompts(prompts, image);
     const final = kind.finish ? await kind.finish(outputs, image, shown, run) : outputs;
     const part = await kind.decide(final, about, image);
     const line = { ...part, familiar };
     if (prompts) line.prompts = prompts;
-    return { ...line, artifact: sha256, version: about.version, seconds: (performance.now() - started) / 1000 };
+    const seconds = (performance.now() - started) / 1000;
+    return { ...line, artifact: sha256, version: about.version, seconds };
   },
 
   /** Seconds that an artifact takes for the image it has just answered for, read already. */
@@ -87,7 +94,9 @@ async function runModel(sha256, image) {
   const wanted = about.familiar === null ? names : [...names, FAMILIAR];
   const outputs = await runGraph(sha256, "model", wanted, { pixels });
   if (about.familiar === null) return { outputs, familiar: null };
-  return { outputs: outputs.slice(0, -1), familiar: outputs.at(-1).data[0] };
+  const familiar = outputs.at(-1).data[0];
+  if (!(familiar >= 0 && familiar <= 1)) throw new Refused("unsound");
+  return { outputs: outputs.slice(0, -1), familiar };
 }
 
 /** What one graph gives, in the order of its outputs: {data, dims} each. */
@@ -113,6 +122,11 @@ function shownPrompts(prompts, { scale, width, height }) {
   };
 }
 
+/** Whether nothing can be computed any more after an error: memory has run out, or WebAssembly has stopped. */
+function isLost(error) {
+  return error instanceof WebAssembly.RuntimeError || error instanceof RangeError || /abort|memory/i.test(`${error}`);
+}
+
 let last = Promise.resolve();
 
 self.onmessage = ({ data: { number, method, given } }) => {
@@ -120,7 +134,8 @@ self.onmessage = ({ data: { number, method, given } }) => {
     try {
       self.postMessage({ number, result: await METHODS[method](given) });
     } catch (error) {
-      self.postMessage(error instanceof Refused ? { number, refused: error.message } : { number, failed: `${error}` });
+      if (error instanceof Refused) self.postMessage({ number, refused: error.message, line: error.line });
+      else self.postMessage({ number, failed: `${error}`, lost: isLost(error) });
     }
   });
 };

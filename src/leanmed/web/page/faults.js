@@ -1,7 +1,12 @@
 /** What may go wrong, each kind with what is shown for it. */
 
-/** An image gets no answer; the message is a key of `refused` in the words. */
-export class Refused extends Error {}
+/** An image gets no answer; the message is a key of `refused` in the words, and `line` what its line says besides. */
+export class Refused extends Error {
+  constructor(word, line = {}) {
+    super(word);
+    this.line = line;
+  }
+}
 
 /** The page cannot work; the message is a key of the words. */
 export class Broken extends Error {
@@ -11,5 +16,5 @@ export class Broken extends Error {
   }
 }
 
-/** The server gave no answer, and says why in its own words. */
+/** The server gave no answer: the message is its own words, or a key of the words. */
 export class Told extends Error {}

@@ -22,28 +22,65 @@ export async function readImage(file, input, limits) {
   if (file.size > limits.max_bytes) throw new Refused("bytes");
   const header = inspect(new Uint8Array(await file.arrayBuffer()));
   if (header.width * header.height > limits.max_pixels) throw new Refused("pixels");
-  if (Math.min(header.width, header.height) < Math.max(input.min_side, 1)) throw new Refused("small");
+  if (Math.min(header.width, header.height) < input.min_side) throw new Refused("small");
   const whole = await decode(file);
   try {
+    const sides = [whole.width, whole.height].sort((a, b) => a - b);
+    if ([header.width, header.height].sort((a, b) => a - b).join() !== sides.join()) throw new Refused("damaged");
+    if (header.alpha && !isOpaque(whole)) return { ...transparentPixels(whole), scale: 1 };
     const factor = input.reduced ? reduction(header, input.side) : 1;
-    if (factor > 1 && header.alpha && !isOpaque(whole)) return { ...pixelsOf(whole, 1), scale: 1 };
     return { ...pixelsOf(whole, factor), scale: factor };
   } finally {
     whole.close();
   }
 }
 
-/** The browser's own decoding: turned upright, colours as stored. */
-export async function decode(file) {
+/**
+ * The browser's own decoding: turned upright, colours as stored.
+ *
+ * @param {Blob} file
+ * @param {object} more options of createImageBitmap, such as the width to reduce to
+ */
+export async function decode(file, more = {}) {
   try {
     return await createImageBitmap(file, {
       imageOrientation: "from-image",
       colorSpaceConversion: "none",
       premultiplyAlpha: "none",
+      ...more,
     });
   } catch {
     throw new Refused("damaged");
   }
+}
+
+/** Whether the browser gives the pixels that were drawn: some change them a little, so that pages cannot tell users apart. */
+export async function readsTruly() {
+  const side = 64;
+  const noise = crypto.getRandomValues(new Uint8ClampedArray(side * side * 4)).map((v, at) => (at % 4 === 3 ? 255 : v));
+  const bitmap = await createImageBitmap(new ImageData(noise, side, side), { colorSpaceConversion: "none" });
+  const { pixels } = pixelsOf(bitmap, 1);
+  return pixels.every((value, at) => value === noise[at]);
+}
+
+/** Pixels with alpha as they are stored: a 2D canvas forgets the colour of what is transparent, which a graph may look at. */
+function transparentPixels(bitmap) {
+  const { width, height } = bitmap;
+  const gl = new OffscreenCanvas(1, 1).getContext("webgl2");
+  if (!gl || Math.max(width, height) > gl.getParameter(gl.MAX_TEXTURE_SIZE)) throw new Refused("transparent");
+  gl.pixelStorei(gl.UNPACK_PREMULTIPLY_ALPHA_WEBGL, false);
+  gl.pixelStorei(gl.UNPACK_COLORSPACE_CONVERSION_WEBGL, gl.NONE);
+  const texture = gl.createTexture();
+  gl.bindTexture(gl.TEXTURE_2D, texture);
+  gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, bitmap);
+  gl.bindFramebuffer(gl.FRAMEBUFFER, gl.createFramebuffer());
+  gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0, gl.TEXTURE_2D, texture, 0);
+  const pixels = new Uint8Array(width * height * 4);
+  gl.readPixels(0, 0, width, height, gl.RGBA, gl.UNSIGNED_BYTE, pixels);
+  const failed = gl.getError() !== gl.NO_ERROR;
+  gl.getExtension("WEBGL_lose_context")?.loseContext(); // browsers keep a few of these at most
+  if (failed) throw new Refused("transparent");
+  return { pixels, width, height };
 }
 
 /** By how much an opaque image is reduced; JPEG in two steps, as Python does, which decodes it smaller first. */
@@ -68,6 +105,7 @@ function* stripsOf(bitmap, multiple) {
     context.drawImage(bitmap, 0, -top);
     yield { top, height, data: context.getImageData(0, 0, bitmap.width, height).data };
   }
+  canvas.width = 0; // telephones hold few large canvases, and are slow to let go of them
 }
 
 function isOpaque(bitmap) {
@@ -88,12 +126,13 @@ function pixelsOf(bitmap, factor) {
   return { pixels, width, height };
 }
 
-/** The mean of each square of factor x factor pixels, rounded, alpha being 255. */
+/** The mean of each square of factor x factor pixels, rounded as Pillow's `reduce` does, alpha being 255. */
 function averaged(data, width, height, factor) {
   const columns = width / factor;
   const reduced = new Uint8Array(columns * (height / factor) * 4).fill(255);
   const sums = new Uint32Array(columns * 3);
-  const count = factor * factor;
+  const half = Math.floor((factor * factor) / 2);
+  const share = Math.floor(2 ** 24 / (factor * factor));
   for (let row = 0; row < height; row += 1) {
     let at = row * width * 4;
     for (let column = 0; column < columns; column += 1) {
@@ -106,7 +145,7 @@ function averaged(data, width, height, factor) {
     if ((row + 1) % factor === 0) {
       let to = ((row + 1) / factor - 1) * columns * 4;
       for (let column = 0; column < columns; column += 1, to += 4) {
-        for (let c = 0; c < 3; c += 1) reduced[to + c] = Math.floor((sums[column * 3 + c] + count / 2) / count);
+        for (let c = 0; c < 3; c += 1) reduced[to + c] = Math.floor(((sums[column * 3 + c] + half) * share) / 2 ** 24);
       }
       sums.fill(0);
     }

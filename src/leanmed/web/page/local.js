@@ -4,13 +4,13 @@ import { Broken, Refused } from "./faults.js";
 import { bytesOf, startWorker } from "./place.js";
 import { sha256 } from "./sha256.js";
 
-const KEPT = "leanmed.fastest"; // in localStorage: model -> {hashes, fastest}
+const KEPT = "leanmed.fastest"; // in localStorage: the SHA-256 of the artifact that answers fastest on this device
 
 /**
  * A model's artifacts, of which each answers; the smallest does until the fastest on this device is known.
  *
  * @param {object} site as in site.json
- * @param {(word: string, values: object) => void} tell is given what goes on
+ * @param {(share: number) => void} tell is given how much of a file is loaded, from 0 to 1
  */
 export class LocalEngine {
   constructor(site, tell) {
@@ -29,17 +29,21 @@ export class LocalEngine {
 
   /** The artifact that answers for a model. */
   chosen(model) {
-    const found = kept()[model.name];
-    const isSame = found && found.hashes.join() === model.artifacts.map((one) => one.sha256).join();
-    return model.artifacts.find((one) => isSame && one.sha256 === found.fastest) ?? model.artifacts[0];
+    const fastest = kept(model);
+    return model.artifacts.find((one) => one.sha256 === fastest) ?? model.artifacts[0];
   }
 
   /** The line for an image, and the artifact that gave it. */
   async answer(model, item, prompts) {
     const about = this.chosen(model);
     await this.open(about);
-    const line = await this.call("answer", { ...this.asked(about, item), prompts, refuse: this.site.refuse_unfamiliar });
-    return { line: { input: item.file.name, ...line }, about };
+    const asked = { ...this.asked(about, item), prompts, refuse: this.site.refuse_unfamiliar };
+    return { line: await this.call("answer", asked), about };
+  }
+
+  /** Forget the images that were asked about. */
+  async forget() {
+    if (this.worker) await this.call("forget", {});
   }
 
   /**
@@ -48,16 +52,19 @@ export class LocalEngine {
    * @returns {Promise<{fast: object, slow: object} | null>} each with `precision` and `seconds`; null: nothing was to do
    */
   async compare(model, item) {
-    const hashes = model.artifacts.map((one) => one.sha256);
-    if (hashes.length < 2 || kept()[model.name]?.hashes.join() === hashes.join()) return null;
+    if (model.artifacts.length < 2 || kept(model)) return null;
     const timed = [];
     for (const about of model.artifacts) {
-      await this.open(about);
-      timed.push({ about, precision: about.precision, seconds: await this.call("time", this.asked(about, item)) });
+      try {
+        await this.open(about);
+        timed.push({ about, precision: about.precision, seconds: await this.call("time", this.asked(about, item)) });
+      } catch {
+        return null; // one cannot be loaded or opened now: the page goes on with the one that has answered
+      }
     }
     timed.sort((one, other) => one.seconds - other.seconds);
     for (const { about } of timed.slice(1)) await this.close(about);
-    keep(model.name, { hashes, fastest: timed[0].about.sha256 });
+    keep(model, timed[0].about.sha256);
     return { fast: timed[0], slow: timed.at(-1) };
   }
 
@@ -68,7 +75,7 @@ export class LocalEngine {
   async start() {
     this.worker = await startWorker();
     this.worker.onmessage = ({ data }) => this.receive(data);
-    this.worker.onerror = (event) => this.lose(event.message);
+    this.worker.onerror = () => this.lose();
     const { script, wasm } = this.site.runtime;
     const files = { script: await this.load(script), wasm: await this.load(wasm) };
     await this.call("start", files, Object.values(files));
@@ -76,6 +83,9 @@ export class LocalEngine {
 
   open(about) {
     this.started ??= this.start();
+    this.started.catch(() => {
+      this.started = null;
+    });
     const opening = this.opened.get(about.sha256) ?? this.started.then(() => this.openGraphs(about));
     this.opened.set(about.sha256, opening);
     opening.catch(() => this.opened.delete(about.sha256));
@@ -95,52 +105,60 @@ export class LocalEngine {
 
   /** A file of the site, once it is sure that it is the one that the page was made with. */
   async load(file) {
-    const share = (count) => this.tell("loading", { share: `${Math.floor((100 * count) / file.size)} %` });
-    const content = await bytesOf(file.file, share);
-    if ((await sha256(content)) !== file.sha256) throw new Broken("broken_file", file.file);
-    return content;
+    const share = (count) => this.tell(count / file.size);
+    for (const anew of [false, true]) {
+      const content = await bytesOf(file.file, share, anew); // what was kept may be of an older site
+      if ((await sha256(content)) === file.sha256) return content;
+    }
+    throw new Broken("broken_file", file.file);
   }
 
   call(method, given, transferred = []) {
     this.number += 1;
     const { number } = this;
     return new Promise((resolve, reject) => {
-      if (!this.worker) throw new Error("the page's worker has ended");
+      if (!this.worker) throw new Broken("worker_lost");
       this.calls.set(number, { resolve, reject });
       this.worker.postMessage({ number, method, given }, transferred);
     });
   }
 
-  receive({ number, result, refused, failed }) {
+  receive({ number, result, refused, line, failed, lost }) {
     const { resolve, reject } = this.calls.get(number);
     this.calls.delete(number);
-    if (refused) reject(new Refused(refused));
-    else if (failed) reject(new Error(failed));
+    if (refused) reject(new Refused(refused, line));
+    else if (failed) reject(lost ? new Broken("worker_lost") : new Error(failed));
     else resolve(result);
+    if (lost) this.lose();
   }
 
   /** The worker is gone, as when memory ran out: what waits is told, and the next question starts another one. */
-  lose(reason) {
+  lose() {
     this.worker.terminate();
     this.worker = null;
-    for (const { reject } of this.calls.values()) reject(new Error(reason || "the page ran out of memory"));
+    for (const { reject } of this.calls.values()) reject(new Broken("worker_lost"));
     this.calls.clear();
     this.opened.clear();
     this.started = null;
   }
 }
 
-function kept() {
+/** What is kept under for a model: its name and its artifacts, at this address. */
+function placeOf(model) {
+  return [KEPT, document.baseURI, model.name, ...model.artifacts.map((about) => about.sha256)].join(" ");
+}
+
+function kept(model) {
   try {
-    return JSON.parse(localStorage.getItem(KEPT)) ?? {};
+    return localStorage.getItem(placeOf(model));
   } catch {
-    return {}; // pages from a disk, and private windows, may not keep anything
+    return null; // pages from a disk, and private windows, may not keep anything
   }
 }
 
-function keep(name, found) {
+function keep(model, fastest) {
   try {
-    localStorage.setItem(KEPT, JSON.stringify({ ...kept(), [name]: found }));
+    localStorage.setItem(placeOf(model), fastest);
   } catch {
     // it is measured anew next time
   }

@@ -2,6 +2,8 @@
 
 import { Broken } from "./faults.js";
 
+const PATIENCE = 5000; // milliseconds in which a service worker starts, if it does
+
 /** What the page is about: see leanmed.web.site. */
 export async function readSite() {
   return JSON.parse(new TextDecoder().decode(await bytesOf("site.json")));
@@ -12,13 +14,14 @@ export async function readSite() {
  *
  * @param {string} name
  * @param {(bytes: number) => void} tell is given the number of bytes so far
+ * @param {boolean} anew take it from where it comes from, and not from what is kept of it
  * @returns {Promise<ArrayBuffer>}
  */
-export async function bytesOf(name, tell = () => {}) {
+export async function bytesOf(name, tell = () => {}, anew = false) {
   const parts = [];
   let count = 0;
   try {
-    const response = await fetch(new URL(name, document.baseURI));
+    const response = await fetch(new URL(name, document.baseURI), { cache: anew ? "reload" : "default" });
     if (!response.ok) throw new Error(response.statusText);
     const reader = response.body.getReader();
     for (let part = await reader.read(); !part.done; part = await reader.read()) {
@@ -38,10 +41,40 @@ export function startWorker() {
   return new Worker(URL.createObjectURL(new Blob([first], { type: "text/javascript" })), { type: "module" });
 }
 
-/** Start the service worker, which keeps the site for use without a network. True once all of it is kept. */
-export async function keepOffline() {
+/**
+ * Start the service worker, through which everything is loaded from then on.
+ *
+ * @param {(update: () => void) => void} newer is given what loads a newer version, once there is one
+ * @returns {Promise<boolean>} false: this browser has none
+ */
+export async function startKeeping(newer) {
   if (!("serviceWorker" in navigator) || !window.isSecureContext) return false;
-  await navigator.serviceWorker.register(new URL("offline.js", document.baseURI));
-  await navigator.serviceWorker.ready;
-  return true;
+  const container = navigator.serviceWorker;
+  const wasControlled = container.controller !== null;
+  const controlled = new Promise((resolve) => {
+    container.addEventListener("controllerchange", resolve, { once: true });
+    setTimeout(resolve, PATIENCE);
+  });
+  const registration = await container.register(new URL("offline.js", document.baseURI));
+  const tell = () => {
+    if (!registration.waiting || !container.controller) return;
+    newer(() => {
+      container.addEventListener("controllerchange", () => window.location.reload(), { once: true });
+      registration.waiting.postMessage("take over");
+    });
+  };
+  tell();
+  registration.addEventListener("updatefound", () => registration.installing?.addEventListener("statechange", tell));
+  if (!wasControlled) await controlled;
+  return container.controller !== null;
+}
+
+/** Have everything kept that is not yet. True: the site then works without a network. */
+export async function keepAll() {
+  await navigator.storage?.persist?.(); // some browsers forget a page that was not opened for a week
+  return new Promise((resolve) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = ({ data }) => resolve(data);
+    navigator.serviceWorker.controller.postMessage("keep all", [port2]);
+  });
 }

@@ -25,6 +25,11 @@ export async function startWorker() {
 }
 
 /** The page is on this device already. */
-export async function keepOffline() {
+export async function startKeeping() {
+  return true;
+}
+
+/** There is nothing else to keep. */
+export async function keepAll() {
   return true;
 }

@@ -31,20 +31,47 @@ export async function packPlane(plane, width, height) {
 }
 
 /**
- * Back from a PNG of one channel in base64.
+ * Back from a PNG of one channel of 8 bits in base64, without a canvas, whose values some browsers change.
  *
  * @param {string} packed
  * @returns {Promise<{plane: Uint8Array, width: number, height: number}>}
  */
 export async function unpackPlane(packed) {
-  const file = new Blob([fromBase64(packed)], { type: "image/png" });
-  const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
-  const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.drawImage(bitmap, 0, 0);
-  const { data } = context.getImageData(0, 0, bitmap.width, bitmap.height);
-  const plane = Uint8Array.from({ length: bitmap.width * bitmap.height }, (_, at) => data[4 * at]);
-  return { plane, width: bitmap.width, height: bitmap.height };
+  const bytes = fromBase64(packed);
+  const view = new DataView(bytes.buffer);
+  const width = view.getUint32(16);
+  const height = view.getUint32(20);
+  const parts = [];
+  for (let at = 8; at < bytes.length; at += view.getUint32(at) + 12) {
+    const isData = bytes[at + 4] === 0x49 && bytes[at + 5] === 0x44; // IDAT
+    if (isData) parts.push(bytes.subarray(at + 8, at + 8 + view.getUint32(at)));
+  }
+  const stream = new Blob(parts).stream().pipeThrough(new DecompressionStream("deflate"));
+  const rows = new Uint8Array(await new Response(stream).arrayBuffer());
+  return { plane: unfiltered(rows, width, height), width, height };
+}
+
+/** Rows as PNG filters them (W3C PNG, section 9), each after its filter's number, to the values. */
+function unfiltered(rows, width, height) {
+  const plane = new Uint8Array(width * height);
+  for (let y = 0; y < height; y += 1) {
+    const filter = rows[y * (width + 1)];
+    for (let x = 0; x < width; x += 1) {
+      const at = y * width + x;
+      const left = x ? plane[at - 1] : 0;
+      const above = y ? plane[at - width] : 0;
+      const corner = x && y ? plane[at - width - 1] : 0;
+      const guesses = [0, left, above, (left + above) >> 1, filter === 4 ? paeth(left, above, corner) : 0];
+      plane[at] = rows[y * (width + 1) + 1 + x] + guesses[filter];
+    }
+  }
+  return plane;
+}
+
+function paeth(left, above, corner) {
+  const [byLeft, byAbove, byCorner] = [left, above, corner].map((value) => Math.abs(left + above - corner - value));
+  if (byLeft <= byAbove && byLeft <= byCorner) return left;
+  return byAbove <= byCorner ? above : corner;
 }
 
 /** Bytes of a text in base64. */

@@ -1,6 +1,7 @@
 /** Answers of the server that the page comes from: the same questions as of local.js, put over HTTP. */
 
-import { Told } from "./faults.js";
+import { Refused, Told } from "./faults.js";
+import { KINDS } from "./kinds.js";
 
 const AGAIN = 503; // the server is busy
 const TRIES = 20;
@@ -19,10 +20,16 @@ export class ServerEngine {
 
   /** The line for an image, and the artifact that gave it. */
   async answer(model, item, prompts) {
+    const [about] = model.artifacts;
+    if (item.file.size > this.site.limits.max_bytes) throw new Refused("bytes");
     const response = await this.post(model, item, prompts, "json");
-    const line = await response.json();
-    return { line: { ...line, input: item.file.name }, about: model.artifacts[0] };
+    const { input, ...line } = await response.json();
+    if (line.artifact !== about.sha256) throw new Told("model_changed");
+    return { line: KINDS[about.task].received?.(line, about) ?? line, about };
   }
+
+  /** Nothing is kept. */
+  async forget() {}
 
   /** The image with the answer on it, where the browser cannot read the image itself. */
   async drawing(model, item, prompts) {
@@ -47,8 +54,10 @@ export class ServerEngine {
       await new Promise((resolve) => setTimeout(resolve, PAUSE));
       response = await ask(body);
     }
-    if (!response.ok) throw new Told((await response.json()).error);
-    return response;
+    if (response.ok) return response;
+    const { error, familiar } = await response.json().catch(() => ({})); // a proxy's error is a page
+    if (familiar !== undefined) throw new Refused("unfamiliar", { familiar });
+    throw new Told(error ?? "server_gone");
   }
 }
 
@@ -56,6 +65,6 @@ async function ask(body) {
   try {
     return await fetch(new URL("v1/predict", document.baseURI), { method: "POST", body });
   } catch {
-    throw new Told("");
+    throw new Told("server_gone");
   }
 }
