@@ -1,6 +1,6 @@
 """The page of `leanmed web` in a real Chromium: first answers, bytes, and how far its answers lie from Python's.
 
-    python scripts/measure_page.py NAME=FP32,INT8,INT4=IMAGES... --pictures DIR --out FILE
+    python scripts/measure_page.py NAME=FP32,INT8,INT4=IMAGES... --out FILE
 
 NAME=ARTIFACT,ARTIFACT...=FOLDER: a model, its artifacts, and a folder of images to ask about. Of each model the first
 images are written in the forms that people have (turned by EXIF, 12 megapixels, grey, alpha, progressive, ...), and all
@@ -24,7 +24,7 @@ import onnxruntime
 import typer
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "web"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "web"))
 from agreement import apart, post
 from chromium import Files, Visit, chromium
 from image_set import write_image_set
@@ -40,7 +40,6 @@ from leanmed.web.runtime import VERSION
 from leanmed.web.site import write_web
 
 PICTURES = 2  # of which all forms are made; the set has 20 images then
-PHONE, DESK = 360, 900  # pixels of a screen
 
 
 def parse(text: str) -> tuple[str, list[Path], Path]:
@@ -128,10 +127,8 @@ def unoptimised(predictor: Predictor, files: Sequence[Path]) -> list[dict[str, A
 def main(
     models: Annotated[list[str], typer.Argument(help="NAME=ARTIFACT,ARTIFACT...=FOLDER each.")],
     out: Annotated[Path, typer.Option(help="The JSON file to write.")],
-    pictures: Annotated[Path, typer.Option(help="A folder for screenshots.")],
 ) -> None:
     """Measure, and write it all."""
-    pictures.mkdir(parents=True, exist_ok=True)
     rows, first = [], {}
     with TemporaryDirectory() as scratch, chromium() as browser:
         work = Path(scratch)
@@ -143,7 +140,7 @@ def main(
             write_web(named, work / f"{name}-site", tell=lambda line: None)
             served = Files(work / f"{name}-site")
             with serving(named, work, "--seconds", "120") as port:
-                visit = Visit(browser, served.address, width=PHONE)
+                visit = Visit(browser, served.address)
                 for path in artifacts:
                     predictor = load(path)
                     ours = [answer(predictor, file) for file in files]
@@ -162,8 +159,6 @@ def main(
                         }
                     )
                     print(rows[-1], flush=True)
-                visit.ask(images[:1], artifacts[0].name)
-                visit.page.screenshot(path=str(pictures / f"page-{name}.png"))
                 visit.close()
             served.end()
             shutil.rmtree(work / f"{name}-images")
