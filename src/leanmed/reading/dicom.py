@@ -153,7 +153,10 @@ def check_image(dataset: Dataset, limits: Limits) -> None:
         raise UnreadableInput("expected DICOM with an image in it, got no pixel data; export the image")
     check_size(int(dataset.Columns), int(dataset.Rows), limits)
     if int(dataset.get("NumberOfFrames") or 1) != 1:
-        raise UnsupportedInput(f"expected one frame, got {dataset.NumberOfFrames}; export the one that is meant")
+        raise UnsupportedInput(
+            f"expected one frame, got {dataset.NumberOfFrames}; export the one that is meant, or give enhanced CT or MR to "
+            "an artifact for scans"
+        )
     photometric = dataset.PhotometricInterpretation
     if photometric not in _GREYS | _COLOURS | {_PALETTE}:
         raise UnsupportedInput(f"expected grey, RGB, YBR_FULL or palette pixels, got {photometric}; export it as RGB")
