@@ -71,7 +71,7 @@ def one_frame(dataset: Dataset, frame: int) -> Dataset:
         Exception: whatever pydicom raises on damaged files.
     """
     single = Dataset({tag: dataset.get_item(tag) for tag in dataset.keys() if tag not in _LEFT_OUT})  # noqa: SIM118
-    single.set_original_encoding(*dataset.original_encoding, dataset.original_character_set)
+    single.set_original_encoding(*dataset.original_encoding)
     single.file_meta = FileMetaDataset(dataset.file_meta)
     for groups in (dataset.get(SHARED) or [])[:1], (dataset.get(OWN) or [])[frame : frame + 1]:
         for name in GROUPS:
@@ -87,6 +87,7 @@ def one_frame(dataset: Dataset, frame: int) -> Dataset:
 def as_file(single: Dataset) -> bytes:
     """A dataset of one frame as the bytes of a DICOM file."""
     stream = io.BytesIO()
+    single.preamble = bytes(128)
     single.save_as(stream)
     return stream.getvalue()
 
@@ -94,7 +95,7 @@ def as_file(single: Dataset) -> bytes:
 def _pixels(dataset: Dataset, frame: int) -> bytes:
     if UID(dataset.file_meta.TransferSyntaxUID).is_encapsulated:
         return encapsulate([get_frame(dataset.PixelData, frame, number_of_frames=frames_in(dataset))])
-    size = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // 8
+    size = int(dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // 8)
     pixels: bytes = dataset.PixelData[frame * size : (frame + 1) * size]
     if len(pixels) < size:
         raise UnreadableInput(

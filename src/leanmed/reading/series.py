@@ -162,9 +162,7 @@ def _counted(kinds: Counter[str]) -> str:
     return ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
 
 
-def _plane(
-    dataset: Dataset, path: Path, modality: Modality, frame: int = 0, whole: Dataset | None = None
-) -> _Plane:
+def _plane(dataset: Dataset, path: Path, modality: Modality, frame: int = 0, whole: Dataset | None = None) -> _Plane:
     missing = [name for name in (*NEEDED, *(RESCALED if modality == "CT" else ())) if dataset.get(name) in (None, "")]
     if missing:
         raise UnreadableInput(f"expected {', '.join(missing)}, got nothing; export the series again")
