@@ -39,10 +39,10 @@ from pydicom.uid import ExplicitVRLittleEndian
 from leanmed import __version__
 from leanmed.dicom_node import config
 from leanmed.dicom_node.journal import made_uid, short_hash
-from leanmed.dicom_node.sources import MAKER, Place
+from leanmed.dicom_node.sources import MAKER, Place, lies_somewhere
 from leanmed.errors import DataError
 from leanmed.manifest import INTENDED_USE, Manifest
-from leanmed.tasks.findings import Finding, Findings
+from leanmed.tasks.findings import Finding, Findings, Measure
 
 SCHEME = "99LEANMED"  # of codes that no standard has: the artifact's own words
 NOTICE = "research use only"
@@ -159,7 +159,7 @@ def _written(dataset: Dataset) -> bytes:
 
 
 def joined(parts: Sequence[Part]) -> list[Part]:
-    """Masks of single images in parallel planes of one frame of reference as those of one stack; others alone."""
+    """Masks of images in parallel planes of one frame of reference, or of frames of one, as one stack; others alone."""
     stacks: dict[Any, list[Part]] = {}
     for number, part in enumerate(parts):
         stacks.setdefault(_stack_of(part) or number, []).append(part)
@@ -168,15 +168,14 @@ def joined(parts: Sequence[Part]) -> list[Part]:
 
 def _stack_of(part: Part) -> tuple[Any, ...] | None:
     """What masks must share to be put into one SEG; None: the part stays alone."""
-    image = part.places[0].image
-    if len(part.places) > 1 or part.findings.mask is None or "ImagePositionPatient" not in image:
+    place = part.places[0]
+    image = place.image
+    if len(part.places) > 1 or part.findings.mask is None or not lies_somewhere(image):
         return None
-    numbers = [
-        round(float(value), 4)
-        for name in ("ImageOrientationPatient", "PixelSpacing")
-        for value in image.get(name) or ()
-    ]
-    return str(image.FrameOfReferenceUID), image.Rows, image.Columns, *numbers
+    if place.frame is not None:
+        return (str(image.SOPInstanceUID),)
+    placed = [*image.get("ImageOrientationPatient", ()), *image.get("PixelSpacing", ())]
+    return str(image.FrameOfReferenceUID), image.Rows, image.Columns, *(round(float(value), 4) for value in placed)
 
 
 def _stacked(stack: Sequence[Part]) -> Part:
@@ -188,7 +187,8 @@ def segmentation(part: Part, by: Answerer, number: int) -> Dataset | None:
     """A binary SEG, of a mask; its labels are its segments, in their order.
 
     Raises:
-        DataError: the slices lie in several objects of several frames each, which one SEG cannot refer to.
+        DataError: the slices lie in several objects of several frames each, or in frames without a place in the
+            patient, which one SEG cannot refer to.
     """
     mask = part.findings.mask
     if mask is None:
@@ -222,6 +222,11 @@ def _sources(places: Sequence[Place], mask: NDArray[np.uint8]) -> tuple[list[Dat
     images = list({id(place.image): place.image for place in places}.values())
     if all(place.frame is None for place in places):
         return images, mask
+    if not lies_somewhere(images[0]):
+        raise DataError(
+            "expected frames that say where they lie in the patient, since a SEG refers to them by their places, got "
+            "none; take `answers: [sr]` for such series"
+        )
     if len(images) > 1:
         raise DataError(
             f"expected the slices of a segmented scan in one object, or in one each, got {len(images)} objects of "
@@ -243,11 +248,13 @@ def report(parts: Sequence[Part], by: Answerer) -> Dataset:
         made_uid(by.sha256, "device"), by.manifest.name, MAKER, by.manifest.name, by.sha256[:MOST_CODE]
     )
     observer = ObservationContext(ObserverContext(codes.DCM.Device, device))
-    groups = [_group(finding, part, by, algorithm, n) for n, (part, finding) in enumerate(_all(parts), start=1)]
+    said = [(part, finding) for part in parts for finding in part.findings.found]
+    listed = said or [(parts[0], _nothing(by))]  # TID 1500 asks for a group
+    groups = [_group(finding, part, by, algorithm, n) for n, (part, finding) in enumerate(listed, start=1)]
     content = MeasurementReport(observer, PROCEDURE, groups)
     content[0].ContentSequence.extend(
-        TextContentItem(codes.DCM.Comment, said, RelationshipTypeValues.CONTAINS)
-        for said in _comments(parts, len(groups))
+        TextContentItem(codes.DCM.Comment, words, RelationshipTypeValues.CONTAINS)
+        for words in _comments(parts, len(said))
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -261,8 +268,8 @@ def report(parts: Sequence[Part], by: Answerer) -> Dataset:
         )
 
 
-def _all(parts: Sequence[Part]) -> list[tuple[Part, Finding]]:
-    return [(part, finding) for part in parts for finding in part.findings.found]
+def _nothing(by: Answerer) -> Finding:
+    return Finding(by.manifest.labels[0], (Measure("Number found", 0.0),))
 
 
 def _comments(parts: Sequence[Part], count: int) -> list[str]:

@@ -10,6 +10,7 @@ from pydicom import Dataset
 
 from leanmed.dicom_node.journal import made_uid
 from leanmed.reading.dicom import parse_dicom
+from leanmed.reading.multiframe import OWN, SHARED
 from leanmed.reading.raster import Limits, checked_bytes
 from leanmed.reading.source import border
 
@@ -26,6 +27,12 @@ EMPTY = (
 )  # that images may leave out and answers must have, if without a value
 MAKER = "leanmed"  # Manufacturer of every answer
 DEFAULT_THICKNESS = 1.0  # mm
+
+
+def lies_somewhere(image: Dataset) -> bool:
+    """Whether an image, or each frame of one, says where it lies in the patient."""
+    groups = (image.get(SHARED) or [])[:1] + (image.get(OWN) or [])[:1]
+    return "ImagePositionPatient" in image or any("PlanePositionSequence" in item for item in groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +70,7 @@ def filled(dataset: Dataset, thickness: float = DEFAULT_THICKNESS) -> Dataset:
         dataset: of an image.
         thickness: mm from one slice to the next.
     """
-    for keyword in ("PixelData", "OverlayData", "IconImageSequence"):
+    for keyword in ("PixelData", "IconImageSequence"):
         if keyword in dataset:
             delattr(dataset, keyword)
     for keyword in EMPTY:
