@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,7 +104,8 @@ def chest_series(folder: Path, slices: int = 30, **changes: Any) -> list[Path]:
     """A made chest CT of so many coarse slices, from the feet to the head in the order of the list."""
     folder.mkdir(parents=True, exist_ok=True)
     chest = made_chest(1)
-    grid = made_grid(chest, (4.0, 4.0, chest.depth / slices))
+    # 64 x 80 pixels: ITK leaves the last pixels of a SEG unread where their number is no multiple of 8.
+    grid = made_grid(chest, (4.125, 4.0625, chest.depth / slices))
     window = {"WindowCenter": "-300", "WindowWidth": "1400"}
     return write_series(folder, drawn(chest, grid), grid, **(PATIENT | PLANE | window | changes))
 
@@ -187,3 +192,52 @@ def store(
         if association.is_established:
             association.release()
     return found
+
+
+class NodeProcess:
+    """`leanmed dicom-node` in a process of its own.
+
+    Args:
+        config: its configuration.
+        artifacts: what it answers by.
+        log: a file that its output is added to.
+    """
+
+    def __init__(self, config: Path, artifacts: Sequence[Path], log: Path) -> None:
+        self.config, self.log = config, log
+        self.port = int(yaml.safe_load(config.read_text())["port"])
+        words = ["dicom-node", *map(str, artifacts), "--config", str(config)]
+        with log.open("a") as file:
+            command = [sys.executable, "-m", "leanmed", *words]
+            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+
+    def wait_until_it_listens(self, seconds: float = 60) -> NodeProcess:
+        end = time.monotonic() + seconds
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return self
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """As the kernel ends a process, at any point of its work."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        self.process.terminate()
+        return self.process.wait(30)
+
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        """What its log says of an event."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] == event]
+
+
+def wait_for(what: Callable[[], bool], why: str, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, why
+        time.sleep(0.05)
