@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +55,12 @@ def answered(inbox: Store, predictors: dict[str, Predictor]) -> Answered:
         return answer_series(series, [Rule(**({"modality": "CT"} | rule))], predictors, inbox.limits)
 
     return answer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sockets_are_closed() -> Iterator[None]:
+    """Those that pynetdicom leaves to the garbage collector are collected here, and not in somebody else's test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
