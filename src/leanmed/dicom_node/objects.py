@@ -145,7 +145,7 @@ def objects(parts: Sequence[Part], by: Answerer, forms: Sequence[config.AnswerFo
         if form == "sr":
             made["sr-1.dcm"] = report(parts, by)
             continue
-        make = segmentation if form == "seg" else capture
+        make = mask_object if form == "seg" else capture
         for number, part in enumerate(joined(parts) if form == "seg" else parts, start=1):
             if (found := make(part, by, number)) is not None:
                 made[f"{form}-{number}.dcm"] = found
@@ -183,7 +183,7 @@ def _stacked(stack: Sequence[Part]) -> Part:
     return Part(tuple(part.places[0] for part in stack), Findings((), mask=masks))
 
 
-def segmentation(part: Part, by: Answerer, number: int) -> Dataset | None:
+def mask_object(part: Part, by: Answerer, number: int) -> Dataset | None:
     """A binary SEG, of a mask; its labels are its segments, in their order.
 
     Raises:
