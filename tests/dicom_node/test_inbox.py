@@ -20,7 +20,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from leanmed.dicom_node import inbox as module
 from leanmed.dicom_node.inbox import Outcome, Series, Store
-from leanmed.dicom_node.journal import is_uid, made_uid, short_hash
+from leanmed.dicom_node.journal import is_uid, made_uid, reason_of, short_hash
 from leanmed.dicom_node.listen import NOT_UNDERSTOOD, OUT_OF_RESOURCES, SUCCESS, stored
 from leanmed.errors import InputTooLarge, UnreadableInput
 
@@ -235,3 +235,17 @@ def test_made_uids_are_uids_and_always_the_same() -> None:
     assert is_uid(made_uid("a", "b"))
     assert not any(map(is_uid, ("1.2.3\n", "\u0661.\u0662", "1.2\0", "")))
     assert short_hash("x") == "2d711642b726b04401627ca9fbac32f5"
+
+
+def caused_by(cause: Exception, error: Exception) -> Exception:
+    """An error as it is when it was raised from another."""
+    error.__cause__ = cause
+    return error
+
+
+def test_reasons_are_our_own_words_without_uids_and_of_others_their_kind_alone() -> None:
+    own, other = UnreadableInput("1.2.840.10008.5.1: expected a slice, got none"), ValueError("Mustermann")
+    assert reason_of(caused_by(own, UnreadableInput("a.dcm: expected a slice"))) == "a.dcm: expected a slice"
+    assert reason_of(own) == "UID: expected a slice, got none"
+    assert reason_of(other) == "ValueError"
+    assert reason_of(caused_by(other, UnreadableInput("of Mustermann"))) == "UnreadableInput of ValueError"

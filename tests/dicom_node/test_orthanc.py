@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node_fixtures import STUDY, NodeProcess, chest_series, store, wait_for, write_config
+from node_fixtures import STUDY, NodeProcess, chest_series, free_port, store, wait_for, write_config
 from orthanc_process import IS_INSTALLED, Orthanc
 from pydicom import dcmread
 from test_dicom_objects import as_itk, bright_places, seg_places
@@ -37,8 +37,6 @@ def errors_of(checker: str, path: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    from node_fixtures import free_port
-
     made = Orthanc(tmp_path_factory.mktemp("orthanc"), free_port())
     yield made.start()
     made.stop()

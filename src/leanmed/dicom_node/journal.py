@@ -40,6 +40,9 @@ def made_uid(*parts: str) -> str:
 
 def reason_of(error: Exception) -> str:
     """Why something failed, in words that hold nothing of an image: of others' errors, their kind alone."""
-    if isinstance(error, LeanmedError) and error.__cause__ is None:
+    first: BaseException = error
+    while isinstance(first, LeanmedError) and first.__cause__ is not None:
+        first = first.__cause__
+    if isinstance(first, LeanmedError):
         return _UIDS.sub("UID", str(error))
-    return f"{type(error).__name__} of {type(error.__cause__).__name__}" if error.__cause__ else type(error).__name__
+    return type(first).__name__ if first is error else f"{type(error).__name__} of {type(first).__name__}"
