@@ -34,7 +34,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from leanmed.dicom_node import inbox as inbox_module
 from leanmed.dicom_node import node as node_module
 from leanmed.dicom_node.config import Config, Tls
-from leanmed.dicom_node.inbox import Series, Store
+from leanmed.dicom_node.inbox import TRIES, Series, Store
 from leanmed.dicom_node.listen import Listener, client_context, server_context
 from leanmed.dicom_node.node import FIRST_WAIT, LONGEST_WAIT, Node, Patience
 from leanmed.runtime.predictor import Predictor
@@ -339,10 +339,22 @@ def test_a_disk_that_is_full_refuses_images_as_out_of_resources(
 
 def test_a_series_that_ends_the_process_again_and_again_is_refused(bench: Bench, slices: list[Path]) -> None:
     bench.send(slices)
-    for _ in range(3):
+    for _ in range(TRIES):
         bench.series.begin()  # and the process ends
     bench.work()
-    assert "the process ended 3 times" in bench.said("refused")[0]["refusals"][""]
+    assert f"the process ended {TRIES} times" in bench.said("refused")[0]["refusals"][""]
+
+
+def test_a_series_that_may_have_ended_the_process_is_answered_last(
+    bench: Bench, slices: list[Path], tmp_path: Path
+) -> None:
+    bench.send(slices)
+    suspect = bench.series
+    bench.send(wedge_series(tmp_path / "other"))
+    bench.send(wedge_series(tmp_path / "third"))
+    suspect.begin()
+    bench.work()
+    assert [line["series"] for line in bench.said("answered")][2] == suspect.id
 
 
 def test_images_that_come_while_it_answers_are_not_left_out(

@@ -32,7 +32,7 @@ from leanmed.reading.source import border
 
 State = Literal["received", "answered", "sent", "refused"]
 OUTCOME, SENT = "outcome.json", "sent.json"
-TRIES = 3  # after which a series that ends the process is refused
+TRIES = 10  # after which a series that ends the process is refused; a process may also end for other reasons
 PART = ".part"
 _IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
@@ -145,9 +145,14 @@ class Series:
         state = self.state
         return (self.answers / names[state]).stat().st_mtime if state in names else None
 
+    @property
+    def tries(self) -> int:
+        """How often it was begun to answer these images, without coming to an end."""
+        return int(self._tries.read_text()) if self._tries.exists() else 0
+
     def begin(self) -> int:
-        """Count that answering begins; how often it has, without coming to an end."""
-        tries = int(self._tries.read_text()) + 1 if self._tries.exists() else 1
+        """Count that answering begins; see `tries`."""
+        tries = self.tries + 1
         write_durably(self._tries, str(tries).encode())
         return tries
 

@@ -87,9 +87,10 @@ class Node:
             stop.wait(pause)
 
     def answer_due(self) -> None:
-        """Answer every series that is complete."""
-        for series, state in self.store.waiting():
-            if state == "received" and self._is_complete(series) and self.patience.is_over(f"answer {series.id}"):
+        """Answer every series that is complete; those that the process may have ended with come last."""
+        received = [series for series, state in self.store.waiting() if state == "received"]
+        for series in sorted(received, key=lambda one: one.tries):
+            if self._is_complete(series) and self.patience.is_over(f"answer {series.id}"):
                 self._answer(series)
 
     def _is_complete(self, series: Series) -> bool:
