@@ -360,6 +360,47 @@ def serve(
 
 
 @app.command()
+def dicom_node(
+    config: Annotated[
+        Path, typer.Option(metavar="FILE", help="The node's configuration in YAML: see docs/dicom-node.md.")
+    ],
+    artifacts: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[NAME=]ARTIFACT...",
+            help="Artifact folders; rules of the configuration name them by NAME, or else by the folder's own name.",
+            show_default=False,
+        ),
+    ] = None,
+    status: Annotated[
+        bool, typer.Option("--status", help="Say which series the store holds and what became of them, and end.")
+    ] = False,
+    retry_refused: Annotated[
+        bool, typer.Option("--retry-refused", help="Answer series that were refused once more, after a mended cause.")
+    ] = False,
+) -> None:
+    """Answer a PACS: series come in by C-STORE or DICOMweb, answers go out as SEG, SR and secondary captures. No torch.
+
+    The configuration says which artifact answers which series, who may send, and where answers go. What is acknowledged
+    is on disk; a destination that is down is tried again until it takes the answers. The log names no patient. Ctrl-C
+    ends the node, and the next start goes on where it stood.
+
+    Example: `leanmed dicom-node lungs=artifact --config node.yaml`
+    """
+    needs("dicom-node", "dicom-node", "pynetdicom", "highdicom", "starlette", "uvicorn", "python_multipart")
+    from leanmed.dicom_node.command import serve as run_node
+    from leanmed.dicom_node.command import status_lines
+
+    if status:
+        for line in status_lines(config):
+            typer.echo(line)
+        return
+    if not artifacts:
+        raise DataError("expected artifacts, which answer, got none; name their folders, such as lungs=artifact")
+    run_node(artifacts, config, retry_refused=retry_refused, tell=typer.echo)
+
+
+@app.command()
 def recipe(
     name: Annotated[
         str | None, typer.Argument(help="A shipped recipe, to be printed as it is written.", show_default=False)
