@@ -55,6 +55,8 @@ def shown(visit: Visit, image: Path, work: Path, *, waits: bool) -> list[Image.I
         visit.wait_until_offline()
     visit.page.screenshot(path=work / "before.png")
     visit.ask([image])
+    # the notice at the top of a screen would cover what a picture longer than a screen shows there
+    visit.page.evaluate("() => { document.querySelector('body > .notice').style.position = 'static'; }")
     visit.page.locator("article").screenshot(path=work / "answer.png")
     visit.page.click("#card")
     visit.page.screenshot(path=work / "card.png")
