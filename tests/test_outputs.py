@@ -50,6 +50,7 @@ LONG = (
     "compress",
 )  # their outputs are planted here, and replaced elsewhere
 FILES = ("web --single-file", "predict", "benchmark", "benchmark --device-table", "profile")
+NAMES = {"web --single-file": "out.html"}  # where a name must say what it is, of others out
 OPTIONS = {"benchmark --device-table": "--device-table"}  # that say where it goes, of others --out
 
 
@@ -122,7 +123,7 @@ def test_every_command_that_writes_is_tried_here() -> None:
 def test_what_somebody_else_wrote_is_refused_with_and_without_overwrite(
     name: str, run: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
-    out = tmp_path / "work" / "out"
+    out = tmp_path / "work" / NAMES.get(name, "out")
     write_text(out if name in FILES else out / "thesis.txt", "years of work")
     before = contents(tmp_path)
     for more in ((), ("--overwrite",)):
@@ -131,16 +132,17 @@ def test_what_somebody_else_wrote_is_refused_with_and_without_overwrite(
         option = OPTIONS.get(name, "--out")
         assert re.fullmatch(rf"leanmed: expected {option} .* to be new.*, but .*; choose another {option}\n", err)
     assert contents(tmp_path) == before
-    assert [path.name for path in (tmp_path / "work").iterdir()] == ["out"]
+    assert [path.name for path in (tmp_path / "work").iterdir()] == [out.name]
 
 
 @pytest.mark.parametrize("name", PLACES)
 def test_a_file_in_place_of_a_folder_and_a_folder_in_place_of_a_file_are_refused(
     name: str, run: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
-    write_text(tmp_path / "out" / "a" if name in FILES else tmp_path / "out", "mine")
+    out = tmp_path / NAMES.get(name, "out")
+    write_text(out / "a" if name in FILES else out, "mine")
     before = contents(tmp_path)
-    status, err = run(name, tmp_path / "out", "--overwrite")
+    status, err = run(name, out, "--overwrite")
     assert status == 2
     assert f"; choose another {OPTIONS.get(name, '--out')}\n" in err
     assert contents(tmp_path) == before
@@ -150,7 +152,7 @@ def test_a_file_in_place_of_a_folder_and_a_folder_in_place_of_a_file_are_refused
 def test_what_the_command_wrote_stays_until_overwrite_replaces_it_whole(
     name: str, run: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
-    out = tmp_path / "work" / "out"
+    out = tmp_path / "work" / NAMES.get(name, "out")
     assert run(name, out)[0] in (0, 1)  # an audit of copies exits with 1
     before = contents(tmp_path)
     status, err = run(name, out)

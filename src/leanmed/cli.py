@@ -286,6 +286,8 @@ def web(
         tell=typer.echo,
     )
     typer.echo(f"{out}: {written / 1e6:.1f} MB   Research use only: not a medical device.")
+    if not single_file:
+        typer.echo(f"to try it: python3 -m http.server --directory {out}, then open http://localhost:8000")
 
 
 @app.command()

@@ -42,6 +42,7 @@ def test_prompts_go_to_the_server(browser: Any, grid: Place, tmp_path: Path) -> 
         visit = Visit(browser, f"http://127.0.0.1:{port}/")
         visit.ask([image])
         canvas = visit.page.locator("canvas")
+        canvas.scroll_into_view_if_needed()
         shown = canvas.bounding_box()
         visit.page.mouse.move(shown["x"] + 10, shown["y"] + 10)
         visit.page.mouse.down()

@@ -208,7 +208,7 @@ def test_the_runtime_is_fetched_and_checked(tmp_path: Path, monkeypatch: pytest.
 
 def test_without_the_runtime_the_error_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="name a new folder as --runtime"):
+    with pytest.raises(DataError, match="add --runtime with the name of a new folder"):
         find_runtime(tmp_path / "empty", silent)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from leanmed.audit.grouping import AUDIT, Known, group_for_artifact
 from leanmed.audit.seen import meet
 from leanmed.compress.bench import Options
-from leanmed.compress.gate import Pixels, answers, count_unfamiliar, make_gate
+from leanmed.compress.familiar_scale import distances, moved
+from leanmed.compress.gate import Images, Pixels, answers, count_unfamiliar, make_gate
 from leanmed.compress.outcome import Comparison, GateError, Outcome
 from leanmed.compress.parts import Parts, find_parts, sample_records
 from leanmed.compress.precisions import precision_of
@@ -24,6 +25,7 @@ from leanmed.manifest import Manifest, image_mark
 from leanmed.records import Record
 from leanmed.runtime.artifact import ARTIFACT, MANIFEST, Artifact, read_artifact, write_artifact
 from leanmed.tasks import TASKS
+from leanmed.tasks.kind import MODEL
 from leanmed.tasks.recipes import recipe_of_artifact
 
 LOOKED_AT = 128  # images, for how familiar they look before and after
@@ -181,6 +183,9 @@ def quantize_parts(
     gate = make_gate(parts.validation, RecordImages(parts.validation, side), manifest)
     images = RecordImages(parts.training, side)
     quantized = quantize(artifact, to, images, gate, options, tell=tell, progress=progress)
+    if manifest.familiar:
+        seen = RecordImages(sample_records(parts.validation, LOOKED_AT), side)
+        quantized = replace(quantized, graphs=_fitting(artifact.graphs, quantized.graphs, seen))
     outcome = replace(quantized.outcome, warnings=(*parts.notes, *quantized.outcome.warnings))
     if parts.test:
         test = make_gate(parts.test, RecordImages(parts.test, side), manifest)
@@ -194,8 +199,17 @@ def quantize_parts(
     if manifest.familiar:
         judged = RecordImages(sample_records(parts.test or parts.validation, LOOKED_AT), side)
         before, after = (count_unfamiliar(artifact, judged, own) for own in (artifact.graphs, quantized.graphs))
-        outcome = replace(outcome, warnings=(*outcome.warnings, *_shifted(before, after, len(judged))))
+        warnings = (*outcome.warnings, *_shifted(before, after, len(judged)))
+        outcome = replace(outcome, warnings=warnings, unfamiliar=(before, after, len(judged)))
     return replace(quantized, outcome=outcome)
+
+
+def _fitting(float_graphs: Mapping[str, bytes], graphs: Mapping[str, bytes], images: Images) -> dict[str, bytes]:
+    """Compressed graphs that tell how familiar an image looks by their own distances."""
+    before, after = (distances(own[MODEL], images) for own in (float_graphs, graphs))
+    if before is None or after is None:
+        return dict(graphs)
+    return {**graphs, MODEL: moved(graphs[MODEL], before, after)}
 
 
 def _shifted(before: int, after: int, images: int) -> list[str]:
@@ -260,6 +274,14 @@ def describe(
     return manifest.model_copy(update=changes)
 
 
+def _unfamiliar(outcome: Outcome) -> str:
+    """The card's sentence on how many images look unfamiliar now."""
+    if outcome.unfamiliar is None:
+        return ""
+    before, after, images = outcome.unfamiliar
+    return f" Of {images} images, {after} look unfamiliar to it, and {before} to the float model."
+
+
 def card(artifact: Artifact, outcome: Outcome, *, learned: bool = False) -> str:
     """The float artifact's card, with what compression changed."""
     where = "images that the model was trained on" if learned else "images"
@@ -273,6 +295,8 @@ def card(artifact: Artifact, outcome: Outcome, *, learned: bool = False) -> str:
         f"{found.main_score} changed by {-found.drop:+.4f}, and {100 * found.agreement:.1f} % of answers are those of "
         "the float model. The figures above are the float model's"
         + now
-        + ".\n"
+        + "."
+        + _unfamiliar(outcome)
+        + "\n"
         + "".join(f"\n{doubt}\n" for doubt in doubts if doubt)
     )

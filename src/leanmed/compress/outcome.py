@@ -258,6 +258,8 @@ class Outcome:
         left_float: what quantization does not handle -> why.
         warnings: what the user should know.
         tested: the final attempt on images that had no say in choosing it; None if there are none.
+        unfamiliar: how many images look unfamiliar to the float model, to the final one, and of how many; None: it does
+            not tell.
     """
 
     to: str
@@ -270,6 +272,7 @@ class Outcome:
     left_float: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     tested: Comparison | None = None
+    unfamiliar: tuple[int, int, int] | None = None
 
     @property
     def passed(self) -> bool:

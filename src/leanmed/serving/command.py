@@ -21,6 +21,7 @@ from leanmed.serving.workers import Worker
 from leanmed.web.site import named_folder
 
 LEAST_TOKEN = 16  # characters
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - addresses by which nobody can be reached
 CONNECTIONS = 256  # at a time; more are told to come again
 HEADER_SECONDS, KEPT_ALIVE = 15.0, 15  # for a request's first lines, and between two requests
 MEGABYTE = 10**6
@@ -88,6 +89,11 @@ def make_server(artifacts: Sequence[Path], settings: Settings) -> tuple[Server, 
         raise DataError(
             "expected --token-file beside --allow-host, since others then reach the server, if through a proxy, "
             "got none; write a token into a file and name it"
+        )
+    if settings.host in EVERYWHERE and not settings.names:
+        raise DataError(
+            f"expected --allow-host beside --host {settings.host}, since others reach this computer by its own name or "
+            "address, got none; add each that they use, such as --allow-host ward-pc.local --allow-host 192.0.2.2"
         )
     named = named_artifacts(artifacts)
     read = {name: read_artifact(path).model_copy(update={"graphs": {}}) for name, path in named.items()}

@@ -37,7 +37,7 @@ from leanmed.runtime.artifact import Artifact, read_artifact
 from leanmed.runtime.predictor import Predictor
 from leanmed.tasks import TASKS
 from leanmed.web.bundle import bundle
-from leanmed.web.runtime import PACKAGED, SCRIPT, VERSION, WASM, RuntimeMissing, fetch_runtime, read_runtime
+from leanmed.web.runtime import SCRIPT, VERSION, WASM, RuntimeMissing, fetch_runtime, read_runtime
 
 PAGE = Path(__file__).parent / "page"
 SITE = Output(
@@ -124,8 +124,14 @@ def group_by_model(artifacts: Sequence[Path]) -> dict[str, list[Artifact]]:
 
 
 def named_folder(artifact: Path) -> tuple[str, Path]:
-    """NAME=FOLDER as both; a folder without a name as an empty one and the folder."""
+    """NAME=FOLDER as both; a folder without a name as an empty one and the folder.
+
+    Raises:
+        DataError: one side of the equals sign is empty.
+    """
     name, equals, folder = str(artifact).partition("=")
+    if equals and not (name and folder):
+        raise DataError(f"expected NAME=FOLDER, got {artifact}; give both, or the folder alone")
     if equals and "/" not in name and not artifact.exists():
         return name, Path(folder).absolute()
     return "", artifact.absolute()
@@ -356,9 +362,8 @@ def find_runtime(folder: Path | None, tell: Callable[[str], None]) -> Mapping[st
         return read_runtime(folder)
     except RuntimeMissing as error:
         raise DataError(
-            f"expected the files of ONNX Runtime Web {VERSION} in {folder or PACKAGED}, got none that fit: {error}; "
-            "with a network, name a new folder as --runtime, into which they are then fetched from npm; without one, "
-            f"bring {SCRIPT} and {WASM} of the npm package onnxruntime-web {VERSION} in a folder, and name it"
+            f"expected ONNX Runtime Web {VERSION}, got none that fits: {error}; add --runtime with the name of a new "
+            f"folder, into which it is fetched from npm (14 MB), or of one with its files {SCRIPT} and {WASM}"
         ) from error
 
 
@@ -383,8 +388,14 @@ def write_web(
         tell: takes one line at a time.
 
     Raises:
-        ArtifactError, DataError, OutputError: as of `group_by_model`, `find_runtime` and `Output`.
+        ArtifactError, DataError, OutputError: as of `group_by_model`, `find_runtime` and `Output`; or `out` is named
+            like the other of the two.
     """
+    if single != (out.suffix.lower() in (".html", ".htm")):
+        raise DataError(
+            f"expected {'--single-file with a name that ends in .html' if single else '--out to name a folder'}, got "
+            f"--out {out}; {'add .html' if single else 'add --single-file for one page, or choose another name'}"
+        )
     output = SINGLE if single else SITE
     output.check(out, overwrite=overwrite)
     models = group_by_model(artifacts)

@@ -1,9 +1,10 @@
 /** A label with calibrated probabilities: what answer.py does, in a browser. */
 
 import { Refused } from "./faults.js";
-import { percent, percentBeside, say } from "./words.js";
+import { digitsBeside, percent, say } from "./words.js";
 
 const LEAST_TOLD = 0.01; // a probability of which it is said in words how often it is right
+const CLOSE = 0.02; // to the threshold
 
 export const classification = {
   graphs: { model: ["probabilities"] },
@@ -32,17 +33,21 @@ export const classification = {
 
   told(line, about, words) {
     const followed = about.labels.length === 2 ? about.labels[1] : line.label;
-    const [share] = line.threshold === null ? [percent(line.probability)] : percentBeside(line.probability, line.threshold);
+    const digits = line.threshold === null ? 0 : digitsBeside(line.probability, line.threshold);
+    const share = percent(line.probability, digits);
     const sentences = [say(words.probability, { label: followed, share })];
+    const isClose = line.threshold !== null && Math.abs(line.probability - line.threshold) < CLOSE;
+    if (isClose) sentences.push(words.close_call);
     const isTold = about.labels.length === 2 && line.probability >= LEAST_TOLD && !line.remark && !about.leak;
-    if (isTold) sentences.push(say(words.of_hundred, { label: followed }));
+    const count = Math.round(100 * line.probability);
+    if (isTold) sentences.push(say(words.of_hundred, { label: followed, count }));
     return {
       title: line.label,
       sentences,
       bars: [...line.probabilities].map(([name, value]) => ({
         name,
         value,
-        shown: name === followed ? share : percent(value),
+        shown: percent(value, digits),
         threshold: name === followed ? line.threshold : null,
       })),
     };
@@ -50,8 +55,13 @@ export const classification = {
 
   threshold(about, words, line = null) {
     if (about.threshold === null) return words.likeliest;
-    const [, share] = percentBeside(line ? line.probability : about.threshold, about.threshold);
+    const share = percent(about.threshold, line ? digitsBeside(line.probability, about.threshold) : 0);
     return say(words.label_from, { label: about.labels[1], other: about.labels[0], share });
+  },
+
+  /** Whether the model was not shown to be better than chance on images that it had not seen. */
+  isChance({ score }) {
+    return score !== null && score.name === "auc" && score.low !== null && Number(score.low) <= 0.5;
   },
 
   /** A label has no place in the image. */

@@ -29,7 +29,10 @@ export const detection = {
   told(line, about, words) {
     const [name] = about.labels;
     return {
-      title: say(line.boxes.length === 1 ? words.one_found : words.found, { count: line.boxes.length, label: name }),
+      title: say([words.nothing_found, words.one_found][line.boxes.length] ?? words.found, {
+        count: line.boxes.length,
+        label: name,
+      }),
       sentences: line.scores.length ? [say(words.best_score, { score: line.scores[0].toFixed(2) })] : [],
       bars: line.scores.map((value, index) => ({
         name: `${name} ${index + 1}`,

@@ -1,6 +1,6 @@
 /** A mask of what is pointed at: what answer.py does, in a browser. */
 
-import { drawCross } from "./drawing.js";
+import { drawBox, drawCross } from "./drawing.js";
 import { Refused } from "./faults.js";
 import { segmentation } from "./segmentation.js";
 import { percent, say } from "./words.js";
@@ -53,6 +53,9 @@ export const prompted = {
 
   async draw(context, line, shown) {
     await segmentation.draw(context, line, shown);
-    line.pointed.forEach(([x, y]) => drawCross(context, x * shown, y * shown));
+    const placed = line.pointed.map(([x, y, mark]) => [x * shown, y * shown, mark]);
+    const corners = placed.filter(([, , mark]) => mark === TOP_LEFT || mark === BOTTOM_RIGHT);
+    if (corners.length === 2) drawBox(context, [...corners[0].slice(0, 2), ...corners[1].slice(0, 2)], true);
+    for (const [x, y, mark] of placed) if (mark <= INSIDE) drawCross(context, x, y, mark === INSIDE);
   },
 };

@@ -4,7 +4,7 @@ import { Broken, Refused, Told } from "./faults.js";
 import { decode } from "./image.js";
 import { KINDS } from "./kinds.js";
 import { LocalEngine } from "./local.js";
-import { bytesOf, keepAll, readSite, startKeeping } from "./place.js";
+import { bytesOf, comesByNetwork, keepAll, readSite, startKeeping } from "./place.js";
 import { Pointed, PromptPad } from "./prompting.js";
 import { ServerEngine } from "./server.js";
 import { jsonOf, say } from "./words.js";
@@ -26,7 +26,7 @@ class Page {
     this.write();
     this.listen();
     if (this.site.server) return;
-    byId("offline").textContent = this.words.needs_network;
+    if (comesByNetwork) byId("offline").textContent = this.words.needs_network;
     const keeping = startKeeping((update) => this.offer(update)).catch(() => false);
     this.last = keeping; // else what the first image needs were loaded twice
     const isKept = await keeping;
@@ -46,12 +46,16 @@ class Page {
     for (const { name } of this.site.models) byId("model").append(new Option(name));
     byId("choice").hidden = this.site.models.length < 2;
     byId("card").hidden = false;
+    byId("starting").hidden = true;
+    byId("ask").hidden = false;
     this.showTaken();
   }
 
   /** Say what images the model takes: of slices of scans, no photograph of a screen is one. */
   showTaken() {
     const takesSlices = this.model.artifacts[0].input.kind === "slice";
+    const { name, artifacts } = this.model;
+    byId("takes").textContent = say(this.words.takes, { name, labels: artifacts[0].labels.join(", ") });
     byId("photograph").hidden = takesSlices;
     byId("slices").hidden = !takesSlices;
   }
@@ -109,14 +113,17 @@ class Page {
 
   async ask(item, prompts) {
     if (!item.article.isConnected) return; // it was removed meanwhile
-    this.state(this.words.answering);
+    const done = this.items.filter(({ line }) => line).length;
+    this.state(say(this.words.answering, { count: Math.min(done + 1, this.items.length), all: this.items.length }));
     try {
       const { line, about } = await this.engine.answer(item.model, item, prompts);
       if (!item.article.isConnected) return;
       const remark = this.remark(line, about);
       item.line = { input: item.file.name, ...line, ...(remark && { remark }) };
       item.about = about;
+      const isFirst = item.told === null;
       await this.show(item, prompts);
+      if (isFirst && this.items.length === 1) item.article.scrollIntoView();
       this.state(say(this.words.answered, { name: item.file.name, title: item.told.title }));
       await this.choose(item);
     } catch (error) {
@@ -134,10 +141,15 @@ class Page {
     reason.setAttribute("role", "alert");
     item.article.querySelector(".waiting")?.remove();
     item.article.querySelector(".error")?.remove();
-    if (item.told) item.article.prepend(reason);
+    item.article.querySelector(".again")?.remove();
+    const again = named("button", "quiet again", this.words.again);
+    again.type = "button";
+    again.hidden = error instanceof Refused; // of the same image, the same would be said
+    again.addEventListener("click", () => this.queue(item, item.pointed.prompts));
+    if (item.told) item.article.prepend(reason, again);
     else {
       item.line = { input: item.file.name, ...error.line, error: reason.textContent };
-      item.article.replaceChildren(this.name(item), reason);
+      item.article.replaceChildren(this.name(item), reason, again);
     }
   }
 
@@ -155,17 +167,20 @@ class Page {
     const { line, about, article } = item;
     const kind = KINDS[about.task];
     const hadFocus = article.contains(document.activeElement);
-    const { element, size, controls } = await this.picture(item, prompts);
+    const { element, size, above, below } = await this.picture(item, prompts);
     item.told = kind.told(line, about, this.words, size);
     const { title, sentences, bars } = item.told;
     const parts = [this.name(item), named("h2", "", title)];
     if (line.remark) parts.push(alerting(named("p", "remark", line.remark)));
     if (about.leak) parts.push(named("p", "remark", say(this.words.leaks, { leak: about.leak })));
-    parts.push(element, ...controls);
+    const isChance = kind.isChance?.(about);
+    if (isChance) parts.push(named("p", "remark", this.score(about, this.words.chance)));
+    parts.push(...above, element, ...below);
     const described = say(this.words.image_of, { name: item.file.name, title, sentences: sentences.join(" ") });
     element.setAttribute(element.tagName === "CANVAS" ? "aria-label" : "alt", described);
     parts.push(...bars.map((bar) => this.bar(bar)), ...sentences.map((sentence) => named("p", "", sentence)));
     parts.push(named("p", "soft", `${kind.threshold(about, this.words, line)} ${this.rule(about)}`));
+    if (about.score && !isChance) parts.push(named("p", "soft", this.score(about, this.words.score)));
     const seconds = line.seconds.toFixed(2);
     parts.push(named("p", "soft", say(this.words.answered_by, { precision: about.precision, seconds })));
     parts.push(named("p", "notice", this.words.notice));
@@ -189,7 +204,7 @@ class Page {
       const image = new Image();
       image.src = URL.createObjectURL(await this.engine.drawing(item.model, item, prompts));
       image.addEventListener("load", () => URL.revokeObjectURL(image.src), { once: true });
-      return { element: image, size: null, controls: [] };
+      return { element: image, size: null, above: [], below: [] };
     }
     const size = { width: bitmap.width, height: bitmap.height };
     const longer = Math.max(size.width, size.height);
@@ -204,9 +219,9 @@ class Page {
     context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
     bitmap.close();
     await kind.draw(context, line, shown);
-    if (!kind.takesPrompts) return { element: canvas, size, controls: [] };
+    if (!kind.takesPrompts) return { element: canvas, size, above: [], below: [] };
     const pad = new PromptPad(canvas, size, item.pointed, this.words, (given) => this.queue(item, given));
-    return { element: canvas, size, controls: pad.controls };
+    return { element: canvas, size, ...pad.controls };
   }
 
   bar({ name, value, shown, threshold }) {
@@ -276,10 +291,7 @@ class Page {
     const parts = [named("h3", "", `${this.model.name}: ${about.precision}`)];
     if (about.leak) parts.push(named("p", "remark", say(this.words.leaks, { leak: about.leak })));
     if (about.score) {
-      const { name: key, value, low, high } = about.score;
-      const name = Object.hasOwn(this.words.scores, key) ? this.words.scores[key] : key;
-      const interval = low === null ? "" : say(this.words.interval, { low, high });
-      parts.push(named("p", "", say(this.words.score, { name, value, interval })));
+      parts.push(named("p", "", this.score(about, this.words.score)));
       if (about.recalibrated) parts.push(named("p", "", this.words.before_recalibration));
     }
     const kind = KINDS[about.task];
@@ -287,6 +299,14 @@ class Page {
     const card = document.createElement("div");
     card.innerHTML = about.card; // made by leanmed from the card's text, with all marks of HTML in it escaped
     return [...parts, card];
+  }
+
+  /** A sentence on how good the model is on images that it had not seen. */
+  score(about, sentence) {
+    const { name: key, value, low, high } = about.score;
+    const name = Object.hasOwn(this.words.scores, key) ? this.words.scores[key] : key;
+    const interval = low === null ? "" : say(this.words.interval, { low, high });
+    return say(sentence, { name, value, interval });
   }
 
   /** Show how much is loaded, in steps that a screen reader can follow. */
@@ -311,6 +331,7 @@ class Page {
       await promise;
     } catch (error) {
       byId("progress").hidden = true;
+      byId("offline").textContent = "";
       byId("fault").textContent = this.reason(error, null);
       byId("fault").hidden = false;
     }
@@ -344,6 +365,7 @@ async function main() {
     const page = new Page(site, words);
     await page.guard(page.start());
   } catch (error) {
+    byId("starting").hidden = true;
     byId("fault").textContent = words?.[error.message] ?? `The page cannot start: ${error.message} ${error.file ?? ""}`;
     byId("fault").hidden = false;
   }

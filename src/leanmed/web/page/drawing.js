@@ -7,7 +7,8 @@ const OUTLINES = [
   [255, 80, 160],
   [120, 255, 80],
 ]; // of a mask's values, in turn
-const POINTED = "rgb(255, 255, 0)";
+const MEANT = "rgb(255, 255, 255)"; // points on what is meant, and boxes around it
+const BESIDE = "rgb(255, 60, 60)"; // points beside it
 const GROUND = "rgb(0, 0, 0)"; // around letters and lines, so that they show on any image
 const WIDENED = 200; // pixels of a picture's side for each pixel of a line: telephones show pictures much smaller
 const LETTERS = 24; // that a picture is wide
@@ -30,30 +31,35 @@ export function writeOn(context, letters, x, y) {
   context.fillText(letters, x, top);
 }
 
-/** A box on a dark ground. */
-export function drawBox(context, [x1, y1, x2, y2]) {
+/** A box that the model found, or with `isPrompt` one that was drawn around what is meant. */
+export function drawBox(context, [x1, y1, x2, y2], isPrompt = false) {
+  const path = new Path2D();
+  path.rect(x1, y1, x2 - x1, y2 - y1);
+  strokeOnDark(context, path, isPrompt ? MEANT : MARKED);
+}
+
+function strokeOnDark(context, path, colour) {
   const width = lineWidth(context);
-  for (const [colour, wide] of [
+  for (const [ink, wide] of [
     [GROUND, 2 * width],
-    [MARKED, width],
+    [colour, width],
   ]) {
-    context.strokeStyle = colour;
+    context.strokeStyle = ink;
     context.lineWidth = wide;
-    context.strokeRect(x1, y1, x2 - x1, y2 - y1);
+    context.stroke(path);
   }
 }
 
-/** A cross at a place. */
-export function drawCross(context, x, y) {
-  const arm = 5 * lineWidth(context);
-  context.strokeStyle = POINTED;
-  context.lineWidth = lineWidth(context);
-  context.beginPath();
-  context.moveTo(x - arm, y);
-  context.lineTo(x + arm, y);
-  context.moveTo(x, y - arm);
-  context.lineTo(x, y + arm);
-  context.stroke();
+/** A cross on what is meant, or one turned by half a right angle beside it. */
+export function drawCross(context, x, y, isInside) {
+  const arm = 4 * lineWidth(context);
+  const ends = isInside ? [[arm, 0], [0, arm]] : [[arm, arm], [arm, -arm]];
+  const path = new Path2D();
+  for (const [right, down] of ends) {
+    path.moveTo(x - right, y - down);
+    path.lineTo(x + right, y + down);
+  }
+  strokeOnDark(context, path, isInside ? MEANT : BESIDE);
 }
 
 /**

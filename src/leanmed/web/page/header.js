@@ -32,7 +32,16 @@ function inspectAny(bytes) {
     if (error instanceof RangeError) throw new Refused("cut_off");
     throw error;
   }
-  throw new Refused("no_image");
+  throw new Refused(formOf(view));
+}
+
+/** Why bytes that are none of these formats are refused. */
+function formOf(view) {
+  if (view.byteLength === 0) return "empty";
+  const first = view.byteLength < 4 ? "" : nameAt(view, 0);
+  const isDicom = view.byteLength > 132 && nameAt(view, 128) === "DICM";
+  const isHeic = view.byteLength > 12 && nameAt(view, 4) === "ftyp";
+  return isDicom || isHeic || ["II*\0", "MM\0*", "GIF8", "%PDF"].includes(first) ? "elsewhere" : "no_image";
 }
 
 function nameAt(view, at) {

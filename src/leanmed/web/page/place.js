@@ -2,6 +2,8 @@
 
 import { Broken } from "./faults.js";
 
+export const comesByNetwork = true;
+
 const PATIENCE = 5000; // milliseconds in which a service worker starts, if it does
 
 /** What the page is about: see leanmed.web.site. */

@@ -3,6 +3,8 @@
 import { Broken } from "./faults.js";
 import { fromBase64 } from "./png.js";
 
+export const comesByNetwork = false;
+
 /** What the page is about: see leanmed.web.site. */
 export async function readSite() {
   return JSON.parse(new TextDecoder().decode(await bytesOf("site.json")));

@@ -13,6 +13,14 @@ export class Pointed {
     this.isByTouch = false; // whether a finger points, instead of moving the page
   }
 
+  /** Without the last point. */
+  undo() {
+    const { points, labels, box } = this.prompts;
+    const isLast = points.length === 1 && box === null;
+    this.prompts = isLast ? null : { points: points.slice(0, -1), labels: labels.slice(0, -1), box };
+    return this.prompts;
+  }
+
   /** One more point or another box. */
   add(change) {
     const { points, labels, box } = this.prompts ?? { points: [], labels: [], box: null };
@@ -72,13 +80,15 @@ export class PromptPad {
     label.addEventListener("change", () => {
       pointed.label = label.value;
     });
+    const undo = buttonOf(words.prompt_undo, () => this.ask(pointed.undo()));
+    undo.hidden = !pointed.prompts?.points.length;
     const clear = buttonOf(words.prompt_clear, () => {
       pointed.prompts = null;
       this.ask(null);
     });
     clear.classList.add("clear");
     clear.hidden = pointed.prompts === null;
-    return [help, touch, label, clear];
+    return { above: [help, touch], below: [label, undo, clear] };
   }
 
   begin(event) {
@@ -113,8 +123,9 @@ export class PromptPad {
     const move = MOVES[event.key];
     const { cursor } = this.pointed;
     if (move) {
-      cursor.x = Math.min(Math.max(cursor.x + move[0] * STEP, 0), 1);
-      cursor.y = Math.min(Math.max(cursor.y + move[1] * STEP, 0), 1);
+      const step = event.shiftKey ? STEP / 10 : STEP;
+      cursor.x = Math.min(Math.max(cursor.x + move[0] * step, 0), 1);
+      cursor.y = Math.min(Math.max(cursor.y + move[1] * step, 0), 1);
       this.over((context, { width, height }) => {
         context.strokeRect(cursor.x * width - 1, 0, 2, height);
         context.strokeRect(0, cursor.y * height - 1, width, 2);

@@ -18,11 +18,11 @@ export function percent(share, digits = 0) {
   return `${(share * 100).toFixed(digits)} %`;
 }
 
-/** A share and a threshold in percent, with as many digits as show on which side of it the share lies. */
-export function percentBeside(share, threshold) {
+/** How many digits of a share in percent show on which side of a threshold it lies. */
+export function digitsBeside(share, threshold) {
   let digits = 0;
   while (digits < 6 && share !== threshold && percent(share, digits) === percent(threshold, digits)) digits += 1;
-  return [percent(share, digits), percent(threshold, digits)];
+  return digits;
 }
 
 /** JSON of plain values, in which a Map is an object whose keys keep their order, also those that look like numbers. */
