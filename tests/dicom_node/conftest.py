@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node_fixtures import WRITERS
+from node_bench import Bench
+from node_fixtures import WRITERS, Pacs, pacs, wedge_series
 
 from leanmed.dicom_node.answering import answer_series
 from leanmed.dicom_node.config import Rule
@@ -64,3 +65,21 @@ def sockets_are_closed() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         gc.collect()
+
+
+@pytest.fixture
+def peer() -> Iterator[Pacs]:
+    with pacs() as made:
+        yield made
+
+
+@pytest.fixture
+def bench(tmp_path: Path, predictors: dict[str, Predictor], peer: Pacs) -> Iterator[Bench]:
+    made = Bench(tmp_path, predictors, peer.peer)
+    yield made
+    made.listener.stop()
+
+
+@pytest.fixture
+def slices(tmp_path: Path) -> list[Path]:
+    return wedge_series(tmp_path / "ct")

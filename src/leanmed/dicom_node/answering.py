@@ -51,7 +51,7 @@ def answer_series(
             continue
         try:
             predictor = predictors[rule.artifact]
-            by = Answerer(predictor.manifest, predictor.artifact.sha256, rule.codes, series.set)
+            by = Answerer(predictor.manifest, predictor.artifact.sha256, rule.codes, series.images_id)
             parts = answer_parts(predictor, series, limits, pictures="capture" in rule.answers)
             for name, content in objects(parts, by, rule.answers).items():
                 made[f"{by.sha256[:12]}-{name}"] = content

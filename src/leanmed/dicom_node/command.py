@@ -71,7 +71,7 @@ def serve(
         if series.state == "refused":
             series.forget_outcome()
     listener = Listener(config, store)
-    node = Node(config, store, predictors, listener.open)
+    node = Node(config, store, predictors, listener.held)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *about: stop.set())

@@ -1,7 +1,7 @@
 """The store: what was acknowledged is on disk, and a series' state is what lies in its folder.
 
 ```
-series/ID/images/NAME.dcm            what was received; names are hashes of UIDs, which might be paths
+series/ID/images/NAME-CONTENT.dcm    what was received; names are hashes of UIDs, which might be paths, and contents
 series/ID/answers/SET/               the answers to a set of images, whole or not there
     outcome.json                     which objects there are, and what was refused and why
     sent.json                        they have reached their destination
@@ -13,19 +13,22 @@ Each state follows from the one before by one rename on the disk, so that a proc
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pydicom import Dataset
+
 from leanmed.dicom_node.journal import is_uid, short_hash
-from leanmed.errors import UnreadableInput
+from leanmed.errors import InputTooLarge, UnreadableInput
 from leanmed.reading.dicom import parse_dicom
 from leanmed.reading.raster import Limits
 from leanmed.reading.source import border
@@ -101,14 +104,14 @@ class Series:
         return [self.images / name for name in self.names]
 
     @property
-    def set(self) -> str:
+    def images_id(self) -> str:
         """Names the images that are there: other images, another name."""
         return short_hash(*self.names)
 
     @property
     def answers(self) -> Path:
         """The folder of the answers to these images; it is there once they are whole."""
-        return self.folder / "answers" / self.set
+        return self.folder / "answers" / self.images_id
 
     @property
     def _tries(self) -> Path:
@@ -202,6 +205,8 @@ class Store:
         self.root, self.limits = root, Limits(max_bytes=max_bytes, max_scan_bytes=max(max_bytes, Limits.max_scan_bytes))
         self._lock = threading.Lock()
         self._ended: dict[str, int] = {}
+        self._opened = time.monotonic()
+        self._came: dict[str, float] = {}
         for folder in (self._series, self._wanted):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -220,19 +225,30 @@ class Store:
                 shutil.rmtree(half)
             else:
                 half.unlink()
+        for series in self.all():
+            for older in _superseded(series.files):
+                older.unlink()
 
-    def put(self, content: bytes, sop_instance: str | None = None) -> Received:
-        """Keep an object; when this returns, it is on the disk. One that is there already stays as it is.
+    def put(
+        self, content: bytes, sop_instance: str | None = None, brings: Callable[[str], None] | None = None
+    ) -> Received:
+        """Keep an object; when this returns, it is on the disk. One of other content takes the place of the older.
 
         Args:
             content: a DICOM file.
             sop_instance: the UID by which the sender calls it; None: the object's own.
+            brings: is given the series' ID before anything is written.
 
         Raises:
             UnreadableInput: no DICOM, or identifiers that are missing, no UIDs, or not the sender's.
             InputTooLarge: over the limit.
             OSError: the disk is full, or fails; nothing is kept.
         """
+        if len(content) > self.limits.max_bytes:
+            raise InputTooLarge(
+                f"expected an object of at most {self.limits.max_bytes:,} bytes, got {len(content):,}; raise "
+                "max_megabytes, or route such objects elsewhere"
+            )
         with border("object", "DICOM object"):
             dataset = parse_dicom(content, self.limits)
             identifiers = [str(dataset.get(name) or "") for name in _IDENTIFIERS]
@@ -243,14 +259,25 @@ class Store:
                 "it was announced, got others; send it again"
             )
         name = short_hash(study, series)
-        path = self._series / name / "images" / f"{short_hash(instance)}.dcm"
+        if brings:
+            brings(name)
+        own = short_hash(instance)
+        path = self._series / name / "images" / f"{own}-{_content_hash(content, dataset)}.dcm"
         with self._lock:
             is_new = not path.exists()
             if is_new:
                 write_durably(path, content)
-            else:
+            older = [one for one in path.parent.glob(f"{own}*.dcm") if one != path]
+            for one in older:
+                one.unlink()
+            if older or not is_new:
                 _sync(path.parent)  # whoever renamed it may have been killed before
+            self._came[name] = time.monotonic()
         return Received(name, is_new, str(dataset.get("SOPClassUID") or ""), instance)
+
+    def quiet(self, series: str) -> float:
+        """Seconds since an image of a series came, or the store was opened: clocks that are set do not count."""
+        return time.monotonic() - self._came.get(series, self._opened)
 
     def waiting(self) -> Iterator[tuple[Series, State]]:
         """Every series for which something is left to be done; those for which nothing is are looked at once."""
@@ -282,6 +309,7 @@ class Store:
                 if ended is not None and max(ended, series.changed) < before and series == Series.at(series.folder):
                     _discard(series.folder)
                     self._ended.pop(series.id, None)
+                    self._came.pop(series.id, None)
                     removed.append(series.id)
         return removed
 
@@ -316,6 +344,26 @@ def write_durably(path: Path, content: bytes) -> None:
     _sync(path.parent)
     for folder in made:
         _sync(folder.parent)
+
+
+def _superseded(files: Iterable[Path]) -> list[Path]:
+    """The older versions of instances of which a killed process has left two."""
+    versions: dict[str, list[Path]] = {}
+    for path in files:
+        versions.setdefault(path.stem.partition("-")[0], []).append(path)
+    ordered = [sorted(paths, key=lambda path: path.stat().st_mtime_ns) for paths in versions.values()]
+    return [older for paths in ordered for older in paths[:-1]]
+
+
+def _content_hash(content: bytes, dataset: Dataset) -> str:
+    """Names what an object holds: its dataset and its transfer syntax, whoever wrote its file meta group."""
+    start = 0
+    length = dataset.file_meta.get("FileMetaInformationGroupLength")
+    if length is not None and content[128:132] == b"DICM":
+        start = 144 + int(length)  # PS3.10 7.1: the preamble, the prefix, the element that holds the length
+    body = hashlib.sha256(memoryview(content)[start:])
+    body.update(str(dataset.file_meta.TransferSyntaxUID).encode())
+    return body.hexdigest()[:16]
 
 
 def _discard(folder: Path) -> None:

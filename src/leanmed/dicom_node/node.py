@@ -13,13 +13,14 @@ from leanmed.dicom_node.config import Config
 from leanmed.dicom_node.dicomweb import NotReached, fetch
 from leanmed.dicom_node.inbox import TRIES, Outcome, Series, Store
 from leanmed.dicom_node.journal import reason_of, tell
-from leanmed.dicom_node.listen import Open
+from leanmed.dicom_node.listen import Held
 from leanmed.dicom_node.send import send
 from leanmed.errors import LeanmedError
 from leanmed.runtime.predictor import Predictor
 
 LOOK_SECONDS = 0.5  # between two looks at the store
 FIRST_WAIT, LONGEST_WAIT = 5.0, 600.0  # seconds until something that failed is tried again; each wait is twice the last
+MOST_DOUBLINGS = 10  # beyond which a wait is the longest, and in the end no number
 TIDY_SECONDS = 600.0
 
 
@@ -36,7 +37,7 @@ class Patience:
     def failed(self, name: str) -> float:
         """Something failed; the seconds until it is tried again."""
         count = self._failed.get(name, (0, 0.0))[0]
-        wait = min(FIRST_WAIT * 2.0**count, LONGEST_WAIT)
+        wait = min(FIRST_WAIT * 2.0 ** min(count, MOST_DOUBLINGS), LONGEST_WAIT)
         self._failed[name] = (count + 1, time.monotonic() + wait)
         return wait
 
@@ -52,7 +53,7 @@ class Node:
         config: see there.
         store: see there.
         predictors: by the artifacts' names.
-        open: which series may still grow.
+        held: which series may still grow.
         log: takes the event and what goes with it.
     """
 
@@ -61,10 +62,10 @@ class Node:
         config: Config,
         store: Store,
         predictors: Mapping[str, Predictor],
-        open: Open,
+        held: Held,
         log: Callable[..., None] = tell,
     ) -> None:
-        self.config, self.store, self.predictors, self.open, self.log = config, store, predictors, open, log
+        self.config, self.store, self.predictors, self.held, self.log = config, store, predictors, held, log
         self.patience = Patience()
 
     def run(self, stop: threading.Event) -> list[threading.Thread]:
@@ -94,9 +95,8 @@ class Node:
                 self._answer(series)
 
     def _is_complete(self, series: Series) -> bool:
-        """Whether no association brings it any more, and a pause has passed; a clock set back ends the pause."""
-        passed = time.time() - series.changed
-        return not self.open.holds(series.id) and not 0 <= passed < self.config.pause_seconds
+        """Whether nobody brings it any more, and a pause has passed, of which none counts before the node's start."""
+        return not self.held.holds(series.id) and self.store.quiet(series.id) >= self.config.pause_seconds
 
     def _answer(self, series: Series) -> None:
         name = f"answer {series.id}"

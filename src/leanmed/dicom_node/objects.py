@@ -84,13 +84,13 @@ class Answerer:
         manifest: of the artifact.
         sha256: of its whole manifest, which names those of the graphs.
         codes: label -> how it is coded.
-        set: names the images that were answered: answers to others have other UIDs.
+        images_id: names the images that were answered: answers to others have other UIDs.
     """
 
     manifest: Manifest
     sha256: str
     codes: Mapping[str, config.Code]
-    set: str
+    images_id: str
 
     @property
     def version(self) -> str:
@@ -128,7 +128,7 @@ class Answerer:
 
     def instance(self, image: Dataset, form: config.AnswerForm, number: int) -> dict[str, Any]:
         """The number-th answer of one form to these images: again the same UID, whenever it is made."""
-        uid = made_uid(str(image.SeriesInstanceUID), self.sha256, form, self.set, str(number))
+        uid = made_uid(str(image.SeriesInstanceUID), self.sha256, form, self.images_id, str(number))
         return {"sop_instance_uid": uid, "instance_number": number}
 
 
