@@ -114,6 +114,12 @@ class Series:
         return self.folder / "answers" / self.images_id
 
     @property
+    def sent_before(self) -> list[Path]:
+        """The folders of answers to other images of the series that have reached their destination, in that order."""
+        sent = [path for path in self.answers.parent.glob(f"[!.]*/{SENT}") if path.parent != self.answers]
+        return [path.parent for path in sorted(sent, key=lambda path: path.stat().st_mtime_ns)]
+
+    @property
     def _tries(self) -> Path:
         return self.answers.with_suffix(".tries")
 
