@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     ComprehensiveSRStorage,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
@@ -30,7 +32,7 @@ from pydicom.uid import (
     RLELossless,
     SegmentationStorage,
 )
-from pynetdicom import AE
+from pynetdicom import AE, build_context, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from leanmed.dicom_node import inbox as inbox_module
@@ -282,6 +284,59 @@ def test_a_disk_that_is_full_when_the_answer_is_ready_keeps_the_images(
     monkeypatch.setattr(inbox_module, "write_durably", write)
     bench.work()
     assert bench.series.state == "sent", "a full disk is no fault of the series, however often it is tried"
+
+
+@pytest.mark.parametrize("step", ["answer_series", "send"])
+def test_a_series_that_fails_does_not_stand_in_the_way_of_others(
+    bench: Bench, slices: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    bench.send(slices)
+    bench.send(wedge_series(tmp_path / "other"))
+    first, second = bench.store.all()
+    do = getattr(node_module, step)
+
+    def failing(*about: Any) -> Any:
+        if first.id in str(about):
+            raise MemoryError
+        return do(*about)
+
+    monkeypatch.setattr(node_module, step, failing)
+    bench.work()
+    assert bench.said("not answered" if step == "answer_series" else "not sent")[0]["reason"] == "MemoryError"
+    assert (first.state, second.state) == ("received" if step == "answer_series" else "answered", "sent")
+
+
+def test_a_worker_that_ends_ends_the_process(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def end() -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(bench.node, "tidy", end)
+    stop = threading.Event()
+    threads = bench.node.run(stop)
+    assert stop.wait(10)
+    for thread in threads:
+        thread.join()
+
+
+def test_a_pacs_that_takes_implicit_vr_alone_gets_the_answers(bench: Bench, peer: Pacs, slices: list[Path]) -> None:
+    peer.stop()
+    for context in peer.entity.supported_contexts:
+        context.transfer_syntax = [ImplicitVRLittleEndian]
+    handlers: list[Any] = [(evt.EVT_C_STORE, peer._store)]
+    peer.server = peer.entity.start_server(("127.0.0.1", peer.port), block=False, evt_handlers=handlers)
+    bench.send(slices)
+    bench.work()
+    assert {one.file_meta.TransferSyntaxUID for one in peer.objects} == {ImplicitVRLittleEndian}
+    assert bench.series.state == "sent"
+
+
+def test_a_pacs_that_takes_nothing_of_the_node_is_not_silent(bench: Bench, peer: Pacs, slices: list[Path]) -> None:
+    peer.stop()
+    other = [build_context(Verification)]
+    peer.server = peer.entity.start_server(("127.0.0.1", peer.port), block=False, contexts=other)
+    bench.send(slices)
+    bench.work()
+    assert bench.said("not sent")[0]["reason"] == "PACS does not take objects of this class"
 
 
 def test_a_disk_that_is_full_refuses_images_as_out_of_resources(

@@ -65,6 +65,13 @@ def serve(
     warnings.simplefilter("ignore")  # those of decoders and writers show what images hold
     config = read_config(config_file)
     store = store_of(config)
+    with store.alone():
+        _serve(artifacts, config, store, retry_refused, tell)
+
+
+def _serve(
+    artifacts: Sequence[Path], config: Config, store: Store, retry_refused: bool, tell: Callable[[str], None]
+) -> None:
     predictors = open_artifacts(artifacts, config, store)
     store.clean()
     for series in store.all() if retry_refused else ():
@@ -75,7 +82,7 @@ def serve(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *about: stop.set())
-    with _web(config, Web(store, config.source is not None, node.status)):
+    with _web(config, Web(store, config.source is not None, node.status, listener.held)):
         listener.start()
         threads = node.run(stop)
         tell(f"{config.ae_title} answers by {', '.join(predictors)} at {config.host}, port {config.port}")
@@ -114,6 +121,11 @@ def _web(config: Config, web: Web) -> Iterator[None]:
         raise DataError(
             f"expected web.token_file beside web.host {about.host}, where others can reach the node, got none; write a "
             "token into a file and name it"
+        )
+    if about.names and about.token_file is None:
+        raise DataError(
+            "expected web.token_file beside web.names, since others then reach the node, if through a proxy, got none; "
+            "write a token into a file and name it"
         )
     rules = Rules(
         hosts=LOOPBACK | {name.lower() for name in (about.host, *about.names)},

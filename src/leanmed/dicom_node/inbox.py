@@ -6,7 +6,8 @@ series/ID/answers/SET/               the answers to a set of images, whole or no
     outcome.json                     which objects there are, and what was refused and why
     sent.json                        they have reached their destination
 series/ID/answers/SET.tries          how often it was begun to answer, and the process ended
-wanted/NAME.json                     a study that is to be fetched
+wanted/NAME.json                     a study that is to be fetched, and which of its series wait for that
+lock                                 held by the node that works here
 ```
 Each state follows from the one before by one rename on the disk, so that a process may be killed at any point.
 """
@@ -17,18 +18,19 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Any, Literal
 
 from pydicom import Dataset
 
 from leanmed.dicom_node.journal import is_uid, short_hash
-from leanmed.errors import InputTooLarge, UnreadableInput
+from leanmed.errors import DataError, InputTooLarge, UnreadableInput
 from leanmed.reading.dicom import parse_dicom
 from leanmed.reading.raster import Limits
 from leanmed.reading.source import border
@@ -133,9 +135,9 @@ class Series:
         """What came of answering; None: it was not answered yet."""
         try:
             content = json.loads((self.answers / OUTCOME).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            return Outcome(tuple(content["objects"]), content["refused"], content["seconds"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):  # a damaged one is made anew
             return None
-        return Outcome(tuple(content["objects"]), content["refused"], content["seconds"])
 
     @property
     def state(self) -> State:
@@ -157,7 +159,10 @@ class Series:
     @property
     def tries(self) -> int:
         """How often it was begun to answer these images, without coming to an end."""
-        return int(self._tries.read_text()) if self._tries.exists() else 0
+        try:
+            return int(self._tries.read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
 
     def begin(self) -> int:
         """Count that answering begins; see `tries`."""
@@ -174,7 +179,10 @@ class Series:
 
         Raises:
             OSError: the disk is full, or fails; nothing was changed.
+            ValueError: an outcome that names objects which are not given.
         """
+        if missing := set(outcome.objects) - set(objects):
+            raise ValueError(f"expected every object that the outcome names, got none called {min(missing)}; give it")
         content = {"objects": list(outcome.objects), "refused": dict(outcome.refused), "seconds": outcome.seconds}
         answers = self.answers
         temporary = answers.with_name(f".{answers.name}{PART}")
@@ -183,6 +191,7 @@ class Series:
             for name, written in objects.items():
                 write_durably(temporary / name, written)
             write_durably(temporary / OUTCOME, json.dumps(content, indent=1).encode())
+            _discard(answers)  # one whose outcome was damaged
             temporary.replace(answers)
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -224,6 +233,23 @@ class Store:
     def _wanted(self) -> Path:
         return self.root / "wanted"
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other nodes from the store meanwhile; the system lets go of it however the process ends.
+
+        Raises:
+            DataError: another process has it.
+        """
+        with (self.root / "lock").open("ab") as file:
+            try:
+                _lock(file)
+            except OSError as error:
+                raise DataError(
+                    f"expected `store` {self.root} to be this node's own, got one that a running node uses; stop that "
+                    "node first, or name another folder"
+                ) from error
+            yield
+
     def clean(self) -> None:
         """Remove the halves that a killed process has left; only before anything is received."""
         for half in [path for pattern in ("*/*/", "*/", "") for path in self.root.glob(f"{pattern}*/.*{PART}")]:
@@ -264,7 +290,7 @@ class Store:
                 "expected an object whose study, series and instance have UIDs of digits and dots, the instance's as "
                 "it was announced, got others; send it again"
             )
-        name = short_hash(study, series)
+        name = series_id(study, series)
         if brings:
             brings(name)
         own = short_hash(instance)
@@ -319,14 +345,51 @@ class Store:
                     removed.append(series.id)
         return removed
 
-    def want(self, study: str) -> None:
-        """Remember that a study is to be fetched; when this returns, it is on the disk."""
-        write_durably(self._wanted / f"{short_hash(study)}.json", json.dumps({"study": study}).encode())
+    def want(self, study: str, series: Sequence[str] = ()) -> None:
+        """Remember that a study is to be fetched; when this returns, it is on the disk.
+
+        Args:
+            study: its UID.
+            series: IDs of its series that will come, as soon as they are known.
+        """
+        path = self._wanted / f"{short_hash(study)}.json"
+        if series or not path.exists():  # who asks again must not take back what is known
+            write_durably(path, json.dumps({"study": study, "series": list(series)}).encode())
+
+    def is_awaited(self, series: str) -> bool:
+        """Whether more images of a series are to be fetched."""
+        return any(series in known.get("series", ()) for _, known in self._known())
+
+    def _known(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        for path in sorted(self._wanted.glob("[!.]*.json")):
+            with suppress(FileNotFoundError, ValueError):  # it was fetched at this moment, or somebody has damaged it
+                yield path, json.loads(path.read_text(encoding="utf-8"))
 
     def wanted(self) -> Iterator[tuple[Path, str]]:
         """The studies that are to be fetched, each with the file to remove once it was."""
-        for path in sorted(self._wanted.glob("[!.]*.json")):
-            yield path, json.loads(path.read_text(encoding="utf-8"))["study"]
+        for path, known in self._known():
+            yield path, str(known["study"])
+
+
+def series_id(study: str, series: str) -> str:
+    """What the store and the log call a series, by its UID and its study's."""
+    return short_hash(study, series)
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Take a file for this process.
+
+    Raises:
+        OSError: another has it.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def write_durably(path: Path, content: bytes) -> None:

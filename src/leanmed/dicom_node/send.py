@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pydicom import dcmread
+from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import AE
 
 from leanmed.dicom_node.config import Config, Peer
@@ -36,11 +37,13 @@ def _store(own: str, peer: Peer, objects: Sequence[bytes]) -> None:
     entity = AE(own)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = SECONDS
     for sop_class, syntax in sorted({(d.SOPClassUID, d.file_meta.TransferSyntaxUID) for d in datasets}):
-        entity.add_requested_context(sop_class, syntax)
+        entity.add_requested_context(sop_class, [syntax, ImplicitVRLittleEndian])
     tls = (client_context(peer.tls), peer.host) if peer.tls else None
     association = entity.associate(peer.host, peer.port, ae_title=peer.ae_title, tls_args=tls)
     if not association.is_established:
         refused = "rejects the association" if association.is_rejected else "does not answer"
+        if association.rejected_contexts:
+            refused = "does not take objects of this class"
         raise NotReached(f"{peer.ae_title} {refused}")
     try:
         for dataset in datasets:
