@@ -248,8 +248,8 @@ def test_a_pacs_that_rejects_the_node_or_the_class_of_its_answers_is_named(
     peer.stop()
     peer.server = peer.entity.start_server(("127.0.0.1", peer.port), block=False)
     bench.work()
-    reasons = [line["reason"] for line in bench.said("not sent")]
-    assert reasons == ["PACS rejects the association", "PACS does not take objects of this class"]
+    assert [line["reason"] for line in bench.said("not sent")] == ["PACS rejects the association"]
+    assert [line["reason"] for line in bench.said("rejected")] == ["PACS does not take objects of this class"]
 
 
 def test_waits_grow_to_a_bound_and_end_with_success() -> None:
@@ -336,7 +336,36 @@ def test_a_pacs_that_takes_nothing_of_the_node_is_not_silent(bench: Bench, peer:
     peer.server = peer.entity.start_server(("127.0.0.1", peer.port), block=False, contexts=other)
     bench.send(slices)
     bench.work()
-    assert bench.said("not sent")[0]["reason"] == "PACS does not take objects of this class"
+    assert bench.said("rejected")[0]["reason"] == "PACS does not take objects of this class"
+
+
+def test_a_pacs_that_takes_some_answers_gets_these_once_and_the_rest_when_it_does(
+    bench: Bench, peer: Pacs, slices: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.node.patience, "is_over", lambda name: True)
+    refusing, refused = 0xC000, {SegmentationStorage}
+    store_it = peer._store
+
+    def some(event: Any) -> int:
+        return refusing if event.request.AffectedSOPClassUID in refused else store_it(event)
+
+    peer.server.unbind(evt.EVT_C_STORE, store_it)
+    peer.server.bind(evt.EVT_C_STORE, some)
+    bench.send(slices)
+    bench.work()
+    bench.work()
+    assert bench.series.state == "rejected"
+    assert bench.series.rejection == "PACS answered 0xC000"
+    assert len(peer.objects) == 1, "the SR was sent, and not again"
+    refusing = 0x0111  # it is there already
+    bench.work()
+    assert bench.series.state == "sent"
+
+
+def test_what_was_rejected_is_tried_rarely() -> None:
+    patience = Patience()
+    assert patience.rejected("a") > LONGEST_WAIT
+    assert not patience.is_over("a")
 
 
 def test_a_disk_that_is_full_refuses_images_as_out_of_resources(

@@ -162,5 +162,7 @@ def status_lines(config_file: Path) -> Iterator[str]:
         yield f"{series.id}  {series.state:8}  {len(series.names):5} images, the last at {changed} UTC"
         for artifact, reason in (outcome.refused if outcome else {}).items():
             yield f"    {artifact or 'refused'}: {reason}"
+        if series.rejection:
+            yield f"    destination: {series.rejection}"
     for path, _ in store.wanted():
         yield f"{path.stem}  to be fetched"

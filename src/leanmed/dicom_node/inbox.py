@@ -4,7 +4,9 @@
 series/ID/images/NAME-CONTENT.dcm    what was received; names are hashes of UIDs, which might be paths, and contents
 series/ID/answers/SET/               the answers to a set of images, whole or not there
     outcome.json                     which objects there are, and what was refused and why
-    sent.json                        they have reached their destination
+    ANSWER.taken                     one of them has reached its destination
+    rejected.json                    the destination will not take some of them
+    sent.json                        they all have reached their destination
 series/ID/answers/SET.tries          how often it was begun to answer, and the process ended
 wanted/NAME.json                     a study that is to be fetched, and which of its series wait for that
 lock                                 held by the node that works here
@@ -35,8 +37,8 @@ from leanmed.reading.dicom import parse_dicom
 from leanmed.reading.raster import Limits
 from leanmed.reading.source import border
 
-State = Literal["received", "answered", "sent", "refused"]
-OUTCOME, SENT = "outcome.json", "sent.json"
+State = Literal["received", "answered", "rejected", "sent", "refused"]
+OUTCOME, SENT, REJECTED, TAKEN = "outcome.json", "sent.json", "rejected.json", ".taken"
 TRIES = 10  # after which a series that ends the process is refused; a process may also end for other reasons
 PART = ".part"
 _IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
@@ -147,7 +149,9 @@ class Series:
             return "received"
         if not outcome.objects:
             return "refused"
-        return "sent" if (self.answers / SENT).exists() else "answered"
+        if (self.answers / SENT).exists():
+            return "sent"
+        return "rejected" if (self.answers / REJECTED).exists() else "answered"
 
     @property
     def ended(self) -> float | None:
@@ -197,6 +201,29 @@ class Series:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         _sync(answers.parent)
+
+    def untaken(self) -> list[Path]:
+        """The answers that have not reached their destination."""
+        outcome = self.outcome
+        files = [self.answers / name for name in outcome.objects] if outcome else []
+        return [path for path in files if not path.with_suffix(TAKEN).exists()]
+
+    def mark_taken(self, answer: Path) -> None:
+        """Remember that one answer has reached its destination."""
+        write_durably(answer.with_suffix(TAKEN), b"")
+
+    def mark_rejected(self, reason: str) -> None:
+        """Remember that the destination will not take some answers as they are."""
+        write_durably(self.answers / REJECTED, json.dumps({"reason": reason}).encode())
+
+    @property
+    def rejection(self) -> str:
+        """Why the destination will not take some answers; empty: it does."""
+        if self.state != "rejected":
+            return ""
+        with suppress(FileNotFoundError, ValueError, KeyError):
+            return str(json.loads((self.answers / REJECTED).read_text(encoding="utf-8"))["reason"])
+        return "unknown"
 
     def mark_sent(self) -> None:
         """Remember that all answers have reached their destination."""
@@ -320,7 +347,7 @@ class Store:
                     continue
                 series = Series.at(folder)
                 state = series.state
-                if series.names and state in ("received", "answered"):
+                if series.names and state in ("received", "answered", "rejected"):
                     yield series, state
                 else:
                     self._ended[folder.name] = changed

@@ -14,12 +14,13 @@ from leanmed.dicom_node.dicomweb import NotReached, fetch
 from leanmed.dicom_node.inbox import TRIES, Outcome, Series, Store
 from leanmed.dicom_node.journal import reason_of, tell
 from leanmed.dicom_node.listen import Held
-from leanmed.dicom_node.send import send
+from leanmed.dicom_node.send import Rejected, send
 from leanmed.runtime.predictor import Predictor
 
 LOOK_SECONDS = 0.5  # between two looks at the store
 FIRST_WAIT, LONGEST_WAIT = 5.0, 600.0  # seconds until something that failed is tried again; each wait is twice the last
 MOST_DOUBLINGS = 10  # beyond which a wait is the longest, and in the end no number
+RARELY = 3600.0  # seconds until what was rejected is tried again
 TIDY_SECONDS = 600.0
 
 
@@ -39,6 +40,11 @@ class Patience:
         wait = min(FIRST_WAIT * 2.0 ** min(count, MOST_DOUBLINGS), LONGEST_WAIT)
         self._failed[name] = (count + 1, time.monotonic() + wait)
         return wait
+
+    def rejected(self, name: str) -> float:
+        """Something will fail until somebody mends it; the seconds until it is tried again."""
+        self._failed[name] = (self._failed.get(name, (0, 0.0))[0], time.monotonic() + RARELY)
+        return RARELY
 
     def succeeded(self, name: str) -> None:
         """Something did not fail."""
@@ -136,18 +142,21 @@ class Node:
         for series, state in self.store.waiting():
             if self._stop.is_set():
                 return
-            if state == "answered" and self.patience.is_over(f"send {series.id}"):
+            if state in ("answered", "rejected") and self.patience.is_over(f"send {series.id}"):
                 self._send(series)
 
     def _send(self, series: Series) -> None:
-        outcome, name = series.outcome, f"send {series.id}"
-        if outcome is None:
-            return
+        name = f"send {series.id}"
         try:
-            send(self.config, [series.answers / one for one in outcome.objects])
+            files = series.untaken()
+            if files:
+                send(self.config, files, series.mark_taken)
             series.mark_sent()
             self.patience.succeeded(name)
-            self.log("sent", series=series.id, objects=len(outcome.objects))
+            self.log("sent", series=series.id, objects=len(files))
+        except Rejected as error:
+            series.mark_rejected(str(error))
+            self.log("rejected", series=series.id, reason=str(error), again_in=self.patience.rejected(name))
         except Exception as error:  # one that cannot be sent must not stand in the way of others
             wait = self.patience.failed(name)
             self.log("not sent", series=series.id, reason=_of_other_side(error), again_in=wait)
