@@ -14,7 +14,7 @@ from pydicom.valuerep import validate_value
 
 from leanmed.dicom_node.journal import made_uid
 from leanmed.reading.dicom import parse_dicom
-from leanmed.reading.multiframe import OWN, SHARED, frames_in
+from leanmed.reading.multiframe import OWN, SHARED, frames_in, has_groups
 from leanmed.reading.raster import Limits, checked_bytes
 from leanmed.reading.source import border
 
@@ -45,11 +45,6 @@ def lies_somewhere(image: Dataset) -> bool:
     """Whether an image, or each frame of one, says where it lies in the patient."""
     groups = (image.get(SHARED) or [])[:1] + (image.get(OWN) or [])[:1]
     return "ImagePositionPatient" in image or any("PlanePositionSequence" in item for item in groups)
-
-
-def has_groups(image: Dataset) -> bool:
-    """Whether an object is enhanced: says what it shows in functional groups, even if it has one frame."""
-    return SHARED in image or OWN in image
 
 
 def frames_of(image: Dataset) -> list[int | None]:
