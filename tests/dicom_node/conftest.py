@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from node_fixtures import WRITERS
+from node_bench import Bench
+from node_fixtures import WRITERS, Pacs, pacs, wedge_series
 
 from leanmed.dicom_node.answering import answer_series
 from leanmed.dicom_node.config import Rule
@@ -18,6 +19,13 @@ from leanmed.dicom_node.listen import silence_pynetdicom
 from leanmed.runtime.predictor import Predictor, load
 
 MEGABYTE = 10**6
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The process of the node ignores warnings, which name what images hold; threads cannot, each for itself."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.filterwarnings("ignore::UserWarning"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -52,7 +60,9 @@ def answered(inbox: Store, predictors: dict[str, Predictor]) -> Answered:
     def answer(files: list[Path], **rule: Any) -> tuple[dict[str, bytes], Outcome]:
         (name,) = {inbox.put(file.read_bytes()).series for file in files}
         series = Series.at(inbox.root / "series" / name)
-        return answer_series(series, [Rule(**({"modality": "CT"} | rule))], predictors, inbox.limits)
+        return answer_series(
+            series, [Rule(**({"artifact": "bright", "modality": "CT"} | rule))], predictors, inbox.limits
+        )
 
     return answer
 
@@ -64,3 +74,21 @@ def sockets_are_closed() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         gc.collect()
+
+
+@pytest.fixture
+def peer() -> Iterator[Pacs]:
+    with pacs() as made:
+        yield made
+
+
+@pytest.fixture
+def bench(tmp_path: Path, predictors: dict[str, Predictor], peer: Pacs) -> Iterator[Bench]:
+    made = Bench(tmp_path, predictors, peer.peer)
+    yield made
+    made.listener.stop()
+
+
+@pytest.fixture
+def slices(tmp_path: Path) -> list[Path]:
+    return wedge_series(tmp_path / "ct")

@@ -7,12 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from node_fixtures import wedge_series
+from pydicom import dcmread
 from pydicom.uid import MRImageStorage
 
 from leanmed.phantoms.chest import made_chest
-from leanmed.phantoms.scans import drawn, made_grid, write_enhanced, write_series
+from leanmed.phantoms.scans import AXIAL, drawn, made_grid, write_enhanced, write_series
+from leanmed.reading.ct import Grid
+from leanmed.reading.dicom import read_dicom
 from leanmed.reading.images import find_inputs
 from leanmed.reading.mr import open_mr
+from leanmed.reading.raster import Limits
 from leanmed.runtime.batch import answer
 from leanmed.runtime.predictor import Predictor
 
@@ -42,3 +46,13 @@ def test_an_enhanced_mr_has_the_mask_of_the_series(predictors: dict[str, Predict
     assert np.array_equal(classic.mask, whole.mask)
     assert classic.millilitres == pytest.approx(whole.millilitres)
     assert classic.mask.any()
+
+
+def test_an_enhanced_object_of_one_frame_is_shown_as_the_classic_image(tmp_path: Path) -> None:
+    (classic,) = wedge_series(tmp_path / "classic", slices=1)
+    stored = dcmread(classic).pixel_array[np.newaxis].astype(np.int16) - np.int16(1024)  # HU
+    grid = Grid(stored.shape, (0.8, 0.9, 2.5), (-10.0, 20.0, -30.0), AXIAL)
+    write_enhanced(tmp_path / "one.dcm", stored, grid, WindowCenter="0", WindowWidth="500")
+    first, second = (read_dicom(path.read_bytes(), Limits()) for path in (classic, tmp_path / "one.dcm"))
+    assert np.array_equal(first, second)
+    assert len(np.unique(first)) > 1

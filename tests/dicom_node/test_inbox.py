@@ -69,7 +69,9 @@ def test_a_duplicate_is_taken_and_not_doubled(inbox: Store, slices: list[Path]) 
     assert len(Series.at(inbox.root / "series" / first.series).files) == 1
 
 
-@pytest.mark.parametrize("uid", ["../../../../tmp/evil", "1.2/../3", "", "1" * 65, "1.2.3 4", "CON"])
+@pytest.mark.parametrize(
+    "uid", ["../../../../tmp/evil", "1.2/../3", "", "1" * 65, "1.2.3 4", "CON", "..", "1..2", "1.02", "1."]
+)
 def test_what_is_no_uid_is_refused_and_never_becomes_a_path(
     inbox: Store, changed: Callable[..., bytes], uid: str
 ) -> None:
@@ -186,6 +188,23 @@ def test_answers_are_kept_whole_or_not_at_all(
     assert not list((series.folder / "answers").iterdir())
 
 
+def test_an_outcome_that_is_damaged_is_made_anew(inbox: Store, slices: list[Path]) -> None:
+    series = put_all(inbox, slices)
+    series.keep({"one.dcm": b"1"}, DONE)
+    (series.answers / module.OUTCOME).write_text("{")
+    assert [state for _, state in inbox.waiting()] == ["received"]
+    series.keep({"one.dcm": b"2"}, DONE)
+    assert series.state == "answered"
+    assert (series.answers / "one.dcm").read_bytes() == b"2"
+
+
+def test_answers_that_are_not_all_there_are_not_kept(inbox: Store, slices: list[Path]) -> None:
+    series = put_all(inbox, slices)
+    with pytest.raises(ValueError, match="none called one"):
+        series.keep({}, DONE)
+    assert series.state == "received"
+
+
 def test_halves_that_a_killed_process_left_are_removed(inbox: Store, slices: list[Path]) -> None:
     series = put_all(inbox, slices)
     halves = [series.images / ".x.dcm.1-2.part", series.folder / "answers" / ".abc.part" / "one.dcm"]
@@ -247,5 +266,6 @@ def test_reasons_are_our_own_words_without_uids_and_of_others_their_kind_alone()
     own, other = UnreadableInput("1.2.840.10008.5.1: expected a slice, got none"), ValueError("Mustermann")
     assert reason_of(caused_by(own, UnreadableInput("a.dcm: expected a slice"))) == "a.dcm: expected a slice"
     assert reason_of(own) == "UID: expected a slice, got none"
+    assert reason_of(UnreadableInput("expected 1, got 2.25.33190342552775108957")) == "expected 1, got UID"
     assert reason_of(other) == "ValueError"
     assert reason_of(caused_by(other, UnreadableInput("of Mustermann"))) == "UnreadableInput of ValueError"

@@ -5,20 +5,24 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import imagecodecs
 import numpy as np
 import pytest
-from node_fixtures import Pacs, free_port, pacs, store, wedge_series
+from node_bench import Bench
+from node_fixtures import Pacs, free_port, pacs, wedge_series
 from pydicom import dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     ComprehensiveSRStorage,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
@@ -28,74 +32,19 @@ from pydicom.uid import (
     RLELossless,
     SegmentationStorage,
 )
-from pynetdicom import AE
+from pynetdicom import AE, build_context, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from leanmed.dicom_node import inbox as inbox_module
 from leanmed.dicom_node import node as node_module
-from leanmed.dicom_node.config import Config, Tls
+from leanmed.dicom_node.config import Tls
 from leanmed.dicom_node.inbox import TRIES, Series, Store
-from leanmed.dicom_node.listen import Listener, client_context, server_context
+from leanmed.dicom_node.listen import Held, client_context, server_context
 from leanmed.dicom_node.node import FIRST_WAIT, LONGEST_WAIT, Node, Patience
 from leanmed.runtime.predictor import Predictor
 
 # pynetdicom leaves the socket of a connection that fails to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-RULES = [{"artifact": "bright", "modality": "CT"}]
-
-
-class Bench:
-    """A node whose work is done when a test says so."""
-
-    def __init__(self, root: Path, predictors: dict[str, Predictor], peer: dict[str, Any], **changes: Any) -> None:
-        content = {"store": root / "store", "port": free_port(), "pause_seconds": 0, "rules": RULES}
-        self.config = Config.model_validate(content | {"calling": ["CLIENT"], "destination": peer} | changes)
-        self.store = Store(self.config.store, 64 * 10**6)
-        self.lines: list[dict[str, Any]] = []
-        self.listener = Listener(self.config, self.store, self.log)
-        self.node = Node(self.config, self.store, predictors, self.listener.open, self.log)
-        self.listener.start()
-
-    def log(self, event: str, **about: Any) -> None:
-        self.lines.append({"event": event, **about})
-
-    def send(self, files: list[Path], **options: Any) -> list[int | None]:
-        return store(self.config.port, files, **options)
-
-    def work(self) -> None:
-        """All that can be done now."""
-        end = time.monotonic() + 10
-        while any(map(self.listener.open.holds, [one.id for one in self.store.all()])):
-            assert time.monotonic() < end, "an association that was released still counts as open"
-            time.sleep(0.01)
-        self.node.answer_due()
-        self.node.send_due()
-
-    @property
-    def series(self) -> Series:
-        (found,) = self.store.all()
-        return found
-
-    def said(self, event: str) -> list[dict[str, Any]]:
-        return [line for line in self.lines if line["event"] == event]
-
-
-@pytest.fixture
-def peer() -> Iterator[Pacs]:
-    with pacs() as made:
-        yield made
-
-
-@pytest.fixture
-def bench(tmp_path: Path, predictors: dict[str, Predictor], peer: Pacs) -> Iterator[Bench]:
-    made = Bench(tmp_path, predictors, peer.peer)
-    yield made
-    made.listener.stop()
-
-
-@pytest.fixture
-def slices(tmp_path: Path) -> list[Path]:
-    return wedge_series(tmp_path / "ct")
 
 
 def test_a_series_is_answered_once_after_its_association(bench: Bench, peer: Pacs, slices: list[Path]) -> None:
@@ -126,7 +75,11 @@ def test_titles_that_are_not_allowed_are_rejected(bench: Bench, slices: list[Pat
 
 
 def test_nothing_is_answered_while_its_association_is_open_or_within_the_pause(
-    tmp_path: Path, predictors: dict[str, Predictor], peer: Pacs, slices: list[Path]
+    tmp_path: Path,
+    predictors: dict[str, Predictor],
+    peer: Pacs,
+    slices: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bench = Bench(tmp_path, predictors, peer.peer, pause_seconds=60)
     datasets = [dcmread(path) for path in slices]
@@ -134,17 +87,23 @@ def test_nothing_is_answered_while_its_association_is_open_or_within_the_pause(
     entity.add_requested_context(datasets[0].SOPClassUID)
     association = entity.associate("127.0.0.1", bench.config.port, ae_title="LEANMED")
     assert association.send_c_store(datasets[0]).Status == 0
-    assert bench.listener.open.holds(bench.series.id)
+    assert bench.listener.held.holds(bench.series.id)
     assert not bench.node._is_complete(bench.series)
     association.abort()
     end = time.monotonic() + 10
-    while bench.listener.open.holds(bench.series.id):
+    while bench.listener.held.holds(bench.series.id):
         assert time.monotonic() < end
         time.sleep(0.01)
     assert not bench.node._is_complete(bench.series), "the pause is not over"
-    past = time.time() - 61
-    os.utime(bench.series.images, (past, past))
+    for set_clock in (time.time() - 61, time.time() + 9999):
+        os.utime(bench.series.images, (set_clock, set_clock))
+        assert not bench.node._is_complete(bench.series), "a clock that is set does not end it"
+    restarted = Node(bench.config, Store(bench.config.store, 10**6), predictors, Held(), bench.log)
+    assert not restarted._is_complete(bench.series), "the node has only begun to listen to who goes on sending"
+    now = time.monotonic()
+    monkeypatch.setattr(inbox_module.time, "monotonic", lambda: now + 61)
     assert bench.node._is_complete(bench.series)
+    monkeypatch.undo()
     bench.listener.stop()
 
 
@@ -289,8 +248,8 @@ def test_a_pacs_that_rejects_the_node_or_the_class_of_its_answers_is_named(
     peer.stop()
     peer.server = peer.entity.start_server(("127.0.0.1", peer.port), block=False)
     bench.work()
-    reasons = [line["reason"] for line in bench.said("not sent")]
-    assert reasons == ["PACS rejects the association", "PACS does not take objects of this class"]
+    assert [line["reason"] for line in bench.said("not sent")] == ["PACS rejects the association"]
+    assert [line["reason"] for line in bench.said("rejected")] == ["PACS does not take objects of this class"]
 
 
 def test_waits_grow_to_a_bound_and_end_with_success() -> None:
@@ -298,6 +257,7 @@ def test_waits_grow_to_a_bound_and_end_with_success() -> None:
     waits = [patience.failed("a") for _ in range(9)]
     assert waits[:4] == [FIRST_WAIT, 2 * FIRST_WAIT, 4 * FIRST_WAIT, 8 * FIRST_WAIT]
     assert waits[-1] == LONGEST_WAIT
+    assert {patience.failed("c") for _ in range(1100)} >= {LONGEST_WAIT}, "2.0**1024 is no number any more"
     assert not patience.is_over("a")
     assert patience.is_over("b")
     patience.succeeded("a")
@@ -324,6 +284,88 @@ def test_a_disk_that_is_full_when_the_answer_is_ready_keeps_the_images(
     monkeypatch.setattr(inbox_module, "write_durably", write)
     bench.work()
     assert bench.series.state == "sent", "a full disk is no fault of the series, however often it is tried"
+
+
+@pytest.mark.parametrize("step", ["answer_series", "send"])
+def test_a_series_that_fails_does_not_stand_in_the_way_of_others(
+    bench: Bench, slices: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    bench.send(slices)
+    bench.send(wedge_series(tmp_path / "other"))
+    first, second = bench.store.all()
+    do = getattr(node_module, step)
+
+    def failing(*about: Any) -> Any:
+        if first.id in str(about):
+            raise MemoryError
+        return do(*about)
+
+    monkeypatch.setattr(node_module, step, failing)
+    bench.work()
+    assert bench.said("not answered" if step == "answer_series" else "not sent")[0]["reason"] == "MemoryError"
+    assert (first.state, second.state) == ("received" if step == "answer_series" else "answered", "sent")
+
+
+def test_a_worker_that_ends_ends_the_process(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def end() -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(bench.node, "tidy", end)
+    stop = threading.Event()
+    threads = bench.node.run(stop)
+    assert stop.wait(10)
+    for thread in threads:
+        thread.join()
+
+
+def test_a_pacs_that_takes_implicit_vr_alone_gets_the_answers(bench: Bench, peer: Pacs, slices: list[Path]) -> None:
+    peer.stop()
+    for context in peer.entity.supported_contexts:
+        context.transfer_syntax = [ImplicitVRLittleEndian]
+    handlers: list[Any] = [(evt.EVT_C_STORE, peer._store)]
+    peer.server = peer.entity.start_server(("127.0.0.1", peer.port), block=False, evt_handlers=handlers)
+    bench.send(slices)
+    bench.work()
+    assert {one.file_meta.TransferSyntaxUID for one in peer.objects} == {ImplicitVRLittleEndian}
+    assert bench.series.state == "sent"
+
+
+def test_a_pacs_that_takes_nothing_of_the_node_is_not_silent(bench: Bench, peer: Pacs, slices: list[Path]) -> None:
+    peer.stop()
+    other = [build_context(Verification)]
+    peer.server = peer.entity.start_server(("127.0.0.1", peer.port), block=False, contexts=other)
+    bench.send(slices)
+    bench.work()
+    assert bench.said("rejected")[0]["reason"] == "PACS does not take objects of this class"
+
+
+def test_a_pacs_that_takes_some_answers_gets_these_once_and_the_rest_when_it_does(
+    bench: Bench, peer: Pacs, slices: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.node.patience, "is_over", lambda name: True)
+    refusing, refused = 0xC000, {SegmentationStorage}
+    store_it = peer._store
+
+    def some(event: Any) -> int:
+        return refusing if event.request.AffectedSOPClassUID in refused else store_it(event)
+
+    peer.server.unbind(evt.EVT_C_STORE, store_it)
+    peer.server.bind(evt.EVT_C_STORE, some)
+    bench.send(slices)
+    bench.work()
+    bench.work()
+    assert bench.series.state == "rejected"
+    assert bench.series.rejection == "PACS answered 0xC000"
+    assert len(peer.objects) == 1, "the SR was sent, and not again"
+    refusing = 0x0111  # it is there already
+    bench.work()
+    assert bench.series.state == "sent"
+
+
+def test_what_was_rejected_is_tried_rarely() -> None:
+    patience = Patience()
+    assert patience.rejected("a") > LONGEST_WAIT
+    assert not patience.is_over("a")
 
 
 def test_a_disk_that_is_full_refuses_images_as_out_of_resources(
@@ -456,7 +498,8 @@ def test_with_tls_callers_without_a_signed_certificate_are_left_outside(
     own, scanner, stranger = ours("node"), ours("scanner"), theirs("stranger")
     with pacs(ssl_context=server_context(ours("pacs"))) as peer:
         bench = Bench(tmp_path, predictors, peer.peer | {"tls": own.model_dump()}, tls=own.model_dump())
-        assert bench.send(slices, tls=(client_context(scanner), None)) == [0] * 6
+        with socket.create_connection(("127.0.0.1", bench.config.port)):  # and it says nothing
+            assert bench.send(slices, tls=(client_context(scanner), None)) == [0] * 6
         assert bench.send(slices[:1], tls=(client_context(stranger), None)) == []
         assert bench.send(slices[:1]) == [], "without TLS"
         bench.work()

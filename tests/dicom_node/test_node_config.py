@@ -54,6 +54,10 @@ def test_relative_paths_start_from_the_folder_of_the_file(tmp_path: Path) -> Non
         ({"host": "0.0.0.0"}, ["expected `calling`", "0.0.0.0"]),
         ({"rules": [{"artifact": "a", "modality": "CT", "description": "("}]}, ["rules.0", "no regular expression"]),
         ({"rules": [{"artifact": "a", "modality": "CT", "answers": ["pdf"]}]}, ["rules.0.answers.0", "'seg'"]),
+        (
+            {"rules": [{"artifact": "a", "modality": "CT", "body_part": part} for part in "XY"]},
+            ["one rule for a and modality CT"],
+        ),
         ({"destination": {"url": "file:///etc/passwd"}}, ["destination"]),
     ],
 )
@@ -117,3 +121,28 @@ def test_certificates_that_are_none_are_refused(tmp_path: Path, tiny_artifact: P
 def test_others_reach_dicomweb_with_a_token_only(tmp_path: Path, tiny_artifact: Path, refused: Any) -> None:
     with refused(DataError, "expected web.token_file beside web.host 0.0.0.0"):
         serve([Path(f"lungs={tiny_artifact}")], written(tmp_path, web={"host": "0.0.0.0"}))
+    with refused(DataError, "expected web.token_file beside web.names"):
+        serve([Path(f"lungs={tiny_artifact}")], written(tmp_path, web={"names": ["node.example"]}))
+
+
+def test_a_second_node_leaves_the_store_of_the_first_as_it_is(
+    tmp_path: Path, tiny_artifact: Path, refused: Any
+) -> None:
+    path = written(tmp_path)
+    store = Store(tmp_path / "store", 10**6)
+    half = store.root / "series" / "one" / "answers" / ".half.part"
+    half.mkdir(parents=True)
+    with store.alone():
+        with refused(DataError, "expected `store`", "a running node uses", "stop that node first"):
+            serve([Path(f"lungs={tiny_artifact}")], path, retry_refused=True)
+        assert half.exists()
+    with store.alone():
+        pass
+
+
+def test_patterns_see_no_more_of_a_description_than_dicom_allows() -> None:
+    rule = Rule(artifact="a", modality="CT", description="end$")
+    assert rule.fits(series(Modality="CT", SeriesDescription="x" * 61 + "end"))
+    too_long = series(Modality="CT", SeriesDescription="x" * 61)
+    too_long["SeriesDescription"]._value = "x" * 62 + "end"
+    assert not rule.fits(too_long)

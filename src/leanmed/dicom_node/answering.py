@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pydicom import dcmread
 
 from leanmed.dicom_node.config import Rule
 from leanmed.dicom_node.inbox import Outcome, Series
 from leanmed.dicom_node.journal import reason_of
 from leanmed.dicom_node.objects import Answerer, Part, objects
-from leanmed.dicom_node.sources import MAKER, Place, filled, places_of, read_object
-from leanmed.errors import ArtifactError, UnsupportedInput
+from leanmed.dicom_node.sources import MAKER, SUBJECT, Place, filled, frames_of, places_of, read_object, subject_of
+from leanmed.errors import ArtifactError, DataError, UnsupportedInput
 from leanmed.reading.lung_slices import Scan
 from leanmed.reading.mr import open_mr
 from leanmed.reading.multiframe import as_file, frames_in, one_frame
@@ -51,21 +53,40 @@ def answer_series(
             continue
         try:
             predictor = predictors[rule.artifact]
-            by = Answerer(predictor.manifest, predictor.artifact.sha256, rule.codes, series.set)
-            parts = answer_parts(predictor, series, limits, pictures="capture" in rule.answers)
-            for name, content in objects(parts, by, rule.answers).items():
-                made[f"{by.sha256[:12]}-{name}"] = content
-        except OSError:
-            raise  # the disk; it is tried again
+            by = _answerer(predictor, series, rule)
+            parts, failed = answer_parts(predictor, series, limits, pictures="capture" in rule.answers)
+            found, without = objects(parts, by, rule.answers, failed)
+            made |= {f"{_prefix(by.sha256)}{name}": content for name, content in found.items()}
+            refused |= {f"{rule.artifact} {what}": reason for what, reason in (failed | without).items()}
+        except (OSError, MemoryError):
+            raise  # the computer; it is tried again
         except Exception as error:  # one artifact that fails must not stand in the way of others and of other series
             refused[rule.artifact] = reason_of(error)
     return made, Outcome(tuple(made), refused, round(time.perf_counter() - started, 3))
+
+
+def _prefix(sha256: str) -> str:
+    """What the names of an artifact's answers begin with."""
+    return f"{sha256[:12]}-"
+
+
+def _answerer(predictor: Predictor, series: Series, rule: Rule) -> Answerer:
+    """What answers say of the artifact, and of its earlier answers to the series."""
+    prefix = _prefix(predictor.artifact.sha256)
+    sent = [path for folder in series.sent_before for path in sorted(folder.glob(f"{prefix}*.dcm"))]
+    counts = Counter(path.name.removeprefix(prefix).partition("-")[0] for path in sent)
+    reports = [path for path in sent if path.name.startswith(f"{prefix}sr-")]
+    last = dcmread(reports[-1], stop_before_pixels=True) if reports else None
+    return Answerer(predictor.manifest, predictor.artifact.sha256, rule.codes, series.images_id, counts, last)
 
 
 def _fitting(series: Series, rules: Sequence[Rule], limits: Limits) -> Iterator[tuple[Rule | None, str]]:
     """The rules that answer a series; if there is none, None and the reason."""
     try:
         first = read_object(series.files[0], limits)
+        _check_subject(series, limits)
+    except (OSError, MemoryError):
+        raise
     except Exception as error:  # whatever a file that was sent may hold
         yield None, reason_of(error)
         return
@@ -87,17 +108,48 @@ def _fitting(series: Series, rules: Sequence[Rule], limits: Limits) -> Iterator[
         yield rule, ""
 
 
-def answer_parts(predictor: Predictor, series: Series, limits: Limits, *, pictures: bool) -> list[Part]:
+def _check_subject(series: Series, limits: Limits) -> None:
+    """Refuse images of several patients under one series' UID.
+
+    Raises:
+        DataError: some differ in what all images of a series share.
+        InputError: one cannot be read.
+    """
+    subjects = [subject_of(read_object(path, limits)) for path in series.files]
+    for keyword in SUBJECT:
+        if (count := len({subject[keyword] for subject in subjects})) > 1:
+            raise DataError(
+                f"expected images of one patient and one series, got {count} values of {keyword} in one; "
+                "correct them in the archive and send the series again"
+            )
+
+
+def answer_parts(
+    predictor: Predictor, series: Series, limits: Limits, *, pictures: bool
+) -> tuple[list[Part], dict[str, str]]:
     """What an artifact says of a series: of the scan if it looks at scans, or else of each image.
+
+    Returns:
+        The parts, and image -> why it is not answered; those that can be are answered all the same.
 
     Raises:
         LeanmedError: the images cannot be read, or are not what the artifact takes; or its answers are of a kind that
             has no form in DICOM.
     """
     if predictor.takes_scans and _count(series, limits) > 1:
-        return [_scan_part(predictor, series, limits, pictures)]
-    parts = [part for path in series.files for part in _image_parts(predictor, path, limits, pictures)]
-    return sorted(parts, key=lambda part: str(part.places[0].image.get("InstanceNumber") or "").zfill(12))
+        return [_scan_part(predictor, series, limits, pictures)], {}
+    parts: list[Part] = []
+    failed: dict[str, str] = {}
+    for path in series.files:
+        try:
+            parts += _image_parts(predictor, path, limits, pictures)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:
+            if len(failed) == len(series.files) - 1:
+                raise  # all of them
+            failed[path.stem] = reason_of(error)
+    return sorted(parts, key=lambda part: str(part.places[0].image.get("InstanceNumber") or "").zfill(12)), failed
 
 
 def _image_parts(predictor: Predictor, path: Path, limits: Limits, pictures: bool) -> Iterator[Part]:
@@ -105,12 +157,12 @@ def _image_parts(predictor: Predictor, path: Path, limits: Limits, pictures: boo
     image = read_object(path, limits)
     if "PixelData" not in image:
         raise UnsupportedInput("expected images, got an object without pixels; route images alone to the node")
-    count = frames_in(image)
-    contents = (as_file(one_frame(image, k)) for k in range(count)) if count > 1 else iter([path.read_bytes()])
+    frames = frames_of(image)
+    contents = (path.read_bytes() if k is None else as_file(one_frame(image, k)) for k in frames)
     answered = [_looked_at(predictor, content, pictures) for content in contents]
     shown = filled(image)
-    for k, (findings, picture, remark) in enumerate(answered):
-        yield Part((Place(shown, k if count > 1 else None),), findings, picture, remark)
+    for k, (findings, picture, remark) in zip(frames, answered, strict=True):
+        yield Part((Place(shown, k),), findings, picture, remark)
 
 
 def _count(series: Series, limits: Limits) -> int:

@@ -65,17 +65,24 @@ def serve(
     warnings.simplefilter("ignore")  # those of decoders and writers show what images hold
     config = read_config(config_file)
     store = store_of(config)
+    with store.alone():
+        _serve(artifacts, config, store, retry_refused, tell)
+
+
+def _serve(
+    artifacts: Sequence[Path], config: Config, store: Store, retry_refused: bool, tell: Callable[[str], None]
+) -> None:
     predictors = open_artifacts(artifacts, config, store)
     store.clean()
     for series in store.all() if retry_refused else ():
         if series.state == "refused":
             series.forget_outcome()
     listener = Listener(config, store)
-    node = Node(config, store, predictors, listener.open)
+    node = Node(config, store, predictors, listener.held)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *about: stop.set())
-    with _web(config, Web(store, config.source is not None, node.status)):
+    with _web(config, Web(store, config.source is not None, node.status, listener.held)):
         listener.start()
         threads = node.run(stop)
         tell(f"{config.ae_title} answers by {', '.join(predictors)} at {config.host}, port {config.port}")
@@ -115,6 +122,11 @@ def _web(config: Config, web: Web) -> Iterator[None]:
             f"expected web.token_file beside web.host {about.host}, where others can reach the node, got none; write a "
             "token into a file and name it"
         )
+    if about.names and about.token_file is None:
+        raise DataError(
+            "expected web.token_file beside web.names, since others then reach the node, if through a proxy, got none; "
+            "write a token into a file and name it"
+        )
     rules = Rules(
         hosts=LOOPBACK | {name.lower() for name in (about.host, *about.names)},
         token=read_token(about.token_file) if about.token_file else "",
@@ -150,5 +162,7 @@ def status_lines(config_file: Path) -> Iterator[str]:
         yield f"{series.id}  {series.state:8}  {len(series.names):5} images, the last at {changed} UTC"
         for artifact, reason in (outcome.refused if outcome else {}).items():
             yield f"    {artifact or 'refused'}: {reason}"
+        if series.rejection:
+            yield f"    destination: {series.rejection}"
     for path, _ in store.wanted():
         yield f"{path.stem}  to be fetched"

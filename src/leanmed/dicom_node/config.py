@@ -13,6 +13,7 @@ from leanmed.errors import DataError
 from leanmed.recipe.strict_yaml import read_yaml
 from leanmed.serving.guard import LOOPBACK
 
+MOST_DESCRIPTION = 64  # characters that patterns see, as many as DICOM allows: some patterns take ages over more
 AnswerForm = Literal["seg", "sr", "capture"]
 Title = Annotated[
     str,
@@ -99,8 +100,8 @@ class Rule(_Strict):
     def fits(self, series: Dataset) -> bool:
         """Whether it answers a series, given a dataset that says what it is of."""
         is_of = str(series.get("Modality") or "") == self.modality
-        described = re.search(self.description, str(series.get("SeriesDescription") or ""))
-        part = re.search(self.body_part, str(series.get("BodyPartExamined") or ""))
+        described = re.search(self.description, str(series.get("SeriesDescription") or "")[:MOST_DESCRIPTION])
+        part = re.search(self.body_part, str(series.get("BodyPartExamined") or "")[:MOST_DESCRIPTION])
         return is_of and described is not None and part is not None
 
 
@@ -129,6 +130,16 @@ class Config(_Strict):
             raise ValueError(
                 f"expected `calling`, the AE titles that may call, beside host {self.host}, where others can reach the "
                 "node, got none; list them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_rule_for_each(self) -> Config:
+        pairs = [(rule.artifact, rule.modality) for rule in self.rules]
+        if twice := sorted({pair for pair in pairs if pairs.count(pair) > 1}):
+            raise ValueError(
+                f"expected one rule for {twice[0][0]} and modality {twice[0][1]}, since answers of two would "
+                "overwrite each other, got several; join their patterns with |, or give the artifact a second name"
             )
         return self
 

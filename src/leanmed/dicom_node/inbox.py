@@ -1,37 +1,44 @@
 """The store: what was acknowledged is on disk, and a series' state is what lies in its folder.
 
 ```
-series/ID/images/NAME.dcm            what was received; names are hashes of UIDs, which might be paths
+series/ID/images/NAME-CONTENT.dcm    what was received; names are hashes of UIDs, which might be paths, and contents
 series/ID/answers/SET/               the answers to a set of images, whole or not there
     outcome.json                     which objects there are, and what was refused and why
-    sent.json                        they have reached their destination
+    ANSWER.taken                     one of them has reached its destination
+    rejected.json                    the destination will not take some of them
+    sent.json                        they all have reached their destination
 series/ID/answers/SET.tries          how often it was begun to answer, and the process ended
-wanted/NAME.json                     a study that is to be fetched
+wanted/NAME.json                     a study that is to be fetched, and which of its series wait for that
+lock                                 held by the node that works here
 ```
 Each state follows from the one before by one rename on the disk, so that a process may be killed at any point.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Any, Literal
+
+from pydicom import Dataset
 
 from leanmed.dicom_node.journal import is_uid, short_hash
-from leanmed.errors import UnreadableInput
+from leanmed.errors import DataError, InputTooLarge, UnreadableInput
 from leanmed.reading.dicom import parse_dicom
 from leanmed.reading.raster import Limits
 from leanmed.reading.source import border
 
-State = Literal["received", "answered", "sent", "refused"]
-OUTCOME, SENT = "outcome.json", "sent.json"
+State = Literal["received", "answered", "rejected", "sent", "refused"]
+OUTCOME, SENT, REJECTED, TAKEN = "outcome.json", "sent.json", "rejected.json", ".taken"
 TRIES = 10  # after which a series that ends the process is refused; a process may also end for other reasons
 PART = ".part"
 _IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
@@ -101,14 +108,20 @@ class Series:
         return [self.images / name for name in self.names]
 
     @property
-    def set(self) -> str:
+    def images_id(self) -> str:
         """Names the images that are there: other images, another name."""
         return short_hash(*self.names)
 
     @property
     def answers(self) -> Path:
         """The folder of the answers to these images; it is there once they are whole."""
-        return self.folder / "answers" / self.set
+        return self.folder / "answers" / self.images_id
+
+    @property
+    def sent_before(self) -> list[Path]:
+        """The folders of answers to other images of the series that have reached their destination, in that order."""
+        sent = [path for path in self.answers.parent.glob(f"[!.]*/{SENT}") if path.parent != self.answers]
+        return [path.parent for path in sorted(sent, key=lambda path: path.stat().st_mtime_ns)]
 
     @property
     def _tries(self) -> Path:
@@ -124,9 +137,9 @@ class Series:
         """What came of answering; None: it was not answered yet."""
         try:
             content = json.loads((self.answers / OUTCOME).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            return Outcome(tuple(content["objects"]), content["refused"], content["seconds"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):  # a damaged one is made anew
             return None
-        return Outcome(tuple(content["objects"]), content["refused"], content["seconds"])
 
     @property
     def state(self) -> State:
@@ -136,7 +149,9 @@ class Series:
             return "received"
         if not outcome.objects:
             return "refused"
-        return "sent" if (self.answers / SENT).exists() else "answered"
+        if (self.answers / SENT).exists():
+            return "sent"
+        return "rejected" if (self.answers / REJECTED).exists() else "answered"
 
     @property
     def ended(self) -> float | None:
@@ -148,7 +163,10 @@ class Series:
     @property
     def tries(self) -> int:
         """How often it was begun to answer these images, without coming to an end."""
-        return int(self._tries.read_text()) if self._tries.exists() else 0
+        try:
+            return int(self._tries.read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
 
     def begin(self) -> int:
         """Count that answering begins; see `tries`."""
@@ -165,7 +183,10 @@ class Series:
 
         Raises:
             OSError: the disk is full, or fails; nothing was changed.
+            ValueError: an outcome that names objects which are not given.
         """
+        if missing := set(outcome.objects) - set(objects):
+            raise ValueError(f"expected every object that the outcome names, got none called {min(missing)}; give it")
         content = {"objects": list(outcome.objects), "refused": dict(outcome.refused), "seconds": outcome.seconds}
         answers = self.answers
         temporary = answers.with_name(f".{answers.name}{PART}")
@@ -174,11 +195,35 @@ class Series:
             for name, written in objects.items():
                 write_durably(temporary / name, written)
             write_durably(temporary / OUTCOME, json.dumps(content, indent=1).encode())
+            _discard(answers)  # one whose outcome was damaged
             temporary.replace(answers)
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         _sync(answers.parent)
+
+    def untaken(self) -> list[Path]:
+        """The answers that have not reached their destination."""
+        outcome = self.outcome
+        files = [self.answers / name for name in outcome.objects] if outcome else []
+        return [path for path in files if not path.with_suffix(TAKEN).exists()]
+
+    def mark_taken(self, answer: Path) -> None:
+        """Remember that one answer has reached its destination."""
+        write_durably(answer.with_suffix(TAKEN), b"")
+
+    def mark_rejected(self, reason: str) -> None:
+        """Remember that the destination will not take some answers as they are."""
+        write_durably(self.answers / REJECTED, json.dumps({"reason": reason}).encode())
+
+    @property
+    def rejection(self) -> str:
+        """Why the destination will not take some answers; empty: it does."""
+        if self.state != "rejected":
+            return ""
+        with suppress(FileNotFoundError, ValueError, KeyError):
+            return str(json.loads((self.answers / REJECTED).read_text(encoding="utf-8"))["reason"])
+        return "unknown"
 
     def mark_sent(self) -> None:
         """Remember that all answers have reached their destination."""
@@ -202,6 +247,8 @@ class Store:
         self.root, self.limits = root, Limits(max_bytes=max_bytes, max_scan_bytes=max(max_bytes, Limits.max_scan_bytes))
         self._lock = threading.Lock()
         self._ended: dict[str, int] = {}
+        self._opened = time.monotonic()
+        self._came: dict[str, float] = {}
         for folder in (self._series, self._wanted):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -213,6 +260,23 @@ class Store:
     def _wanted(self) -> Path:
         return self.root / "wanted"
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other nodes from the store meanwhile; the system lets go of it however the process ends.
+
+        Raises:
+            DataError: another process has it.
+        """
+        with (self.root / "lock").open("ab") as file:
+            try:
+                _lock(file)
+            except OSError as error:
+                raise DataError(
+                    f"expected `store` {self.root} to be this node's own, got one that a running node uses; stop that "
+                    "node first, or name another folder"
+                ) from error
+            yield
+
     def clean(self) -> None:
         """Remove the halves that a killed process has left; only before anything is received."""
         for half in [path for pattern in ("*/*/", "*/", "") for path in self.root.glob(f"{pattern}*/.*{PART}")]:
@@ -220,19 +284,30 @@ class Store:
                 shutil.rmtree(half)
             else:
                 half.unlink()
+        for series in self.all():
+            for older in _superseded(series.files):
+                older.unlink()
 
-    def put(self, content: bytes, sop_instance: str | None = None) -> Received:
-        """Keep an object; when this returns, it is on the disk. One that is there already stays as it is.
+    def put(
+        self, content: bytes, sop_instance: str | None = None, brings: Callable[[str], None] | None = None
+    ) -> Received:
+        """Keep an object; when this returns, it is on the disk. One of other content takes the place of the older.
 
         Args:
             content: a DICOM file.
             sop_instance: the UID by which the sender calls it; None: the object's own.
+            brings: is given the series' ID before anything is written.
 
         Raises:
             UnreadableInput: no DICOM, or identifiers that are missing, no UIDs, or not the sender's.
             InputTooLarge: over the limit.
             OSError: the disk is full, or fails; nothing is kept.
         """
+        if len(content) > self.limits.max_bytes:
+            raise InputTooLarge(
+                f"expected an object of at most {self.limits.max_bytes:,} bytes, got {len(content):,}; raise "
+                "max_megabytes, or route such objects elsewhere"
+            )
         with border("object", "DICOM object"):
             dataset = parse_dicom(content, self.limits)
             identifiers = [str(dataset.get(name) or "") for name in _IDENTIFIERS]
@@ -242,15 +317,26 @@ class Store:
                 "expected an object whose study, series and instance have UIDs of digits and dots, the instance's as "
                 "it was announced, got others; send it again"
             )
-        name = short_hash(study, series)
-        path = self._series / name / "images" / f"{short_hash(instance)}.dcm"
+        name = series_id(study, series)
+        if brings:
+            brings(name)
+        own = short_hash(instance)
+        path = self._series / name / "images" / f"{own}-{_content_hash(content, dataset)}.dcm"
         with self._lock:
             is_new = not path.exists()
             if is_new:
                 write_durably(path, content)
-            else:
+            older = [one for one in path.parent.glob(f"{own}*.dcm") if one != path]
+            for one in older:
+                one.unlink()
+            if older or not is_new:
                 _sync(path.parent)  # whoever renamed it may have been killed before
+            self._came[name] = time.monotonic()
         return Received(name, is_new, str(dataset.get("SOPClassUID") or ""), instance)
+
+    def quiet(self, series: str) -> float:
+        """Seconds since an image of a series came, or the store was opened: clocks that are set do not count."""
+        return time.monotonic() - self._came.get(series, self._opened)
 
     def waiting(self) -> Iterator[tuple[Series, State]]:
         """Every series for which something is left to be done; those for which nothing is are looked at once."""
@@ -261,7 +347,7 @@ class Store:
                     continue
                 series = Series.at(folder)
                 state = series.state
-                if series.names and state in ("received", "answered"):
+                if series.names and state in ("received", "answered", "rejected"):
                     yield series, state
                 else:
                     self._ended[folder.name] = changed
@@ -282,17 +368,55 @@ class Store:
                 if ended is not None and max(ended, series.changed) < before and series == Series.at(series.folder):
                     _discard(series.folder)
                     self._ended.pop(series.id, None)
+                    self._came.pop(series.id, None)
                     removed.append(series.id)
         return removed
 
-    def want(self, study: str) -> None:
-        """Remember that a study is to be fetched; when this returns, it is on the disk."""
-        write_durably(self._wanted / f"{short_hash(study)}.json", json.dumps({"study": study}).encode())
+    def want(self, study: str, series: Sequence[str] = ()) -> None:
+        """Remember that a study is to be fetched; when this returns, it is on the disk.
+
+        Args:
+            study: its UID.
+            series: IDs of its series that will come, as soon as they are known.
+        """
+        path = self._wanted / f"{short_hash(study)}.json"
+        if series or not path.exists():  # who asks again must not take back what is known
+            write_durably(path, json.dumps({"study": study, "series": list(series)}).encode())
+
+    def is_awaited(self, series: str) -> bool:
+        """Whether more images of a series are to be fetched."""
+        return any(series in known.get("series", ()) for _, known in self._known())
+
+    def _known(self) -> Iterator[tuple[Path, dict[str, Any]]]:
+        for path in sorted(self._wanted.glob("[!.]*.json")):
+            with suppress(FileNotFoundError, ValueError):  # it was fetched at this moment, or somebody has damaged it
+                yield path, json.loads(path.read_text(encoding="utf-8"))
 
     def wanted(self) -> Iterator[tuple[Path, str]]:
         """The studies that are to be fetched, each with the file to remove once it was."""
-        for path in sorted(self._wanted.glob("[!.]*.json")):
-            yield path, json.loads(path.read_text(encoding="utf-8"))["study"]
+        for path, known in self._known():
+            yield path, str(known["study"])
+
+
+def series_id(study: str, series: str) -> str:
+    """What the store and the log call a series, by its UID and its study's."""
+    return short_hash(study, series)
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Take a file for this process.
+
+    Raises:
+        OSError: another has it.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -316,6 +440,26 @@ def write_durably(path: Path, content: bytes) -> None:
     _sync(path.parent)
     for folder in made:
         _sync(folder.parent)
+
+
+def _superseded(files: Iterable[Path]) -> list[Path]:
+    """The older versions of instances of which a killed process has left two."""
+    versions: dict[str, list[Path]] = {}
+    for path in files:
+        versions.setdefault(path.stem.partition("-")[0], []).append(path)
+    ordered = [sorted(paths, key=lambda path: path.stat().st_mtime_ns) for paths in versions.values()]
+    return [older for paths in ordered for older in paths[:-1]]
+
+
+def _content_hash(content: bytes, dataset: Dataset) -> str:
+    """Names what an object holds: its dataset and its transfer syntax, whoever wrote its file meta group."""
+    start = 0
+    length = dataset.file_meta.get("FileMetaInformationGroupLength")
+    if length is not None and content[128:132] == b"DICM":
+        start = 144 + int(length)  # PS3.10 7.1: the preamble, the prefix, the element that holds the length
+    body = hashlib.sha256(memoryview(content)[start:])
+    body.update(str(dataset.file_meta.TransferSyntaxUID).encode())
+    return body.hexdigest()[:16]
 
 
 def _discard(folder: Path) -> None:

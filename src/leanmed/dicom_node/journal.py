@@ -6,19 +6,21 @@ import hashlib
 import re
 import threading
 import uuid
+from contextlib import suppress
 from typing import Any
 
 from leanmed.errors import LeanmedError
 from leanmed.serving.guard import log_line
 
-UID = re.compile(r"[0-9.]{1,64}")
-_UIDS = re.compile(r"\b\d+(?:\.\d+){4,}\b")
+UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
+MOST_UID = 64  # characters
+_UIDS = re.compile(r"[\d.]{10,}")  # whatever may be one, or a number of a patient
 _lock = threading.Lock()
 
 
 def tell(event: str, **about: Any) -> None:
-    """A line of the log; several threads write to it."""
-    with _lock:
+    """A line of the log, which several threads write to; that it cannot be written ends none of them."""
+    with _lock, suppress(OSError, ValueError):
         log_line({"event": event, **about})
 
 
@@ -29,7 +31,7 @@ def short_hash(*parts: str) -> str:
 
 def is_uid(value: object) -> bool:
     """Whether a value is a UID as DICOM writes them: digits and dots, 64 at most; anything else may be an attack."""
-    return UID.fullmatch(str(value)) is not None
+    return len(str(value)) <= MOST_UID and UID.fullmatch(str(value)) is not None
 
 
 def made_uid(*parts: str) -> str:

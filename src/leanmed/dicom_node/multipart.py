@@ -12,6 +12,7 @@ from python_multipart.multipart import MultipartParser
 from leanmed.errors import UnreadableInput
 
 DICOM = "application/dicom"
+MOST_PREAMBLE = 2**16  # bytes
 _BOUNDARY = re.compile(r"""boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))""", re.IGNORECASE)
 
 
@@ -59,7 +60,7 @@ def parts(chunks: Iterable[bytes], boundary: bytes, max_bytes: int) -> Iterator[
         has_ended = True
 
     parser = MultipartParser(boundary, {"on_part_data": on_data, "on_part_end": on_end, "on_end": on_message_end})
-    for chunk in chunks:
+    for chunk in _from_first_part(chunks, boundary):
         try:
             parser.write(chunk)
         except MultipartParseError as error:
@@ -68,6 +69,24 @@ def parts(chunks: Iterable[bytes], boundary: bytes, max_bytes: int) -> Iterator[
         whole.clear()
     if not has_ended:
         raise UnreadableInput("expected a whole message, got one that is cut off; send it again")
+
+
+def _from_first_part(chunks: Iterable[bytes], boundary: bytes) -> Iterator[bytes]:
+    """A message without its preamble, which RFC 2046 allows and the parser does not."""
+    head: bytes | None = b""
+    first = b"--" + boundary
+    for chunk in chunks:
+        if head is None:
+            yield chunk
+            continue
+        head += chunk
+        start = 0 if head.startswith(first) else head.find(b"\r\n" + first) + 2
+        if start == 1 and len(head) < MOST_PREAMBLE:
+            continue
+        yield head[0 if start == 1 else start :]
+        head = None
+    if head:
+        yield head
 
 
 def message(objects: Iterable[bytes]) -> tuple[str, bytes]:

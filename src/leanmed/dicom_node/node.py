@@ -13,13 +13,14 @@ from leanmed.dicom_node.config import Config
 from leanmed.dicom_node.dicomweb import NotReached, fetch
 from leanmed.dicom_node.inbox import TRIES, Outcome, Series, Store
 from leanmed.dicom_node.journal import reason_of, tell
-from leanmed.dicom_node.listen import Open
-from leanmed.dicom_node.send import send
-from leanmed.errors import LeanmedError
+from leanmed.dicom_node.listen import Held
+from leanmed.dicom_node.send import Rejected, send
 from leanmed.runtime.predictor import Predictor
 
 LOOK_SECONDS = 0.5  # between two looks at the store
 FIRST_WAIT, LONGEST_WAIT = 5.0, 600.0  # seconds until something that failed is tried again; each wait is twice the last
+MOST_DOUBLINGS = 10  # beyond which a wait is the longest, and in the end no number
+RARELY = 3600.0  # seconds until what was rejected is tried again
 TIDY_SECONDS = 600.0
 
 
@@ -36,9 +37,14 @@ class Patience:
     def failed(self, name: str) -> float:
         """Something failed; the seconds until it is tried again."""
         count = self._failed.get(name, (0, 0.0))[0]
-        wait = min(FIRST_WAIT * 2.0**count, LONGEST_WAIT)
+        wait = min(FIRST_WAIT * 2.0 ** min(count, MOST_DOUBLINGS), LONGEST_WAIT)
         self._failed[name] = (count + 1, time.monotonic() + wait)
         return wait
+
+    def rejected(self, name: str) -> float:
+        """Something will fail until somebody mends it; the seconds until it is tried again."""
+        self._failed[name] = (self._failed.get(name, (0, 0.0))[0], time.monotonic() + RARELY)
+        return RARELY
 
     def succeeded(self, name: str) -> None:
         """Something did not fail."""
@@ -52,7 +58,7 @@ class Node:
         config: see there.
         store: see there.
         predictors: by the artifacts' names.
-        open: which series may still grow.
+        held: which series may still grow.
         log: takes the event and what goes with it.
     """
 
@@ -61,14 +67,16 @@ class Node:
         config: Config,
         store: Store,
         predictors: Mapping[str, Predictor],
-        open: Open,
+        held: Held,
         log: Callable[..., None] = tell,
     ) -> None:
-        self.config, self.store, self.predictors, self.open, self.log = config, store, predictors, open, log
+        self.config, self.store, self.predictors, self.held, self.log = config, store, predictors, held, log
         self.patience = Patience()
+        self._stop = threading.Event()
 
     def run(self, stop: threading.Event) -> list[threading.Thread]:
         """Start to work, each kind of work in a thread of its own, until told to stop."""
+        self._stop = stop
         work = {self.answer_due: LOOK_SECONDS, self.send_due: LOOK_SECONDS, self.tidy: TIDY_SECONDS}
         if self.config.source:
             work[self.fetch_due] = LOOK_SECONDS
@@ -78,25 +86,31 @@ class Node:
         return threads
 
     def _repeat(self, work: Callable[[], None], pause: float, stop: threading.Event) -> None:
-        while not stop.is_set():
-            try:
-                work()
-            except Exception as error:  # a thread that ended would be missed by nobody until a patient's answer is
-                self.log("fault", work=work.__name__, reason=reason_of(error))
-                stop.wait(FIRST_WAIT)
-            stop.wait(pause)
+        try:
+            while not stop.is_set():
+                try:
+                    work()
+                except Exception as error:
+                    self.log("fault", work=work.__name__, reason=reason_of(error))
+                    stop.wait(FIRST_WAIT)
+                stop.wait(pause)
+        finally:
+            stop.set()  # nobody would miss a thread that ended until an answer is missed: the process ends too
 
     def answer_due(self) -> None:
         """Answer every series that is complete; those that the process may have ended with come last."""
         received = [series for series, state in self.store.waiting() if state == "received"]
-        for series in sorted(received, key=lambda one: one.tries):
-            if self._is_complete(series) and self.patience.is_over(f"answer {series.id}"):
+        for listed in sorted(received, key=lambda one: one.tries):
+            series = Series.at(listed.folder)  # more may have come while others were answered
+            if self._stop.is_set():
+                return
+            if series.names and self._is_complete(series) and self.patience.is_over(f"answer {series.id}"):
                 self._answer(series)
 
     def _is_complete(self, series: Series) -> bool:
-        """Whether no association brings it any more, and a pause has passed; a clock set back ends the pause."""
-        passed = time.time() - series.changed
-        return not self.open.holds(series.id) and not 0 <= passed < self.config.pause_seconds
+        """Whether nobody brings it any more, and a pause has passed, of which none counts before the node's start."""
+        comes = self.held.holds(series.id) or self.store.is_awaited(series.id)
+        return not comes and self.store.quiet(series.id) >= self.config.pause_seconds
 
     def _answer(self, series: Series) -> None:
         name = f"answer {series.id}"
@@ -115,27 +129,35 @@ class Node:
                 self.log("answered" if made else "refused", series=series.id, **about, **_told(outcome))
             series.finish()
             self.patience.succeeded(name)
-        except OSError as error:  # the disk is full, or fails: the images are kept, and it is tried again
+        except (
+            Exception
+        ) as error:  # the disk is full, or fails, or whatever: the images are kept; others have their turn
             wait = self.patience.failed(name)
-            self.log("not answered", series=series.id, reason=f"the disk: {error.strerror}", again_in=wait)
+            reason = f"the disk: {error.strerror}" if isinstance(error, OSError) else reason_of(error)
+            self.log("not answered", series=series.id, reason=reason, again_in=wait)
             _forgiven(series)
 
     def send_due(self) -> None:
         """Send every answer that was not sent."""
         for series, state in self.store.waiting():
-            if state == "answered" and self.patience.is_over(f"send {series.id}"):
+            if self._stop.is_set():
+                return
+            if state in ("answered", "rejected") and self.patience.is_over(f"send {series.id}"):
                 self._send(series)
 
     def _send(self, series: Series) -> None:
-        outcome, name = series.outcome, f"send {series.id}"
-        if outcome is None:
-            return
+        name = f"send {series.id}"
         try:
-            send(self.config, [series.answers / one for one in outcome.objects])
+            files = series.untaken()
+            if files:
+                send(self.config, files, series.mark_taken)
             series.mark_sent()
             self.patience.succeeded(name)
-            self.log("sent", series=series.id, objects=len(outcome.objects))
-        except (NotReached, LeanmedError, OSError) as error:
+            self.log("sent", series=series.id, objects=len(files))
+        except Rejected as error:
+            series.mark_rejected(str(error))
+            self.log("rejected", series=series.id, reason=str(error), again_in=self.patience.rejected(name))
+        except Exception as error:  # one that cannot be sent must not stand in the way of others
             wait = self.patience.failed(name)
             self.log("not sent", series=series.id, reason=_of_other_side(error), again_in=wait)
 
@@ -143,13 +165,13 @@ class Node:
         """Fetch every study that is wanted."""
         source = self.config.source
         for path, study in self.store.wanted() if source else ():
-            if source and self.patience.is_over(path.name):
+            if source and self.patience.is_over(path.name) and not self._stop.is_set():
                 try:
                     count = fetch(source, study, self.config.rules, self.store)
                     path.unlink()
                     self.patience.succeeded(path.name)
                     self.log("fetched", study=path.stem, objects=count)
-                except (NotReached, LeanmedError, OSError) as error:
+                except Exception as error:  # as above
                     wait = self.patience.failed(path.name)
                     self.log("not fetched", study=path.stem, reason=_of_other_side(error), again_in=wait)
 

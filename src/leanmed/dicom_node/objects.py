@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import highdicom as hd
@@ -38,20 +37,23 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from leanmed import __version__
 from leanmed.dicom_node import config
-from leanmed.dicom_node.journal import made_uid, short_hash
-from leanmed.dicom_node.sources import MAKER, Place, lies_somewhere
+from leanmed.dicom_node.journal import made_uid, reason_of, short_hash
+from leanmed.dicom_node.sources import MAKER, UNICODE, Place, lies_somewhere
 from leanmed.errors import DataError
 from leanmed.manifest import INTENDED_USE, Manifest
 from leanmed.tasks.findings import Finding, Findings, Measure
 
 SCHEME = "99LEANMED"  # of codes that no standard has: the artifact's own words
 NOTICE = "research use only"
+PLANE = ("ImageOrientationPatient", "PixelSpacing")  # beside the position, of images that lie in the patient
 SERIES_NUMBERS = {"sr": 9001, "seg": 9002, "capture": 9003}
 MOST_CODE, MOST_MEANING, MOST_DESCRIPTION = 16, 64, 64  # characters
 NO_FAMILY = codes.DCM.ArtificialIntelligence
 STRUCTURE = Code("49755003", "SCT", "Morphologically Abnormal Structure")
+NOTHING = Finding("", (Measure("Number found", 0.0),))  # it names no label, lest a reader take it for a finding
 PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
 KNOWN_MEASURES = {"Diameter": Code("81827009", "SCT", "Diameter"), "Volume": Code("118565006", "SCT", "Volume")}
+LEAST_COSINE = 0.05  # of a direction that is worth a letter: 3 degrees
 UNITS = {
     "1": Code("1", "UCUM", "no units"),
     "mm": Code("mm", "UCUM", "millimeter"),
@@ -84,13 +86,17 @@ class Answerer:
         manifest: of the artifact.
         sha256: of its whole manifest, which names those of the graphs.
         codes: label -> how it is coded.
-        set: names the images that were answered: answers to others have other UIDs.
+        images_id: names the images that were answered: answers to others have other UIDs.
+        sent_before: form -> how many answers to other images of the series were sent before.
+        predecessor: the last report of them; None: there is none.
     """
 
     manifest: Manifest
     sha256: str
     codes: Mapping[str, config.Code]
-    set: str
+    images_id: str
+    sent_before: Mapping[str, int] = field(default_factory=dict)
+    predecessor: Dataset | None = None
 
     @property
     def version(self) -> str:
@@ -120,7 +126,7 @@ class Answerer:
         number = SERIES_NUMBERS[form]
         described = f"leanmed: {self.manifest.name}"[: MOST_DESCRIPTION - len(NOTICE) - 3]
         return {
-            "series_instance_uid": made_uid(str(image.SeriesInstanceUID), self.sha256, form),
+            "series_instance_uid": self._uid(image, form),
             "series_number": number,
             "series_description": f"{described} ({NOTICE})",
             "manufacturer": MAKER,
@@ -128,8 +134,14 @@ class Answerer:
 
     def instance(self, image: Dataset, form: config.AnswerForm, number: int) -> dict[str, Any]:
         """The number-th answer of one form to these images: again the same UID, whenever it is made."""
-        uid = made_uid(str(image.SeriesInstanceUID), self.sha256, form, self.set, str(number))
-        return {"sop_instance_uid": uid, "instance_number": number}
+        uid = self._uid(image, form, self.images_id, str(number))
+        return {"sop_instance_uid": uid, "instance_number": self.sent_before.get(form, 0) + number}
+
+    def _uid(self, image: Dataset, *parts: str) -> str:
+        """What follows from all that an answer depends on; so a patient who is corrected has other answers."""
+        of_whom = [str(image.get(keyword) or "") for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")]
+        coded = sorted(f"{label}={code.model_dump_json()}" for label, code in self.codes.items())
+        return made_uid(*of_whom, self.sha256, __version__, *coded, *parts)
 
 
 def own_code(words: str) -> Code:
@@ -138,22 +150,50 @@ def own_code(words: str) -> Code:
     return Code(plain[:MOST_CODE], SCHEME, words[:MOST_MEANING])
 
 
-def objects(parts: Sequence[Part], by: Answerer, forms: Sequence[config.AnswerForm]) -> dict[str, bytes]:
-    """File name -> object, of all forms that are asked for and that the answers have."""
-    made: dict[str, Dataset] = {}
+def objects(
+    parts: Sequence[Part], by: Answerer, forms: Sequence[config.AnswerForm], failed: Mapping[str, str]
+) -> tuple[dict[str, bytes], dict[str, str]]:
+    """File name -> object, of all forms that are asked for and that the answers have; and form -> why it has none.
+
+    Args:
+        parts: what is said of the images.
+        by: the artifact.
+        forms: that are asked for.
+        failed: images that no part is about -> why.
+
+    Raises:
+        OSError, MemoryError: of the computer, and not of the images.
+    """
+    made: dict[str, bytes] = {}
+    refused: dict[str, str] = {}
     for form in forms:
-        if form == "sr":
-            made["sr-1.dcm"] = report(parts, by)
-            continue
-        make = mask_object if form == "seg" else capture
-        for number, part in enumerate(joined(parts) if form == "seg" else parts, start=1):
-            if (found := make(part, by, number)) is not None:
-                made[f"{form}-{number}.dcm"] = found
-    return {name: _written(dataset) for name, dataset in made.items()}
+        try:
+            of_form = {f"{form}-{n}.dcm": _written(found) for n, found in _of_form(form, parts, by, len(failed))}
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # a form that cannot be made must not stand in the way of the others
+            refused[form] = reason_of(error)
+        else:
+            made |= of_form
+    return made, refused
+
+
+def _of_form(
+    form: config.AnswerForm, parts: Sequence[Part], by: Answerer, failed: int
+) -> Iterator[tuple[int, Dataset]]:
+    """The objects of one form, each with its number."""
+    if form == "sr":
+        yield 1, report(parts, by, failed)
+        return
+    make = mask_object if form == "seg" else capture
+    for number, part in enumerate(joined(parts) if form == "seg" else parts, start=1):
+        if (found := make(part, by, number)) is not None:
+            yield number, found
 
 
 def _written(dataset: Dataset) -> bytes:
     stream = io.BytesIO()
+    dataset.SpecificCharacterSet = UNICODE  # labels may lie beyond the images' own
     dataset.save_as(stream, enforce_file_format=True)
     return stream.getvalue()
 
@@ -187,8 +227,8 @@ def mask_object(part: Part, by: Answerer, number: int) -> Dataset | None:
     """A binary SEG, of a mask; its labels are its segments, in their order.
 
     Raises:
-        DataError: the slices lie in several objects of several frames each, or in frames without a place in the
-            patient, which one SEG cannot refer to.
+        DataError: images do not say how they lie or how large their pixels are; or the slices lie in several objects of
+            several frames each, or in frames without a place in the patient, which one SEG cannot refer to.
     """
     mask = part.findings.mask
     if mask is None:
@@ -199,28 +239,32 @@ def mask_object(part: Part, by: Answerer, number: int) -> Dataset | None:
         hd.seg.SegmentDescription(k, label[:MOST_MEANING], STRUCTURE, by.code(label), "AUTOMATIC", described)
         for k, label in enumerate(by.manifest.labels, start=1)
     ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return hd.seg.Segmentation(
-            images,
-            planes,
-            hd.seg.SegmentationTypeValues.BINARY,
-            segments,
-            manufacturer_model_name=by.manifest.name[:MOST_MEANING],
-            software_versions=by.version[:MOST_MEANING],
-            device_serial_number=by.sha256[:MOST_CODE],
-            content_description=INTENDED_USE[:MOST_MEANING],
-            content_label="LEANMED",
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-            **by.series_of(images[0], "seg"),
-            **by.instance(images[0], "seg", number),
-        )
+    return hd.seg.Segmentation(
+        images,
+        planes,
+        hd.seg.SegmentationTypeValues.BINARY,
+        segments,
+        manufacturer_model_name=by.manifest.name[:MOST_MEANING],
+        software_versions=by.version[:MOST_MEANING],
+        device_serial_number=by.sha256[:MOST_CODE],
+        content_description=INTENDED_USE[:MOST_MEANING],
+        content_label="LEANMED",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        **by.series_of(images[0], "seg"),
+        **by.instance(images[0], "seg", number),
+    )
 
 
 def _sources(places: Sequence[Place], mask: NDArray[np.uint8]) -> tuple[list[Dataset], NDArray[np.uint8]]:
     """The objects that a mask lies on, and the mask in the order of their frames: (n, h, w)."""
     images = list({id(place.image): place.image for place in places}.values())
     if all(place.frame is None for place in places):
+        for keyword in PLANE if lies_somewhere(images[0]) else ():
+            if not all(image.get(keyword) for image in images):
+                raise DataError(
+                    f"expected images with {keyword}, by which a SEG is laid over them, got one without; take "
+                    "`answers: [sr]` for such series"
+                )
         return images, mask
     if not lies_somewhere(images[0]):
         raise DataError(
@@ -238,8 +282,14 @@ def _sources(places: Sequence[Place], mask: NDArray[np.uint8]) -> tuple[list[Dat
     return images, whole
 
 
-def report(parts: Sequence[Part], by: Answerer) -> Dataset:
-    """A comprehensive 3D SR after TID 1500: a group of measurements for each finding, with the image it lies in."""
+def report(parts: Sequence[Part], by: Answerer, failed: int = 0) -> Dataset:
+    """A comprehensive 3D SR after TID 1500: a group of measurements for each finding, with the image it lies in.
+
+    Args:
+        parts: what is said of the images.
+        by: the artifact.
+        failed: how many images could not be answered.
+    """
     images = list({id(place.image): place.image for part in parts for place in part.places}.values())
     algorithm = AlgorithmIdentification(
         by.manifest.name, by.version, [f"{name}: {value}" for name, value in by.parameters.items()], manufacturer=MAKER
@@ -249,34 +299,32 @@ def report(parts: Sequence[Part], by: Answerer) -> Dataset:
     )
     observer = ObservationContext(ObserverContext(codes.DCM.Device, device))
     said = [(part, finding) for part in parts for finding in part.findings.found]
-    listed = said or [(parts[0], _nothing(by))]  # TID 1500 asks for a group
+    listed = said or [(parts[0], NOTHING)]  # TID 1500 asks for a group
     groups = [_group(finding, part, by, algorithm, n) for n, (part, finding) in enumerate(listed, start=1)]
     content = MeasurementReport(observer, PROCEDURE, groups)
     content[0].ContentSequence.extend(
         TextContentItem(codes.DCM.Comment, words, RelationshipTypeValues.CONTAINS)
-        for words in _comments(parts, len(said))
+        for words in _comments(parts, len(said), len(images), failed, by)
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return Comprehensive3DSR(
-            images,
-            content[0],
-            is_complete=True,
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-            **by.series_of(images[0], "sr"),
-            **by.instance(images[0], "sr", 1),
-        )
+    return Comprehensive3DSR(
+        images,
+        content[0],
+        is_complete=True,
+        previous_versions=None if by.predecessor is None else [by.predecessor],
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        **by.series_of(images[0], "sr"),
+        **by.instance(images[0], "sr", 1),
+    )
 
 
-def _nothing(by: Answerer) -> Finding:
-    return Finding(by.manifest.labels[0], (Measure("Number found", 0.0),))
-
-
-def _comments(parts: Sequence[Part], count: int) -> list[str]:
+def _comments(parts: Sequence[Part], found: int, images: int, failed: int, by: Answerer) -> list[str]:
     """What a reader must know besides the findings."""
     remarks = list(dict.fromkeys(part.remark for part in parts if part.remark))
-    nothing = [] if count else ["Nothing was found that reaches the decision threshold."]
-    return [INTENDED_USE, *nothing, *remarks]
+    nothing = [] if found else ["Nothing was found that reaches the decision threshold."]
+    counted = [f"This report answers {images} images of the series."]
+    left_out = [f"{failed} images could not be read or answered, and are left out."] if failed else []
+    earlier = [] if by.predecessor is None else ["It replaces an earlier report, on other images of the series."]
+    return [INTENDED_USE, *nothing, *counted, *left_out, *earlier, *remarks]
 
 
 def _group(finding: Finding, part: Part, by: Answerer, algorithm: AlgorithmIdentification, number: int) -> Any:
@@ -284,7 +332,7 @@ def _group(finding: Finding, part: Part, by: Answerer, algorithm: AlgorithmIdent
     tracked = TrackingIdentifier(made_uid(by.instance(image, "sr", 1)["sop_instance_uid"], str(number)), f"{number}")
     about: dict[str, Any] = {
         "tracking_identifier": tracked,
-        "finding_type": by.code(finding.label),
+        "finding_type": by.code(finding.label) if finding.label else None,
         "algorithm_id": algorithm,
         "measurements": [
             Measurement(KNOWN_MEASURES.get(one.name) or own_code(one.name), one.value, UNITS[one.unit])
@@ -317,25 +365,42 @@ def _source(place: Place, kind: Any) -> Any:
     return kind(str(image.SOPClassUID), str(image.SOPInstanceUID), place.frames)
 
 
+def _directions(orientation: Sequence[float]) -> list[str]:
+    """Where rows and columns lead to in the patient (PS3.3 C.7.6.1.1.1), such as L and P; none if that is unknown."""
+    if len(orientation) != 6:
+        return []
+    found = []
+    for cosines in (orientation[:3], orientation[3:]):
+        along = sorted(zip(cosines, ("LR", "PA", "HF"), strict=True), key=lambda one: -abs(one[0]))
+        found.append("".join(ends[value < 0] for value, ends in along if abs(value) > LEAST_COSINE))
+    return found
+
+
+def _burned_in(places: Sequence[Place]) -> str:
+    """Whether a drawing over images may show names that are burned into them; empty: the images do not say."""
+    said = {str(place.image.get("BurnedInAnnotation") or "") for place in places}
+    return "YES" if "YES" in said else "" if "" in said else "NO"
+
+
 def capture(part: Part, by: Answerer, number: int) -> Dataset | None:
     """A secondary capture of the drawing, where there is one."""
     if part.picture is None:
         return None
     image = part.places[0].image
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        made = hd.sc.SCImage.from_ref_dataset(
-            image,
-            part.picture,
-            photometric_interpretation="RGB",
-            bits_allocated=8,
-            coordinate_system="PATIENT",
-            patient_orientation=("L", "P"),
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-            **by.series_of(image, "capture"),
-            **by.instance(image, "capture", number),
-        )
+    made = hd.sc.SCImage.from_ref_dataset(
+        image,
+        part.picture,
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=("L", "P"),
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        **by.series_of(image, "capture"),
+        **by.instance(image, "capture", number),
+    )
     if "Laterality" not in made:  # which must be there, if without a value, where the body part may be one of a pair
         made.Laterality = ""
-    made.BurnedInAnnotation = "NO"  # what is written below the drawing is the answer, and no patient's name
+    made.PatientOrientation = _directions(part.places[0].orientation) if len(part.places) == 1 else []
+    if burned_in := _burned_in(part.places):
+        made.BurnedInAnnotation = burned_in
     return made

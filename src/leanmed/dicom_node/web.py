@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -12,6 +13,7 @@ from starlette.routing import Route
 
 from leanmed.dicom_node.inbox import Received, Store
 from leanmed.dicom_node.journal import is_uid
+from leanmed.dicom_node.listen import Held
 from leanmed.dicom_node.multipart import boundary_of, parts
 from leanmed.errors import InputError
 from leanmed.serving.guard import Guard, Rules
@@ -29,10 +31,11 @@ class Web:
         store: where images go.
         may_fetch: whether there is a server to fetch studies from.
         status: counts the series in each state.
+        held: which series may still grow.
     """
 
-    def __init__(self, store: Store, may_fetch: bool, status: Callable[[], dict[str, int]]) -> None:
-        self.store, self.may_fetch, self.status = store, may_fetch, status
+    def __init__(self, store: Store, may_fetch: bool, status: Callable[[], dict[str, int]], held: Held) -> None:
+        self.store, self.may_fetch, self.status, self.held = store, may_fetch, status, held
 
     async def stow(self, request: Request) -> Response:
         """Keep the objects of a request; what it names as referenced is on the disk."""
@@ -51,12 +54,15 @@ class Web:
     def _keep(self, body: bytes, boundary: bytes) -> tuple[list[Received], int]:
         """What was kept of a message, and how many of its objects were not."""
         kept: list[Received] = []
-        failed = 0
-        for content in parts([body], boundary, self.store.limits.max_bytes):
-            try:
-                kept.append(self.store.put(content))
-            except InputError:
-                failed += 1
+        failed, request = 0, object()
+        try:
+            for content in parts([body], boundary, self.store.limits.max_bytes):
+                try:
+                    kept.append(self.store.put(content, brings=partial(self.held.brings, request)))
+                except InputError:
+                    failed += 1
+        finally:
+            self.held.closed(request)  # if it failed, the sender comes again, within the pause
         return kept, failed
 
     async def answer(self, request: Request) -> Response:

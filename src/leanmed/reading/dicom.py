@@ -46,6 +46,7 @@ from pydicom.uid import (
 )
 
 from leanmed.errors import InputTooLarge, UnreadableInput, UnsupportedInput
+from leanmed.reading.multiframe import has_groups, one_frame
 from leanmed.reading.raster import Limits, MeteredBytes, check_jpeg, check_size, open_raster
 from leanmed.reading.source import looks_like_dicom
 
@@ -113,7 +114,8 @@ def open_dicom(data: bytes, limits: Limits) -> Dataset:
     """
     dataset = parse_dicom(data, limits)
     check_image(dataset, limits)
-    return dataset
+    # An enhanced object of one frame says in its groups, too, how its greys are shown.
+    return one_frame(dataset, 0) if has_groups(dataset) else dataset
 
 
 def parse_dicom(data: bytes, limits: Limits) -> Dataset:

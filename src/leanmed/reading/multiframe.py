@@ -41,6 +41,11 @@ def count_frames(head: bytes) -> int:
         return 1
 
 
+def has_groups(dataset: Dataset) -> bool:
+    """Whether an object is enhanced: says what it shows in functional groups, even if it has one frame."""
+    return SHARED in dataset or OWN in dataset
+
+
 def frames_in(dataset: Dataset) -> int:
     """How many frames a dataset has, 1 at least.
 

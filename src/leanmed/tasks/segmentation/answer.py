@@ -125,10 +125,10 @@ class MaskedImage(AnswerValue):
         return cells | shares | self.familiar_cell
 
     def findings(self, labels: tuple[str, ...]) -> Findings:
-        """The mask, and the share of the image that each label marks."""
+        """The mask, and the share of the image that each label marks which it marks at all."""
         size = max(self.mask.size, 1)
         shares = {label: Measure("Share of the image", count / size) for label, count in self.pixels.items()}
-        found = tuple(Finding(label, (share,)) for label, share in shares.items())
+        found = tuple(Finding(label, (share,)) for label, share in shares.items() if share.value)
         return Findings(found, self.threshold, self.mask[np.newaxis])
 
     def draw(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

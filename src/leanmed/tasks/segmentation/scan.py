@@ -63,9 +63,9 @@ class MaskedScan(AnswerValue):
         return ".nii.gz", gzip.compress(mask_as_nifti(self.mask, self.scan.stored, self.scan.path), mtime=0)
 
     def findings(self, labels: tuple[str, ...]) -> Findings:
-        """The mask on the stored grid, and the volume that each label marks."""
+        """The mask on the stored grid, and the volume that each label marks which it marks at all."""
         volumes = self.millilitres.items()
-        found = tuple(Finding(label, (Measure("Volume", volume, MILLILITRES),)) for label, volume in volumes)
+        found = tuple(Finding(label, (Measure("Volume", volume, MILLILITRES),)) for label, volume in volumes if volume)
         stored = np.ascontiguousarray(Orientation.of(self.scan.stored).as_stored(self.mask))
         return Findings(found, self.threshold, stored)
 
