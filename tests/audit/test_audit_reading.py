@@ -7,8 +7,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from threadpoolctl import threadpool_info
 
-from leanmed.audit.reading import batches, run, worker
+from leanmed.audit.reading import batches, processes, run, worker
 
 KILLED = """
 import os, sys
@@ -40,3 +41,21 @@ def test_results_come_in_the_order_of_the_jobs():
 def test_nothing_is_a_worker_before_it_was_started():
     with pytest.raises(RuntimeError, match="no worker"):
         worker()
+
+
+def test_each_of_several_processes_takes_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Else the matrix products of each process start a thread per core of the machine, and wait for each other."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "2")
+    with processes(2, tmp_path) as pool:
+        assert pool is not None
+        libraries = pool.submit(threadpool_info).result()
+    assert libraries
+    assert {library["num_threads"] for library in libraries} == {1}
+
+
+def test_a_process_that_works_alone_has_its_threads_back_afterwards(tmp_path: Path):
+    before = threadpool_info()
+    with processes(1, tmp_path):
+        assert {lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"} == {1}
+    assert threadpool_info() == before

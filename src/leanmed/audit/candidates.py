@@ -2,7 +2,8 @@
 
 Every feature looks up its nearest neighbours in an inverted file (faiss); each neighbour is a vote for a
 pair of images, a mirroring, a turn and a change of scale. A pair of images that shares no feature is never
-visited, so the work grows with the number of images, not of pairs.
+visited, and the cells of the inverted file hold as many features in a large set as in a small one, so the work
+grows with the number of images, not of pairs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leanmed.audit.describe import MIRROR, Features, Floats, Pixels
-from leanmed.audit.geometry import unit
+from leanmed.audit.geometry import lengths, unit
+from leanmed.audit.threads import blas_threads
 
 INDEXED = 64  # features per image that are looked up
 DIMENSIONS = 32  # of a descriptor after principal components
@@ -28,8 +30,12 @@ MIN_VOTES = 2
 MIN_WEIGHT = 0.2  # of the votes together; that of one feature is at most 1
 PARTNERS = 8  # candidates per image, at most
 FLAT_BELOW = 20_000  # features, of which each may be compared with each
-PROBED = 6  # cells of the inverted file that a lookup visits
-TRAINED_ON = 200_000  # features, at most
+CELL = 256  # features in a cell of the inverted file, on average: a lookup costs the same in a set of any size
+PER_CELL = 10  # features from which the place of a cell is learned, at least
+PROBED = 8  # cells that a lookup visits
+LINKS, BREADTH = 16, 32  # of the graph that leads to the nearest cells: of each cell, and of the search
+ROUNDS = 2  # of k-means: more make the lookups no better
+TRAINED_ON = 200_000  # features, or `PER_CELL` of each cell where that is more
 CHUNK = 1000  # images searched at a time
 TURN_BIN, SCALE_BIN = 45.0, 1.0  # degrees, octaves; bins overlap by half
 TURN_BINS, SCALE_BINS = 8, 16
@@ -61,10 +67,14 @@ class _Coder:
     basis: Floats
 
     def code(self, descriptors: Pixels) -> tuple[Floats, NDArray[np.bool_]]:
-        values = unit(descriptors)
-        mirrored = values @ self.side < 0
-        values = np.where(mirrored[:, None], values[:, MIRROR], values)
-        return np.ascontiguousarray((values - self.mean) @ self.basis, np.float32), mirrored
+        # To mirror the basis costs less than to mirror the descriptors: MIRROR is its own inverse.
+        directions = np.hstack([self.side[:, None], self.basis, self.basis[MIRROR]])
+        values = descriptors.astype(np.float32)
+        projected = values @ directions / np.maximum(lengths(values), 1e-6)
+        mirrored = projected[:, 0] < 0
+        plain, turned = projected[:, 1 : DIMENSIONS + 1], projected[:, DIMENSIONS + 1 :]
+        codes = np.where(mirrored[:, None], turned, plain) - self.mean @ self.basis
+        return np.ascontiguousarray(codes, np.float32), mirrored
 
 
 def _learn(descriptors: Pixels) -> _Coder:
@@ -92,9 +102,9 @@ def find_candidates(
         count: how many images.
         read: gives their descriptions; called for the whole set three times.
         advance: told (stage, done, total) as the work goes on.
-        threads: for faiss.
+        threads: for faiss and products of matrices.
     """
-    with _faiss_threads(threads):
+    with _faiss_threads(threads), blas_threads(threads):
         return _find(count, read, advance)
 
 
@@ -143,26 +153,29 @@ def _features(start: int, stop: int, read: Read, coder: _Coder) -> _Coded:
 
 def _train(count: int, read: Read) -> tuple[_Coder, faiss.Index] | None:
     """Learn the code and the inverted file's cells from images spread evenly over the set."""
-    step = max(1, math.ceil(count * INDEXED / TRAINED_ON))
+    step = min(max(1, math.ceil(count * INDEXED / TRAINED_ON)), CELL // PER_CELL)
     sample = np.concatenate([descriptors[:INDEXED] for _, descriptors in read(range(0, count, step))])
     if not len(sample):
         return None
-    coder = _learn(sample)
-    codes = coder.code(sample)[0]
+    coder = _learn(sample[:: math.ceil(len(sample) / TRAINED_ON)])
+    parts = np.array_split(sample, math.ceil(len(sample) / TRAINED_ON))
+    codes = np.concatenate([coder.code(part)[0] for part in parts])
     return coder, _inverted_file(codes, count * len(sample) / math.ceil(count / step))
 
 
 def _inverted_file(codes: Floats, expected: float) -> faiss.Index:
-    """An empty index; its cells grow with the square root of what is expected, so that lookups stay cheap."""
+    """An empty index; its cells are as many as keep each small, and a graph finds those that are nearest."""
     if expected < FLAT_BELOW:
         return faiss.IndexFlatL2(DIMENSIONS)
-    cells = int(min(2 * expected**0.5, len(codes) / 39))  # k-means wants 39 points for each
-    index = faiss.IndexIVFScalarQuantizer(
-        faiss.IndexFlatL2(DIMENSIONS), DIMENSIONS, cells, faiss.ScalarQuantizer.QT_8bit
-    )
+    graph = faiss.IndexHNSWFlat(DIMENSIONS, LINKS)
+    graph.hnsw.efSearch = BREADTH
+    cells = math.ceil(expected / CELL)
+    index = faiss.IndexIVFScalarQuantizer(graph, DIMENSIONS, cells, faiss.ScalarQuantizer.QT_8bit)
     index.nprobe = PROBED
-    index.cp.niter = 6  # rounds of k-means: more make the lookups no better
-    index.train(codes)
+    index.cp.niter = ROUNDS
+    index.cp.min_points_per_centroid = 1  # no warnings: the rounds need no more
+    with _faiss_threads(1):  # with more, the graph depends on which thread is first, and so would the findings
+        index.train(codes)
     return index
 
 

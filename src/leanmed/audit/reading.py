@@ -17,6 +17,7 @@ import cv2
 
 from leanmed.audit.describe import Description, describe
 from leanmed.audit.store import Store
+from leanmed.audit.threads import blas_threads, single_threaded
 from leanmed.console import Progress
 from leanmed.errors import InputError
 from leanmed.files import sha256_file
@@ -49,9 +50,14 @@ def worker() -> _Worker:
     return _worker
 
 
+def _start_process(folder: Path) -> None:
+    single_threaded()
+    Thread(target=_end_with_parent, daemon=True).start()
+    _start(folder)
+
+
 def _start(folder: Path) -> None:
     global _worker
-    Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
     _worker = _Worker(folder)
 
@@ -70,12 +76,13 @@ def processes(count: int, folder: Path) -> Iterator[Executor | None]:
     global _worker
     threads = cv2.getNumThreads()
     if count > 1:
-        with ProcessPoolExecutor(count, get_context("spawn"), _start, (folder,)) as pool:
+        with ProcessPoolExecutor(count, get_context("spawn"), _start_process, (folder,)) as pool:
             yield pool
         return
     _start(folder)
     try:
-        yield None
+        with blas_threads(1):
+            yield None
     finally:
         worker().store.close()
         _worker = None
