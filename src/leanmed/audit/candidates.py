@@ -2,8 +2,8 @@
 
 Every feature looks up its nearest neighbours in an inverted file (faiss); each neighbour is a vote for a
 pair of images, a mirroring, a turn and a change of scale. A pair of images that shares no feature is never
-visited, and the cells of the inverted file hold as many features in a large set as in a small one, so the work
-grows with the number of images, not of pairs.
+visited, and the cells of the inverted file hold about as many features in a large set as in a small one, so the
+work grows with the number of images, not of pairs.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import product
+from typing import Any
 
 import faiss
 import numpy as np
@@ -30,10 +31,12 @@ MIN_VOTES = 2
 MIN_WEIGHT = 0.2  # of the votes together; that of one feature is at most 1
 PARTNERS = 8  # candidates per image, at most
 FLAT_BELOW = 20_000  # features, of which each may be compared with each
-CELL = 256  # features in a cell of the inverted file, on average: a lookup costs the same in a set of any size
+CELL = 256  # features in a cell of the inverted file, on average: a lookup costs much the same in a set of any size
+MOST_CELLS = 2**16  # then cells grow: the graph of more would not fit a processor's cache, and cost more than it saves
 PER_CELL = 10  # features from which the place of a cell is learned, at least
 PROBED = 8  # cells that a lookup visits
-LINKS, BREADTH = 16, 32  # of the graph that leads to the nearest cells: of each cell, and of the search
+LINKS = 16  # of each cell, in the graph that leads to the nearest cells
+BREADTH, BREADTH_OF_ONE = 16, 8  # of the search for the cells to look in, and for the one where a feature is put
 ROUNDS = 2  # of k-means: more make the lookups no better
 TRAINED_ON = 200_000  # features, or `PER_CELL` of each cell where that is more
 CHUNK = 1000  # images searched at a time
@@ -132,6 +135,7 @@ def _find(count: int, read: Read, advance: Callable[[str, int, int], None]) -> l
         shapes.append(replace(part, code=part.code[:0]))
         advance("index", stop, count)
     indexed = _joined(shapes)
+    _broaden(index)
     pairs: set[tuple[int, int]] = set()
     for start, stop in chunks:
         pairs.update(_search(_features(start, stop, read, coder), indexed, index))
@@ -168,8 +172,8 @@ def _inverted_file(codes: Floats, expected: float) -> faiss.Index:
     if expected < FLAT_BELOW:
         return faiss.IndexFlatL2(DIMENSIONS)
     graph = faiss.IndexHNSWFlat(DIMENSIONS, LINKS)
-    graph.hnsw.efSearch = BREADTH
-    cells = math.ceil(expected / CELL)
+    graph.hnsw.efSearch = BREADTH_OF_ONE
+    cells = min(math.ceil(expected / CELL), MOST_CELLS)
     index = faiss.IndexIVFScalarQuantizer(graph, DIMENSIONS, cells, faiss.ScalarQuantizer.QT_8bit)
     index.nprobe = PROBED
     index.cp.niter = ROUNDS
@@ -177,6 +181,13 @@ def _inverted_file(codes: Floats, expected: float) -> faiss.Index:
     with _faiss_threads(1):  # with more, the graph depends on which thread is first, and so would the findings
         index.train(codes)
     return index
+
+
+def _broaden(index: faiss.Index) -> None:
+    """All features are in their cells; lookups take several cells, and must find the nearest of them."""
+    if isinstance(index, faiss.IndexIVF):
+        graph: Any = faiss.downcast_index(index.quantizer)
+        graph.hnsw.efSearch = BREADTH
 
 
 def _search(part: _Coded, indexed: _Coded, index: faiss.Index) -> Iterator[tuple[int, int]]:

@@ -35,6 +35,7 @@ def audit(
     *,
     cache: Path | None = None,
     workers: int = 2,
+    engine: str | None = None,
     progress: Progress = silent,
 ) -> Findings:
     """Find copies among images: one photograph flipped, turned, cropped, shifted, scaled or encoded again.
@@ -46,10 +47,12 @@ def audit(
         cache: a folder for descriptions, from which a stopped audit resumes; None keeps none.
         workers: processes that read and compare. More than one are started anew, so a script that asks for
             them does so under `if __name__ == "__main__":`.
+        engine: whose workers read the files, as of `leanmed.cluster.run`; all else is done here. None: the processes.
         progress: called with stage (read, index, search, compare), done and total.
 
     Raises:
         DataError: no image, none that can be read, or an id that stands twice.
+        RunError: as of `leanmed.cluster.run`; a worker that does not see the files.
     """
     _check_ids([name for name, _ in images])
     with ExitStack() as stack:
@@ -57,7 +60,7 @@ def audit(
         store = stack.enter_context(Store(folder))
         count = workers if len(images) >= ALONE else 1
         pool = stack.enter_context(processes(count, folder))
-        contents, unreadable = describe_all(sorted(images), store, pool, progress)
+        contents, unreadable = describe_all(sorted(images), store, pool, progress, engine)
         if not contents:
             reason = next(iter(unreadable.values()))
             raise DataError(f"expected images to audit, but none of {len(images)} can be read: {reason}")

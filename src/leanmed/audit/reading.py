@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TypeVar
 
 import cv2
 
+from leanmed import cluster
 from leanmed.audit.describe import Description, describe
 from leanmed.audit.store import Store
 from leanmed.audit.threads import blas_threads, single_threaded
@@ -30,6 +32,7 @@ REMEMBERED = 2000  # descriptions that a process keeps, about 60 kB each
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 Item = TypeVar("Item")
+Described = tuple[dict[str, Description], dict[str, str], dict[str, str]]  # by content; id -> content; id -> reason
 
 
 class _Worker:
@@ -51,9 +54,15 @@ def worker() -> _Worker:
 
 
 def _start_process(folder: Path) -> None:
-    single_threaded()
-    Thread(target=_end_with_parent, daemon=True).start()
+    _start_alone()
     _start(folder)
+
+
+def _start_alone() -> None:
+    """Let this process, one of several, take one thread, and end with the one that started it."""
+    single_threaded()
+    cv2.setNumThreads(1)
+    Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _start(folder: Path) -> None:
@@ -111,12 +120,19 @@ def batches(items: Iterable[Item]) -> Iterator[list[Item]]:
 
 
 def describe_all(
-    images: Sequence[tuple[str, Path]], store: Store, pool: Executor | None, progress: Progress
+    images: Sequence[tuple[str, Path]],
+    store: Store,
+    pool: Executor | None,
+    progress: Progress,
+    engine: str | None = None,
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Describe what the store lacks: id -> content hash of what can be read, id -> reason of the rest."""
+    """Describe what the store lacks: id -> content hash of what can be read, id -> reason of the rest.
+
+    With an engine, its workers read the files; only this process writes to the store.
+    """
     contents: dict[str, str] = {}
     unreadable: dict[str, str] = {}
-    for described, read, failed in run(pool, _describe_batch, batches(images)):
+    for described, read, failed in _described(images, store, pool, engine):
         store.put(described.items())
         contents |= read
         unreadable |= failed
@@ -124,21 +140,85 @@ def describe_all(
     return contents, unreadable
 
 
-def _describe_batch(
-    images: Sequence[tuple[str, Path]],
-) -> tuple[dict[str, Description], dict[str, str], dict[str, str]]:
+def _described(
+    images: Sequence[tuple[str, Path]], store: Store, pool: Executor | None, engine: str | None
+) -> Iterator[Described]:
+    if engine is None:
+        return run(pool, _describe_batch, batches(images))
+    seen = next((path for _, path in images if path.exists()), None)
+    return cluster.run(engine, partial(Describer, store.contents(), seen), list(batches(images)))
+
+
+def _describe_batch(images: Sequence[tuple[str, Path]]) -> Described:
+    return _describe(images, worker().store)
+
+
+def _describe(images: Sequence[tuple[str, Path]], known: Store | frozenset[str]) -> Described:
     described: dict[str, Description] = {}
     read: dict[str, str] = {}
     failed: dict[str, str] = {}
     for name, path in images:
         try:
             content = _content(path)
-            if content not in described and content not in worker().store:
+            if content not in described and content not in known:
                 described[content] = describe(read_image(path))
             read[name] = content
         except (InputError, OSError) as error:
             failed[name] = str(error)
     return described, read, failed
+
+
+class Describer:
+    """Describes images on a worker of a cluster, in a process of its own, so that a file which ends it can be named.
+
+    Args:
+        known: contents that are described already.
+        seen: a file that the driver sees.
+
+    Raises:
+        RunError: this machine does not see it.
+    """
+
+    def __init__(self, known: frozenset[str], seen: Path | None) -> None:
+        if seen is not None:
+            cluster.check_seen(seen)
+        self.known = known
+        self.process = self._start()
+
+    def _start(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, get_context("spawn"), _start_reader, (self.known,))
+
+    def __call__(self, images: Sequence[tuple[str, Path]]) -> Described:
+        """Describe a batch; where the process ends, one image after the other."""
+        try:
+            return self.process.submit(_describe_new, images).result()
+        except BrokenProcessPool:
+            self.process = self._start()
+        if len(images) == 1:
+            name, path = images[0]
+            return {}, {}, {name: f"expected to read {path}, but the process that did so ended; remove the file"}
+        described: dict[str, Description] = {}
+        read: dict[str, str] = {}
+        failed: dict[str, str] = {}
+        for image in images:
+            more = self([image])
+            described |= more[0]
+            read |= more[1]
+            failed |= more[2]
+        return described, read, failed
+
+
+_known: frozenset[str] = frozenset()
+
+
+def _start_reader(known: frozenset[str]) -> None:
+    global _known
+    _known = known
+    _start_alone()
+
+
+def _describe_new(images: Sequence[tuple[str, Path]]) -> Described:
+    return _describe(images, _known)
 
 
 def _content(path: Path) -> str:
