@@ -1,6 +1,7 @@
-"""What an audit costs from ten thousand images to a million, by features made directly.
+"""What an audit costs from ten thousand images to a million, and predictions on a Ray cluster beside plain processes.
 
     python scripts/measure_scale.py candidates --cache CACHE --count 10000 --count 100000 --count 1000000 --out FILE
+    python scripts/measure_scale.py predict ARTIFACT FOLDER --work DIR --out FILE
 
 CACHE is the cache of an audit, such as `audit-work/cache-10000` of `measure_audit.py scale`. Its features are mixed in
 pairs into as many new images as are asked for; of ten images, the last is a copy of the first, in which 40 of 64
@@ -10,17 +11,26 @@ file is read once, and an image has at most eight candidates.
 
 With `--searched 20`, every twentieth thousand of the images is looked up among all, and the time for all of them
 follows from theirs.
+
+`predict` answers for all images of a folder in one process, in four processes with a shard each, by four workers of a
+local Ray, by a Ray of two nodes (raylets) on this machine of which one is killed halfway, and by a local Ray whose
+driver is killed and then resumed. It says whether the lines are the same but for the seconds that each took.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shlex
 import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated
 
@@ -36,13 +46,9 @@ from leanmed.benchmark.benchmark import machine
 from leanmed.files import write_json
 
 MADE_TOGETHER, LEFT = 10, 40  # images of which the last is a copy of the first, and the features left in it
+KILLED_AFTER = 60  # shards
 NOISE = 12  # added to the numbers of a copy's descriptors, which are 0..255: at most
 app = typer.Typer(add_completion=False, help=__doc__)
-
-
-@app.callback()
-def main() -> None:
-    """Keep `candidates` a command of its own, for more may follow."""
 
 
 class Made:
@@ -142,9 +148,129 @@ def measure_candidates(
             "copies found": round(found / len(looked_up), 4),
         }
         typer.echo(row)
-        content = json.loads(out.read_text()) if out.is_file() else {}
-        rows = content.get("audit", {}).get("candidates", {}) | {str(images): row}
-        write_json(out, content | {"machine": machine(), "audit": content.get("audit", {}) | {"candidates": rows}})
+        keep(out, "audit candidates", {str(images): row})
+
+
+def keep(out: Path, part: str, rows: dict[str, object]) -> None:
+    """Add rows to a part of the results."""
+    content = json.loads(out.read_text()) if out.is_file() else {}
+    packages = {name: version(name) for name in ("faiss-cpu", "opencv-python-headless", "ray", "pyarrow")}
+    about = machine()
+    about["packages"] |= packages
+    write_json(out, content | {"machine": about, part: content.get(part, {}) | rows})
+
+
+Predict = Callable[..., list[str]]
+
+
+@app.command("predict")
+def measure_predictions(
+    artifact: Path,
+    folder: Path,
+    work: Annotated[Path, typer.Option()],
+    out: Annotated[Path, typer.Option()],
+) -> None:
+    """Predict a folder in each way."""
+    work.mkdir(parents=True)
+
+    def command(name: str, *more: str) -> list[str]:
+        target = str(work / f"{name}.jsonl")
+        return [sys.executable, "-m", "leanmed", "predict", str(artifact), str(folder), "--out", target, *more]
+
+    ways = {
+        "one process": in_one_process,
+        "four processes": in_four_processes,
+        "local Ray, 4 workers": on_local_ray,
+        "Ray of two nodes, one killed": on_two_nodes,
+        "local Ray, driver killed and resumed": with_a_lost_driver,
+    }
+    expected: list[dict[str, object]] = []
+    for number, (way, answer) in enumerate(ways.items()):
+        begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        name = f"way{number}"
+        about = answer(work, name, command)
+        seconds, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+        lines = without_seconds(work / f"{name}.jsonl")
+        expected = expected or lines
+        row = {
+            "command": shlex.join(["python", *sys.argv]),
+            "images": len(lines),
+            "failed": sum("error" in line for line in lines),
+            "the same lines as one process": lines == expected,
+            "seconds": round(seconds, 1),
+            "images a second": round(len(lines) / seconds, 1),
+            "CPU seconds of waited-for children": round(after.ru_utime - before.ru_utime, 1),
+            **about,
+        }
+        typer.echo({way: row})
+        keep(out, "predictions", {way: row})
+
+
+def without_seconds(path: Path) -> list[dict[str, object]]:
+    """The lines of a file of answers, but for the time that each took."""
+    with path.open() as file:
+        return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in file]
+
+
+def in_one_process(work: Path, name: str, command: Predict) -> dict[str, object]:
+    subprocess.run(command(name, "--workers", "1"), check=False, capture_output=True)
+    return {}
+
+
+def in_four_processes(work: Path, name: str, command: Predict) -> dict[str, object]:
+    """Four shards at once, then their lines in the order of the inputs."""
+    running = [
+        subprocess.Popen(command(name, "--workers", "1", "--shard", f"{i}/4"), stderr=subprocess.DEVNULL)
+        for i in range(1, 5)
+    ]
+    for process in running:
+        process.wait()
+    shards = [(work / f"{name}-{i}-of-4.jsonl").read_text().splitlines(keepends=True) for i in range(1, 5)]
+    (work / f"{name}.jsonl").write_text("".join(line for row in zip_longest(*shards, fillvalue="") for line in row))
+    return {}
+
+
+def on_local_ray(work: Path, name: str, command: Predict) -> dict[str, object]:
+    subprocess.run(command(name, "--workers", "4", "--engine", "ray"), check=False, capture_output=True)
+    return {}
+
+
+def done_shards(work: Path, name: str) -> int:
+    return len(list(work.glob(f"{name}-*-of-*.done")))
+
+
+def wait_for_shards(work: Path, name: str, process: subprocess.Popen[bytes], total: int) -> None:
+    while done_shards(work, name) < total and process.poll() is None:
+        time.sleep(0.2)
+
+
+def on_two_nodes(work: Path, name: str, command: Predict) -> dict[str, object]:
+    """Kill the second node when sixty shards are done."""
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    second = nodes.add_node(num_cpus=2)
+    nodes.wait_for_nodes()
+    arguments = command(name, "--workers", "4", "--engine", "ray")
+    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, env=os.environ | {"RAY_ADDRESS": nodes.address})
+    wait_for_shards(work, name, process, KILLED_AFTER)
+    about = {"shards done when a node was killed": done_shards(work, name)}
+    nodes.remove_node(second, allow_graceful=False)
+    about["exit status"] = process.wait()
+    nodes.shutdown()
+    return about
+
+
+def with_a_lost_driver(work: Path, name: str, command: Predict) -> dict[str, object]:
+    """Kill the process that was started when sixty shards are done, and start it again."""
+    arguments = command(name, "--workers", "4", "--engine", "ray")
+    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
+    wait_for_shards(work, name, process, KILLED_AFTER)
+    process.kill()
+    process.wait()
+    about = {"shards done when the driver was killed": done_shards(work, name)}
+    subprocess.run([*arguments, "--resume"], check=False, capture_output=True)
+    return about
 
 
 if __name__ == "__main__":
