@@ -1,7 +1,9 @@
-"""What an audit costs from ten thousand images to a million, and predictions on a Ray cluster beside plain processes.
+"""What an audit costs from ten thousand images to a million, predictions on a Ray cluster beside plain processes,
+and training on several nodes.
 
     python scripts/measure_scale.py candidates --cache CACHE --count 10000 --count 100000 --count 1000000 --out FILE
     python scripts/measure_scale.py predict ARTIFACT FOLDER --work DIR --out FILE
+    python scripts/measure_scale.py train --work DIR --out FILE
 
 CACHE is the cache of an audit, such as `audit-work/cache-10000` of `measure_audit.py scale`. Its features are mixed in
 pairs into as many new images as are asked for; of ten images, the last is a copy of the first, in which 40 of 64
@@ -15,14 +17,19 @@ follows from theirs.
 `predict` answers for all images of a folder in one process, in four processes with a shard each, by four workers of a
 local Ray, by a Ray of two nodes (raylets) on this machine of which one is killed halfway, and by a local Ray whose
 driver is killed and then resumed. It says whether the lines are the same but for the seconds that each took.
+
+`train` trains on made photographs in one process, by `torchrun` on two "nodes" of two processes with a quarter of the
+batch each, and by the same when a process is killed in the second epoch and the training resumed.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import resource
 import shlex
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -44,9 +51,11 @@ from leanmed.audit.describe import Features
 from leanmed.audit.store import FILE
 from leanmed.benchmark.benchmark import machine
 from leanmed.files import write_json
+from leanmed.phantoms.eyelids import PHANTOMS
+from leanmed.runtime.lines import read_lines
 
 MADE_TOGETHER, LEFT = 10, 40  # images of which the last is a copy of the first, and the features left in it
-KILLED_AFTER = 60  # shards
+KILLED_AFTER = 10  # shards
 NOISE = 12  # added to the numbers of a copy's descriptors, which are 0..255: at most
 app = typer.Typer(add_completion=False, help=__doc__)
 
@@ -245,7 +254,7 @@ def wait_for_shards(work: Path, name: str, process: subprocess.Popen[bytes], tot
 
 
 def on_two_nodes(work: Path, name: str, command: Predict) -> dict[str, object]:
-    """Kill the second node when sixty shards are done."""
+    """Kill the second node when a few shards are done."""
     from ray.cluster_utils import Cluster
 
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
@@ -262,7 +271,7 @@ def on_two_nodes(work: Path, name: str, command: Predict) -> dict[str, object]:
 
 
 def with_a_lost_driver(work: Path, name: str, command: Predict) -> dict[str, object]:
-    """Kill the process that was started when sixty shards are done, and start it again."""
+    """Kill the process that was started when a few shards are done, and start it again."""
     arguments = command(name, "--workers", "4", "--engine", "ray")
     process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
     wait_for_shards(work, name, process, KILLED_AFTER)
@@ -271,6 +280,108 @@ def with_a_lost_driver(work: Path, name: str, command: Predict) -> dict[str, obj
     about = {"shards done when the driver was killed": done_shards(work, name)}
     subprocess.run([*arguments, "--resume"], check=False, capture_output=True)
     return about
+
+
+NODES, PROCESSES, BATCH = 2, 2, 32
+STILL = ["horizontal_flip=0", "rotation=0", "shift=0", "scale=[1,1]"]  # nothing drawn: processes draw each their own
+SETTINGS = [
+    "data.dataset=folder",
+    "data.labels=[non-anemic, anemic]",
+    "split.folds=2",
+    "split.groups=audit",
+    "model.weights=none",
+    "model.side=160",
+    "model.dropout=0",
+    "training.epochs=4",
+    "training.learning_rate=0.001",
+    *(f"augment.{setting}" for setting in STILL),
+]
+
+
+@app.command("train")
+def measure_training(
+    work: Annotated[Path, typer.Option()],
+    out: Annotated[Path, typer.Option()],
+    backbone: str = "test_vit",
+) -> None:
+    """Train in one process, on two nodes, and on two nodes of which one is lost."""
+    work.mkdir(parents=True)
+    data = PHANTOMS["eyelids"](work / "data", count=160, signal=3.0, side=128)
+    settings = [*SETTINGS, f"model.backbone={backbone}"]
+    alone = train_arguments(data, work / "alone", settings, BATCH)
+    subprocess.run([sys.executable, *alone], check=True, capture_output=True)
+    quarter = BATCH // (NODES * PROCESSES)
+    together = train_arguments(data, work / "together", settings, quarter, "--nodes", "2", "--devices", "2")
+    status = [process.wait() for process in on_nodes(together)]
+    audits = (work / "together.log").read_text().count("images, ")
+    lost = train_arguments(data, work / "lost", settings, quarter, "--nodes", "2", "--devices", "2")
+    running = on_nodes(lost)
+    history = work / "lost" / "fold-0" / "history.csv"
+    while not (history.is_file() and len(history.read_text().splitlines()) > 2):
+        time.sleep(0.05)
+    last_rank(running[1]).kill()
+    failed = [process.wait() for process in running]
+    resumed = [process.wait() for process in on_nodes([*lost, "--resume"])]
+    row = {
+        "command": shlex.join(["python", *sys.argv]),
+        "nodes": NODES,
+        "processes on each": PROCESSES,
+        "batch of each process": quarter,
+        "batch of one process": BATCH,
+        "exit status of the nodes": status,
+        "when a process was killed": failed,
+        "resumed": resumed,
+        "audits and splits": audits,
+        "nodes and one process": differences(work / "together", work / "alone"),
+        "resumed and not stopped": differences(work / "lost", work / "together"),
+    }
+    typer.echo(row)
+    keep(out, "training", {backbone: row})
+
+
+def train_arguments(data: Path, out: Path, settings: Sequence[str], batch: int, *more: str) -> list[str]:
+    """What follows the interpreter, or torchrun."""
+    sets = [word for setting in [*settings, f"training.batch_size={batch}"] for word in ("--set", setting)]
+    start = ["-m", "leanmed", "train", "folder", "--data", str(data), "--out", str(out)]
+    return [*start, "--accelerator", "cpu", *sets, *more]
+
+
+def on_nodes(arguments: list[str]) -> list[subprocess.Popen[bytes]]:
+    """One torchrun for each node; the first one's words go to `RUN.log`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = Path(arguments[arguments.index("--out") + 1]).with_suffix(".log")
+    running = []
+    for node in range(NODES):
+        where = ["--nnodes", str(NODES), "--node-rank", str(node), "--nproc-per-node", str(PROCESSES)]
+        where += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
+        command = [sys.executable, "-m", "torch.distributed.run", *where, *arguments]
+        with (log if node == 0 else log.with_suffix(".second.log")).open("ab") as file:
+            running.append(subprocess.Popen(command, stdout=file, stderr=file))
+    return running
+
+
+def last_rank(node: subprocess.Popen[bytes]) -> psutil.Process:
+    """A process that trains, of a node that is not the first."""
+    return psutil.Process(node.pid).children()[-1]
+
+
+def differences(first: Path, second: Path) -> dict[str, float]:
+    """The greatest difference of losses, of validation figures, and of the probabilities of the test part."""
+    found = {"loss": 0.0, "validation figures": 0.0, "probabilities": 0.0}
+    for fold in (0, 1):
+        rows = [list(csv.DictReader((run / f"fold-{fold}" / "history.csv").open())) for run in (first, second)]
+        if len(rows[0]) != len(rows[1]):
+            raise SystemExit(f"expected as many epochs in {first} as in {second}")
+        for one, other in zip(*rows, strict=True):
+            for name in one.keys() - {"epoch"}:
+                what = "loss" if "loss" in name else "validation figures"
+                found[what] = max(found[what], abs(float(one[name]) - float(other[name])))
+        lines = [list(read_lines(run / f"fold-{fold}" / "answers-test.jsonl")) for run in (first, second)]
+        for one, other in zip(*lines, strict=True):
+            found["probabilities"] = max(found["probabilities"], abs(one["probability"] - other["probability"]))
+    return found
 
 
 if __name__ == "__main__":

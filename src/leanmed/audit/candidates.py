@@ -132,7 +132,7 @@ def _find(count: int, read: Read, advance: Callable[[str, int, int], None]) -> l
     for start, stop in chunks:
         part = _features(start, stop, read, coder)
         index.add(part.code)
-        shapes.append(replace(part, code=part.code[:0]))
+        shapes.append(replace(part, code=part.code[:0].copy()))  # a view would keep all of them
         advance("index", stop, count)
     indexed = _joined(shapes)
     _broaden(index)
