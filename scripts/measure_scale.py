@@ -19,7 +19,7 @@ local Ray, by a Ray of two nodes (raylets) on this machine of which one is kille
 driver is killed and then resumed. It says whether the lines are the same but for the seconds that each took.
 
 `train` trains on made photographs in one process, by `torchrun` on two "nodes" of two processes with a quarter of the
-batch each, and by the same when a process is killed in the second epoch and the training resumed.
+batch each, and by the same when a process is killed in the third epoch and the training resumed.
 """
 
 from __future__ import annotations
