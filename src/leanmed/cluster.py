@@ -148,6 +148,7 @@ def _connected(engine: str) -> Iterator[None]:
         yield
         return
     address = engine if engine.startswith(SCHEME) else os.environ.get("RAY_ADDRESS")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of its own progress
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if address:
