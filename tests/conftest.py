@@ -88,6 +88,14 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
+@pytest.fixture(scope="session")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A tiny network of each kind of task, in whichever forms are asked for."""
+    from grid_fixtures import Place  # its imports are heavy, and few need them
+
+    return Place(tmp_path_factory.mktemp("grid"))
+
+
 @pytest.fixture
 def make_artifact(tmp_path: Path) -> Callable[..., Path]:
     """`make_artifact(threshold=0.2)`: a new artifact whose probability of `anemic` is the mean red."""

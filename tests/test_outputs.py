@@ -36,6 +36,8 @@ PLACES = {
     "benchmark --device-table": ("ARTIFACT", "--seconds", "1", "--repeats", "3"),
     "profile": ("ARTIFACT", "--repeats", "3"),
     "compress": ("RUN", "--data", "EYELIDS", "--budget", "size=1MB", "--no-students", "--minutes", "0"),
+    "web": ("ARTIFACT",),
+    "web --single-file": ("ARTIFACT", "--single-file"),
     "reproduce": ("anemia", "--data", "EYELIDS"),
 }
 LONG = (
@@ -47,7 +49,7 @@ LONG = (
     "reproduce",
     "compress",
 )  # their outputs are planted here, and replaced elsewhere
-FILES = ("predict", "benchmark", "benchmark --device-table", "profile")
+FILES = ("web --single-file", "predict", "benchmark", "benchmark --device-table", "profile")
 OPTIONS = {"benchmark --device-table": "--device-table"}  # that say where it goes, of others --out
 
 

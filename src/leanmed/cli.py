@@ -249,6 +249,58 @@ def watch(
 
 
 @app.command()
+def web(
+    artifacts: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[NAME=]ARTIFACT...",
+            help="Artifact folders. Those of one NAME (without one: the name in their cards) are one model in several "
+            "precisions, of which the page measures once which answers faster on the device, and keeps it.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="The folder to write the site to; with --single-file, the file.", show_default=False)
+    ],
+    single_file: Annotated[
+        bool,
+        typer.Option("--single-file", help="Write one HTML file, which opens by a double click, from a USB stick too."),
+    ] = False,
+    runtime: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder with the files of ONNX Runtime Web, for an installation without them. If it does not exist, "
+            "they are fetched from npm into it.",
+            show_default=False,
+        ),
+    ] = None,
+    refuse_unfamiliar: Annotated[
+        bool, typer.Option("--refuse-unfamiliar", help="Do not answer for images unlike the training images.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older site or page.")] = False,
+) -> None:
+    """Write a web page that answers in the browser: no server, no network once it is there, no torch.
+
+    The site's files can lie on any web server. Over https a telephone keeps the page, and it then works without a
+    network. Images stay on the device: the page's own policy forbids sending anything elsewhere.
+
+    Example: `leanmed web artifact --out site`, or `leanmed web artifact --single-file --out eyes.html`
+    """
+    from leanmed.web.site import write_web
+
+    written = write_web(
+        artifacts,
+        out,
+        single=single_file,
+        runtime=runtime,
+        overwrite=overwrite,
+        refuse_unfamiliar=refuse_unfamiliar,
+        tell=typer.echo,
+    )
+    typer.echo(f"{out}: {written / 1e6:.1f} MB   Research use only: not a medical device.")
+
+
+@app.command()
 def serve(
     artifacts: Annotated[
         list[Path],
@@ -317,6 +369,47 @@ def serve(
         refuse_unfamiliar=refuse_unfamiliar,
     )
     listen(artifacts, settings, typer.echo)
+
+
+@app.command()
+def dicom_node(
+    config: Annotated[
+        Path, typer.Option(metavar="FILE", help="The node's configuration in YAML: see docs/dicom-node.md.")
+    ],
+    artifacts: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[NAME=]ARTIFACT...",
+            help="Artifact folders; rules of the configuration name them by NAME, or else by the folder's own name.",
+            show_default=False,
+        ),
+    ] = None,
+    status: Annotated[
+        bool, typer.Option("--status", help="Say which series the store holds and what became of them, and end.")
+    ] = False,
+    retry_refused: Annotated[
+        bool, typer.Option("--retry-refused", help="Answer series that were refused once more, after a mended cause.")
+    ] = False,
+) -> None:
+    """Answer a PACS: series come in by C-STORE or DICOMweb, answers go out as SEG, SR and secondary captures. No torch.
+
+    The configuration says which artifact answers which series, who may send, and where answers go. What is acknowledged
+    is on disk; a destination that is down is tried again until it takes the answers. The log names no patient. Ctrl-C
+    ends the node, and the next start goes on where it stood.
+
+    Example: `leanmed dicom-node lungs=artifact --config node.yaml`
+    """
+    needs("dicom-node", "dicom-node", "pynetdicom", "highdicom", "starlette", "uvicorn", "python_multipart")
+    from leanmed.dicom_node.command import serve as run_node
+    from leanmed.dicom_node.command import status_lines
+
+    if status:
+        for line in status_lines(config):
+            typer.echo(line)
+        return
+    if not artifacts:
+        raise DataError("expected artifacts, which answer, got none; name their folders, such as lungs=artifact")
+    run_node(artifacts, config, retry_refused=retry_refused, tell=typer.echo)
 
 
 @app.command()

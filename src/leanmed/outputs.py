@@ -31,6 +31,7 @@ class Output:
             when the rest is replaced.
         resumed: a stopped command goes on by `--resume`.
         option: of the command line, which says where it goes.
+        begins: of one file that is no JSON, what it begins with.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Output:
     kept: tuple[str, ...] = ()
     resumed: bool = False
     option: str = "--out"
+    begins: bytes = b""
 
     def check(self, out: Path, *, overwrite: bool = False) -> None:
         """Refuse a place that this output may not take.
@@ -89,6 +91,9 @@ class Output:
         return [encodable(entry.name) for entry in entries if entry.name not in self.kept and not is_leftover(entry)]
 
     def _is_marked(self, out: Path) -> bool:
+        if self.begins:
+            with out.open("rb") as file:
+                return file.read(len(self.begins)) == self.begins
         files = list(out.glob(self.marker)) if self.marker else [out]
         return bool(files) and has_keys(files[0], self.keys)
 

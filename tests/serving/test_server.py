@@ -149,8 +149,29 @@ def test_bad_requests_get_a_status_and_one_sentence(
     assert said in json.loads(answer)["error"]
 
 
-def test_the_page_shows_the_notice_and_what_is_known_of_each_artifact(server: Running) -> None:
+def test_the_page_is_that_of_leanmed_web_and_asks_this_server(server: Running) -> None:
     status, about, answer = ask(server[0], "GET", "/")
+    text = answer.decode()
+    assert (status, about["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "default-src 'none'" in about["content-security-policy"]
+    assert "frame-ancestors 'none'" in about["content-security-policy"]
+    assert "Research use only. Not a medical device." in text
+    assert not re.search(r"(src|href)=\"?https?:", text), "the page loads nothing from elsewhere"
+    site = json.loads(ask(server[0], "GET", "/site.json")[2])
+    assert site["server"] is True
+    assert [model["name"] for model in site["models"]] == ["eyes", "other"]
+    assert site["limits"] == {"max_bytes": 10**6, "max_pixels": 50 * 10**6}
+    for place, kind in {
+        "app.js": "text/javascript",
+        "style.css": "text/css",
+        "words/en.json": "application/json",
+    }.items():
+        status, about, _ = ask(server[0], "GET", f"/{place}")
+        assert (status, about["content-type"].partition(";")[0]) == (200, kind)
+
+
+def test_a_form_without_scripts_shows_the_notice_and_what_is_known_of_each_artifact(server: Running) -> None:
+    status, about, answer = ask(server[0], "GET", "/form")
     text = answer.decode()
     assert status == 200
     assert "default-src 'none'" in about["content-security-policy"]
@@ -203,7 +224,9 @@ def test_the_log_has_a_line_of_json_for_each_request_and_names_nothing(
         assert time.monotonic() < end, "a line is written when its request is over"
         time.sleep(0.1)
         lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-    assert {line["route"] for line in lines} <= {"/", "/v1/predict", "/healthz", "/metrics", "/openapi.json", "other"}
+    page = {"/", "/form", "/site.json", "/app.js", "/style.css", "/words/en.json"}
+    known = {"/v1/predict", "/healthz", "/metrics", "/openapi.json", "other"}
+    assert {line["route"] for line in lines} <= page | known
     assert "smith" not in log.read_text()
     assert "etc" not in log.read_text()
 

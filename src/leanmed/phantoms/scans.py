@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from leanmed.files import whole_folder, write_text
 from leanmed.phantoms.chest import HEIGHT, WIDTH, Chest, draw, made_chest
-from leanmed.reading.ct import Grid, Triple
+from leanmed.reading.ct import Grid, Modality, Triple
 
 Stored = NDArray[np.int16]
 
@@ -80,6 +81,58 @@ def write_series(folder: Path, stored: Stored, grid: Grid, **changes: Any) -> li
     return paths
 
 
+def write_enhanced(path: Path, stored: Stored, grid: Grid, modality: Modality = "CT", **changes: Any) -> None:
+    """Write the same as one object of enhanced CT or MR, a frame per slice, the last slice first.
+
+    Args:
+        path: the file.
+        stored: (z, y, x) in HU, or of MR in any unit.
+        grid: where the voxels lie.
+        modality: CT or MR.
+        changes: DICOM fields of the object by keyword.
+    """
+    from pydicom import Dataset
+    from pydicom.uid import EnhancedCTImageStorage, EnhancedMRImageStorage, generate_uid
+
+    slices = [_dicom_slice(stored[z], grid, z) for z in reversed(range(len(stored)))]
+    dataset = slices[0].copy()
+    sop_class = EnhancedCTImageStorage if modality == "CT" else EnhancedMRImageStorage
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = sop_class
+    dataset.Modality, dataset.NumberOfFrames = modality, len(slices)
+    dataset.SeriesInstanceUID = generate_uid(entropy_srcs=[str(path.parent)])
+    dataset.SOPInstanceUID = generate_uid(entropy_srcs=[str(path)])
+    dataset.PixelData = b"".join(one.PixelData for one in slices)
+    dataset.SharedFunctionalGroupsSequence, dataset.PerFrameFunctionalGroupsSequence = [Dataset()], []
+    for group, keywords in SHARED_GROUPS.items():
+        _put_group(dataset.SharedFunctionalGroupsSequence[0], group, slices[0], keywords)
+        for keyword in keywords:
+            dataset.pop(keyword, None)
+    for one in slices:
+        dataset.PerFrameFunctionalGroupsSequence.append(Dataset())
+        _put_group(dataset.PerFrameFunctionalGroupsSequence[-1], "PlanePositionSequence", one, ["ImagePositionPatient"])
+    del dataset.ImagePositionPatient
+    for keyword, value in changes.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path, enforce_file_format=True)
+
+
+SHARED_GROUPS = {
+    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept", "RescaleType"),
+}
+
+
+def _put_group(groups: Any, name: str, source: Any, keywords: Iterable[str]) -> None:
+    """Put a functional group with some elements of a classic slice into the groups of an enhanced one."""
+    from pydicom import Dataset
+
+    item = Dataset()
+    for keyword in keywords:
+        setattr(item, keyword, source[keyword].value)
+    setattr(groups, name, [item])
+
+
 def _dicom_slice(stored: Stored, grid: Grid, z: int) -> Any:
     from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
@@ -96,6 +149,7 @@ def _dicom_slice(stored: Stored, grid: Grid, z: int) -> Any:
     dataset.BitsAllocated = dataset.BitsStored = 16
     dataset.HighBit, dataset.PixelRepresentation = 15, 1
     dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType = "1", "-1024", "HU"
+    dataset.SliceThickness = grid.spacing[2]
     dataset.PixelSpacing = [grid.spacing[1], grid.spacing[0]]
     dataset.ImageOrientationPatient = np.array(grid.direction)[:, :2].T.ravel().round(9).tolist()
     dataset.ImagePositionPatient = grid.world((0, 0, z)).round(6).tolist()

@@ -89,6 +89,7 @@ class Volume:
         read: (z0, z1) -> the stored slices z0 to z1 - 1, (z1 - z0, y, x).
         files: what the scan is made of.
         notes: whole sentences on what the user should know of it, such as files that were passed over.
+        frames: of DICOM, for each stored slice which frame of its entry in `files` it is, from 0.
     """
 
     uid: str
@@ -96,6 +97,7 @@ class Volume:
     read: Callable[[int, int], Hounsfield]
     files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
+    frames: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return self.grid.shape[0]

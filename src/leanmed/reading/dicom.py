@@ -92,6 +92,11 @@ def read_dicom(data: bytes, limits: Limits) -> NDArray[Any]:
     return _looked_up(stored, 0, np.linspace(0, 1, 2**dataset.BitsStored))
 
 
+def readable_syntaxes() -> frozenset[UID]:
+    """The transfer syntaxes that can be read with what is installed."""
+    return _SYNTAXES if find_spec("imagecodecs") else _SYNTAXES - _BY_EXTRA
+
+
 def modality(head: bytes) -> str:
     """What a DICOM file says that it is of: CT, MR...; nothing where it says nothing. Its first elements are enough."""
     try:
@@ -153,7 +158,10 @@ def check_image(dataset: Dataset, limits: Limits) -> None:
         raise UnreadableInput("expected DICOM with an image in it, got no pixel data; export the image")
     check_size(int(dataset.Columns), int(dataset.Rows), limits)
     if int(dataset.get("NumberOfFrames") or 1) != 1:
-        raise UnsupportedInput(f"expected one frame, got {dataset.NumberOfFrames}; export the one that is meant")
+        raise UnsupportedInput(
+            f"expected one frame, got {dataset.NumberOfFrames}; export the one that is meant, or give enhanced CT or "
+            "MR to an artifact for scans"
+        )
     photometric = dataset.PhotometricInterpretation
     if photometric not in _GREYS | _COLOURS | {_PALETTE}:
         raise UnsupportedInput(f"expected grey, RGB, YBR_FULL or palette pixels, got {photometric}; export it as RGB")

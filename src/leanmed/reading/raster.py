@@ -106,7 +106,8 @@ class MeteredBytes(BytesIO):
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
-        self._reads_left = 200_000  # a photograph takes some thousands
+        # A photograph takes some thousands, an object of several hundred frames some hundred thousand.
+        self._reads_left = max(200_000, len(data) // 256)
         self._bytes_left = 4 * len(data) + 2**24
 
     def read(self, size: int | None = -1, /) -> bytes:

@@ -1,4 +1,4 @@
-"""A folder with one series of CT or MR in DICOM, a file per slice.
+"""A series of CT or MR in DICOM: a folder with a file per slice, or a file with a frame per slice (enhanced CT, MR).
 
 The slices are put in order by where they lie, whatever their names and numbers. What would put a nodule in a wrong
 place is refused: two series, slices that are missing or doubled, a tilted gantry. What an archive exports beside the
@@ -22,6 +22,7 @@ from pydicom.multival import MultiValue
 from leanmed.errors import InputError, UnreadableInput, UnsupportedInput
 from leanmed.reading.ct import A, Floats, Grid, Hounsfield, Modality, Triple, Volume
 from leanmed.reading.dicom import check_image, open_dicom, parse_dicom, stored_values
+from leanmed.reading.multiframe import OWN, frames_in, one_frame
 from leanmed.reading.raster import Limits, checked_bytes
 from leanmed.reading.source import dicom_head
 
@@ -42,15 +43,22 @@ TILT = 0.02  # mm that slices may shift sideways per mm between them: about a de
 @dataclass(frozen=True, eq=False)
 class _Plane:
     path: Path
+    frame: int  # of the file, from 0
+    whole: Dataset | None  # the file's dataset, kept where it holds several frames: each slice would parse it anew
     series: str
     corner: Floats  # world (3,) of the first pixel's centre, mm
     axes: Floats  # (2, 3): where the next column and the next row lie
     spacing: tuple[float, float]  # mm along x, y
     size: tuple[int, int]  # rows, columns
 
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.path.name if self.whole is None else f"{self.path.name}, frame {self.frame + 1}"
 
-def open_series(folder: Path, limits: Limits, modality: Modality) -> Volume:
-    """Open a folder of DICOM slices; files that are no DICOM are passed over.
+
+def open_series(path: Path, limits: Limits, modality: Modality) -> Volume:
+    """Open a folder of DICOM slices, or a file with several of them; files that are no DICOM are passed over.
 
     Raises:
         UnreadableInput: no slices, a slice without one of the fields in `NEEDED` (of CT in `RESCALED`, too), slices
@@ -59,7 +67,7 @@ def open_series(folder: Path, limits: Limits, modality: Modality) -> Volume:
         InputTooLarge: over a cap.
         Exception: whatever pydicom raises on damaged files.
     """
-    planes, beside = _read_planes(folder, limits, modality)
+    planes, beside = _read_planes(path, limits, modality)
     if len(planes) < 2:
         others = f", beside {_counted(beside)}" if beside else ""
         raise UnreadableInput(
@@ -72,13 +80,18 @@ def open_series(folder: Path, limits: Limits, modality: Modality) -> Volume:
     first, last = planes[0], planes[-1]
     _check_steps(planes, normal)
     between = float((last.corner - first.corner) @ normal) / (len(planes) - 1)
-    files = tuple(plane.path for plane in planes)
 
     def read(z0: int, z1: int) -> Hounsfield:
-        return np.stack([_read_slice(path, limits) for path in files[z0:z1]])
+        return np.stack([_read_slice(plane, limits) for plane in planes[z0:z1]])
 
-    notes = (f"Passed over beside the slices: {_counted(beside)}.",) if beside else ()
-    return Volume(first.series, _grid(first, len(planes), between), read, files, notes)
+    return Volume(
+        first.series,
+        _grid(first, len(planes), between),
+        read,
+        tuple(plane.path for plane in planes),
+        (f"Passed over beside the slices: {_counted(beside)}.",) if beside else (),
+        tuple(plane.frame for plane in planes),
+    )
 
 
 def open_slice(data: bytes, limits: Limits) -> Volume:
@@ -93,28 +106,37 @@ def open_slice(data: bytes, limits: Limits) -> Volume:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _named(name: str) -> Iterator[None]:
     """Put a slice's name before each message."""
     try:
         yield
     except InputError as error:
-        raise type(error)(f"{path.name}: {error}") from error
+        raise type(error)(f"{name}: {error}") from error
 
 
-def _read_planes(folder: Path, limits: Limits, modality: Modality) -> tuple[list[_Plane], Counter[str]]:
+def _read_planes(source: Path, limits: Limits, modality: Modality) -> tuple[list[_Plane], Counter[str]]:
     """The slices of a folder, and how many of what else in DICOM lies among them, `DICOMDIR` and hidden names apart."""
-    planes, beside = [], Counter[str]()
-    for path in sorted(folder.iterdir()):
+    planes: list[_Plane] = []
+    beside = Counter[str]()
+    for path in sorted(source.iterdir()) if source.is_dir() else [source]:
         if path.name.startswith(".") or path.name == "DICOMDIR" or not dicom_head(path):
             continue
-        with _named(path):
+        with _named(path.name):
             dataset = parse_dicom(checked_bytes(path, limits), limits)
             if what := _no_slice(dataset):
                 beside[what] += 1
-                continue
-            check_image(dataset, limits)
-            planes.append(_plane(dataset, path, modality))
+            else:
+                planes += _planes_of(dataset, path, limits, modality)
     return planes, beside
+
+
+def _planes_of(dataset: Dataset, path: Path, limits: Limits, modality: Modality) -> Iterator[_Plane]:
+    """The slices of one file: one, or one for each frame."""
+    count = frames_in(dataset)
+    for frame in range(count):
+        single = dataset if count == 1 and OWN not in dataset else one_frame(dataset, frame)
+        check_image(single, limits)
+        yield _plane(single, path, modality, frame, None if single is dataset else dataset)
 
 
 def _no_slice(dataset: Dataset) -> str:
@@ -140,7 +162,7 @@ def _counted(kinds: Counter[str]) -> str:
     return ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
 
 
-def _plane(dataset: Dataset, path: Path, modality: Modality) -> _Plane:
+def _plane(dataset: Dataset, path: Path, modality: Modality, frame: int = 0, whole: Dataset | None = None) -> _Plane:
     missing = [name for name in (*NEEDED, *(RESCALED if modality == "CT" else ())) if dataset.get(name) in (None, "")]
     if missing:
         raise UnreadableInput(f"expected {', '.join(missing)}, got nothing; export the series again")
@@ -159,7 +181,7 @@ def _plane(dataset: Dataset, path: Path, modality: Modality) -> _Plane:
     size = (int(dataset.Rows), int(dataset.Columns))
     if not np.isfinite([down, across, *corner, *axes.ravel()]).all():
         raise UnsupportedInput("expected finite positions and spacings, got NaN or infinity; export the series again")
-    return _Plane(path, str(dataset.SeriesInstanceUID), corner, axes, (across, down), size)
+    return _Plane(path, frame, whole, str(dataset.SeriesInstanceUID), corner, axes, (across, down), size)
 
 
 def _grid(first: _Plane, count: int, between: float) -> Grid:
@@ -186,7 +208,7 @@ def _check_alike(planes: Sequence[_Plane]) -> None:
         same = np.allclose(plane.axes, first.axes, atol=1e-3) and np.allclose(plane.spacing, first.spacing, rtol=1e-3)
         if plane.size != first.size or not same:
             raise UnsupportedInput(
-                f"expected slices of one size, spacing and orientation, but {plane.path.name} and {first.path.name} "
+                f"expected slices of one size, spacing and orientation, but {plane.name} and {first.name} "
                 "differ; keep those of one scan"
             )
 
@@ -196,7 +218,7 @@ def _check_steps(planes: Sequence[_Plane], normal: Floats) -> None:
     corners = np.array([plane.corner for plane in planes])
     steps = np.diff(corners @ normal)
     usual = float(np.median(steps))
-    names = [f"{one.path.name} and {other.path.name}" for one, other in pairwise(planes)]
+    names = [f"{one.name} and {other.name}" for one, other in pairwise(planes)]
     if steps.min() < UNEVEN * usual or usual <= 0:
         raise UnsupportedInput(f"expected each slice once, but {names[steps.argmin()]} lie in one place; remove one")
     odd = np.abs(steps - usual)
@@ -214,9 +236,11 @@ def _tilted(found: str) -> UnsupportedInput:
     return UnsupportedInput(f"expected a gantry that is not tilted, but {found}; resample the scan to right angles")
 
 
-def _read_slice(path: Path, limits: Limits) -> Hounsfield:
-    with _named(path):
-        return _values_of(open_dicom(checked_bytes(path, limits), limits), limits)
+def _read_slice(plane: _Plane, limits: Limits) -> Hounsfield:
+    with _named(plane.name):
+        if plane.whole is not None:
+            return _values_of(one_frame(plane.whole, plane.frame), limits)
+        return _values_of(open_dicom(checked_bytes(plane.path, limits), limits), limits)
 
 
 def _values_of(dataset: Dataset, limits: Limits) -> Hounsfield:

@@ -26,6 +26,7 @@ __all__ = [
     "Volume",
     "dicom_modality",
     "is_ct_slice",
+    "is_enhanced",
     "is_scan",
     "is_series",
     "is_volume",
@@ -55,8 +56,21 @@ def scan_advice(path: Path) -> str:
 
 
 def is_scan(path: Path) -> bool:
-    """Whether a path can only be that of a scan: by its name, or since it is a folder."""
-    return is_volume(path) or os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises where it may not look
+    """Whether a path can only be that of a scan: by its name, since it is a folder, or DICOM of several slices."""
+    is_folder = os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises where it may not look
+    return is_volume(path) or is_folder or is_enhanced(path)
+
+
+def is_enhanced(path: Path) -> bool:
+    """Whether a file is DICOM of CT or MR that says of itself that it holds several frames (enhanced CT and MR)."""
+    head = dicom_head(path)
+    if not head:
+        return False
+    from leanmed.reading.dicom import modality
+    from leanmed.reading.multiframe import count_frames
+
+    silence_decoders()
+    return modality(head) in ("CT", "MR") and count_frames(head) > 1
 
 
 def is_series(folder: Path, modality: Modality = "CT") -> bool:
@@ -116,7 +130,7 @@ def open_volume(path: Path, limits: Limits = DEFAULT_LIMITS, modality: Modality 
 
     Args:
         path: an `.mhd` file with its `.raw` beside it, an `.mha`, `.nrrd`, `.nii` or `.nii.gz` file, or a folder with
-            the slices of one DICOM series.
+            the slices of one DICOM series, or a file of enhanced CT or MR with all of them.
         limits: caps on the pixels of a slice, on the bytes of each DICOM file, and on those of any other scan, packed
             and unpacked.
         modality: what the scan is of. Files that do not say so are taken at the caller's word.
@@ -141,7 +155,7 @@ def open_volume(path: Path, limits: Limits = DEFAULT_LIMITS, modality: Modality 
 
 def _opener(path: Path, modality: Modality) -> Callable[[Path, Limits], Volume]:
     """The reader for a path; each is imported only when needed, since pydicom and nibabel are slow to import."""
-    if path.is_dir():
+    if path.is_dir() or is_enhanced(path):
         from leanmed.reading.series import open_series
 
         return partial(open_series, modality=modality)

@@ -1,10 +1,14 @@
-"""The server's routes: a page, `POST /v1/predict`, health, metrics, and a description of all that (OpenAPI 3.1)."""
+"""The server's routes: the page of `leanmed web`, a form without scripts, answers, health, metrics, and a description.
+
+The description is OpenAPI 3.1.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import html
+import json
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,10 +30,16 @@ from starlette.routing import Route
 from leanmed import __version__
 from leanmed.errors import LeanmedError
 from leanmed.manifest import Manifest
+from leanmed.reading.raster import Limits
+from leanmed.runtime.artifact import Artifact
 from leanmed.serving.guard import AGAIN, Guard, Rules, log_line
 from leanmed.serving.workers import Done, Job, Worker, WorkerDied
+from leanmed.web.site import COMMON, about_site, linked_index, page_files
+from leanmed.web.site import PAGE as WEB_PAGE
 
 PREDICT, HEALTH, METRICS, OPENAPI = "/v1/predict", "/healthz", "/metrics", "/openapi.json"
+FORM = "/form"
+MOST_FIELDS = 512  # of a form: two for each point
 TENDED = 1.0  # seconds between two looks at the workers
 REASONS = {
     404: "expected one of the paths in /openapi.json",
@@ -45,6 +55,17 @@ SAFE = {
     "referrer-policy": "same-origin",  # with no-referrer, browsers say of the page's own form that it is from nowhere
     "cache-control": "no-store",  # answers and drawings are of patients
 }
+POLICY = f"{COMMON}script-src 'self'; style-src 'self'; connect-src 'self'; manifest-src 'self'"
+TYPES = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".json": "application/json",
+    ".css": "text/css",
+    ".png": "image/png",
+    ".webmanifest": "application/manifest+json",
+}
+NOSCRIPT = "<a href='form'>A form that needs no JavaScript</a>"
+READ = "image/*,.dcm,.tif,.tiff,.heic"  # what a server reads, browsers may not
 
 
 class Busy(Exception):
@@ -144,16 +165,39 @@ class Server:
     """The routes over some artifacts.
 
     Args:
-        artifacts: name -> what its `leanmed.json` says.
+        artifacts: name -> the artifact, whose graphs are not looked at.
         pool: its workers have the same artifacts.
-        max_bytes: of a body.
+        limits: of images.
+        refuse_unfamiliar: as of the workers.
     """
 
-    def __init__(self, artifacts: Mapping[str, Manifest], pool: Pool, max_bytes: int) -> None:
-        self.artifacts, self.pool, self.max_bytes = artifacts, pool, max_bytes
+    def __init__(
+        self, artifacts: Mapping[str, Artifact], pool: Pool, limits: Limits, refuse_unfamiliar: bool = False
+    ) -> None:
+        self.artifacts = {name: artifact.manifest for name, artifact in artifacts.items()}
+        self.pool, self.max_bytes = pool, limits.max_bytes
         self.metrics = Metrics(pool)
+        models = {name: [(found.sha256, found.manifest, found.card)] for name, found in artifacts.items()}
+        about = about_site(models, limits=limits, refuse_unfamiliar=refuse_unfamiliar)
+        self.files = {
+            "/": linked_index(policy=POLICY, noscript=NOSCRIPT, accept=READ).encode(),
+            "/site.json": json.dumps(about, ensure_ascii=False).encode(),
+            # in place of a service worker that a page of `leanmed web` has left at this address
+            "/offline.js": (WEB_PAGE / "retired.js").read_bytes(),
+            **{f"/{place}": content for place, content in page_files(artifacts).items()},
+        }
 
-    async def page(self, request: Request) -> Response:
+    async def file(self, request: Request) -> Response:
+        """A file of the page, which is that of `leanmed web`, but asks this server."""
+        place = request.url.path
+        kind = TYPES[Path(place).suffix or ".html"]
+        return Response(
+            self.files[place],
+            media_type=kind,
+            headers=SAFE | {"content-security-policy": f"{POLICY}; frame-ancestors 'none'"},
+        )
+
+    async def form(self, request: Request) -> Response:
         """A page with a form, which needs no script."""
         options = "".join(
             f"<option value='{html.escape(name)}'>{html.escape(name)}: {html.escape(', '.join(found.labels))}</option>"
@@ -208,7 +252,7 @@ class Server:
         if kind != "multipart/form-data":
             body = await request.body()
             return request.query_params, body, "" if body else "expected an image as the body, got none; send its bytes"
-        parser = MultiPartParser(request.headers, request.stream(), max_files=1, max_fields=32)
+        parser = MultiPartParser(request.headers, request.stream(), max_files=1, max_fields=MOST_FIELDS)
         parser.spool_max_size = self.max_bytes  # in memory: no image lies on the disk
         try:
             form = await parser.parse()
@@ -237,7 +281,8 @@ class Server:
     def app(self, rules: Rules) -> Guard:
         """All routes behind the guard, as ASGI."""
         routes = [
-            Route("/", self.page),
+            *(Route(place, self.file) for place in self.files),
+            Route(FORM, self.form),
             Route(PREDICT, self.predict, methods=["POST"]),
             Route(HEALTH, self.health),
             Route(METRICS, self.measured),

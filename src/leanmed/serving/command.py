@@ -16,8 +16,9 @@ from leanmed.errors import DataError
 from leanmed.reading.raster import Limits
 from leanmed.runtime.artifact import read_artifact
 from leanmed.serving.app import Pool, Server
-from leanmed.serving.guard import LOOPBACK, Rules
+from leanmed.serving.guard import LOOPBACK, App, Rules
 from leanmed.serving.workers import Worker
+from leanmed.web.site import named_folder
 
 LEAST_TOKEN = 16  # characters
 CONNECTIONS = 256  # at a time; more are told to come again
@@ -88,14 +89,8 @@ def make_server(artifacts: Sequence[Path], settings: Settings) -> tuple[Server, 
             "expected --token-file beside --allow-host, since others then reach the server, if through a proxy, "
             "got none; write a token into a file and name it"
         )
-    pairs = [_named(path) for path in artifacts]
-    named = dict(pairs)
-    if len(named) < len(pairs):
-        raise DataError(
-            "expected artifacts of different names, by which clients choose, got one twice; name them, such as "
-            "eyes=eyes/artifact lungs=lungs/artifact"
-        )
-    manifests = {name: read_artifact(path).manifest for name, path in named.items()}
+    named = named_artifacts(artifacts)
+    read = {name: read_artifact(path).model_copy(update={"graphs": {}}) for name, path in named.items()}
     limits = Limits(max_pixels=settings.max_pixels, max_bytes=settings.max_bytes)
     workers = [Worker(named, limits, settings.refuse_unfamiliar) for _ in range(settings.workers)]
     rules = Rules(
@@ -105,14 +100,23 @@ def make_server(artifacts: Sequence[Path], settings: Settings) -> tuple[Server, 
         seconds=settings.seconds,
         at_once=settings.workers + settings.waiting,
     )
-    return Server(manifests, Pool(workers, settings.seconds), settings.max_bytes), rules
+    return Server(read, Pool(workers, settings.seconds), limits, settings.refuse_unfamiliar), rules
 
 
-def _named(artifact: Path) -> tuple[str, Path]:
-    """NAME=FOLDER, or a folder, whose name is the artifact's."""
-    name, equals, folder = str(artifact).partition("=")
-    given = equals and "/" not in name and not artifact.exists()
-    return (name, Path(folder).absolute()) if given else (artifact.absolute().name, artifact.absolute())
+def named_artifacts(artifacts: Sequence[Path]) -> dict[str, Path]:
+    """Name -> folder, of what is given as NAME=FOLDER or as a folder, whose name is the artifact's.
+
+    Raises:
+        DataError: two have one name.
+    """
+    pairs = [(name or folder.name, folder) for name, folder in map(named_folder, artifacts)]
+    named = dict(pairs)
+    if len(named) < len(pairs):
+        raise DataError(
+            "expected artifacts of different names, by which clients choose, got one twice; name them, such as "
+            "eyes=eyes/artifact lungs=lungs/artifact"
+        )
+    return named
 
 
 def serve(artifacts: Sequence[Path], settings: Settings, tell: Callable[[str], None] = print) -> None:
@@ -128,13 +132,21 @@ def serve(artifacts: Sequence[Path], settings: Settings, tell: Callable[[str], N
             open an artifact.
     """
     server, rules = make_server(artifacts, settings)
-    listening = _listen(settings)  # before the artifacts are opened, which takes seconds
+    listening = listen_at(settings.host, settings.port)  # before the artifacts are opened, which takes seconds
     server.pool.start()
     name = (*settings.names, settings.host)[0]
     tell(f"answers by {', '.join(server.artifacts)}")
     tell(f"http://{name}:{settings.port}   Research use only: not a medical device.   Ctrl-C ends it.")
-    config = uvicorn.Config(
-        server.app(rules),
+    try:
+        uvicorn.Server(web_config(server.app(rules), settings.seconds)).run(sockets=[listening])
+    finally:
+        server.pool.stop()
+
+
+def web_config(app: App, seconds: float) -> uvicorn.Config:
+    """How uvicorn runs an app behind the guard, whose answers take so many seconds at most."""
+    return uvicorn.Config(
+        app,
         http=Impatient,
         ws="none",
         lifespan="on",
@@ -145,25 +157,26 @@ def serve(artifacts: Sequence[Path], settings: Settings, tell: Callable[[str], N
         proxy_headers=False,
         limit_concurrency=CONNECTIONS,
         timeout_keep_alive=KEPT_ALIVE,
-        timeout_graceful_shutdown=int(3 * settings.seconds) + 5,
+        timeout_graceful_shutdown=int(3 * seconds) + 5,
     )
-    try:
-        uvicorn.Server(config).run(sockets=[listening])
-    finally:
-        server.pool.stop()
 
 
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+def listen_at(host: str, port: int) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        DataError: the address is taken, or is not this computer's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With the protocol named, asyncio sends without delay; else a client waits 40 ms for the second half of an answer.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((settings.host, settings.port))
+        listening.bind((host, port))
     except OSError as error:
         listening.close()
         raise DataError(
-            f"expected to listen on {settings.host}, port {settings.port}, got: {error.strerror or error}; choose "
+            f"expected to listen on {host}, port {port}, got: {error.strerror or error}; choose "
             "another --port, or an address of this computer as --host"
         ) from error
     return listening

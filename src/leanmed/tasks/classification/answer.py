@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from leanmed.errors import ArtifactError, DataError
 from leanmed.manifest import Manifest
+from leanmed.tasks.findings import Finding, Findings, Measure
 from leanmed.tasks.kind import AnswerValue, Explained, familiar_of
 
 GRAPHS = {"model": ("probabilities",)}
@@ -67,6 +68,11 @@ class Prediction(AnswerValue):
         """`label`, a column for each label's probability, and `familiar`."""
         columns = {f"p_{name}": p for name, p in self.probabilities.items()}
         return {"label": self.label, **columns, **self.familiar_cell}
+
+    def findings(self, labels: tuple[str, ...]) -> Findings:
+        """The answer's label, with the probability of each label."""
+        measures = tuple(Measure(f"Probability of {name}", p) for name, p in self.probabilities.items())
+        return Findings((Finding(self.label, measures),), self.threshold)
 
     def draw(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The image with label and probability below it."""

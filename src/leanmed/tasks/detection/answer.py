@@ -15,6 +15,7 @@ from leanmed.manifest import Manifest
 from leanmed.records import Box, checked_box
 from leanmed.tasks.detection.boxes import iou
 from leanmed.tasks.detection.candidates import Candidates, find_candidates
+from leanmed.tasks.findings import Finding, Findings, Measure
 from leanmed.tasks.kind import AnswerValue, Explained, familiar_of
 
 GRAPHS = {"model": ("boxes", "scores")}
@@ -78,6 +79,12 @@ class Detections(AnswerValue):
         """How many boxes are answered, the boxes with their scores as JSON, and `familiar`."""
         rows = [[*box, score] for box, score in zip(self.boxes, self.scores, strict=True)]
         return {"count": len(self.boxes), "boxes": json.dumps(rows), **self.familiar_cell}
+
+    def findings(self, labels: tuple[str, ...]) -> Findings:
+        """The boxes that are answered, each with its score."""
+        pairs = zip(self.boxes, self.scores, strict=True)
+        found = tuple(Finding(labels[0], (Measure("Score", score),), box) for box, score in pairs)
+        return Findings(found, self.threshold)
 
     def draw(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The image with the boxes that are answered on it, each with its score."""

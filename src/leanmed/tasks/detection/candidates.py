@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from leanmed.reading.ct import Floats, Triple
 from leanmed.reading.lung_slices import Pixels, Scan, Slice
 from leanmed.tasks.drawing import FAINT, MARKED, NOTICE
+from leanmed.tasks.findings import MILLIMETRES, Finding, Findings, Measure
 from leanmed.tasks.kind import AnswerValue
 
 Detect = Callable[[Pixels], tuple[NDArray[Any], NDArray[Any]]]
@@ -106,9 +107,25 @@ class Candidates(AnswerValue):
         sure = [c.as_json() for c in self.found if c.score >= self.threshold]
         return {"count": len(sure), "candidates": json.dumps(sure), **self.familiar_cell}
 
+    def findings(self, labels: tuple[str, ...]) -> Findings:
+        """The candidates that are answered, each where its best mark lies, with its score and diameter.
+
+        Of a scan that is not stored in axial slices, each has its place in the world instead.
+        """
+        is_axial = self.scan.orientation.is_axial
+        sure = [candidate for candidate in self.found if candidate.score >= self.threshold]
+        return Findings(tuple(_finding(candidate, labels[0], is_axial) for candidate in sure), self.threshold)
+
     def picture(self) -> Image.Image:
         """The best of them, each in its slice."""
         return montage(self.scan, self.found, threshold=self.threshold)
+
+
+def _finding(candidate: Candidate, label: str, is_axial: bool) -> Finding:
+    measures = (Measure("Score", candidate.score), Measure("Diameter", candidate.diameter, MILLIMETRES))
+    if is_axial:
+        return Finding(label, measures, candidate.best.xyxy, candidate.best.z)
+    return Finding(label, measures, world=candidate.world)
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from leanmed.errors import DataError
 from leanmed.manifest import Manifest
+from leanmed.tasks.findings import Finding, Findings, Measure
 from leanmed.tasks.frames import places_of
 from leanmed.tasks.kind import AnswerValue, familiar_of
 from leanmed.tasks.segmentation.pieces import Pieces, largest_pieces
@@ -122,6 +123,13 @@ class MaskedImage(AnswerValue):
         cells: dict[str, str | float] = {f"pixels {label}": n for label, n in self.pixels.items()}
         shares = {f"share {label}": round(n / size, 6) for label, n in self.pixels.items()}
         return cells | shares | self.familiar_cell
+
+    def findings(self, labels: tuple[str, ...]) -> Findings:
+        """The mask, and the share of the image that each label marks."""
+        size = max(self.mask.size, 1)
+        shares = {label: Measure("Share of the image", count / size) for label, count in self.pixels.items()}
+        found = tuple(Finding(label, (share,)) for label, share in shares.items())
+        return Findings(found, self.threshold, self.mask[np.newaxis])
 
     def draw(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The image with the outline of each label over it, and how much of it each label marks below it."""

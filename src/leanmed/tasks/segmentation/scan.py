@@ -12,6 +12,8 @@ from PIL import Image
 
 from leanmed.errors import ArtifactError
 from leanmed.manifest import Manifest
+from leanmed.reading.orientation import Orientation
+from leanmed.tasks.findings import MILLILITRES, Finding, Findings, Measure
 from leanmed.tasks.kind import AnswerValue
 from leanmed.tasks.segmentation.pieces import largest_pieces
 
@@ -59,6 +61,13 @@ class MaskedScan(AnswerValue):
         from leanmed.reading.mr import mask_as_nifti
 
         return ".nii.gz", gzip.compress(mask_as_nifti(self.mask, self.scan.stored, self.scan.path), mtime=0)
+
+    def findings(self, labels: tuple[str, ...]) -> Findings:
+        """The mask on the stored grid, and the volume that each label marks."""
+        volumes = self.millilitres.items()
+        found = tuple(Finding(label, (Measure("Volume", volume, MILLILITRES),)) for label, volume in volumes)
+        stored = np.ascontiguousarray(Orientation.of(self.scan.stored).as_stored(self.mask))
+        return Findings(found, self.threshold, stored)
 
     def picture(self) -> Image.Image:
         """Some slices that hold most, from the feet, each with the outlines over it."""

@@ -1,0 +1,1 @@
+"""A page that answers in the browser, without a network once it is there."""
