@@ -800,7 +800,6 @@ def predict(
                 artifact,
                 files,
                 out,
-                engine=engine,
                 resume=resume,
                 overwrite=overwrite,
                 workers=workers,

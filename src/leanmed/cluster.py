@@ -11,10 +11,9 @@ import pickle
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from leanmed import __version__
 from leanmed.cores import available_cores
@@ -24,7 +23,10 @@ from leanmed.extras import needs
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-ENGINE, SCHEME = "ray", "ray://"
+ENGINE = "ray"
+LOCAL, AUTO = "local", "auto"  # what RAY_ADDRESS may say in place of an address
+PACKAGES = ("numpy", "onnxruntime", "Pillow")  # of the default install, on which an answer depends
+READERS = ("pillow-heif", "imagecodecs", "pydicom", "nibabel", "scipy", "h5py")  # that read some files, where installed
 SHARE = 0.5  # of the cluster's cores that the workers reserve: Ray Data's own tasks wait for ever if none is left
 MOST_CORES = 0.5  # that one worker reserves; each computes with one thread
 CONNECT_SECONDS = 5
@@ -36,88 +38,141 @@ def is_engine(engine: str | None) -> bool:
     Raises:
         RunError: it asks for something else.
     """
-    if engine is None or engine == ENGINE or engine.startswith(SCHEME):
+    if engine is None or engine == ENGINE:
         return engine is not None
-    raise RunError(f"expected --engine ray or --engine ray://HOST:PORT, got {engine!r}; leave it out for no cluster")
+    raise RunError(
+        f"expected --engine ray, got {engine!r}; name a cluster by the environment variable RAY_ADDRESS=HOST:6379, or "
+        "leave the option out for no cluster"
+    )
 
 
 def run(
-    engine: str, make: Callable[[], Callable[[Job], Result]], jobs: Sequence[Job], *, workers: int = 0
+    make: Callable[[], Callable[[Job], Result]],
+    jobs: Sequence[Job],
+    *,
+    workers: int = 0,
+    packages: Sequence[str] = (),
 ) -> Iterator[Result]:
-    """The results of the jobs, in order.
+    """The results of the jobs, in order, from the workers of a Ray cluster.
+
+    The cluster is that of the environment variable RAY_ADDRESS, one of whose machines this is; without the variable, it
+    is one that is started on this machine and ends with the work.
 
     Args:
-        engine: `ray`: the cluster of the environment variable RAY_ADDRESS, or else one that is started on this machine
-            and ends with the work; `ray://HOST:PORT`: that cluster, by way of its Ray client server.
         make: called once in each worker process; what it makes takes the jobs. Both must be importable there.
         jobs: whatever can be pickled.
         workers: processes; 0: one for each core of the cluster.
+        packages: distributions of which the workers must have the versions of this process, besides `versions`.
 
     Raises:
         LeanmedError: what `make` or a job raised in a worker.
         MissingExtraError: Ray is not installed.
-        RunError: there is no cluster at that address, or its workers have other versions than this process.
+        RunError: there is no cluster at that address, its workers have other versions than this process, or one of
+            them has failed for a reason of its machine or of Ray.
     """
     needs("--engine ray", "ray", "ray")
-    with _connected(engine):
+    with _connected(), _quiet_in_order():
         import ray
 
         resources: Callable[[], dict[str, float]] = ray.cluster_resources
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.execution_options.preserve_order = True
         cores = resources().get("CPU", 1.0)
         workers = min(workers or int(cores), len(jobs)) or 1
         rows = [{"job": pickle.dumps(job)} for job in jobs]
         results = ray.data.from_items(rows, override_num_blocks=max(1, len(rows))).map_batches(
             _Worker,
-            fn_constructor_args=(make, versions(), Path.cwd()),
+            fn_constructor_args=(pickle.dumps(make), versions(packages), Path.cwd()),
             batch_size=1,
             concurrency=workers,
             num_cpus=min(MOST_CORES, SHARE * cores / workers),
         )
-        for row in results.iter_rows():
-            found = pickle.loads(row["result"])  # noqa: S301 (of our own workers)
+        for found in _found(results):
             if isinstance(found, LeanmedError):
                 raise found
             yield found
 
 
-def versions() -> dict[str, str]:
-    """Of what an answer depends on."""
-    return {"leanmed": __version__} | {name: version(name) for name in ("numpy", "onnxruntime", "Pillow")}
+def _found(results: Any) -> Iterator[Any]:
+    """What the workers found, in order; what Ray itself raises is told in one sentence."""
+    from ray.exceptions import RayError
+
+    try:
+        for row in results.iter_rows():
+            yield pickle.loads(row["result"])  # noqa: S301 (of our own workers)
+    except RayError as error:
+        cause = getattr(error, "cause", None) or error
+        raise RunError(
+            f"expected the workers on Ray to finish, got {type(cause).__name__}: {_first_line(cause)}; see to it, and "
+            "repeat the command, with --resume if it has that option"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), "no reason")
+
+
+def versions(packages: Sequence[str] = ()) -> dict[str, str | None]:
+    """Of what an answer depends on, and of more packages; None: not installed."""
+    return {"leanmed": __version__} | {name: _version(name) for name in (*PACKAGES, *READERS, *packages)}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 class _Worker:
-    """What Ray Data keeps in each worker process. A refusal is a result: what is raised, Ray would try again."""
+    """What Ray Data keeps in each worker process. A refusal is a result: what is raised, Ray would try again.
 
-    def __init__(self, make: Callable[[], Callable[[Any], Any]], expected: dict[str, str], folder: Path) -> None:
+    Args:
+        make: as of `run`, pickled, since it may not even be there in another version.
+        expected: the versions of the driver.
+        folder: in which the driver works.
+    """
+
+    def __init__(self, make: bytes, expected: dict[str, str | None], folder: Path) -> None:
         self.work: Callable[[Any], Any]
         self.refusal: LeanmedError | None = None
         try:
             _check_versions(expected)
             check_seen(folder)
             os.chdir(folder)  # so that paths mean here what they mean to the driver
-            self.work = make()
+            self.work = pickle.loads(make)()  # noqa: S301 (of our driver)
         except LeanmedError as error:
             self.refusal = error
+        except OSError as error:
+            self.refusal = _refused_by_machine(error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Do the one job of a batch."""
-        return {"result": [pickle.dumps(self._result(pickle.loads(batch["job"][0])))]}  # noqa: S301 (of our driver)
+        return {"result": [pickle.dumps(self._result(batch["job"][0]))]}
 
-    def _result(self, job: object) -> object:
+    def _result(self, job: bytes) -> object:
         if self.refusal is not None:
             return self.refusal
         try:
-            return self.work(job)
+            return self.work(pickle.loads(job))  # noqa: S301 (of our driver)
         except LeanmedError as error:
             return error
+        except OSError as error:
+            return _refused_by_machine(error)
 
 
-def _check_versions(expected: dict[str, str]) -> None:
-    here = versions()
-    differ = [f"{name} {here[name]} in place of {wanted}" for name, wanted in expected.items() if here[name] != wanted]
+def _refused_by_machine(error: OSError) -> RunError:
+    return RunError(
+        f"expected {socket.gethostname()} to read and write files for its worker, got {error}; see to it, and repeat "
+        "the command, with --resume if it has that option"
+    )
+
+
+def _check_versions(expected: dict[str, str | None]) -> None:
+    here = versions([name for name in expected if name != "leanmed"])
+    differ = [
+        f"{name} {here[name] or '(none)'} in place of {wanted or 'none'}"
+        for name, wanted in expected.items()
+        if here[name] != wanted
+    ]
     if differ:
         raise RunError(
             f"expected the worker on {socket.gethostname()} to have the versions of the driver, got "
@@ -139,7 +194,22 @@ def check_seen(path: Path) -> None:
 
 
 @contextmanager
-def _connected(engine: str) -> Iterator[None]:
+def _quiet_in_order() -> Iterator[None]:
+    """Let Ray Data keep the order of its rows and not show its own progress, and then do as before."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    options = context.execution_options
+    before = context.enable_progress_bars, options.preserve_order
+    context.enable_progress_bars, options.preserve_order = False, True
+    try:
+        yield
+    finally:
+        context.enable_progress_bars, options.preserve_order = before
+
+
+@contextmanager
+def _connected() -> Iterator[None]:
     """A connection to the cluster; one that was there before stays."""
     import ray
     import ray.data
@@ -147,19 +217,19 @@ def _connected(engine: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = engine if engine.startswith(SCHEME) else os.environ.get("RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS") or LOCAL
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of its own progress
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
-        if address:
+        if address == LOCAL:  # without an address, Ray would take any cluster that somebody has started here
+            ray.init(LOCAL, num_cpus=available_cores(), include_dashboard=False, **quiet)
+        else:
             _check_answers(address)
             ray.init(address, **quiet)
-        else:
-            ray.init(num_cpus=available_cores(), include_dashboard=False, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise RunError(
-            f"expected to connect to Ray at {address or 'this machine'}, got {str(error).splitlines()[0]}; start it "
-            "with `ray start`, by the same versions of Python and Ray as here"
+            f"expected to connect to Ray at {address}, got {_first_line(error)}; start it with `ray start`, by the "
+            "same versions of Python and Ray as here"
         ) from error
     try:
         yield
@@ -169,15 +239,18 @@ def _connected(engine: str) -> Iterator[None]:
 
 def _check_answers(address: str) -> None:
     """Refuse an address where nothing listens: Ray itself would try for minutes."""
-    parts = urlsplit(address if "//" in address else f"//{address}")
-    if not parts.hostname or not parts.port:
-        if address == "auto":
-            return
-        raise RunError(f"expected an address of Ray such as ray://HOST:10001, got {address!r}; correct it")
-    try:
-        socket.create_connection((parts.hostname, parts.port), CONNECT_SECONDS).close()
-    except OSError as error:
+    if address == AUTO:
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
         raise RunError(
-            f"expected Ray at {address}, got no connection ({error}); start it there with `ray start --head`, or use "
-            "--engine ray without an address for this machine alone"
+            f"expected RAY_ADDRESS to be HOST:6379, local or auto, got {address!r}; correct it, and start the command "
+            "on a machine of the cluster"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise RunError(
+            f"expected Ray at {address}, got no connection ({error}); start it there with `ray start --head`, or unset "
+            "RAY_ADDRESS to work on this machine alone"
         ) from error

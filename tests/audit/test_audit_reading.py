@@ -118,5 +118,5 @@ def test_a_folder_that_only_the_driver_sees_is_named(tmp_path: Path):
 def test_an_engine_s_workers_find_what_the_processes_find(
     strangers: list[tuple[str, Path]], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(cluster, "run", lambda engine, make, jobs: map(make(), jobs))
+    monkeypatch.setattr(cluster, "run", lambda make, jobs, **options: map(make(), jobs))
     assert audit(strangers, engine="ray") == audit(strangers, workers=1)

@@ -53,7 +53,7 @@ def audit_folder(
     records = read_records(dataset, data, strict=strict)
     images = {record.id: record.image for record in records}
     cache = out / CACHE
-    found = audit(list(images.items()), cache=cache, workers=_count(workers), engine=engine, progress=progress)
+    found = audit(list(images.items()), cache=cache, workers=workers, engine=engine, progress=progress)
     conflicts = write_findings(out, found, images, records, overwrite=overwrite)
     torn = [conflict for conflict in conflicts if conflict.field == LABEL]
     apart = [conflict for conflict in conflicts if conflict.field == MASK]

@@ -125,14 +125,16 @@ def describe_all(
     pool: Executor | None,
     progress: Progress,
     engine: str | None = None,
+    workers: int = 0,
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Describe what the store lacks: id -> content hash of what can be read, id -> reason of the rest.
 
-    With an engine, its workers read the files; only this process writes to the store.
+    With an engine, so many of its workers read the files (0: one for each of its cores). Only this process writes to
+    the store.
     """
     contents: dict[str, str] = {}
     unreadable: dict[str, str] = {}
-    for described, read, failed in _described(images, store, pool, engine):
+    for described, read, failed in _described(images, store, pool, engine, workers):
         store.put(described.items())
         contents |= read
         unreadable |= failed
@@ -141,12 +143,13 @@ def describe_all(
 
 
 def _described(
-    images: Sequence[tuple[str, Path]], store: Store, pool: Executor | None, engine: str | None
+    images: Sequence[tuple[str, Path]], store: Store, pool: Executor | None, engine: str | None, workers: int
 ) -> Iterator[Described]:
     if engine is None:
         return run(pool, _describe_batch, batches(images))
     seen = next((path for _, path in images if path.exists()), None)
-    return cluster.run(engine, partial(Describer, store.contents(), seen), list(batches(images)))
+    make = partial(Describer, store.contents(), seen)
+    return cluster.run(make, list(batches(images)), workers=workers, packages=["opencv-python-headless"])
 
 
 def _describe_batch(images: Sequence[tuple[str, Path]]) -> Described:

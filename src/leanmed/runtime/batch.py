@@ -10,6 +10,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -171,6 +172,20 @@ def beside(out: Path) -> tuple[Path, Path]:
 
 def check_room(out: Path, overwrite: bool) -> None:
     """Refuse a place that holds something, or with `overwrite` something else than answers; clear a stopped one's."""
+    if holds_answers(out, replacing=overwrite) and not overwrite:
+        raise OutputError(
+            f"expected --out {out} to be new, but it holds answers; add --resume to go on with them, or --overwrite to "
+            "replace them, or choose another --out"
+        )
+    if overwrite:
+        out.with_name(f"{out.name}.part").unlink(missing_ok=True)
+
+
+def holds_answers(out: Path, *, replacing: bool) -> bool:
+    """Whether there are answers at a place, whole or not; a place that holds anything else is refused.
+
+    `replacing` says whether answers might lie there, for the error's words.
+    """
     part, marker = (out.with_name(out.name + end) for end in (".part", ".done"))
     if out.is_dir():
         raise OutputError(f"expected --out {out} to be a file, but it is a folder; choose another --out")
@@ -178,16 +193,10 @@ def check_room(out: Path, overwrite: bool) -> None:
     is_ours = has_keys(marker, ("artifact", "asked")) or (bool(held) and _begins_with_an_answer(held[0]))
     if held and not is_ours:
         raise OutputError(
-            f"expected --out {out} to be new{', or to hold answers' * overwrite}, but {held[0].name} is a file of "
+            f"expected --out {out} to be new{', or to hold answers' * replacing}, but {held[0].name} is a file of "
             "another kind; choose another --out"
         )
-    if held and not overwrite:
-        raise OutputError(
-            f"expected --out {out} to be new, but it holds answers; add --resume to go on with them, or --overwrite to "
-            "replace them, or choose another --out"
-        )
-    if overwrite:
-        part.unlink(missing_ok=True)
+    return bool(held)
 
 
 def _begins_with_an_answer(path: Path) -> bool:
@@ -283,10 +292,9 @@ def _answer_all(
     part.parent.mkdir(parents=True, exist_ok=True)
     done = 0
     if part.exists():
-        lines = _Lines.read(part, inputs, predictor)
+        lines = _Lines.read(part, inputs, predictor, unfinished=True)
         done = lines.count
-        with part.open("r+b") as file:
-            file.truncate(lines.size)
+        _go_on_in_a_new_file(part, lines.size)
     as_table = part.name.lower().endswith(".csv.part")
     # Names of files need not be UTF-8: what cannot be encoded is written as JSON's own escape.
     with part.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
@@ -296,6 +304,22 @@ def _answer_all(
             file.write(as_text(line))
             file.flush()
             progress(number)
+
+
+def _go_on_in_a_new_file(part: Path, size: int) -> None:
+    """Keep the first bytes. A process that was taken for lost, but is not, writes on into the old file, unseen."""
+    with whole_file(part) as temporary:
+        shutil.copyfile(part, temporary)
+        os.truncate(temporary, size)
+
+
+def answers_these(path: Path, inputs: Sequence[Path], predictor: Predictor) -> bool:
+    """Whether what a file of answers holds, whole or not, was answered by this predictor to the first of the inputs."""
+    try:
+        _Lines.read(path, inputs, predictor, unfinished=True)
+    except RunError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -479,8 +503,11 @@ class _Lines:
     unfamiliar: tuple[str, ...]
 
     @classmethod
-    def read(cls, path: Path, inputs: Sequence[Path], predictor: Predictor) -> _Lines:
+    def read(cls, path: Path, inputs: Sequence[Path], predictor: Predictor, *, unfinished: bool = False) -> _Lines:
         """Read lines that should answer the first inputs; half a line at the end is passed over.
+
+        Of an unfinished file, all from the first damaged line on is passed over, if there is a whole one before it: a
+        machine that loses its power may leave more than half a line.
 
         Raises:
             RunError: they answer others, or by another artifact, or are damaged.
@@ -490,7 +517,12 @@ class _Lines:
             for content in file:
                 if not content.endswith(b"\n"):
                     break
-                line = _parse(content, path)
+                try:
+                    line = _parse(content, path)
+                except RunError:
+                    if unfinished and count:
+                        break
+                    raise
                 if count == len(inputs) or line["input"] != str(inputs[count]):
                     raise RunError(f"{path} answers other inputs; remove it, or choose another --out")
                 if line.get("artifact", predictor.artifact.sha256) != predictor.artifact.sha256:

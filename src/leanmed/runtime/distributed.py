@@ -7,24 +7,32 @@ reads it, twice, is listed as failed, and the rest of its shard goes on.
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
 
 from leanmed import cluster
 from leanmed.cluster import check_seen
 from leanmed.errors import DataError, OutputError, RunError
+from leanmed.files import whole_file
 from leanmed.outputs import check_one
 from leanmed.reading.images import Limits
-from leanmed.runtime.batch import Outcome, beside, check_room, drop_strangers, predict_file
+from leanmed.runtime.batch import (
+    Outcome,
+    answers_these,
+    beside,
+    check_room,
+    drop_strangers,
+    holds_answers,
+    predict_file,
+)
 from leanmed.runtime.predictor import Predictor, load
 
-SHARD_INPUTS = 500  # on average: as many answers at most are in one worker's hands
+SHARD_INPUTS = 500  # as many answers at most are in one worker's hands
 DEATHS = 2  # of processes that read one input by itself, after which it is not tried again
 
 
@@ -59,7 +67,6 @@ def predict_distributed(
     inputs: Sequence[Path],
     out: Path,
     *,
-    engine: str,
     resume: bool = False,
     overwrite: bool = False,
     workers: int = 0,
@@ -68,36 +75,46 @@ def predict_distributed(
 ) -> Outcome:
     """Predict many files into one file of answers by the workers of a Ray cluster; the same lines as `predict_file`.
 
-    The shards `STEM-I-of-N.jsonl` lie beside OUT with their markers until OUT is whole, so that `resume` finds what is
-    done however many workers or drivers were lost. All workers must see the artifact, the inputs and the folder of OUT
-    under the paths that this process uses.
+    The shards `STEM-ray-I-of-N.jsonl`, each of inputs that follow each other, lie beside OUT with their markers until
+    OUT is whole, so that `resume` finds what is done however many workers or drivers were lost. All workers must see
+    the artifact, the inputs and the folders of OUT and `draw` under the paths that this process uses.
 
     Args:
         predictor: opened from `artifact` here; each worker opens its own, with one thread.
         artifact: the folder.
         inputs: all inputs.
         out: JSON lines.
-        engine: as of `leanmed.cluster.run`.
         resume, overwrite, draw: as of `predict_file`.
         workers: processes; 0: one for each core of the cluster.
         progress: takes the number of inputs that are through.
 
     Raises:
-        OutputError: as `predict_file`, or shards of an earlier run.
+        OutputError: as `predict_file`; shards of an earlier run; or what is to be resumed is not of a cluster.
         RunError: as `predict_file` and `leanmed.cluster.run`; a worker that does not see a path.
         DataError: OUT is a table.
     """
     check_one(resume=resume, overwrite=overwrite)
     if out.suffix.lower() == ".csv":
         raise DataError(f"expected --engine ray to write JSON lines, got --out {out}; name a file that ends in .jsonl")
-    total = -(-len(inputs) // SHARD_INPUTS)
-    shards = [out.with_name(f"{out.stem}-{number}-of-{total}{out.suffix}") for number in range(1, total + 1)]
-    part = out.with_name(f"{out.name}.part")
-    if not resume:
+    total = max(1, -(-len(inputs) // SHARD_INPUTS))
+    jobs = [
+        _job(
+            out.with_name(f"{out.stem}-ray-{index + 1}-of-{total}{out.suffix}"),
+            inputs[index * SHARD_INPUTS : (index + 1) * SHARD_INPUTS],
+        )
+        for index in range(total)
+    ]
+    marker = out.with_name(f"{out.name}.done")
+    if resume:
+        _check_resumed(out, jobs)
+    else:
         check_room(out, overwrite)
-        _clear(shards, overwrite)
-    if not (resume and (out.exists() or part.exists())):
-        out.parent.mkdir(parents=True, exist_ok=True)
+        _clear([job.path for job in jobs], overwrite)
+        marker.unlink(missing_ok=True)  # so that older answers, which stay until the new are whole, are never resumed
+    if not (out.exists() and marker.exists()):
+        for folder in (out.parent, draw):
+            if folder:
+                folder.mkdir(parents=True, exist_ok=True)
         asked = Asked(
             artifact,
             predictor.artifact.sha256,
@@ -107,15 +124,26 @@ def predict_distributed(
             out,
             draw,
         )
-        jobs = [_job(path, inputs[index::total]) for index, path in enumerate(shards)]
-        _answer_all(cluster.run(engine, partial(ShardWorker, asked), jobs, workers=workers), jobs, progress)
-        _join(shards, part)
+        _answer_all(cluster.run(partial(ShardWorker, asked), jobs, workers=workers), jobs, progress)
+        _join([job.path for job in jobs], out)
     outcome = predict_file(predictor, inputs, out, resume=True)
     if overwrite:
         drop_strangers(beside(out), inputs)
-    for path in (place for shard in shards for place in _places(shard)):
-        path.unlink(missing_ok=True)
+    for job in jobs:
+        _drop(job, predictor)
     return outcome
+
+
+def _check_resumed(out: Path, jobs: Sequence[Job]) -> None:
+    """Refuse to go on with what no run on a cluster has left: older answers are replaced by `overwrite` alone."""
+    holds_answers(out, replacing=True)
+    part, marker = (out.with_name(out.name + end) for end in (".part", ".done"))
+    begun = any(place.exists() for job in jobs for place in _places(job.path))
+    if part.exists() or (out.exists() and not marker.exists() and not begun):
+        raise OutputError(
+            f"expected --resume to go on with a run of --engine ray, but {part if part.exists() else out} is of one "
+            "without; leave out --engine, or replace what is there by --overwrite"
+        )
 
 
 def _job(path: Path, inputs: Sequence[Path]) -> Job:
@@ -141,29 +169,31 @@ def _places(shard: Path) -> Iterator[Path]:
 
 
 def _clear(shards: Sequence[Path], overwrite: bool) -> None:
-    """Refuse shards of an earlier run, or with `overwrite` remove them."""
-    held = [path for shard in shards for path in _places(shard) if path.exists()]
+    """Refuse shards of an earlier run, or with `overwrite` remove them; anything else in their places is refused."""
+    held = [shard for shard in shards if holds_answers(shard, replacing=overwrite)]
     if held and not overwrite:
         raise OutputError(
             f"expected --out to be new, but {held[0]} of an earlier run is there; add --resume to go on with it, or "
             "--overwrite to replace it, or choose another --out"
         )
-    for path in held:
-        path.unlink()
+    for path in (place for shard in shards for place in _places(shard)):
+        path.unlink(missing_ok=True)
 
 
-def _join(shards: Sequence[Path], part: Path) -> None:
-    """Write all lines in the order of the inputs: one of each shard in turn. Half a file would not be taken for one."""
-    unfinished = part.with_name(f".{part.name}")
-    with ExitStack() as stack:
-        files = [stack.enter_context(path.open("rb")) for path in shards]
-        out = stack.enter_context(unfinished.open("wb"))
-        for number in count():
-            line = files[number % len(files)].readline()
-            if not line:
-                break
-            out.write(line)
-    unfinished.replace(part)
+def _drop(job: Job, predictor: Predictor) -> None:
+    """Remove a shard whose lines are in OUT now, and leave one that answers another question."""
+    places = list(_places(job.path))
+    if all(answers_these(path, job.inputs, predictor) for path in places[:2] if path.exists()):
+        for path in places:
+            path.unlink(missing_ok=True)
+
+
+def _join(shards: Sequence[Path], out: Path) -> None:
+    """Write the lines of all shards, one after the other. OUT takes its name when it is whole."""
+    with whole_file(out) as temporary, temporary.open("wb") as file:
+        for path in shards:
+            with path.open("rb") as shard:
+                shutil.copyfileobj(shard, file)
 
 
 class ShardWorker:
@@ -177,6 +207,8 @@ class ShardWorker:
         self.asked = asked
         check_seen(asked.artifact)
         check_seen(asked.out.parent)
+        if asked.draw:
+            check_seen(asked.draw)
         self.predictor = load(
             asked.artifact,
             limits=asked.limits,
