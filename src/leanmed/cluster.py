@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ READERS = ("pillow-heif", "imagecodecs", "pydicom", "nibabel", "scipy", "h5py") 
 SHARE = 0.5  # of the cluster's cores that the workers reserve: Ray Data's own tasks wait for ever if none is left
 MOST_CORES = 0.5  # that one worker reserves; each computes with one thread
 CONNECT_SECONDS = 5
+TOLD = re.compile(r"[\w.]+(Error|Exception|Exit|Interrupt): ")  # a line of a traceback
 
 
 def is_engine(engine: str | None) -> bool:
@@ -99,15 +101,16 @@ def _found(results: Any) -> Iterator[Any]:
         for row in results.iter_rows():
             yield pickle.loads(row["result"])  # noqa: S301 (of our own workers)
     except RayError as error:
-        cause = getattr(error, "cause", None) or error
         raise RunError(
-            f"expected the workers on Ray to finish, got {type(cause).__name__}: {_first_line(cause)}; see to it, and "
-            "repeat the command, with --resume if it has that option"
+            f"expected the workers on Ray to finish, got {_reason(error)}; see to it, and repeat the command, with "
+            "--resume if it has that option"
         ) from error
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "no reason")
+def _reason(error: Exception) -> str:
+    """Of tracebacks, which is what Ray makes of an error in a worker, the first error; else the first line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next(filter(TOLD.match, lines), lines[0]).rstrip(".")
 
 
 def versions(packages: Sequence[str] = ()) -> dict[str, str | None]:
@@ -228,7 +231,7 @@ def _connected() -> Iterator[None]:
             ray.init(address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise RunError(
-            f"expected to connect to Ray at {address}, got {_first_line(error)}; start it with `ray start`, by the "
+            f"expected to connect to Ray at {address}, got {_reason(error)}; start it with `ray start`, by the "
             "same versions of Python and Ray as here"
         ) from error
     try:

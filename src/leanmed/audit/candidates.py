@@ -2,8 +2,8 @@
 
 Every feature looks up its nearest neighbours in an inverted file (faiss); each neighbour is a vote for a
 pair of images, a mirroring, a turn and a change of scale. A pair of images that shares no feature is never
-visited, and the cells of the inverted file hold about as many features in a large set as in a small one, so the
-work grows with the number of images, not of pairs.
+visited. Up to `MANY` features, the cells of the inverted file grow with the square root of their number; beyond that
+they would make each lookup dear, so there are more of them, and a graph leads to the nearest ones.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ MIN_VOTES = 2
 MIN_WEIGHT = 0.2  # of the votes together; that of one feature is at most 1
 PARTNERS = 8  # candidates per image, at most
 FLAT_BELOW = 20_000  # features, of which each may be compared with each
-CELL = 256  # features in a cell of the inverted file, on average: a lookup costs much the same in a set of any size
+PROBED, ROUNDS = 6, 6  # cells that a lookup visits; rounds of k-means: more make the lookups no better
+PER_CELL = 39  # features from which the place of a cell is learned, at least
+TRAINED_ON = 200_000  # features, at most
+MANY = 1_000_000  # features, from which the cells are these:
+CELL = 256  # features in a cell, on average
 MOST_CELLS = 2**16  # then cells grow: the graph of more would not fit a processor's cache, and cost more than it saves
-PER_CELL = 10  # features from which the place of a cell is learned, at least
-PROBED = 8  # cells that a lookup visits
+MANY_PER_CELL, MANY_PROBED, MANY_ROUNDS = 10, 8, 2  # as above
 LINKS = 16  # of each cell, in the graph that leads to the nearest cells
 BREADTH, BREADTH_OF_ONE = 16, 8  # of the search for the cells to look in, and for the one where a feature is put
-ROUNDS = 2  # of k-means: more make the lookups no better
-TRAINED_ON = 200_000  # features, or `PER_CELL` of each cell where that is more
 CHUNK = 1000  # images searched at a time
 TURN_BIN, SCALE_BIN = 45.0, 1.0  # degrees, octaves; bins overlap by half
 TURN_BINS, SCALE_BINS = 8, 16
@@ -157,7 +158,9 @@ def _features(start: int, stop: int, read: Read, coder: _Coder) -> _Coded:
 
 def _train(count: int, read: Read) -> tuple[_Coder, faiss.Index] | None:
     """Learn the code and the inverted file's cells from images spread evenly over the set."""
-    step = min(max(1, math.ceil(count * INDEXED / TRAINED_ON)), CELL // PER_CELL)
+    step = max(1, math.ceil(count * INDEXED / TRAINED_ON))
+    if count * INDEXED >= MANY:
+        step = min(step, CELL // MANY_PER_CELL)
     sample = np.concatenate([descriptors[:INDEXED] for _, descriptors in read(range(0, count, step))])
     if not len(sample):
         return None
@@ -168,25 +171,46 @@ def _train(count: int, read: Read) -> tuple[_Coder, faiss.Index] | None:
 
 
 def _inverted_file(codes: Floats, expected: float) -> faiss.Index:
-    """An empty index; its cells are as many as keep each small, and a graph finds those that are nearest."""
+    """An empty index for about so many features."""
     if expected < FLAT_BELOW:
         return faiss.IndexFlatL2(DIMENSIONS)
-    graph = faiss.IndexHNSWFlat(DIMENSIONS, LINKS)
-    graph.hnsw.efSearch = BREADTH_OF_ONE
-    cells = min(math.ceil(expected / CELL), MOST_CELLS)
-    index = faiss.IndexIVFScalarQuantizer(graph, DIMENSIONS, cells, faiss.ScalarQuantizer.QT_8bit)
-    index.nprobe = PROBED
-    index.cp.niter = ROUNDS
-    index.cp.min_points_per_centroid = 1  # no warnings: the rounds need no more
+    if expected < MANY:
+        index = _list_of_cells(len(codes), expected)
+        index.train(codes)
+        return index
+    index = _graph_of_cells(expected)
     with _faiss_threads(1):  # with more, the graph depends on which thread is first, and so would the findings
         index.train(codes)
     return index
 
 
+def _list_of_cells(learned_from: int, expected: float) -> faiss.IndexIVF:
+    """Its cells grow with the square root of what is expected, so that lookups stay cheap."""
+    cells = int(min(2 * expected**0.5, learned_from / PER_CELL))
+    index = faiss.IndexIVFScalarQuantizer(
+        faiss.IndexFlatL2(DIMENSIONS), DIMENSIONS, cells, faiss.ScalarQuantizer.QT_8bit
+    )
+    index.nprobe = PROBED
+    index.cp.niter = ROUNDS
+    return index
+
+
+def _graph_of_cells(expected: float) -> faiss.IndexIVF:
+    """Its cells are as many as keep each small, and a graph finds those that are nearest."""
+    graph = faiss.IndexHNSWFlat(DIMENSIONS, LINKS)
+    graph.hnsw.efSearch = BREADTH_OF_ONE
+    cells = min(math.ceil(expected / CELL), MOST_CELLS)
+    index = faiss.IndexIVFScalarQuantizer(graph, DIMENSIONS, cells, faiss.ScalarQuantizer.QT_8bit)
+    index.nprobe = MANY_PROBED
+    index.cp.niter = MANY_ROUNDS
+    index.cp.min_points_per_centroid = 1  # no warnings: the rounds need no more
+    return index
+
+
 def _broaden(index: faiss.Index) -> None:
     """All features are in their cells; lookups take several cells, and must find the nearest of them."""
-    if isinstance(index, faiss.IndexIVF):
-        graph: Any = faiss.downcast_index(index.quantizer)
+    graph: Any = faiss.downcast_index(index.quantizer) if isinstance(index, faiss.IndexIVF) else None
+    if isinstance(graph, faiss.IndexHNSW):
         graph.hnsw.efSearch = BREADTH
 
 
