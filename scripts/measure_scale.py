@@ -212,7 +212,7 @@ def measure_predictions(
             **about,
         }
         typer.echo({way: row})
-        keep(out, "predictions", {way: row})
+        keep(out, "predictions", {f"{len(lines)} images, {way}": row})
 
 
 def without_seconds(path: Path) -> list[dict[str, object]]:
@@ -313,7 +313,7 @@ def measure_training(
     quarter = BATCH // (NODES * PROCESSES)
     together = train_arguments(data, work / "together", settings, quarter, "--nodes", "2", "--devices", "2")
     status = [process.wait() for process in on_nodes(together)]
-    audits = (work / "together.log").read_text().count("images, ")
+    audits = (work / "together.log").read_text().count("fold(s) -> ")
     lost = train_arguments(data, work / "lost", settings, quarter, "--nodes", "2", "--devices", "2")
     running = on_nodes(lost)
     history = work / "lost" / "fold-0" / "history.csv"
