@@ -10,8 +10,10 @@ from typing import Annotated, Any
 import typer
 
 import leanmed
+from leanmed.cluster import is_engine
 from leanmed.console import (
     Data,
+    Engine,
     Out,
     Overwrite,
     Resume,
@@ -120,6 +122,7 @@ def audit(
         ),
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
+    engine: Engine = None,
     strict: Strict = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -135,12 +138,21 @@ def audit(
     needs("audit", "report", "cv2", "faiss", "jinja2")
     from leanmed.audit.command import audit_folder, audit_split
 
+    if is_engine(engine) and split:
+        raise DataError("expected --engine with DIR, got --split beside it; leave out the one or the other")
     with stoppable(), stages() as progress:
         if split:
             lines, sound = audit_split(*split, out=out, workers=workers, overwrite=overwrite, progress=progress)
         elif data and out:
             lines, sound = audit_folder(
-                data, dataset, out, workers=workers, strict=strict, overwrite=overwrite, progress=progress
+                data,
+                dataset,
+                out,
+                workers=workers,
+                engine=engine,
+                strict=strict,
+                overwrite=overwrite,
+                progress=progress,
             )
         else:
             raise DataError("expected DIR and --out, or --split TRAIN TEST; see leanmed audit --help")
@@ -726,6 +738,7 @@ def predict(
     resume: Resume = False,
     overwrite: Overwrite = False,
     workers: Annotated[int, typer.Option(min=0, help="Images or scans at a time; 0: one per core.")] = 0,
+    engine: Engine = None,
     max_megapixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 50,
     max_megabytes: Annotated[
         int | None,
@@ -761,6 +774,11 @@ def predict(
     files, part = find_inputs(inputs, scans=predictor.takes_scans), Shard.parse(shard)
     for note in files.notes:
         typer.echo(note, err=True)
+    if is_engine(engine) and (prompts or explain or part.count > 1 or str(out) == "-"):
+        raise DataError(
+            "expected --engine with many images and a file, got --point, --box, --explain, --shard or --out - beside "
+            "it; leave out the one or the other"
+        )
     if prompts is not None:
         _check_points(predictor, files, prompts, resume, explain)  # before anything is written
     explanations = Explanations.of(predictor, files, explain, explain_most, explain_masks) if explain else None
@@ -775,6 +793,21 @@ def predict(
             )
         pictures = Pictures(draw, images=True) if draw else None
         found = predict_lines(predictor, part.of(files), sys.stdout, pictures=pictures, **common)
+    elif engine:
+        from leanmed.runtime.distributed import predict_distributed
+
+        with stoppable("--resume"), progress_bar("images", len(files)) as step:
+            found = predict_distributed(
+                predictor,
+                artifact,
+                files,
+                out,
+                resume=resume,
+                overwrite=overwrite,
+                workers=workers,
+                draw=draw,
+                progress=step,
+            )
     else:
         with stoppable("--resume"), progress_bar("images", len(part.of(files))) as step:
             found = predict_file(

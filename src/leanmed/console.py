@@ -43,6 +43,14 @@ Strict = Annotated[
         "and left out.",
     ),
 ]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ray",
+        help="Work on a Ray cluster: that of the environment variable RAY_ADDRESS, of which this machine is "
+        "one, or else one that is started here. If not given, this process and its own do the work.",
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
 
 

@@ -23,9 +23,15 @@ Every message is one paragraph: what was expected, what was found, what to do.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class LeanmedError(Exception):
-    """Base of all errors that leanmed raises on purpose."""
+    """Base of all errors that leanmed raises on purpose. They can be sent from one process to another."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Python itself would make the copy from the message alone, which is not what each error takes.
+        return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
 class InputError(LeanmedError):

@@ -2,7 +2,8 @@
 
 Every feature looks up its nearest neighbours in an inverted file (faiss); each neighbour is a vote for a
 pair of images, a mirroring, a turn and a change of scale. A pair of images that shares no feature is never
-visited, so the work grows with the number of images, not of pairs.
+visited. Up to `MANY` features, the cells of the inverted file grow with the square root of their number; beyond that
+they would make each lookup dear, so there are more of them, and a graph leads to the nearest ones.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import product
+from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from leanmed.audit.describe import MIRROR, Features, Floats, Pixels
-from leanmed.audit.geometry import unit
+from leanmed.audit.geometry import lengths, unit
+from leanmed.audit.threads import blas_threads
 
 INDEXED = 64  # features per image that are looked up
 DIMENSIONS = 32  # of a descriptor after principal components
@@ -28,8 +31,15 @@ MIN_VOTES = 2
 MIN_WEIGHT = 0.2  # of the votes together; that of one feature is at most 1
 PARTNERS = 8  # candidates per image, at most
 FLAT_BELOW = 20_000  # features, of which each may be compared with each
-PROBED = 6  # cells of the inverted file that a lookup visits
+PROBED, ROUNDS = 6, 6  # cells that a lookup visits; rounds of k-means: more make the lookups no better
+PER_CELL = 39  # features from which the place of a cell is learned, at least
 TRAINED_ON = 200_000  # features, at most
+MANY = 1_000_000  # features, from which the cells are these:
+CELL = 256  # features in a cell, on average
+MOST_CELLS = 2**16  # then cells grow: the graph of more would not fit a processor's cache, and cost more than it saves
+MANY_PER_CELL, MANY_PROBED, MANY_ROUNDS = 10, 8, 2  # as above
+LINKS = 16  # of each cell, in the graph that leads to the nearest cells
+BREADTH, BREADTH_OF_ONE = 16, 8  # of the search for the cells to look in, and for the one where a feature is put
 CHUNK = 1000  # images searched at a time
 TURN_BIN, SCALE_BIN = 45.0, 1.0  # degrees, octaves; bins overlap by half
 TURN_BINS, SCALE_BINS = 8, 16
@@ -61,10 +71,14 @@ class _Coder:
     basis: Floats
 
     def code(self, descriptors: Pixels) -> tuple[Floats, NDArray[np.bool_]]:
-        values = unit(descriptors)
-        mirrored = values @ self.side < 0
-        values = np.where(mirrored[:, None], values[:, MIRROR], values)
-        return np.ascontiguousarray((values - self.mean) @ self.basis, np.float32), mirrored
+        # To mirror the basis costs less than to mirror the descriptors: MIRROR is its own inverse.
+        directions = np.hstack([self.side[:, None], self.basis, self.basis[MIRROR]])
+        values = descriptors.astype(np.float32)
+        projected = values @ directions / np.maximum(lengths(values), 1e-6)
+        mirrored = projected[:, 0] < 0
+        plain, turned = projected[:, 1 : DIMENSIONS + 1], projected[:, DIMENSIONS + 1 :]
+        codes = np.where(mirrored[:, None], turned, plain) - self.mean @ self.basis
+        return np.ascontiguousarray(codes, np.float32), mirrored
 
 
 def _learn(descriptors: Pixels) -> _Coder:
@@ -92,9 +106,9 @@ def find_candidates(
         count: how many images.
         read: gives their descriptions; called for the whole set three times.
         advance: told (stage, done, total) as the work goes on.
-        threads: for faiss.
+        threads: for faiss and products of matrices.
     """
-    with _faiss_threads(threads):
+    with _faiss_threads(threads), blas_threads(threads):
         return _find(count, read, advance)
 
 
@@ -119,9 +133,10 @@ def _find(count: int, read: Read, advance: Callable[[str, int, int], None]) -> l
     for start, stop in chunks:
         part = _features(start, stop, read, coder)
         index.add(part.code)
-        shapes.append(replace(part, code=part.code[:0]))
+        shapes.append(replace(part, code=part.code[:0].copy()))  # a view would keep all of them
         advance("index", stop, count)
     indexed = _joined(shapes)
+    _broaden(index)
     pairs: set[tuple[int, int]] = set()
     for start, stop in chunks:
         pairs.update(_search(_features(start, stop, read, coder), indexed, index))
@@ -144,26 +159,59 @@ def _features(start: int, stop: int, read: Read, coder: _Coder) -> _Coded:
 def _train(count: int, read: Read) -> tuple[_Coder, faiss.Index] | None:
     """Learn the code and the inverted file's cells from images spread evenly over the set."""
     step = max(1, math.ceil(count * INDEXED / TRAINED_ON))
+    if count * INDEXED >= MANY:
+        step = min(step, CELL // MANY_PER_CELL)
     sample = np.concatenate([descriptors[:INDEXED] for _, descriptors in read(range(0, count, step))])
     if not len(sample):
         return None
-    coder = _learn(sample)
-    codes = coder.code(sample)[0]
+    coder = _learn(sample[:: math.ceil(len(sample) / TRAINED_ON)])
+    parts = np.array_split(sample, math.ceil(len(sample) / TRAINED_ON))
+    codes = np.concatenate([coder.code(part)[0] for part in parts])
     return coder, _inverted_file(codes, count * len(sample) / math.ceil(count / step))
 
 
 def _inverted_file(codes: Floats, expected: float) -> faiss.Index:
-    """An empty index; its cells grow with the square root of what is expected, so that lookups stay cheap."""
+    """An empty index for about so many features."""
     if expected < FLAT_BELOW:
         return faiss.IndexFlatL2(DIMENSIONS)
-    cells = int(min(2 * expected**0.5, len(codes) / 39))  # k-means wants 39 points for each
+    if expected < MANY:
+        index = _list_of_cells(len(codes), expected)
+        index.train(codes)
+        return index
+    index = _graph_of_cells(expected)
+    with _faiss_threads(1):  # with more, the graph depends on which thread is first, and so would the findings
+        index.train(codes)
+    return index
+
+
+def _list_of_cells(learned_from: int, expected: float) -> faiss.IndexIVF:
+    """Its cells grow with the square root of what is expected, so that lookups stay cheap."""
+    cells = int(min(2 * expected**0.5, learned_from / PER_CELL))
     index = faiss.IndexIVFScalarQuantizer(
         faiss.IndexFlatL2(DIMENSIONS), DIMENSIONS, cells, faiss.ScalarQuantizer.QT_8bit
     )
     index.nprobe = PROBED
-    index.cp.niter = 6  # rounds of k-means: more make the lookups no better
-    index.train(codes)
+    index.cp.niter = ROUNDS
     return index
+
+
+def _graph_of_cells(expected: float) -> faiss.IndexIVF:
+    """Its cells are as many as keep each small, and a graph finds those that are nearest."""
+    graph = faiss.IndexHNSWFlat(DIMENSIONS, LINKS)
+    graph.hnsw.efSearch = BREADTH_OF_ONE
+    cells = min(math.ceil(expected / CELL), MOST_CELLS)
+    index = faiss.IndexIVFScalarQuantizer(graph, DIMENSIONS, cells, faiss.ScalarQuantizer.QT_8bit)
+    index.nprobe = MANY_PROBED
+    index.cp.niter = MANY_ROUNDS
+    index.cp.min_points_per_centroid = 1  # no warnings: the rounds need no more
+    return index
+
+
+def _broaden(index: faiss.Index) -> None:
+    """All features are in their cells; lookups take several cells, and must find the nearest of them."""
+    graph: Any = faiss.downcast_index(index.quantizer) if isinstance(index, faiss.IndexIVF) else None
+    if isinstance(graph, faiss.IndexHNSW):
+        graph.hnsw.efSearch = BREADTH
 
 
 def _search(part: _Coded, indexed: _Coded, index: faiss.Index) -> Iterator[tuple[int, int]]:

@@ -24,6 +24,7 @@ def audit_folder(
     out: Path,
     *,
     workers: int = 0,
+    engine: str | None = None,
     strict: bool = False,
     overwrite: bool = False,
     progress: Progress = silent,
@@ -35,6 +36,7 @@ def audit_folder(
         dataset: its reader's name.
         out: where to write.
         workers: processes; 0: one per core.
+        engine: see `audit`.
         strict: see `read_records`.
         overwrite: replace an older audit in `out`; what it has read of unchanged images is used again.
         progress: takes stage, done and total.
@@ -50,7 +52,8 @@ def audit_folder(
     FINDINGS.check(out, overwrite=overwrite)
     records = read_records(dataset, data, strict=strict)
     images = {record.id: record.image for record in records}
-    found = audit(list(images.items()), cache=out / CACHE, workers=_count(workers), progress=progress)
+    cache = out / CACHE
+    found = audit(list(images.items()), cache=cache, workers=workers, engine=engine, progress=progress)
     conflicts = write_findings(out, found, images, records, overwrite=overwrite)
     torn = [conflict for conflict in conflicts if conflict.field == LABEL]
     apart = [conflict for conflict in conflicts if conflict.field == MASK]

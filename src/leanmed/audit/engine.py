@@ -21,6 +21,7 @@ from leanmed.audit.reading import batches, describe_all, processes, run, worker
 from leanmed.audit.store import Store
 from leanmed.audit.verify import compare, compare_along
 from leanmed.console import Progress, silent
+from leanmed.cores import available_cores
 from leanmed.errors import DataError
 
 ALL_PAIRS = 64  # images in a group, up to which every pair in it is compared and reported
@@ -35,6 +36,7 @@ def audit(
     *,
     cache: Path | None = None,
     workers: int = 2,
+    engine: str | None = None,
     progress: Progress = silent,
 ) -> Findings:
     """Find copies among images: one photograph flipped, turned, cropped, shifted, scaled or encoded again.
@@ -44,20 +46,23 @@ def audit(
     Args:
         images: (id, file); ids are unique.
         cache: a folder for descriptions, from which a stopped audit resumes; None keeps none.
-        workers: processes that read and compare. More than one are started anew, so a script that asks for
-            them does so under `if __name__ == "__main__":`.
+        workers: processes that read and compare; 0: one per core. More than one are started anew, so a script that
+            asks for them does so under `if __name__ == "__main__":`.
+        engine: `ray`: so many workers of a cluster read the files (see `leanmed.cluster.run`), and all else is done
+            here. None: the processes do.
         progress: called with stage (read, index, search, compare), done and total.
 
     Raises:
         DataError: no image, none that can be read, or an id that stands twice.
+        RunError: as of `leanmed.cluster.run`; a worker that does not see the files.
     """
     _check_ids([name for name, _ in images])
     with ExitStack() as stack:
         folder = cache or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="leanmed-audit-")))
         store = stack.enter_context(Store(folder))
-        count = workers if len(images) >= ALONE else 1
+        count = (workers or available_cores()) if len(images) >= ALONE else 1
         pool = stack.enter_context(processes(count, folder))
-        contents, unreadable = describe_all(sorted(images), store, pool, progress)
+        contents, unreadable = describe_all(sorted(images), store, pool, progress, engine, workers)
         if not contents:
             reason = next(iter(unreadable.values()))
             raise DataError(f"expected images to audit, but none of {len(images)} can be read: {reason}")

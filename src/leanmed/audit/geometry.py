@@ -90,8 +90,14 @@ def _matches(a: Description, b: Description, mirrored: bool) -> tuple[NDArray[np
 def unit(descriptors: NDArray[np.uint8]) -> Floats:
     """Descriptors (n, 128) as float32 of length one."""
     values = descriptors.astype(np.float32)
-    scaled: Floats = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
-    return scaled
+    values /= np.maximum(lengths(values), 1e-6)
+    return values
+
+
+def lengths(vectors: Floats) -> Floats:
+    """(n, 1): Euclidean lengths of vectors (n, d)."""
+    squared: Floats = np.einsum("nd,nd->n", vectors, vectors)
+    return np.sqrt(squared)[:, None]
 
 
 def _hypotheses(p: Floats, q: Floats, mirrored: bool) -> Matrix:

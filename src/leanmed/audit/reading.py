@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -15,8 +16,10 @@ from typing import TypeVar
 
 import cv2
 
+from leanmed import cluster
 from leanmed.audit.describe import Description, describe
 from leanmed.audit.store import Store
+from leanmed.audit.threads import blas_threads, single_threaded
 from leanmed.console import Progress
 from leanmed.errors import InputError
 from leanmed.files import sha256_file
@@ -29,6 +32,7 @@ REMEMBERED = 2000  # descriptions that a process keeps, about 60 kB each
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 Item = TypeVar("Item")
+Described = tuple[dict[str, Description], dict[str, str], dict[str, str]]  # by content; id -> content; id -> reason
 
 
 class _Worker:
@@ -49,9 +53,20 @@ def worker() -> _Worker:
     return _worker
 
 
+def _start_process(folder: Path) -> None:
+    _start_alone()
+    _start(folder)
+
+
+def _start_alone() -> None:
+    """Let this process, one of several, take one thread, and end with the one that started it."""
+    single_threaded()
+    cv2.setNumThreads(1)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
 def _start(folder: Path) -> None:
     global _worker
-    Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
     _worker = _Worker(folder)
 
@@ -70,12 +85,13 @@ def processes(count: int, folder: Path) -> Iterator[Executor | None]:
     global _worker
     threads = cv2.getNumThreads()
     if count > 1:
-        with ProcessPoolExecutor(count, get_context("spawn"), _start, (folder,)) as pool:
+        with ProcessPoolExecutor(count, get_context("spawn"), _start_process, (folder,)) as pool:
             yield pool
         return
     _start(folder)
     try:
-        yield None
+        with blas_threads(1):
+            yield None
     finally:
         worker().store.close()
         _worker = None
@@ -104,12 +120,21 @@ def batches(items: Iterable[Item]) -> Iterator[list[Item]]:
 
 
 def describe_all(
-    images: Sequence[tuple[str, Path]], store: Store, pool: Executor | None, progress: Progress
+    images: Sequence[tuple[str, Path]],
+    store: Store,
+    pool: Executor | None,
+    progress: Progress,
+    engine: str | None = None,
+    workers: int = 0,
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Describe what the store lacks: id -> content hash of what can be read, id -> reason of the rest."""
+    """Describe what the store lacks: id -> content hash of what can be read, id -> reason of the rest.
+
+    With an engine, so many of its workers read the files (0: one for each of its cores). Only this process writes to
+    the store.
+    """
     contents: dict[str, str] = {}
     unreadable: dict[str, str] = {}
-    for described, read, failed in run(pool, _describe_batch, batches(images)):
+    for described, read, failed in _described(images, store, pool, engine, workers):
         store.put(described.items())
         contents |= read
         unreadable |= failed
@@ -117,21 +142,86 @@ def describe_all(
     return contents, unreadable
 
 
-def _describe_batch(
-    images: Sequence[tuple[str, Path]],
-) -> tuple[dict[str, Description], dict[str, str], dict[str, str]]:
+def _described(
+    images: Sequence[tuple[str, Path]], store: Store, pool: Executor | None, engine: str | None, workers: int
+) -> Iterator[Described]:
+    if engine is None:
+        return run(pool, _describe_batch, batches(images))
+    seen = next((path for _, path in images if path.exists()), None)
+    make = partial(Describer, store.contents(), seen)
+    return cluster.run(make, list(batches(images)), workers=workers, packages=["opencv-python-headless"])
+
+
+def _describe_batch(images: Sequence[tuple[str, Path]]) -> Described:
+    return _describe(images, worker().store)
+
+
+def _describe(images: Sequence[tuple[str, Path]], known: Store | frozenset[str]) -> Described:
     described: dict[str, Description] = {}
     read: dict[str, str] = {}
     failed: dict[str, str] = {}
     for name, path in images:
         try:
             content = _content(path)
-            if content not in described and content not in worker().store:
+            if content not in described and content not in known:
                 described[content] = describe(read_image(path))
             read[name] = content
         except (InputError, OSError) as error:
             failed[name] = str(error)
     return described, read, failed
+
+
+class Describer:
+    """Describes images on a worker of a cluster, in a process of its own, so that a file which ends it can be named.
+
+    Args:
+        known: contents that are described already.
+        seen: a file that the driver sees.
+
+    Raises:
+        RunError: this machine does not see it.
+    """
+
+    def __init__(self, known: frozenset[str], seen: Path | None) -> None:
+        if seen is not None:
+            cluster.check_seen(seen)
+        self.known = known
+        self.process = self._start()
+
+    def _start(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, get_context("spawn"), _start_reader, (self.known,))
+
+    def __call__(self, images: Sequence[tuple[str, Path]]) -> Described:
+        """Describe a batch; where the process ends, one image after the other."""
+        try:
+            return self.process.submit(_describe_new, images).result()
+        except BrokenProcessPool:
+            self.process = self._start()
+        if len(images) == 1:
+            name, path = images[0]
+            return {}, {}, {name: f"expected to read {path}, but the process that did so ended; remove the file"}
+        described: dict[str, Description] = {}
+        read: dict[str, str] = {}
+        failed: dict[str, str] = {}
+        for image in images:
+            more = self([image])
+            described |= more[0]
+            read |= more[1]
+            failed |= more[2]
+        return described, read, failed
+
+
+_known: frozenset[str] = frozenset()
+
+
+def _start_reader(known: frozenset[str]) -> None:
+    global _known
+    _known = known
+    _start_alone()
+
+
+def _describe_new(images: Sequence[tuple[str, Path]]) -> Described:
+    return _describe(images, _known)
 
 
 def _content(path: Path) -> str:

@@ -61,6 +61,10 @@ class Store:
     def __contains__(self, content: str) -> bool:
         return self._db.execute("SELECT 1 FROM image WHERE content = ?", (content,)).fetchone() is not None
 
+    def contents(self) -> frozenset[str]:
+        """All that is described."""
+        return frozenset(content for (content,) in self._db.execute("SELECT content FROM image"))
+
     def facts(self, contents: Sequence[str]) -> Iterator[Facts]:
         """The facts of these contents, in their order; a content that is not described is a KeyError."""
         names = "pixels, height, width, tissue, mean, deviation"

@@ -10,12 +10,12 @@ import csv
 import json
 import os
 import re
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -95,6 +95,8 @@ def predict_file(
     draw: Path | None = None,
     prompts: Prompts | None = None,
     explanations: Explanations | None = None,
+    named: Path | None = None,
+    refuse: Callable[[Path], str | None] = lambda path: None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Outcome:
     """Predict many files into one file of answers, one line or row per input in the order given.
@@ -113,6 +115,8 @@ def predict_file(
         draw: a folder that takes each image with its answer on it, as a PNG; None: none but the pictures of scans.
         prompts: what is meant in each image; None: no prompts.
         explanations: which answers are explained, and where; those that `resume` finds are not explained again.
+        named: the file after which the folders of pictures and masks are named; None: `out`.
+        refuse: takes each input before it is read, and gives the reason why it should not be, or None.
         progress: takes the number of inputs that are through.
 
     Raises:
@@ -120,13 +124,13 @@ def predict_file(
         RunError: what is to be resumed is damaged, or belongs to another artifact or other inputs.
     """
     shard = shard or Shard()
-    beside = out.with_name(f"{out.stem}{PICTURES}"), out.with_name(f"{out.stem}{FILES}")
-    pictures = Pictures(draw or beside[0], images=draw is not None, files=beside[1])
+    folders = beside(named or out)
+    pictures = Pictures(draw or folders[0], images=draw is not None, files=folders[1])
     mine, out = shard.of(inputs), shard.path(out)
     part, marker = (out.with_name(out.name + end) for end in (".part", ".done"))
     check_one(resume=resume, overwrite=overwrite)
     if not resume:
-        _check_room(out, part, marker, overwrite)
+        check_room(out, overwrite)
     about = {
         "artifact": predictor.artifact.sha256,
         "threshold": predictor.manifest.threshold,
@@ -140,7 +144,7 @@ def predict_file(
         if not out.exists():
             marker.unlink(missing_ok=True)
         if not whole:
-            _answer_all(predictor, mine, part, pictures, workers, prompts, explanations, progress)
+            _answer_all(predictor, mine, part, pictures, workers, prompts, explanations, refuse, progress)
         lines = _all_lines(part if part.exists() else out, mine, predictor)
         marker.unlink(missing_ok=True)  # an older one's, until the new answers are in their place
         if part.exists() and _is_table(out):
@@ -156,29 +160,43 @@ def predict_file(
     write_text(marker, json.dumps(about | counts, indent=1) + "\n")
     part.unlink(missing_ok=True)  # of a table; a kill before this line loses nothing
     if overwrite:
-        _drop_strangers(beside, inputs)
+        drop_strangers(folders, inputs)
     failed = tuple((name, reason) for name, reason in counts["failed"])
     return Outcome(out, counts["inputs"] - len(failed), failed, tuple(counts["unfamiliar"]))
 
 
-def _check_room(out: Path, part: Path, marker: Path, overwrite: bool) -> None:
+def beside(out: Path) -> tuple[Path, Path]:
+    """The folders beside a file of answers: of the pictures of scans, and of answers that are files of their own."""
+    return out.with_name(f"{out.stem}{PICTURES}"), out.with_name(f"{out.stem}{FILES}")
+
+
+def check_room(out: Path, overwrite: bool) -> None:
     """Refuse a place that holds something, or with `overwrite` something else than answers; clear a stopped one's."""
+    if holds_answers(out, replacing=overwrite) and not overwrite:
+        raise OutputError(
+            f"expected --out {out} to be new, but it holds answers; add --resume to go on with them, or --overwrite to "
+            "replace them, or choose another --out"
+        )
+    if overwrite:
+        out.with_name(f"{out.name}.part").unlink(missing_ok=True)
+
+
+def holds_answers(out: Path, *, replacing: bool) -> bool:
+    """Whether there are answers at a place, whole or not; a place that holds anything else is refused.
+
+    `replacing` says whether answers might lie there, for the error's words.
+    """
+    part, marker = (out.with_name(out.name + end) for end in (".part", ".done"))
     if out.is_dir():
         raise OutputError(f"expected --out {out} to be a file, but it is a folder; choose another --out")
     held = [path for path in (out, part, marker) if path.exists() and path.stat().st_size]
     is_ours = has_keys(marker, ("artifact", "asked")) or (bool(held) and _begins_with_an_answer(held[0]))
     if held and not is_ours:
         raise OutputError(
-            f"expected --out {out} to be new{', or to hold answers' * overwrite}, but {held[0].name} is a file of "
+            f"expected --out {out} to be new{', or to hold answers' * replacing}, but {held[0].name} is a file of "
             "another kind; choose another --out"
         )
-    if held and not overwrite:
-        raise OutputError(
-            f"expected --out {out} to be new, but it holds answers; add --resume to go on with them, or --overwrite to "
-            "replace them, or choose another --out"
-        )
-    if overwrite:
-        part.unlink(missing_ok=True)
+    return bool(held)
 
 
 def _begins_with_an_answer(path: Path) -> bool:
@@ -191,7 +209,7 @@ def _begins_with_an_answer(path: Path) -> bool:
         return path.suffix == ".part" and b"\n" not in content and BEGINNING.startswith(content[: len(BEGINNING)])
 
 
-def _drop_strangers(folders: Iterable[Path], inputs: Iterable[Path]) -> None:
+def drop_strangers(folders: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Remove pictures and files of earlier inputs, which nobody should take for answers to these."""
     known = {_plain_name(path) for path in inputs}
     for entry in (entry for folder in folders if folder.is_dir() for entry in folder.iterdir()):
@@ -267,26 +285,41 @@ def _answer_all(
     workers: int,
     prompts: Prompts | None,
     explanations: Explanations | None,
+    refuse: Callable[[Path], str | None],
     progress: Callable[[int], None],
 ) -> None:
     """Write a line for each input that has none yet."""
     part.parent.mkdir(parents=True, exist_ok=True)
     done = 0
     if part.exists():
-        lines = _Lines.read(part, inputs, predictor)
+        lines = _Lines.read(part, inputs, predictor, unfinished=True)
         done = lines.count
-        with part.open("r+b") as file:
-            file.truncate(lines.size)
+        _go_on_in_a_new_file(part, lines.size)
     as_table = part.name.lower().endswith(".csv.part")
     # Names of files need not be UTF-8: what cannot be encoded is written as JSON's own escape.
     with part.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-        answered = answers(
-            predictor, inputs[done:], workers, pictures, prompts=prompts, explanations=explanations, cells=as_table
-        )
+        given: dict[str, Any] = {"prompts": prompts, "explanations": explanations, "refuse": refuse}
+        answered = answers(predictor, inputs[done:], workers, pictures, **given, cells=as_table)
         for number, line in enumerate(answered, start=done + 1):
             file.write(as_text(line))
             file.flush()
             progress(number)
+
+
+def _go_on_in_a_new_file(part: Path, size: int) -> None:
+    """Keep the first bytes. A process that was taken for lost, but is not, writes on into the old file, unseen."""
+    with whole_file(part) as temporary:
+        shutil.copyfile(part, temporary)
+        os.truncate(temporary, size)
+
+
+def answers_these(path: Path, inputs: Sequence[Path], predictor: Predictor) -> bool:
+    """Whether what a file of answers holds, whole or not, was answered by this predictor to the first of the inputs."""
+    try:
+        _Lines.read(path, inputs, predictor, unfinished=True)
+    except RunError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -367,10 +400,19 @@ def answers(
     *,
     prompts: Prompts | None = None,
     explanations: Explanations | None = None,
+    refuse: Callable[[Path], str | None] = lambda path: None,
     cells: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """One plain answer per input, in order, `workers` at a time, with a bounded number in flight."""
-    one = partial(answer, predictor, pictures=pictures, prompts=prompts, explanations=explanations, cells=cells)
+    """One plain answer per input, in order, `workers` at a time, with a bounded number in flight.
+
+    `refuse` is that of `predict_file`, the rest as of `answer`.
+    """
+
+    def one(path: Path) -> dict[str, Any]:
+        if reason := refuse(path):
+            return {"input": str(path), "error": reason}
+        return answer(predictor, path, pictures, prompts=prompts, explanations=explanations, cells=cells)
+
     waiting: deque[Future[dict[str, Any]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for path in inputs:
@@ -461,8 +503,11 @@ class _Lines:
     unfamiliar: tuple[str, ...]
 
     @classmethod
-    def read(cls, path: Path, inputs: Sequence[Path], predictor: Predictor) -> _Lines:
+    def read(cls, path: Path, inputs: Sequence[Path], predictor: Predictor, *, unfinished: bool = False) -> _Lines:
         """Read lines that should answer the first inputs; half a line at the end is passed over.
+
+        Of an unfinished file, all from the first damaged line on is passed over, if there is a whole one before it: a
+        machine that loses its power may leave more than half a line.
 
         Raises:
             RunError: they answer others, or by another artifact, or are damaged.
@@ -472,7 +517,12 @@ class _Lines:
             for content in file:
                 if not content.endswith(b"\n"):
                     break
-                line = _parse(content, path)
+                try:
+                    line = _parse(content, path)
+                except RunError:
+                    if unfinished and count:
+                        break
+                    raise
                 if count == len(inputs) or line["input"] != str(inputs[count]):
                     raise RunError(f"{path} answers other inputs; remove it, or choose another --out")
                 if line.get("artifact", predictor.artifact.sha256) != predictor.artifact.sha256:

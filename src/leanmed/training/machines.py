@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from lightning.pytorch.accelerators import AcceleratorRegistry
 
 from leanmed.errors import RunError
@@ -17,7 +18,7 @@ class Machines:
 
     Raises:
         RunError: as many processes are needed as there are devices, and others were started; or this machine has no
-            such accelerator.
+            such accelerator; or the model is to be sharded without a GPU.
     """
 
     accelerator: str = "auto"
@@ -27,6 +28,11 @@ class Machines:
 
     def __post_init__(self) -> None:
         self._check_accelerator()
+        if self.strategy.startswith("fsdp") and not torch.cuda.is_available():
+            raise RunError(
+                f"expected --strategy {self.strategy} with a GPU, since Lightning shards a model over GPUs alone, got "
+                "none here; leave it out, and each process holds the whole model"
+            )
         processes = int(os.environ.get("WORLD_SIZE", "1"))  # as torchrun says
         if processes != self.nodes * self.devices:
             raise RunError(

@@ -1,0 +1,371 @@
+"""Predictions on Ray: the same lines as one process, whatever dies on the way. A local Ray is started once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pickle
+import re
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+
+import leanmed
+from leanmed import cluster
+from leanmed.errors import DataError, MissingExtraError, OutputError, RunError
+from leanmed.runtime import distributed
+from leanmed.runtime.batch import predict_file
+from leanmed.runtime.distributed import Asked, Job, ShardWorker, Tried, predict_distributed
+from leanmed.runtime.predictor import Predictor
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own code warns of what is deprecated in it
+
+
+def lost(done: int) -> None:
+    """As a driver that is killed when the first shard is done."""
+    raise KeyboardInterrupt
+
+
+def timeless(path: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+@pytest.fixture
+def predictor(tiny_artifact: Path) -> Predictor:
+    return leanmed.load(tiny_artifact)
+
+
+@pytest.fixture
+def inputs(photographs: list[Path], tmp_path: Path) -> list[Path]:
+    """Twenty inputs; the eleventh cannot be read."""
+    places = [tmp_path / "in" / f"{number:02}.png" for number in range(20)]
+    places[0].parent.mkdir()
+    for number, place in enumerate(places):
+        shutil.copy(photographs[number % len(photographs)], place)
+    places[10].write_bytes(b"")
+    return places
+
+
+@pytest.fixture
+def asked(predictor: Predictor, tiny_artifact: Path, tmp_path: Path) -> Asked:
+    return Asked(
+        tiny_artifact, predictor.artifact.sha256, predictor.limits, 0.5, False, tmp_path / "answers.jsonl", None
+    )
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers' part of the work, without a cluster."""
+
+    def run(make: Any, jobs: Any, *, workers: int = 0) -> Iterator[Any]:
+        return map(make(), jobs)
+
+    monkeypatch.setattr(cluster, "run", run)
+    monkeypatch.setattr(distributed, "SHARD_INPUTS", 6)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_shards_become_one_file_of_the_lines_that_one_process_writes(
+    predictor: Predictor, tiny_artifact: Path, inputs: list[Path], tmp_path: Path
+):
+    plain = predict_file(predictor, inputs, tmp_path / "plain.jsonl")
+    out = tmp_path / "out" / "answers.jsonl"
+    found = predict_distributed(predictor, tiny_artifact, inputs, out)
+    assert timeless(out) == timeless(plain.path)
+    assert replace(found, path=plain.path) == plain
+    assert sorted(path.name for path in out.parent.iterdir()) == ["answers.jsonl", "answers.jsonl.done"]
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_lost_driver_s_shards_are_kept_and_the_rest_is_answered(
+    predictor: Predictor, tiny_artifact: Path, inputs: list[Path], tmp_path: Path
+):
+    out = tmp_path / "answers.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        predict_distributed(predictor, tiny_artifact, inputs, out, progress=lost)
+    first = tmp_path / "answers-ray-1-of-4.jsonl"
+    kept = first.read_bytes()
+    with pytest.raises(OutputError, match="add --resume"):
+        predict_distributed(predictor, tiny_artifact, inputs, out)
+    predict_distributed(predictor, tiny_artifact, inputs, out, resume=True)
+    assert out.read_bytes().startswith(kept)
+    assert [line["input"] for line in timeless(out)] == [str(path) for path in inputs]
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_overwrite_replaces_the_answers_and_shards_of_an_earlier_run(
+    predictor: Predictor, tiny_artifact: Path, inputs: list[Path], tmp_path: Path
+):
+    out = tmp_path / "answers.jsonl"
+    predict_distributed(predictor, tiny_artifact, inputs[:7], out)
+    with pytest.raises(KeyboardInterrupt):
+        predict_distributed(predictor, tiny_artifact, inputs, out, overwrite=True, progress=lost)
+    found = predict_distributed(predictor, tiny_artifact, inputs, out, overwrite=True)
+    assert found.answered == 19
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_lost_run_that_replaces_answers_is_gone_on_with_and_the_old_ones_are_not_taken_for_its_own(
+    predictor: Predictor, tiny_artifact: Path, inputs: list[Path], photographs: list[Path], tmp_path: Path
+):
+    out = tmp_path / "answers.jsonl"
+    predict_distributed(predictor, tiny_artifact, inputs, out)
+    old = out.read_bytes()
+    shutil.copy(photographs[0], inputs[10])  # now it can be read, under the same name
+    with pytest.raises(KeyboardInterrupt):
+        predict_distributed(predictor, tiny_artifact, inputs, out, overwrite=True, progress=lost)
+    assert out.read_bytes() == old
+    assert predict_distributed(predictor, tiny_artifact, inputs, out, resume=True).answered == 20
+    assert sorted(path.name for path in tmp_path.glob("answers*")) == ["answers.jsonl", "answers.jsonl.done"]
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_file_of_somebody_else_in_a_shard_s_place_is_left_alone(
+    predictor: Predictor, tiny_artifact: Path, inputs: list[Path], tmp_path: Path
+):
+    notes = tmp_path / "answers-ray-1-of-4.jsonl"
+    notes.write_text("my notes\n")
+    with pytest.raises(OutputError, match="a file of another kind"):
+        predict_distributed(predictor, tiny_artifact, inputs, tmp_path / "answers.jsonl", overwrite=True)
+    assert notes.read_text() == "my notes\n"
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_shards_of_another_question_stay_when_whole_answers_are_resumed(
+    predictor: Predictor, tiny_artifact: Path, inputs: list[Path], tmp_path: Path
+):
+    out = tmp_path / "answers.jsonl"
+    whole = predict_distributed(predictor, tiny_artifact, inputs, out)
+    other = predict_file(predictor, inputs[10:14], tmp_path / "answers-ray-1-of-4.jsonl").path
+    assert predict_distributed(predictor, tiny_artifact, inputs, out, resume=True) == whole
+    assert other.exists()
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("end", ["", ".part"])
+def test_answers_of_a_run_without_a_cluster_are_not_resumed_by_one(
+    predictor: Predictor, tiny_artifact: Path, inputs: list[Path], tmp_path: Path, end: str
+):
+    predict_file(predictor, inputs, tmp_path / "plain.jsonl").path.rename(tmp_path / f"answers.jsonl{end}")
+    with pytest.raises(OutputError, match="is of one without"):
+        predict_distributed(predictor, tiny_artifact, inputs, tmp_path / "answers.jsonl", resume=True)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_no_inputs_give_no_lines(predictor: Predictor, tiny_artifact: Path, tmp_path: Path):
+    found = predict_distributed(predictor, tiny_artifact, [], tmp_path / "answers.jsonl")
+    assert (found.answered, found.path.read_bytes()) == (0, b"")
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_the_folder_of_drawings_is_made_before_the_work_begins(
+    predictor: Predictor, tiny_artifact: Path, inputs: list[Path], tmp_path: Path
+):
+    draw = tmp_path / "more" / "drawn"
+    predict_distributed(predictor, tiny_artifact, inputs[:2], tmp_path / "answers.jsonl", draw=draw)
+    assert len(list(draw.iterdir())) == 2
+
+
+def test_a_folder_of_drawings_that_a_worker_does_not_see_is_named(asked: Asked, tmp_path: Path):
+    with pytest.raises(RunError, match=r"expected all machines to see .*drawn"):
+        ShardWorker(replace(asked, draw=tmp_path / "drawn"))
+
+
+def test_a_writer_that_was_taken_for_lost_writes_into_nothing(predictor: Predictor, inputs: list[Path], tmp_path: Path):
+    part = tmp_path / "answers.jsonl.part"
+    whole = predict_file(predictor, inputs, tmp_path / "plain.jsonl").path
+    part.write_bytes(b"".join(whole.read_bytes().splitlines(keepends=True)[:3]))
+    with part.open("ab") as old:
+        predict_file(predictor, inputs, tmp_path / "answers.jsonl", resume=True, progress=lambda done: shout(old))
+    assert timeless(tmp_path / "answers.jsonl") == timeless(whole)
+
+
+def shout(file: BinaryIO) -> None:
+    file.write(b'{"input": "late"}\n')
+    file.flush()
+
+
+def test_a_damaged_tail_of_a_shard_is_answered_again(predictor: Predictor, inputs: list[Path], tmp_path: Path):
+    whole = predict_file(predictor, inputs, tmp_path / "plain.jsonl").path
+    lines = whole.read_bytes().splitlines(keepends=True)
+    (tmp_path / "answers.jsonl.part").write_bytes(b"".join(lines[:3]) + b"\0" * 50 + b"\n" + lines[4])
+    steps: list[int] = []
+    predict_file(predictor, inputs, tmp_path / "answers.jsonl", resume=True, progress=steps.append)
+    assert steps[0] == 4
+    assert timeless(tmp_path / "answers.jsonl") == timeless(whole)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_table_is_refused(predictor: Predictor, tiny_artifact: Path, inputs: list[Path], tmp_path: Path):
+    with pytest.raises(DataError, match=r"ends in \.jsonl"):
+        predict_distributed(predictor, tiny_artifact, inputs, tmp_path / "answers.csv")
+
+
+def work(asked: Asked, job: Job, deadly: Path) -> None:
+    """What a worker's process does that ends as soon as it reads a deadly input."""
+    worker = ShardWorker(asked)
+    read = worker.predictor.frame
+    worker.predictor.frame = lambda source: os._exit(9) if source == deadly else read(source)  # type: ignore[method-assign]
+    worker(job)
+
+
+def test_an_input_that_costs_two_processes_is_named_and_the_rest_goes_on(
+    asked: Asked, inputs: list[Path], tmp_path: Path
+):
+    """The process ends in its first attempt, then twice while it notes which input it reads."""
+    job = Job(tmp_path / "answers-ray-1-of-1.jsonl", tuple(inputs), inputs[0])
+    ends = []
+    for _ in range(4):
+        process = get_context("spawn").Process(target=work, args=(asked, job, inputs[7]))
+        process.start()
+        process.join()
+        ends.append(process.exitcode)
+    assert ends == [9, 9, 9, 0]
+    lines = timeless(job.path)
+    assert [line["input"] for line in lines] == [str(path) for path in inputs]
+    assert "2 processes ended" in lines[7]["error"]
+    assert [number for number, line in enumerate(lines) if "error" in line] == [7, 10]
+
+
+def test_half_a_note_counts_for_none(tmp_path: Path):
+    note = tmp_path / "note"
+    note.write_text('{"reads": "a.pn')
+    assert Tried(note)(Path("a.png")) is None
+    assert Tried(note).deaths == {"a.png": 1}
+
+
+def test_a_path_that_only_the_driver_sees_is_named(asked: Asked, inputs: list[Path], tmp_path: Path):
+    with pytest.raises(RunError, match=r"expected all machines to see .*elsewhere"):
+        ShardWorker(replace(asked, artifact=tmp_path / "elsewhere"))
+    gone = tmp_path / "gone.png"
+    with pytest.raises(RunError, match=r"all machines to see .*gone.png"):
+        ShardWorker(asked)(Job(tmp_path / "answers-ray-1-of-1.jsonl", (gone,), gone))
+
+
+def test_another_artifact_on_a_worker_is_refused(asked: Asked):
+    with pytest.raises(RunError, match="the same on all machines"):
+        ShardWorker(replace(asked, sha256="0" * 64))
+
+
+def test_without_ray_the_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("leanmed.extras.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"leanmed\[ray\]"):
+        list(cluster.run(lambda: abs, [1]))
+
+
+@pytest.mark.parametrize("engine", ["dask", "ray:", "ray://head:10001"])
+def test_another_engine_is_refused(engine: str):
+    with pytest.raises(RunError, match="expected --engine ray"):
+        cluster.is_engine(engine)
+
+
+def test_an_address_where_no_ray_listens_is_refused_at_once():
+    with pytest.raises(RunError, match=r"expected Ray at 127\.0\.0\.1:9, got no connection"):
+        cluster._check_answers("127.0.0.1:9")
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "head", ":6379", "head:"])
+def test_an_address_of_another_form_is_refused(address: str):
+    with pytest.raises(RunError, match="expected RAY_ADDRESS to be HOST:6379, local or auto"):
+        cluster._check_answers(address)
+
+
+def test_versions_of_readers_are_compared_and_what_is_not_installed_is_none(monkeypatch: pytest.MonkeyPatch):
+    driver = cluster.versions(["no-such-package"])
+    assert driver["no-such-package"] is None
+    cluster._check_versions(driver)
+    with pytest.raises(RunError, match=r"no-such-package \(none\) in place of 1\.0"):
+        cluster._check_versions(driver | {"no-such-package": "1.0"})
+    installed = cluster._version
+    monkeypatch.setattr(cluster, "_version", lambda name: "0.1" if name == "pydicom" else installed(name))
+    with pytest.raises(RunError, match=r"pydicom 0\.1 in place of"):
+        cluster._check_versions(driver)
+
+
+def test_a_worker_of_another_version_refuses_before_it_loads_what_the_driver_sent():
+    worker = cluster._Worker(b"made by another version", {"leanmed": "0.0.0"}, Path.cwd())
+    (found,) = worker({"job": [b"as well"]})["result"]
+    assert re.search(r"leanmed \S+ in place of 0\.0\.0", str(pickle.loads(found)))
+
+
+def refuses_to_write(job: int) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def makes_one() -> Callable[[int], None]:
+    return refuses_to_write
+
+
+def test_what_the_operating_system_refuses_a_worker_is_told_in_a_sentence():
+    worker = cluster._Worker(pickle.dumps(makes_one), cluster.versions(), Path.cwd())
+    (found,) = worker({"job": [pickle.dumps(1)]})["result"]
+    error = pickle.loads(found)
+    assert isinstance(error, RunError)
+    assert "No space left on device" in str(error)
+
+
+class OnRay:
+    """A job gives its worker's process; a negative one ends it the first time, and a text is refused."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, job: Any) -> tuple[Any, int]:
+        if isinstance(job, str):
+            raise RunError(job)
+        if job < 0 and not (self.folder / str(job)).exists():
+            (self.folder / str(job)).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return job, os.getpid()
+
+
+class Make:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self) -> OnRay:
+        return OnRay(self.folder)
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[None]:
+    """A Ray of this machine, whose workers can import this module; skipped without the extra."""
+    found = pytest.importorskip("ray", reason="needs the extra leanmed[ray]")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))))
+        found.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        yield
+        found.shutdown()
+
+
+def test_ray_gives_results_in_order_after_a_worker_is_lost(ray: None, tmp_path: Path):
+    jobs = [3, 1, -2, 5]
+    assert [job for job, _ in cluster.run(Make(tmp_path), jobs, workers=2)] == jobs
+    assert (tmp_path / "-2").exists()
+
+
+def test_ray_tells_what_a_worker_refuses(ray: None, tmp_path: Path):
+    with pytest.raises(RunError, match="no such shard"):
+        list(cluster.run(Make(tmp_path), ["no such shard"]))
+
+
+def test_ray_s_own_failures_are_told_in_a_sentence(ray: None, tmp_path: Path):
+    with pytest.raises(RunError, match="expected the workers on Ray to finish, got TypeError"):
+        list(cluster.run(Make(tmp_path), [None]))
+
+
+def test_ray_predicts_the_same_lines(
+    ray: None, predictor: Predictor, tiny_artifact: Path, inputs: list[Path], tmp_path: Path
+):
+    plain = predict_file(predictor, inputs, tmp_path / "plain.jsonl")
+    out = tmp_path / "answers.jsonl"
+    predict_distributed(predictor, tiny_artifact, inputs, out, workers=2)
+    assert timeless(out) == timeless(plain.path)
