@@ -24,12 +24,10 @@ import onnxruntime
 import typer
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "web"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from agreement import apart, post
 from chromium import Files, Visit, chromium
 from image_set import write_image_set
-from server_process import serving
-
 from leanmed.benchmark.benchmark import machine
 from leanmed.files import write_json
 from leanmed.reading.folders import list_folder
@@ -38,6 +36,7 @@ from leanmed.runtime.lines import line_of
 from leanmed.runtime.predictor import Predictor, load
 from leanmed.web.runtime import VERSION
 from leanmed.web.site import write_web
+from server_process import serving
 
 PICTURES = 2  # of which all forms are made; the set has 20 images then
 

@@ -12,12 +12,12 @@ from typing import Annotated
 
 import typer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "web"))
-from chromium import Files, Visit, chromium
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from PIL import Image
-from server_process import serving
 
+from chromium import Files, Visit, chromium
 from leanmed.web.site import write_web
+from server_process import serving
 
 GAP = 24  # pixels between pictures
 GROUND = "#d5dde2"

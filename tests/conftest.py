@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import settings
 from PIL import Image
 
 from artifact_fixtures import LABELS, manifest, mean_red_graph
+from chromium import CHROMIUM, chromium
 from leanmed import __version__
 from leanmed.data import content_hashes, data_hash, read_records
 from leanmed.data.splits import make_folds
@@ -94,6 +96,15 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from grid_fixtures import Place  # its imports are heavy, and few need them
 
     return Place(tmp_path_factory.mktemp("grid"))
+
+
+@pytest.fixture(scope="module")  # while it is there an event loop runs, which tests elsewhere need for themselves
+def browser() -> Iterator[Any]:
+    """A real Chromium, where Debian's package is installed."""
+    if CHROMIUM is None or find_spec("playwright") is None:
+        pytest.skip("needs the program chromium and the Python package playwright")
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+
 from agreement import apart, post
 from chromium import Files, Visit
-from image_set import write_image_set
-from PIL import Image
-from server_process import serving
-
 from grid_fixtures import KINDS, Place, recipe
+from image_set import write_image_set
 from leanmed.data import read_records
 from leanmed.reading.images import as_pixels
 from leanmed.runtime.batch import answer
 from leanmed.runtime.predictor import load
 from leanmed.web.site import write_web
+from server_process import serving
 
 PRECISIONS = ("fp32", "int8", "int4")
 EXACT = 1e-3
