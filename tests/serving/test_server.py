@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -253,7 +254,7 @@ def test_others_are_served_with_a_token_only(tiny_artifact: Path, tmp_path: Path
         read_token(token)
     token.write_text("0123456789abcdef\n")
     assert (
-        make_server([tiny_artifact], Settings(host="0.0.0.0", token=read_token(token)))[1].token == "0123456789abcdef"
+        make_server([tiny_artifact], Settings(host="192.0.2.2", token=read_token(token)))[1].token == "0123456789abcdef"
     )
     with pytest.raises(DataError, match=r"expected --token-file .* to hold a line of text"):
         read_token(tmp_path / "none")
@@ -268,3 +269,11 @@ def test_others_are_served_with_a_token_only(tiny_artifact: Path, tmp_path: Path
     assert list(named.artifacts) == [tiny_artifact.name, "other"]
     with pytest.raises(DataError, match="expected artifacts of different names"):
         make_server([tiny_artifact, tiny_artifact], Settings())
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_to_listen_everywhere_takes_a_name_by_which_others_call(host: str, tiny_artifact: Path, tmp_path: Path) -> None:
+    settings = Settings(host=host, token="0123456789abcdef")
+    with pytest.raises(DataError, match="--allow-host ward-pc"):
+        make_server([tiny_artifact], settings)
+    assert "ward-pc" in make_server([tiny_artifact], replace(settings, names=["ward-pc"]))[1].hosts
