@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import socket
 import subprocess
 import sys
@@ -29,9 +28,6 @@ from leanmed.training import train as training
 from leanmed.training.machines import Machines
 from training_fixtures import made_data, silent, tiny_recipe
 
-pytestmark = pytest.mark.skipif(
-    "LEANMED_NODES" not in os.environ, reason="takes a minute of two cores; set LEANMED_NODES=1 to run it"
-)
 NODES, PROCESSES = 2, 1
 AT_MOST_SECONDS = 600
 TOLERANCE = 1e-4  # of losses: sums over two halves of a batch are rounded otherwise than one over all of it
