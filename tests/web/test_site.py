@@ -14,9 +14,9 @@ from typing import Any
 
 import onnx
 import pytest
-from chromium import Files
 
 from artifact_fixtures import mean_red_graph
+from chromium import Files
 from leanmed.errors import ArtifactError, DataError
 from leanmed.files import sha256_bytes
 from leanmed.manifest import Input
@@ -213,5 +213,5 @@ def test_without_the_runtime_the_error_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_refusing_the_unfamiliar_needs_artifacts_that_can_tell(tiny_artifact: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="tell how familiar an image looks"):
+    with pytest.raises(ArtifactError, match="tells how familiar an image looks"):
         write_web([tiny_artifact], tmp_path / "site", refuse_unfamiliar=True, tell=silent)

@@ -91,14 +91,15 @@ class File:
         return cls(place, sha256_bytes(content), len(content))
 
 
-def group_by_model(artifacts: Sequence[Path]) -> dict[str, list[Artifact]]:
+def group_by_model(artifacts: Sequence[Path], *, refuse_unfamiliar: bool = False) -> dict[str, list[Artifact]]:
     """Artifacts by the model that they are of, the smallest first: the same name means the same model.
 
     Args:
         artifacts: folders, or NAME=FOLDER; without a name, the one that the artifact's manifest has.
+        refuse_unfamiliar: all must tell how familiar an image looks.
 
     Raises:
-        ArtifactError: a folder holds none, or one that a page cannot feed; or one model's artifacts take other images,
+        ArtifactError: a folder holds none, or one that a page cannot feed, or that cannot refuse; or one model's artifacts take other images,
             or give other answers, or are the same.
     """
     models: dict[str, list[Artifact]] = {}
@@ -106,7 +107,9 @@ def group_by_model(artifacts: Sequence[Path]) -> dict[str, list[Artifact]]:
         name, folder = named_folder(given)
         artifact = read_artifact(folder)
         _check(folder, artifact.manifest)
-        Predictor(artifact)  # or it says that a graph does not fit what the manifest says of it
+        Predictor(
+            artifact, refuse_unfamiliar=refuse_unfamiliar
+        )  # or it says that a graph does not fit what the manifest says of it
         models.setdefault(name or artifact.manifest.name, []).append(artifact)
     for name, alike in models.items():
         alike.sort(key=lambda artifact: artifact.manifest.bytes)
@@ -398,8 +401,7 @@ def write_web(
         )
     output = SINGLE if single else SITE
     output.check(out, overwrite=overwrite)
-    models = group_by_model(artifacts)
-    _check_refusal(models, refuse_unfamiliar)
+    models = group_by_model(artifacts, refuse_unfamiliar=refuse_unfamiliar)
     found = find_runtime(runtime, tell)
     if single:
         page = single_file(models, found, refuse_unfamiliar=refuse_unfamiliar).encode()
@@ -412,13 +414,3 @@ def write_web(
             (folder / place).parent.mkdir(exist_ok=True)
             (folder / place).write_bytes(content)
     return sum(map(len, files.values()))
-
-
-def _check_refusal(models: Mapping[str, Sequence[Artifact]], refuse_unfamiliar: bool) -> None:
-    for name, alike in models.items():
-        if refuse_unfamiliar and any(artifact.manifest.familiar is None for artifact in alike):
-            raise ArtifactError(
-                "expected artifacts that tell how familiar an image looks, since unfamiliar ones are to be refused, "
-                f"got one of an earlier version or of too few images as {name}; export it again, or answer for all "
-                "images"
-            )

@@ -48,7 +48,7 @@ export class PromptPad {
     this.ask = ask;
     this.picture = null; // what the canvas shows while a cross or a box is drawn over it
     this.controls = this.makeControls(words);
-    canvas.classList.add("prompted");
+    canvas.classList.add("pointable");
     canvas.tabIndex = 0;
     canvas.setAttribute("role", "application"); // so that screen readers pass on the arrow keys
     canvas.addEventListener("keydown", (event) => this.press(event));
