@@ -1,8 +1,9 @@
 """The scale by which a compressed graph tells how familiar an image looks, moved as compression moves the distances.
 
 Integers in place of floats change the spreads of a network's early maps a little, and with them how far every image
-lies from the training images: in MobileNetV2 they lie twice as far (docs/results/familiar_scale.json). A scale that was
-made of the float network's distances would then call most images unfamiliar. What the same images' distances are before and after says how to move it.
+lies from the training images: in MobileNetV2 images lie twice as far (docs/results/familiar_scale.json). A scale that
+was made of the float network's distances would then call most images unfamiliar. What the same images' distances are
+before and after says how to move it.
 """
 
 from __future__ import annotations

@@ -99,17 +99,15 @@ def group_by_model(artifacts: Sequence[Path], *, refuse_unfamiliar: bool = False
         refuse_unfamiliar: all must tell how familiar an image looks.
 
     Raises:
-        ArtifactError: a folder holds none, or one that a page cannot feed, or that cannot refuse; or one model's artifacts take other images,
-            or give other answers, or are the same.
+        ArtifactError: a folder holds none, or one that a page cannot feed, or that cannot refuse; or one model's
+            artifacts take other images, or give other answers, or are the same.
     """
     models: dict[str, list[Artifact]] = {}
     for given in artifacts:
         name, folder = named_folder(given)
         artifact = read_artifact(folder)
         _check(folder, artifact.manifest)
-        Predictor(
-            artifact, refuse_unfamiliar=refuse_unfamiliar
-        )  # or it says that a graph does not fit what the manifest says of it
+        Predictor(artifact, refuse_unfamiliar=refuse_unfamiliar)  # which says what does not fit its manifest
         models.setdefault(name or artifact.manifest.name, []).append(artifact)
     for name, alike in models.items():
         alike.sort(key=lambda artifact: artifact.manifest.bytes)
