@@ -105,9 +105,14 @@ class Visit:
             self.page.click("#clear")
         if model is not None and self.page.locator("#model").is_visible():
             self.page.select_option("#model", label=model)
-        self.page.set_input_files("#files", [str(file) for file in files])
+        self.choose(files)
         self.wait(ANSWERED, len(files))
         return self.lines()
+
+    def choose(self, files: Sequence[Path]) -> None:
+        """Choose files, once the page shows where: before that it does not hear of it, and a test would wait for ever."""
+        self.wait("#ask:visible")
+        self.page.set_input_files("#files", [str(file) for file in files])
 
     def lines(self) -> list[dict[str, Any]]:
         """What the page saves."""

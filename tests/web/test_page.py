@@ -399,7 +399,7 @@ def test_words_stand_in_one_file_and_none_is_missing() -> None:
 
 
 def test_waiting_for_answers_can_be_seen(visit: Visit, photographs: list[Path]) -> None:
-    visit.page.set_input_files("#files", [str(path) for path in photographs])
+    visit.choose(photographs)
     visit.wait("article")
     assert visit.page.locator("article").count() == len(photographs)
     visit.wait(ANSWERED, len(photographs))
