@@ -3,7 +3,8 @@
     python scripts/measure_audit.py sets                      -> docs/results/audit.json, "sets"
     python scripts/measure_audit.py recall                    -> docs/results/audit_recall.json
     python scripts/measure_audit.py scale --count 1000 --count 10000 --count 100000
-                                                              -> docs/results/audit.json, "scale"
+                                                              -> docs/results/scale.json, "audits"
+    python scripts/measure_audit.py threads --count 5000      -> docs/results/audit_threads.json
 
 The real data sets are looked for in LEANMED_DATA, else in ../shared/data.
 """
@@ -13,13 +14,16 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -28,15 +32,17 @@ import numpy as np
 import psutil
 import typer
 from audit_changes import Change, Pixels, Rng, changes
+from measure_scale import keep
 from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import Progress, TaskID
 
-from leanmed.audit import Findings, audit
+from leanmed.audit import Findings, audit, candidates, reading
 from leanmed.audit import verify as rules
 from leanmed.audit.candidates import find_candidates
 from leanmed.audit.describe import Description
 from leanmed.audit.store import Store
+from leanmed.benchmark.benchmark import machine
 from leanmed.files import sha256_file, write_json
 from leanmed.phantoms.eyelids import EyelidSet
 from leanmed.reading.images import read_image
@@ -61,6 +67,15 @@ KNOWN = {
     "busi": [("benign/benign (433).png", "malignant/malignant (145).png")],
     "usgra": [("images/0043.png", "images/0077.png")],
 }
+BEFORE = "LEANMED_AUDIT_THREADS_BEFORE"
+ARMS = {
+    "a thread per core in each process (before)": {BEFORE: "1"},
+    "OMP_NUM_THREADS=1 (before)": {BEFORE: "1", "OMP_NUM_THREADS": "1"},
+    "one thread in each process (now)": {},
+}
+if os.environ.get(BEFORE):  # also in the processes of an audit, which import this file
+    reading.single_threaded = lambda: None
+    reading.blas_threads = candidates.blas_threads = nullcontext
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
@@ -265,6 +280,7 @@ def recall_table(rows: list[dict[str, object]], evidence: Evidences, *asked: int
 def at_scale(
     count: Annotated[list[int], typer.Option(help="Images; repeatable.")],
     work: Annotated[Path, typer.Option(help="Where to make the images and keep the cache.")] = Path("audit-work"),
+    out: Annotated[Path, typer.Option()] = RESULTS / "scale.json",
     workers: int = 2,
     fresh: Annotated[bool, typer.Option(help="Begin without the descriptions of an earlier run.")] = True,
 ) -> None:
@@ -276,10 +292,45 @@ def at_scale(
             shutil.rmtree(cache, ignore_errors=True)
         with shown(f"{number:,}") as progress, Meter(progress) as meter:
             found = audit(images, cache=cache, workers=workers, progress=meter.advance)
-        row = {"images": number, "workers": workers, **meter.figures(), **truth_row(images, found)}
+        row = {
+            "command": shlex.join(["python", *sys.argv]),
+            "images": number,
+            "workers": workers,
+            **meter.figures(),
+            **truth_row(images, found),
+        }
         row["cache MB"] = round(sum(f.stat().st_size for f in cache.iterdir()) / 1e6)
         typer.echo(row)
-        update("scale", {str(number): row})
+        keep(out, "audits", {str(number): row})
+
+
+@app.command()
+def threads(
+    count: Annotated[int, typer.Option(help="Images.")] = 5000,
+    work: Annotated[Path, typer.Option(help="Where to make the images.")] = Path("audit-work"),
+    note: Annotated[str, typer.Option(help="What else the machine did.")] = "",
+) -> None:
+    """Audit by two processes on both cores: with as many threads in each as OpenBLAS starts, and with one."""
+    make_images(count, work / "images")
+    rows = {}
+    for arm, variables in ARMS.items():
+        command = [sys.executable, __file__, "once", "--count", str(count), "--work", str(work)]
+        ended = subprocess.run(command, check=True, capture_output=True, env=os.environ | variables)
+        rows[arm] = json.loads(ended.stdout.splitlines()[-1])
+        typer.echo({arm: rows[arm]})
+    about = {"command": shlex.join(["python", *sys.argv]), "machine": machine(), "note": note, "images": count}
+    write_json(RESULTS / "audit_threads.json", about | rows)
+
+
+@app.command()
+def once(
+    count: Annotated[int, typer.Option()], work: Annotated[Path, typer.Option()] = Path("audit-work"), workers: int = 2
+) -> None:
+    """What one audit of made images costs, as JSON."""
+    images = make_images(count, work / "images")
+    with tempfile.TemporaryDirectory() as cache, Meter(lambda stage, done, total: None) as meter:
+        audit(images, cache=Path(cache), workers=workers, progress=meter.advance)
+    typer.echo(json.dumps(meter.figures()))
 
 
 def make_images(count: int, folder: Path) -> Named:

@@ -3,6 +3,7 @@ and training on several nodes.
 
     python scripts/measure_scale.py candidates --cache CACHE --count 10000 --count 100000 --count 1000000 --out FILE
     python scripts/measure_scale.py predict ARTIFACT FOLDER --work DIR --out FILE
+    python scripts/measure_scale.py audit FOLDER --work DIR --out FILE
     python scripts/measure_scale.py train --work DIR --out FILE
 
 CACHE is the cache of an audit, such as `audit-work/cache-10000` of `measure_audit.py scale`. Its features are mixed in
@@ -17,6 +18,9 @@ follows from theirs.
 `predict` answers for all images of a folder in one process, in four processes with a shard each, by four workers of a
 local Ray, by a Ray of two nodes (raylets) on this machine of which one is killed halfway, and by a local Ray whose
 driver is killed and then resumed. It says whether the lines are the same but for the seconds that each took.
+
+`audit` audits a folder by two processes, by two workers of a local Ray, and by a Ray of two nodes of which one is
+killed while the images are read. It says whether the findings are the same.
 
 `train` trains on made photographs in one process, by `torchrun` on two "nodes" of two processes with a quarter of the
 batch each, and by the same when a process is killed in the third epoch and the training resumed.
@@ -49,6 +53,7 @@ from numpy.typing import NDArray
 from leanmed.audit import candidates
 from leanmed.audit.describe import Features
 from leanmed.audit.store import FILE
+from leanmed.audit.writing import CACHE
 from leanmed.benchmark.benchmark import machine
 from leanmed.files import write_json
 from leanmed.phantoms.eyelids import PHANTOMS
@@ -181,6 +186,10 @@ def measure_predictions(
 ) -> None:
     """Predict a folder in each way."""
     work.mkdir(parents=True)
+    manifest = json.loads((artifact / "leanmed.json").read_text())
+    about_artifact = (
+        f"{manifest['task']}, {manifest['precision']}, {sum(f.stat().st_size for f in artifact.iterdir())} bytes"
+    )
 
     def command(name: str, *more: str) -> list[str]:
         target = str(work / f"{name}.jsonl")
@@ -203,6 +212,7 @@ def measure_predictions(
         expected = expected or lines
         row = {
             "command": shlex.join(["python", *sys.argv]),
+            "artifact": about_artifact,
             "images": len(lines),
             "failed": sum("error" in line for line in lines),
             "the same lines as one process": lines == expected,
@@ -212,7 +222,7 @@ def measure_predictions(
             **about,
         }
         typer.echo({way: row})
-        keep(out, "predictions", {f"{len(lines)} images, {way}": row})
+        keep(out, "predictions", {f"{len(lines)} images, {artifact.name}, {way}": row})
 
 
 def without_seconds(path: Path) -> list[dict[str, object]]:
@@ -248,38 +258,107 @@ def done_shards(work: Path, name: str) -> int:
     return len(list(work.glob(f"{name}-*-of-*.done")))
 
 
-def wait_for_shards(work: Path, name: str, process: subprocess.Popen[bytes], total: int) -> None:
-    while done_shards(work, name) < total and process.poll() is None:
-        time.sleep(0.2)
-
-
 def on_two_nodes(work: Path, name: str, command: Predict) -> dict[str, object]:
     """Kill the second node when a few shards are done."""
+    arguments = command(name, "--workers", "4", "--engine", "ray")
+    status, done = while_a_node_is_killed(
+        arguments, lambda: done_shards(work, name) >= KILLED_AFTER, lambda: done_shards(work, name)
+    )
+    return {"shards done when a node was killed": done, "exit status": status}
+
+
+def while_a_node_is_killed(
+    arguments: list[str], is_time: Callable[[], bool], measure: Callable[[], int]
+) -> tuple[int, int]:
+    """Run a command on a Ray of two nodes, and kill one: the exit status, and a measure of how far it was then."""
     from ray.cluster_utils import Cluster
 
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     second = nodes.add_node(num_cpus=2)
     nodes.wait_for_nodes()
-    arguments = command(name, "--workers", "4", "--engine", "ray")
     process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL, env=os.environ | {"RAY_ADDRESS": nodes.address})
-    wait_for_shards(work, name, process, KILLED_AFTER)
-    about = {"shards done when a node was killed": done_shards(work, name)}
+    while not is_time() and process.poll() is None:
+        time.sleep(0.2)
+    measured = measure()
     nodes.remove_node(second, allow_graceful=False)
-    about["exit status"] = process.wait()
+    status = process.wait()
     nodes.shutdown()
-    return about
+    return status, measured
 
 
 def with_a_lost_driver(work: Path, name: str, command: Predict) -> dict[str, object]:
     """Kill the process that was started when a few shards are done, and start it again."""
     arguments = command(name, "--workers", "4", "--engine", "ray")
     process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
-    wait_for_shards(work, name, process, KILLED_AFTER)
+    while done_shards(work, name) < KILLED_AFTER and process.poll() is None:
+        time.sleep(0.2)
     process.kill()
     process.wait()
     about = {"shards done when the driver was killed": done_shards(work, name)}
     subprocess.run([*arguments, "--resume"], check=False, capture_output=True)
     return about
+
+
+FINDINGS = ("pairs.csv", "groups.csv", "report.json")
+READ_BEFORE = 50 * 2**20  # bytes of descriptions that are kept when a node is killed
+
+
+@app.command("audit")
+def measure_audits(
+    folder: Path,
+    work: Annotated[Path, typer.Option()],
+    out: Annotated[Path, typer.Option()],
+) -> None:
+    """Audit a folder in each way."""
+    work.mkdir(parents=True)
+
+    def command(name: str, *more: str) -> list[str]:
+        given = [str(folder), "--dataset", "images", "--out", str(work / name), "--workers", "2"]
+        return [sys.executable, "-m", "leanmed", "audit", *given, *more]
+
+    ways = {
+        "two processes": audit_in_processes,
+        "local Ray, 2 workers": audit_on_local_ray,
+        "Ray of two nodes, one killed": audit_on_two_nodes,
+    }
+    expected: list[bytes] = []
+    for number, (way, audit) in enumerate(ways.items()):
+        begun = time.perf_counter()
+        about = audit(work, f"way{number}", command)
+        seconds = time.perf_counter() - begun
+        found = [(work / f"way{number}" / name).read_bytes() for name in FINDINGS]
+        expected = expected or found
+        images = json.loads(found[-1])["images"]
+        row = {
+            "command": shlex.join(["python", *sys.argv]),
+            "images": images,
+            "the same findings as two processes": found == expected,
+            "seconds": round(seconds, 1),
+            **about,
+        }
+        typer.echo({way: row})
+        keep(out, "audits on Ray", {f"{images} images, {way}": row})
+
+
+def audit_in_processes(work: Path, name: str, command: Predict) -> dict[str, object]:
+    return {"exit status": subprocess.run(command(name), check=False, capture_output=True).returncode}
+
+
+def audit_on_local_ray(work: Path, name: str, command: Predict) -> dict[str, object]:
+    ended = subprocess.run(command(name, "--engine", "ray"), check=False, capture_output=True)
+    return {"exit status": ended.returncode}
+
+
+def audit_on_two_nodes(work: Path, name: str, command: Predict) -> dict[str, object]:
+    """Kill the second node when some images are read."""
+    cache = work / name / CACHE / FILE
+
+    def some_are_read() -> bool:
+        return cache.is_file() and cache.stat().st_size > READ_BEFORE
+
+    arguments = command(name, "--engine", "ray")
+    status, size = while_a_node_is_killed(arguments, some_are_read, lambda: cache.stat().st_size)
+    return {"exit status": status, "MiB of descriptions when a node was killed": size // 2**20}
 
 
 NODES, PROCESSES, BATCH = 2, 2, 32

@@ -110,7 +110,7 @@ class Visit:
         return self.lines()
 
     def choose(self, files: Sequence[Path]) -> None:
-        """Choose files, once the page shows where: before that it does not hear of it, and a test would wait for ever."""
+        """Choose files, once the page shows where: before that it does not hear of it."""
         self.wait("#ask:visible")
         self.page.set_input_files("#files", [str(file) for file in files])
 

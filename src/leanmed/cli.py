@@ -105,7 +105,7 @@ def demo(
 
 @app.command()
 def audit(
-    data: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="The data set's folder.")] = None,
+    data: Annotated[str | None, typer.Argument(metavar="[DIR]", help="The data set's folder.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write the findings.")] = None,
     dataset: Annotated[
         str,
@@ -133,11 +133,18 @@ def audit(
     test.csv and report.html to `--out`, which `leanmed evaluate --split-audit` takes. The exit status is 1
     when copies carry different labels, or masks that contradict each other, or a split leaks.
 
+    With `--engine ray` and `--dataset images`, DIR may be a URL such as s3://bucket/photos.
+
     Example: `leanmed audit my-images --out audit`, or `leanmed audit --split TRAIN TEST --out split-audit`
     """
     needs("audit", "report", "cv2", "faiss", "jinja2")
     from leanmed.audit.command import audit_folder, audit_split
+    from leanmed.remote import is_url, place_of
 
+    if not is_engine(engine) and is_url(data or ""):
+        raise DataError(f"expected --engine ray with URLs, got {data} without it; add it, or copy the files here")
+    if is_url(str(out)):
+        raise DataError(f"expected --out to be a folder of this machine, got {out}; copy it there when it is whole")
     if is_engine(engine) and split:
         raise DataError("expected --engine with DIR, got --split beside it; leave out the one or the other")
     with stoppable(), stages() as progress:
@@ -145,7 +152,7 @@ def audit(
             lines, sound = audit_split(*split, out=out, workers=workers, overwrite=overwrite, progress=progress)
         elif data and out:
             lines, sound = audit_folder(
-                data,
+                place_of(data, "audit"),
                 dataset,
                 out,
                 workers=workers,
@@ -666,14 +673,15 @@ def card(
 
 @app.command()
 def predict(
-    artifact: Annotated[Path, typer.Argument(help="An artifact folder.", show_default=False)],
+    artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="An artifact folder.", show_default=False)],
     inputs: Annotated[
         list[str],
         typer.Argument(metavar="INPUT...", help="Files, folders, quoted globs, CT scans.", show_default=False),
     ],
     out: Annotated[
-        Path,
+        str,
         typer.Option(
+            metavar="FILE",
             help="The file to write: JSON lines, or a table if its name ends in .csv; `-` writes JSON lines to "
             "standard output.",
             show_default=False,
@@ -692,7 +700,7 @@ def predict(
         ),
     ] = False,
     draw: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Save each image with its answer drawn on it, as a PNG.")
+        str | None, typer.Option(metavar="DIR", help="Save each image with its answer drawn on it, as a PNG.")
     ] = None,
     explain: Annotated[
         Path | None,
@@ -758,40 +766,51 @@ def predict(
     `familiar` says how much an image looks like those that the model was trained on, from 0 to 1: of such images that
     the model had not seen, the share that look at least as unlike them.
 
+    With `--engine ray`, ARTIFACT, INPUT, `--out` and `--draw` may be URLs such as s3://bucket/photos.
+
     Example: `leanmed predict artifact photos/ "more/*.jpg" --out answers.jsonl`
 
     Explained: `leanmed predict artifact photos/ --out answers.jsonl --explain why`
     """
     from leanmed.prompts import Prompts
     from leanmed.reading.greys import range_remarks
-    from leanmed.reading.images import Limits, find_inputs
+    from leanmed.reading.images import Limits, find_places
+    from leanmed.remote import folder_at_hand, is_url, place_of
+    from leanmed.runtime.artifact import MANIFEST
     from leanmed.runtime.batch import Explanations, Pictures, Shard, predict_file, predict_lines
 
+    if not is_engine(engine) and (urls := [text for text in (artifact, *inputs, out, draw or "") if is_url(text)]):
+        raise DataError(
+            f"expected --engine ray with URLs, got {urls[0]} without it; add --engine ray, or copy the files here"
+        )
     prompts = Prompts.parse(point, label, box) if point or label or box is not None else None
     caps = {} if max_megabytes is None else dict.fromkeys(("max_bytes", "max_scan_bytes"), max_megabytes * 2**20)
     limits = Limits(max_pixels=max_megapixels * 10**6, **caps)
-    predictor = leanmed.load(artifact, limits=limits, threshold=threshold, refuse_unfamiliar=refuse_unfamiliar)
-    files, part = find_inputs(inputs, scans=predictor.takes_scans), Shard.parse(shard)
+    with folder_at_hand(place_of(artifact, "predict"), MANIFEST) as folder:
+        predictor = leanmed.load(folder, limits=limits, threshold=threshold, refuse_unfamiliar=refuse_unfamiliar)
+    files, part = find_places(inputs, scans=predictor.takes_scans), Shard.parse(shard)
     for note in files.notes:
         typer.echo(note, err=True)
-    if is_engine(engine) and (prompts or explain or part.count > 1 or str(out) == "-"):
+    if is_engine(engine) and (prompts or explain or part.count > 1 or out == "-"):
         raise DataError(
             "expected --engine with many images and a file, got --point, --box, --explain, --shard or --out - beside "
             "it; leave out the one or the other"
         )
     if prompts is not None:
         _check_points(predictor, files, prompts, resume, explain)  # before anything is written
-    explanations = Explanations.of(predictor, files, explain, explain_most, explain_masks) if explain else None
+    drawings = None if draw is None else place_of(draw, "predict")
+    on_disk = [file for file in files if isinstance(file, Path)]
+    explanations = Explanations.of(predictor, on_disk, explain, explain_most, explain_masks) if explain else None
     for line in _explaining(explanations, files, part.of(files), resume) if explanations else ():
         typer.echo(line, err=True)
     common: dict[str, Any] = {"prompts": prompts, "explanations": explanations}
     common["workers"] = workers or available_cores()
-    if str(out) == "-":
+    if out == "-":
         if resume:
             raise DataError(
                 "expected --resume with a file, got --out -, which leaves nothing to go on from; name a file"
             )
-        pictures = Pictures(draw, images=True) if draw else None
+        pictures = Pictures(Path(draw), images=True) if draw else None
         found = predict_lines(predictor, part.of(files), sys.stdout, pictures=pictures, **common)
     elif engine:
         from leanmed.runtime.distributed import predict_distributed
@@ -799,13 +818,13 @@ def predict(
         with stoppable("--resume"), progress_bar("images", len(files)) as step:
             found = predict_distributed(
                 predictor,
-                artifact,
+                place_of(artifact),
                 files,
-                out,
+                place_of(out),
                 resume=resume,
                 overwrite=overwrite,
                 workers=workers,
-                draw=draw,
+                draw=drawings,
                 progress=step,
             )
     else:
@@ -813,15 +832,15 @@ def predict(
             found = predict_file(
                 predictor,
                 files,
-                out,
+                Path(out),
                 shard=part,
                 resume=resume,
                 overwrite=overwrite,
-                draw=draw,
+                draw=Path(draw) if draw else None,
                 progress=step,
                 **common,
             )
-    _echo_answered(found, [] if predictor.takes_scans else range_remarks(part.of(files), limits))
+    _echo_answered(found, [] if predictor.takes_scans else range_remarks(part.of(on_disk), limits))
     if found.failed:
         raise typer.Exit(1)
 
@@ -845,7 +864,7 @@ def _echo_answered(found: Any, remarks: Sequence[str] = ()) -> None:
         typer.echo(f"{len(found.failed)} of {found.answered + len(found.failed)} inputs failed", err=True)
 
 
-def _check_points(predictor: Any, files: Sequence[Path], prompts: Any, resume: bool, explain: Path | None) -> None:
+def _check_points(predictor: Any, files: Sequence[Any], prompts: Any, resume: bool, explain: Path | None) -> None:
     """Refuse points and boxes beside what does not go with them, and those that lie outside of the image."""
     if explain:
         raise DataError(
@@ -860,7 +879,7 @@ def _check_points(predictor: Any, files: Sequence[Path], prompts: Any, resume: b
     predictor.check_prompts(predictor.frame(files[0]), prompts)
 
 
-def _explaining(chosen: Any, files: Sequence[Path], mine: Sequence[Path], resume: bool) -> list[str]:
+def _explaining(chosen: Any, files: Sequence[Any], mine: Sequence[Any], resume: bool) -> list[str]:
     """What is said of explanations before they are made, which takes long."""
     count = sum(path in chosen.inputs for path in mine)
     capped = f", which are the first {len(chosen.inputs)} of all; --explain-most explains more"

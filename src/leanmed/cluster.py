@@ -20,6 +20,7 @@ from leanmed import __version__
 from leanmed.cores import available_cores
 from leanmed.errors import LeanmedError, RunError
 from leanmed.extras import needs
+from leanmed.remote import Place, exists
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -54,6 +55,7 @@ def run(
     *,
     workers: int = 0,
     packages: Sequence[str] = (),
+    folder: Path | None = None,
 ) -> Iterator[Result]:
     """The results of the jobs, in order, from the workers of a Ray cluster.
 
@@ -65,6 +67,7 @@ def run(
         jobs: whatever can be pickled.
         workers: processes; 0: one for each core of the cluster.
         packages: distributions of which the workers must have the versions of this process, besides `versions`.
+        folder: in which the workers work, so that paths mean to them what they mean to the driver; None: anywhere.
 
     Raises:
         LeanmedError: what `make` or a job raised in a worker.
@@ -82,7 +85,7 @@ def run(
         rows = [{"job": pickle.dumps(job)} for job in jobs]
         results = ray.data.from_items(rows, override_num_blocks=max(1, len(rows))).map_batches(
             _Worker,
-            fn_constructor_args=(pickle.dumps(make), versions(packages), Path.cwd()),
+            fn_constructor_args=(pickle.dumps(make), versions(packages), folder),
             batch_size=1,
             concurrency=workers,
             num_cpus=min(MOST_CORES, SHARE * cores / workers),
@@ -131,16 +134,17 @@ class _Worker:
     Args:
         make: as of `run`, pickled, since it may not even be there in another version.
         expected: the versions of the driver.
-        folder: in which the driver works.
+        folder: as of `run`.
     """
 
-    def __init__(self, make: bytes, expected: dict[str, str | None], folder: Path) -> None:
+    def __init__(self, make: bytes, expected: dict[str, str | None], folder: Path | None) -> None:
         self.work: Callable[[Any], Any]
         self.refusal: LeanmedError | None = None
         try:
             _check_versions(expected)
-            check_seen(folder)
-            os.chdir(folder)  # so that paths mean here what they mean to the driver
+            if folder is not None:
+                check_seen(folder)
+                os.chdir(folder)
             self.work = pickle.loads(make)()  # noqa: S301 (of our driver)
         except LeanmedError as error:
             self.refusal = error
@@ -183,17 +187,24 @@ def _check_versions(expected: dict[str, str | None]) -> None:
         )
 
 
-def check_seen(path: Path) -> None:
-    """Refuse a path that the driver sees and this worker does not.
+def check_seen(place: Place) -> None:
+    """Refuse a place that the driver sees and this worker does not.
 
     Raises:
-        RunError: it does not exist here.
+        RunError: it does not exist here, or its URL cannot be reached.
     """
-    if not path.exists():
+    if exists(place):
+        return
+    here = socket.gethostname()
+    if isinstance(place, Path):
         raise RunError(
-            f"expected all machines to see {path.absolute()}, but {socket.gethostname()} does not; put it into a "
-            "folder that they share, or copy it there"
+            f"expected all machines to see {place.absolute()}, but {here} does not; put it into a folder that they "
+            "share, or copy it there"
         )
+    raise RunError(
+        f"expected all machines to see {place}, but {here} does not; give it the same credentials and settings of the "
+        "object store as the driver has"
+    )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from leanmed import cluster, remote
 from leanmed.audit.command import audit_folder
 from leanmed.cli import app
 from leanmed.phantoms.eyelids import PHANTOMS
@@ -23,7 +24,7 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*arguments: object) -> tuple[int, str]:
     result = CliRunner().invoke(app, ["audit", *map(str, arguments), "--workers", "1"])
-    return result.exit_code, result.output
+    return result.exit_code, result.output + str(result.exception or "")
 
 
 def test_an_audit_leaves_its_four_files_and_exits_0_without_conflicts(copied: Path, tmp_path: Path) -> None:
@@ -99,3 +100,35 @@ def test_a_set_with_boxes_gets_a_report_without_label_conflicts(tmp_path: Path) 
     assert report["classes"] == {"with boxes": 2, "without boxes": 1}
     assert (tmp_path / "out/report.html").is_file()
     assert any("Nothing names the patients" in line for line in lines)
+
+
+def test_images_behind_a_url_are_audited_as_those_in_a_folder(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("upath", reason="needs the extra leanmed[ray]")
+    monkeypatch.setattr(cluster, "run", lambda make, jobs, **options: map(make(), jobs))
+    monkeypatch.setitem(remote.SCHEMES, "local", "fsspec")
+    assert run(copied / "images", "--dataset", "images", "--out", tmp_path / "here")[0] == 0
+    url = f"local://{copied / 'images'}"
+    assert run(url, "--dataset", "images", "--engine", "ray", "--out", tmp_path / "there")[0] == 0
+    for name in ("pairs.csv", "groups.csv"):
+        assert (tmp_path / "there" / name).read_text() == (tmp_path / "here" / name).read_text()
+    page = (tmp_path / "there" / "report.html").read_text()
+    assert page.count("data:image/jpeg") == (tmp_path / "here" / "report.html").read_text().count("data:image/jpeg") > 0
+
+
+def test_a_url_is_refused_without_an_engine_and_with_labels_and_for_findings(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("upath", reason="needs the extra leanmed[ray]")
+    monkeypatch.setitem(remote.SCHEMES, "local", "fsspec")
+    url = f"local://{copied}"
+    status, said = run(url, "--dataset", "images", "--out", tmp_path / "out")
+    assert status != 0
+    assert "expected --engine ray with URLs" in said
+    status, said = run(url, "--engine", "ray", "--out", tmp_path / "out")
+    assert status != 0
+    assert "expected --dataset images with the URL of a folder" in said
+    status, said = run(copied, "--out", "s3://bucket/audit")
+    assert status != 0
+    assert "expected --out to be a folder of this machine, got s3:/bucket/audit" in said

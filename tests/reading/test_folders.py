@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from leanmed.reading.folders import list_folder, masks_among
-from leanmed.reading.images import find_inputs
+from leanmed import remote
+from leanmed.errors import InputError
+from leanmed.reading.folders import list_behind, list_folder, masks_among
+from leanmed.reading.images import find_inputs, find_places
 
 DICM = bytes(128) + b"DICM"
 
@@ -93,3 +95,41 @@ def test_a_field_of_view_is_a_mask_of_its_image(tmp_path):
     listing = list_folder(tmp_path)
     assert sorted(str(path.relative_to(tmp_path)) for path in listing.images) == ["fov/other.png", "images/a.png"]
     assert [str(path.relative_to(tmp_path)) for path in listing.masks] == ["fov/a.png"]
+
+
+@pytest.fixture
+def place_of():
+    upath = pytest.importorskip("upath", reason="needs the extra leanmed[ray]")
+    return lambda path: upath.UPath(f"local://{path}")
+
+
+def test_behind_a_url_images_are_known_by_their_ending_alone(tree, place_of):
+    (tree / "link").unlink()
+    (tree / "sub" / "ct.nii.gz").touch()
+    (tree / "sub" / "a_mask.png").touch()
+    (tree / "sub" / "a.png").touch()
+    listing = list_behind(place_of(tree))
+    assert [path.name for path in listing.images] == ["a.bmp", "b.JFIF", "c.jpe", "d.webp", "e.ima", "f.DICOM", "a.png"]
+    assert [path.name for path in listing.masks] == ["a_mask.png"]
+    assert {path.name for path in listing.hidden} == {".g.png", "h.png"}
+    assert {path.name for path in listing.others} == {"IM0001", "1.2.840.55", "DICOMDIR", "n.txt", "ct.nii.gz"}
+    assert "ct.nii.gz" in [path.name for path in list_behind(place_of(tree), scans=True).images]
+    assert "8 files were passed over" in listing.notes()[0]
+
+
+def test_behind_a_url_answers_of_earlier_predictions_are_passed_over(tmp_path, place_of):
+    for name in ("a.png", "out.jsonl", "out-montages/a-0.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    listing = list_behind(place_of(tmp_path))
+    assert [path.name for path in listing.images] == ["a.png"]
+    assert [path.name for path in listing.answers] == ["a-0.png"]
+
+
+def test_a_url_may_name_a_file_and_stands_beside_paths(tree, place_of, monkeypatch):
+    monkeypatch.setitem(remote.SCHEMES, "local", "fsspec")
+    url = str(place_of(tree / "n.txt"))
+    found = find_places([url, str(tree / "a.bmp"), url])
+    assert list(map(str, found)) == [url, str(tree / "a.bmp")]
+    with pytest.raises(InputError, match="expected a URL of an image or of a folder of images"):
+        find_places([str(place_of(tree / "sub"))])

@@ -20,6 +20,7 @@ import pytest
 import leanmed
 from leanmed import cluster
 from leanmed.errors import DataError, MissingExtraError, OutputError, RunError
+from leanmed.reading.images import Limits
 from leanmed.runtime import distributed
 from leanmed.runtime.batch import predict_file
 from leanmed.runtime.distributed import Asked, Job, ShardWorker, Tried, predict_distributed
@@ -65,7 +66,7 @@ def asked(predictor: Predictor, tiny_artifact: Path, tmp_path: Path) -> Asked:
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The workers' part of the work, without a cluster."""
 
-    def run(make: Any, jobs: Any, *, workers: int = 0) -> Iterator[Any]:
+    def run(make: Any, jobs: Any, *, workers: int = 0, folder: Path | None = None) -> Iterator[Any]:
         return map(make(), jobs)
 
     monkeypatch.setattr(cluster, "run", run)
@@ -172,6 +173,133 @@ def test_the_folder_of_drawings_is_made_before_the_work_begins(
     draw = tmp_path / "more" / "drawn"
     predict_distributed(predictor, tiny_artifact, inputs[:2], tmp_path / "answers.jsonl", draw=draw)
     assert len(list(draw.iterdir())) == 2
+
+
+def behind(path: Path) -> Any:
+    """A place in what stands for an object store."""
+    upath = pytest.importorskip("upath", reason="needs the extra leanmed[ray]")
+    return upath.UPath(f"local://{path}", auto_mkdir=True)
+
+
+def in_bucket(inputs: list[Path]) -> list[Any]:
+    return [behind(path) for path in inputs]
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Path:
+    return tmp_path / "bucket"
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_behind_urls_the_lines_are_those_of_one_process_with_the_urls_as_names(
+    predictor: Predictor, tiny_artifact: Path, inputs: list[Path], bucket: Path, tmp_path: Path
+):
+    plain = predict_file(predictor, inputs, tmp_path / "plain.jsonl")
+    out, draw = behind(bucket / "answers.jsonl"), behind(bucket / "drawn")
+    found = predict_distributed(predictor, behind(tiny_artifact), in_bucket(inputs), out, draw=draw)
+    expected = [
+        line | {"input": f"local://{line['input']}"} | ({"error": _of_url(line)} if "error" in line else {})
+        for line in timeless(plain.path)
+    ]
+    written = timeless(bucket / "answers.jsonl")
+    drawn = [line.pop("picture") for line in written if "picture" in line]
+    assert written == expected
+    assert (found.path, found.answered, len(found.failed)) == (out, 19, 1)
+    assert sorted(path.name for path in bucket.iterdir()) == ["answers.jsonl", "answers.jsonl.done", "drawn"]
+    assert sorted(f"drawn/{path.name}" for path in (bucket / "drawn").iterdir()) == sorted(drawn)
+    assert len(drawn) == 19
+
+
+def _of_url(line: dict[str, Any]) -> str:
+    return str(line["error"]).replace(line["input"], f"local://{line['input']}")
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_behind_urls_a_lost_driver_s_shards_are_kept_and_the_rest_is_answered(
+    predictor: Predictor, tiny_artifact: Path, inputs: list[Path], bucket: Path
+):
+    places, out, answers = in_bucket(inputs), behind(bucket / "answers.jsonl"), bucket / "answers.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        predict_distributed(predictor, tiny_artifact, places, out, progress=lost)
+    first = bucket / "answers-ray-1-of-4.jsonl"
+    kept = first.read_bytes()
+    with pytest.raises(OutputError, match=f"local://{first} of an earlier run is there; add --resume"):
+        predict_distributed(predictor, tiny_artifact, places, out)
+    predict_distributed(predictor, tiny_artifact, places, out, resume=True)
+    assert answers.read_bytes().startswith(kept)
+    assert [line["input"] for line in timeless(answers)] == [str(place) for place in places]
+    assert not first.exists()
+    again = predict_distributed(predictor, tiny_artifact, places[:7], out, overwrite=True)
+    assert (again.answered, len(timeless(answers))) == (7, 7)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_behind_a_url_a_file_of_somebody_else_is_left_alone(
+    predictor: Predictor, tiny_artifact: Path, inputs: list[Path], bucket: Path
+):
+    bucket.mkdir()
+    (bucket / "answers.jsonl").write_text("my notes\n")
+    with pytest.raises(OutputError, match=f"local://{bucket}/answers.jsonl to be new.*a file of another kind"):
+        predict_distributed(predictor, tiny_artifact, inputs, behind(bucket / "answers.jsonl"), overwrite=True)
+    assert (bucket / "answers.jsonl").read_text() == "my notes\n"
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_an_image_behind_a_url_that_is_too_large_fails_and_the_rest_goes_on(
+    tiny_artifact: Path, inputs: list[Path], tmp_path: Path
+):
+    predictor = leanmed.load(tiny_artifact, limits=Limits(max_bytes=max(path.stat().st_size for path in inputs)))
+    inputs[3].write_bytes(bytes(predictor.limits.max_bytes + 1))
+    found = predict_distributed(predictor, tiny_artifact, in_bucket(inputs), tmp_path / "answers.jsonl")
+    assert [name for name, _ in found.failed] == [f"local://{inputs[3]}", f"local://{inputs[10]}"]
+    assert "expected at most" in found.failed[0][1]
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_network_that_fails_is_no_answer_and_counts_for_no_death(
+    predictor: Predictor, tiny_artifact: Path, inputs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    places, out = in_bucket(inputs), tmp_path / "answers.jsonl"
+    files = type(places[0].fs)
+    opened = files.open
+
+    def fails(self: Any, path: str, *args: Any, **more: Any) -> Any:
+        if path.endswith("07.png"):
+            raise TimeoutError("no answer")
+        return opened(self, path, *args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "open", fails)
+        for number in range(4):
+            with pytest.raises(RunError, match=r"expected to reach .*07\.png, got TimeoutError: no answer"):
+                predict_distributed(predictor, tiny_artifact, places, out, resume=number > 0)
+    assert not out.exists()
+    assert predict_distributed(predictor, tiny_artifact, places, out, resume=True).answered == 19
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_drawings_that_were_not_sent_are_drawn_anew(
+    predictor: Predictor, tiny_artifact: Path, inputs: list[Path], bucket: Path, tmp_path: Path
+):
+    """A worker was lost after three lines, with its drawings; the lines lie in the folder that all share."""
+    out = tmp_path / "answers.jsonl"
+    plain = predict_file(predictor, inputs[:3], tmp_path / "plain.jsonl", draw=tmp_path / "drawn").path
+    plain.rename(tmp_path / "answers-ray-1-of-4.jsonl.part")
+    predict_distributed(predictor, tiny_artifact, inputs, out, draw=behind(bucket / "drawn"), resume=True)
+    pictures = {f"drawn/{path.name}" for path in (bucket / "drawn").iterdir()}
+    assert {line["picture"] for line in timeless(out) if "picture" in line} == pictures
+    assert len(pictures) == 19
+
+
+def test_a_worker_that_does_not_see_the_bucket_is_refused(asked: Asked, tmp_path: Path):
+    with pytest.raises(RunError, match=r"does not; give it the same credentials"):
+        ShardWorker(replace(asked, seen=behind(tmp_path / "gone.png")))
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_bucket_itself_is_no_file_of_answers(predictor: Predictor, tiny_artifact: Path, inputs: list[Path]):
+    with pytest.raises(DataError, match="expected --out with a name below the bucket"):
+        predict_distributed(predictor, tiny_artifact, inputs, behind(Path("/")))
 
 
 def test_a_folder_of_drawings_that_a_worker_does_not_see_is_named(asked: Asked, tmp_path: Path):
@@ -369,3 +497,13 @@ def test_ray_predicts_the_same_lines(
     out = tmp_path / "answers.jsonl"
     predict_distributed(predictor, tiny_artifact, inputs, out, workers=2)
     assert timeless(out) == timeless(plain.path)
+
+
+def test_ray_predicts_behind_urls(
+    ray: None, predictor: Predictor, tiny_artifact: Path, inputs: list[Path], bucket: Path
+):
+    places = in_bucket(inputs)
+    predict_distributed(predictor, behind(tiny_artifact), places, behind(bucket / "answers.jsonl"), workers=2)
+    lines = timeless(bucket / "answers.jsonl")
+    assert [line["input"] for line in lines] == [str(place) for place in places]
+    assert sum("label" in line for line in lines) == 19

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from chromium import ANSWERED, Files, Visit
 from PIL import Image
 
 from artifact_fixtures import LABELS, mean_red_graph
+from chromium import ANSWERED, Files, Visit
 from grid_fixtures import Place
 from leanmed.errors import DataError
 from leanmed.manifest import Familiar

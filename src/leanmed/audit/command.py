@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from leanmed.audit.conflicts import LABEL, MASK, Conflict
 from leanmed.audit.engine import audit
@@ -13,13 +15,21 @@ from leanmed.console import Progress, silent
 from leanmed.cores import available_cores
 from leanmed.data import read_records
 from leanmed.data.tables import read_side
+from leanmed.errors import DataError
+from leanmed.reading.folders import SUFFIXES, list_behind
 from leanmed.reading.greys import range_remarks
+from leanmed.records import Records
+from leanmed.remote import Place
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 SHOWN = 10
+UNLABELLED_READER = "images"
 
 
 def audit_folder(
-    data: Path,
+    data: Place,
     dataset: str,
     out: Path,
     *,
@@ -32,7 +42,7 @@ def audit_folder(
     """Audit a data set into `out`.
 
     Args:
-        data: its folder.
+        data: its folder, or the URL of a folder of images without labels, with the reader `images`.
         dataset: its reader's name.
         out: where to write.
         workers: processes; 0: one per core.
@@ -46,12 +56,17 @@ def audit_folder(
 
     Raises:
         OutputError: `out` holds something; with `overwrite`, something else than an audit.
-        DataError: the data set is unsound, or none of its images can be read.
+        DataError: the data set is unsound, none of its images can be read, or another reader is to read a URL.
         InputError: the mask of a copy that cannot be read.
+        RunError: a URL that cannot be reached.
     """
     FINDINGS.check(out, overwrite=overwrite)
-    records = read_records(dataset, data, strict=strict)
-    images = {record.id: record.image for record in records}
+    images: Mapping[str, Place]
+    if isinstance(data, Path):
+        records = read_records(dataset, data, strict=strict)
+        images = {record.id: record.image for record in records}
+    else:
+        images, records = _images_behind(data, dataset)
     cache = out / CACHE
     found = audit(list(images.items()), cache=cache, workers=workers, engine=engine, progress=progress)
     conflicts = write_findings(out, found, images, records, overwrite=overwrite)
@@ -67,10 +82,27 @@ def audit_folder(
         f"{len(found.unreadable)} unreadable, {len(found.near_empty)} near-empty, {len(found.outliers)} outliers",
         *(f"  unreadable: {name}: {reason}" for name, reason in found.unreadable.items()),
         *records.notes,
-        *range_remarks(images.values()),
+        *range_remarks(path for path in images.values() if isinstance(path, Path)),
         f"wrote {out / 'report.html'}, report.json, groups.csv and pairs.csv",
     ]
     return lines, not torn and not apart
+
+
+def _images_behind(place: UPath, dataset: str) -> tuple[dict[str, UPath], Records]:
+    """Name below the place -> image; and no records, but what is to be said of the place."""
+    if dataset != UNLABELLED_READER:
+        raise DataError(
+            f"expected --dataset {UNLABELLED_READER} with the URL of a folder, got {dataset}; copy the data set "
+            "here to read its labels"
+        )
+    listing = list_behind(place)
+    if not listing.images or listing.images == (place,):
+        raise DataError(
+            f"{place}: expected a folder of images ending in {', '.join(sorted(SUFFIXES))}, got none; check the address"
+            f"{''.join(f'. {note}' for note in listing.notes())}"
+        )
+    above = f"{str(place).rstrip('/')}/"
+    return {str(path).removeprefix(above): path for path in listing.images}, Records([], listing.notes())
 
 
 def audit_split(

@@ -23,6 +23,7 @@ from leanmed.audit.verify import compare, compare_along
 from leanmed.console import Progress, silent
 from leanmed.cores import available_cores
 from leanmed.errors import DataError
+from leanmed.remote import Place
 
 ALL_PAIRS = 64  # images in a group, up to which every pair in it is compared and reported
 ALONE = 256  # images, below which starting further processes takes longer than it saves
@@ -32,7 +33,7 @@ Job = tuple[int, int, str, str, Matrix | None]  # numbers and contents of two im
 
 
 def audit(
-    images: Sequence[tuple[str, Path]],
+    images: Sequence[tuple[str, Place]],
     *,
     cache: Path | None = None,
     workers: int = 2,
@@ -44,7 +45,7 @@ def audit(
     The same files give the same findings, whatever their order.
 
     Args:
-        images: (id, file); ids are unique.
+        images: (id, file); ids are unique. Files behind a URL are copied here one after the other.
         cache: a folder for descriptions, from which a stopped audit resumes; None keeps none.
         workers: processes that read and compare; 0: one per core. More than one are started anew, so a script that
             asks for them does so under `if __name__ == "__main__":`.
@@ -54,7 +55,7 @@ def audit(
 
     Raises:
         DataError: no image, none that can be read, or an id that stands twice.
-        RunError: as of `leanmed.cluster.run`; a worker that does not see the files.
+        RunError: as of `leanmed.cluster.run`; a worker that does not see the files; a URL that cannot be reached.
     """
     _check_ids([name for name, _ in images])
     with ExitStack() as stack:

@@ -23,7 +23,8 @@ from leanmed.audit.threads import blas_threads, single_threaded
 from leanmed.console import Progress
 from leanmed.errors import InputError
 from leanmed.files import sha256_file
-from leanmed.reading.images import read_image
+from leanmed.reading.images import DEFAULT_LIMITS, read_image
+from leanmed.remote import Place, at_hand, exists
 
 AHEAD = 8  # batches under way at a time, so that memory stays small
 BATCH = 64
@@ -120,7 +121,7 @@ def batches(items: Iterable[Item]) -> Iterator[list[Item]]:
 
 
 def describe_all(
-    images: Sequence[tuple[str, Path]],
+    images: Sequence[tuple[str, Place]],
     store: Store,
     pool: Executor | None,
     progress: Progress,
@@ -143,28 +144,31 @@ def describe_all(
 
 
 def _described(
-    images: Sequence[tuple[str, Path]], store: Store, pool: Executor | None, engine: str | None, workers: int
+    images: Sequence[tuple[str, Place]], store: Store, pool: Executor | None, engine: str | None, workers: int
 ) -> Iterator[Described]:
     if engine is None:
         return run(pool, _describe_batch, batches(images))
-    seen = next((path for _, path in images if path.exists()), None)
+    seen = next((path for _, path in images if exists(path)), None)
     make = partial(Describer, store.contents(), seen)
-    return cluster.run(make, list(batches(images)), workers=workers, packages=["opencv-python-headless"])
+    return cluster.run(
+        make, list(batches(images)), workers=workers, packages=["opencv-python-headless"], folder=Path.cwd()
+    )
 
 
-def _describe_batch(images: Sequence[tuple[str, Path]]) -> Described:
+def _describe_batch(images: Sequence[tuple[str, Place]]) -> Described:
     return _describe(images, worker().store)
 
 
-def _describe(images: Sequence[tuple[str, Path]], known: Store | frozenset[str]) -> Described:
+def _describe(images: Sequence[tuple[str, Place]], known: Store | frozenset[str]) -> Described:
     described: dict[str, Description] = {}
     read: dict[str, str] = {}
     failed: dict[str, str] = {}
     for name, path in images:
         try:
-            content = _content(path)
-            if content not in described and content not in known:
-                described[content] = describe(read_image(path))
+            with at_hand(path, DEFAULT_LIMITS.max_bytes) as file:
+                content = _content(file)
+                if content not in described and content not in known:
+                    described[content] = describe(read_image(file))
             read[name] = content
         except (InputError, OSError) as error:
             failed[name] = str(error)
@@ -182,7 +186,7 @@ class Describer:
         RunError: this machine does not see it.
     """
 
-    def __init__(self, known: frozenset[str], seen: Path | None) -> None:
+    def __init__(self, known: frozenset[str], seen: Place | None) -> None:
         if seen is not None:
             cluster.check_seen(seen)
         self.known = known
@@ -191,7 +195,7 @@ class Describer:
     def _start(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(1, get_context("spawn"), _start_reader, (self.known,))
 
-    def __call__(self, images: Sequence[tuple[str, Path]]) -> Described:
+    def __call__(self, images: Sequence[tuple[str, Place]]) -> Described:
         """Describe a batch; where the process ends, one image after the other."""
         try:
             return self.process.submit(_describe_new, images).result()
@@ -220,7 +224,7 @@ def _start_reader(known: frozenset[str]) -> None:
     _start_alone()
 
 
-def _describe_new(images: Sequence[tuple[str, Path]]) -> Described:
+def _describe_new(images: Sequence[tuple[str, Place]]) -> Described:
     return _describe(images, _known)
 
 

@@ -42,11 +42,12 @@ from leanmed.audit.mask_conflicts import (
     contradicting,
     contradictions,
 )
-from leanmed.errors import InputError
+from leanmed.errors import InputError, RunError
 from leanmed.files import encodable, whole_file, write_json, write_text
 from leanmed.outputs import Output
-from leanmed.reading.images import read_image
+from leanmed.reading.images import DEFAULT_LIMITS, read_image
 from leanmed.records import Boxes, Mask, Record
+from leanmed.remote import Place, at_hand
 from leanmed.report.pages import NOTICE, render_page
 
 CACHE = ".cache"  # in the output folder: what a stopped audit goes on from
@@ -66,7 +67,7 @@ THRESHOLDS = ("MIN_MATCHES", "MANY_MATCHES", "SCORE_OF_FEW", "SCORE_OF_MANY", "S
 def write_findings(
     out: Path,
     found: Findings,
-    images: Mapping[str, Path],
+    images: Mapping[str, Place],
     records: Sequence[Record] = (),
     *,
     overwrite: bool = False,
@@ -158,7 +159,7 @@ def _conflict(conflict: Conflict) -> dict[str, Any]:
 def render(
     found: Findings,
     conflicts: Sequence[Conflict],
-    images: Mapping[str, Path],
+    images: Mapping[str, Place],
     records: Sequence[Record],
     values: Mapping[str, Any],
 ) -> str:
@@ -175,7 +176,7 @@ def render(
     )
 
 
-def _shown_groups(found: Findings, images: Mapping[str, Path], records: Mapping[str, Record]) -> list[dict[str, Any]]:
+def _shown_groups(found: Findings, images: Mapping[str, Place], records: Mapping[str, Record]) -> list[dict[str, Any]]:
     """The largest groups with their first images: a picture, what is known, how it relates to the first."""
     pairs = {(p.a, p.b): p for p in found.pairs}
     return [
@@ -210,11 +211,12 @@ def relation(pair: Pair | None, *, first: bool) -> str:
     return f"score {pair.score:.2f}: {pair.transformation}"
 
 
-def thumbnail(path: Path) -> str | None:
+def thumbnail(path: Place) -> str | None:
     """The tissue on neutral grey as a JPEG in base64, or None if the file can no longer be read."""
     try:
-        pixels = read_image(path)
-    except (InputError, OSError):
+        with at_hand(path, DEFAULT_LIMITS.max_bytes) as file:
+            pixels = read_image(file)
+    except (InputError, RunError, OSError):
         return None
     rows, columns = (np.flatnonzero((pixels[..., 3] >= TISSUE).any(axis=axis)) for axis in (1, 0))
     if rows.size:

@@ -13,11 +13,16 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Generic
 
 from leanmed.errors import InputError
 from leanmed.reading.source import DICOM_SUFFIXES
 from leanmed.reading.volume import SUFFIXES as SCANS
 from leanmed.reading.volume import is_series, is_volume
+from leanmed.remote import AnyPlace, Place, files_below
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 DICOM = frozenset(DICOM_SUFFIXES)
 HEIC = frozenset({".heic", ".heif"})  # images where the extra `heic` is installed
@@ -38,11 +43,12 @@ MASK_NAME = re.compile(rf"(?P<image>.+?)[_ .-]+{_MASK}(?:[_ -]*\d+)?", re.IGNORE
 MASK_FOLDER = re.compile(_MASK, re.IGNORECASE)
 FIELDS = frozenset({"fov", "field_of_view"})  # folders of images that say where masks say something
 ANSWERS = (".jsonl", ".csv")  # files of answers
+SINGLE = (".nii", ".nii.gz")  # scans that are one file
 PICTURES, FILES = "-montages", "-files"  # the ends of the folders that lie beside them
 
 
 @dataclass(frozen=True)
-class Listing:
+class Listing(Generic[AnyPlace]):
     """The files below a folder.
 
     Args:
@@ -55,15 +61,15 @@ class Listing:
         answers: what earlier predictions wrote beside their files of answers.
     """
 
-    folder: Path
-    images: tuple[Path, ...]
-    masks: tuple[Path, ...] = ()
-    others: tuple[Path, ...] = ()
-    hidden: tuple[Path, ...] = ()
-    links: tuple[Path, ...] = ()
-    answers: tuple[Path, ...] = ()
+    folder: AnyPlace
+    images: tuple[AnyPlace, ...]
+    masks: tuple[AnyPlace, ...] = ()
+    others: tuple[AnyPlace, ...] = ()
+    hidden: tuple[AnyPlace, ...] = ()
+    links: tuple[AnyPlace, ...] = ()
+    answers: tuple[AnyPlace, ...] = ()
 
-    def notes(self, is_read: Callable[[Path], bool] = lambda path: False) -> list[str]:
+    def notes(self, is_read: Callable[[AnyPlace], bool] = lambda path: False) -> list[str]:
         """What is passed over and why, in one sentence or none.
 
         Args:
@@ -79,7 +85,7 @@ class Listing:
         return [said] * bool(parts)
 
 
-def list_folder(folder: Path, *, scans: bool = False, masks: bool = False) -> Listing:
+def list_folder(folder: Path, *, scans: bool = False, masks: bool = False) -> Listing[Path]:
     """Every file below a folder, sorted into images and what is passed over.
 
     Args:
@@ -122,6 +128,42 @@ def list_folder(folder: Path, *, scans: bool = False, masks: bool = False) -> Li
     return Listing(folder, kept, tuple(sorted(beside)), tuple(others), tuple(hidden), tuple(links), tuple(answers))
 
 
+def list_behind(place: UPath, *, scans: bool = False) -> Listing[UPath]:
+    """Every file below a place behind a URL, sorted as `list_folder` sorts them by their names alone: none is opened.
+
+    So DICOM without a known ending is passed over, slices in DICOM are taken one by one, and of scans with `scans` only
+    NIfTI is taken.
+
+    Raises:
+        RunError: the place cannot be reached.
+    """
+    images: list[UPath] = []
+    others: list[UPath] = []
+    hidden: list[UPath] = []
+    answers: list[UPath] = []
+    files = files_below(place)
+    names: dict[tuple[str, ...], set[str]] = {}
+    for _, (*folders, name) in files if files and files[0][1] else ():
+        names.setdefault(tuple(folders), set()).add(name)
+    for path, parts in files:
+        known = path.suffix.lower() in SUFFIXES
+        above = [parts[:depth] for depth in range(1, len(parts))]
+        if path.name.lower() in _NOISE:
+            continue
+        if any(part.startswith(".") for part in parts):
+            hidden += [path] * known
+        elif any(_is_of_answers(folder[-1], names.get(folder[:-1], ())) for folder in above):
+            answers += [path] * known
+        elif known or (scans and path.name.lower().endswith(SINGLE)):
+            images.append(path)
+        else:
+            others.append(path)
+    beside = masks_among(images)
+    kept = tuple(path for path in images if path not in beside)
+    masks = tuple(path for path in images if path in beside)
+    return Listing(place, kept, masks, tuple(others), tuple(hidden), (), tuple(answers))
+
+
 def _is_of_answers(folder: str, names: Collection[str]) -> bool:
     """Whether a folder is what a prediction wrote beside its file of answers, which is among the names beside it."""
     stem = next((folder.removesuffix(end) for end in (PICTURES, FILES) if folder.endswith(end)), "")
@@ -133,14 +175,14 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES or _is_dicom(path)
 
 
-def masks_among(paths: Collection[Path]) -> set[Path]:
+def masks_among(paths: Collection[AnyPlace]) -> set[AnyPlace]:
     """The masks that lie beside their images.
 
     One is named as its image with an ending such as `_mask`, `_mask_1` or `_seg`, and lies in the same folder; or it
     lies in a folder such as `masks`, or of fields of view, and an image of its name in the folder above or in another
     one beside.
     """
-    stems: dict[Path, set[str]] = {}
+    stems: dict[Place, set[str]] = {}
     for path in paths:
         stems.setdefault(path.parent, set()).add(_stem(path))
         if not _is_of_masks(path.parent.name):
@@ -163,7 +205,7 @@ def _is_of_masks(folder: str) -> bool:
     return bool(MASK_FOLDER.fullmatch(folder)) or folder.casefold() in FIELDS
 
 
-def _stem(path: Path) -> str:
+def _stem(path: Place) -> str:
     """A file's name without its ending, be that `.nii.gz`."""
     return path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
 
@@ -181,7 +223,7 @@ def _is_dicom(path: Path) -> bool:
         return False
 
 
-def _kind(path: Path) -> str:
+def _kind(path: Place) -> str:
     name = path.name.lower()
     suffix = ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
     remark = _REMARKS.get(suffix)

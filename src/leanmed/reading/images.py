@@ -10,7 +10,7 @@ Every function may be called from several threads at once.
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from leanmed.errors import InputError, UnsupportedInput
-from leanmed.reading.folders import SUFFIXES, list_folder
+from leanmed.reading.folders import SUFFIXES, list_behind, list_folder
 from leanmed.reading.raster import (
     DEFAULT_LIMITS,
     Limits,
@@ -34,6 +34,7 @@ from leanmed.reading.raster import (
 from leanmed.reading.source import border, is_dicom, name_of
 from leanmed.reading.volume import SUFFIXES as SCANS
 from leanmed.reading.volume import is_series, scan_advice
+from leanmed.remote import AnyPlace, Place, place_of
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -43,6 +44,7 @@ __all__ = [
     "Limits",
     "as_pixels",
     "find_inputs",
+    "find_places",
     "image_size",
     "read_image",
     "read_reduced",
@@ -145,15 +147,15 @@ def as_pixels(image: NDArray[Any] | Image.Image, *, limits: Limits = DEFAULT_LIM
         raise UnsupportedInput(f"expected a numpy array or a Pillow image, got {type(image).__name__}; convert it")
 
 
-class Inputs(list[Path]):
+class Inputs(list[AnyPlace]):
     """The files that a command line names, and `notes`: what was passed over in its folders, and why."""
 
-    def __init__(self, files: Iterable[Path], notes: Iterable[str] = ()) -> None:
+    def __init__(self, files: Iterable[AnyPlace], notes: Iterable[str] = ()) -> None:
         super().__init__(files)
         self.notes = tuple(notes)
 
 
-def find_inputs(patterns: Sequence[str], *, scans: bool = False) -> Inputs:
+def find_inputs(patterns: Sequence[str], *, scans: bool = False) -> Inputs[Path]:
     """Expand what a command line names to files: each once, in a stable order.
 
     Args:
@@ -165,10 +167,27 @@ def find_inputs(patterns: Sequence[str], *, scans: bool = False) -> Inputs:
     Raises:
         InputError: a folder or glob that holds no file, or a folder that cannot be listed.
     """
-    found: dict[Path, None] = {}
+    return Inputs(*_gathered(patterns, scans, _expand))
+
+
+def find_places(patterns: Sequence[str], *, scans: bool = False) -> Inputs[Place]:
+    """As `find_inputs`, where a pattern may also be the URL of a file, or of a folder: see `list_behind`.
+
+    Raises:
+        InputError: as `find_inputs`.
+        RunError: a URL that cannot be reached.
+    """
+    return Inputs(*_gathered(patterns, scans, _expand_place))
+
+
+def _gathered(
+    patterns: Sequence[str], scans: bool, expand: Callable[[str, bool], Inputs[AnyPlace]]
+) -> tuple[Iterable[AnyPlace], Iterable[str]]:
+    """The files of all patterns, each once, and the notes on them."""
+    found: dict[AnyPlace, None] = {}
     notes: dict[str, None] = {}
     for pattern in patterns:
-        inputs = _expand(pattern, scans)
+        inputs = expand(pattern, scans)
         if not inputs:
             raise InputError(
                 f"{pattern!r}: expected at least one image, found none; give a glob that matches files, or a "
@@ -177,7 +196,7 @@ def find_inputs(patterns: Sequence[str], *, scans: bool = False) -> Inputs:
             )
         found.update(dict.fromkeys(inputs))
         notes.update(dict.fromkeys(inputs.notes))
-    return Inputs(found, notes)
+    return found, notes
 
 
 def _decode(data: bytes, limits: Limits, side: int | None) -> tuple[NDArray[np.uint8], int]:
@@ -235,7 +254,7 @@ def _as_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
     )
 
 
-def _expand(pattern: str, scans: bool) -> Inputs:
+def _expand(pattern: str, scans: bool) -> Inputs[Path]:
     path = Path(pattern)
     if path.is_dir():
         listing = list_folder(path, scans=scans)
@@ -247,3 +266,19 @@ def _expand(pattern: str, scans: bool) -> Inputs:
         unsearched = [note] * bool(folders and "**" not in pattern)
         return Inputs(sorted(set(map(Path, matches)) - set(folders)), unsearched)
     return Inputs([path])
+
+
+def _expand_place(pattern: str, scans: bool) -> Inputs[Place]:
+    place = place_of(pattern)
+    if isinstance(place, Path):
+        found = _expand(pattern, scans)
+        return Inputs(found, found.notes)
+    listing = list_behind(place, scans=scans)
+    if place in (*listing.images, *listing.others, *listing.hidden):  # it is a file
+        return Inputs([place])
+    if not listing.images:
+        raise InputError(
+            f"{pattern!r}: expected a URL of an image or of a folder of images, which is no pattern, found none"
+            f"{''.join(f'. {note}' for note in listing.notes())}"
+        )
+    return Inputs(listing.images, listing.notes())

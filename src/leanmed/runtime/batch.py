@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -28,7 +29,9 @@ from leanmed.files import encodable, sha256_bytes, sha256_json, whole_file, writ
 from leanmed.outputs import check_one, has_keys
 from leanmed.prompts import Prompts
 from leanmed.reading.folders import FILES, PICTURES
+from leanmed.reading.volume import SUFFIXES as SCANS
 from leanmed.reading.volume import is_scan
+from leanmed.remote import ENDING, AnyPlace, Place, at_hand, remove, told
 from leanmed.runtime.explain import MASKS, check_explained, explain
 from leanmed.runtime.lines import as_text, line_of, read_lines
 from leanmed.runtime.predictor import Predictor
@@ -41,7 +44,6 @@ ABOUT = ("artifact", "version", "seconds", "remark", "error")  # the last column
 OTHERWISE = "was answered with another choice of --refuse-unfamiliar; remove it, or choose another --out"
 BEGINNING = b'{"input": "'  # of a line
 OWN_NAME = re.compile(r"(.+-[0-9a-f]{16})(\.\w+)+$")  # of a picture or file beside the answers: see `_plain_name`
-ENDING = re.compile(r"(\.nii\.gz|\.[a-z][a-z0-9]{1,4})$", re.IGNORECASE)  # of a file's name; 1.2.840 has none
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Shard:
             raise RunError(f"expected --shard I/N with 1 <= I <= N, such as 2/4, got {text!r}")
         return cls(int(index), int(count))
 
-    def of(self, inputs: Sequence[Path]) -> Sequence[Path]:
+    def of(self, inputs: Sequence[AnyPlace]) -> Sequence[AnyPlace]:
         """The inputs of this shard."""
         return inputs[self.index - 1 :: self.count]
 
@@ -77,7 +79,7 @@ class Shard:
 class Outcome:
     """What became of a shard."""
 
-    path: Path
+    path: Place
     answered: int
     failed: tuple[tuple[str, str], ...]  # input, reason
     unfamiliar: tuple[str, ...] = ()  # inputs that were answered, and look unlike the training images
@@ -85,7 +87,7 @@ class Outcome:
 
 def predict_file(
     predictor: Predictor,
-    inputs: Sequence[Path],
+    inputs: Sequence[Place],
     out: Path,
     *,
     shard: Shard | None = None,
@@ -96,7 +98,7 @@ def predict_file(
     prompts: Prompts | None = None,
     explanations: Explanations | None = None,
     named: Path | None = None,
-    refuse: Callable[[Path], str | None] = lambda path: None,
+    refuse: Callable[[Place], str | None] = lambda path: None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Outcome:
     """Predict many files into one file of answers, one line or row per input in the order given.
@@ -106,7 +108,7 @@ def predict_file(
     go to the folder `STEM-montages` beside OUT, and masks to `STEM-files`, whichever the shard.
 
     Args:
-        inputs: all inputs of all shards.
+        inputs: all inputs of all shards, of which those behind a URL are copied here one after the other.
         out: the file to write.
         shard: which part of the inputs; None: all.
         resume: go on after the last whole line of a stopped run; a finished one is checked and kept.
@@ -209,13 +211,16 @@ def _begins_with_an_answer(path: Path) -> bool:
         return path.suffix == ".part" and b"\n" not in content and BEGINNING.startswith(content[: len(BEGINNING)])
 
 
-def drop_strangers(folders: Iterable[Path], inputs: Iterable[Path]) -> None:
+def drop_strangers(folders: Iterable[Place], inputs: Iterable[Place]) -> None:
     """Remove pictures and files of earlier inputs, which nobody should take for answers to these."""
     known = {_plain_name(path) for path in inputs}
-    for entry in (entry for folder in folders if folder.is_dir() for entry in folder.iterdir()):
-        own = OWN_NAME.match(entry.name)
-        if own and own[1] not in known:
-            entry.unlink()
+    for folder in folders:
+        with told(folder):
+            entries: list[Place] = [*folder.iterdir()] if folder.is_dir() else []
+        for entry in entries:
+            own = OWN_NAME.match(entry.name)
+            if own and own[1] not in known:
+                remove(entry)
 
 
 def _is_table(out: Path) -> bool:
@@ -224,7 +229,7 @@ def _is_table(out: Path) -> bool:
 
 def predict_lines(
     predictor: Predictor,
-    inputs: Sequence[Path],
+    inputs: Sequence[Place],
     stream: TextIO,
     *,
     workers: int = 1,
@@ -270,7 +275,7 @@ def _finished(out: Path, marker: Path, about: dict[str, Any]) -> dict[str, Any]:
     return {"inputs": said["inputs"], "failed": said["failed"], "unfamiliar": said.get("unfamiliar", [])}
 
 
-def _all_lines(out: Path, inputs: Sequence[Path], predictor: Predictor) -> _Lines:
+def _all_lines(out: Path, inputs: Sequence[Place], predictor: Predictor) -> _Lines:
     lines = _Lines.read(out, inputs, predictor)
     if lines.count < len(inputs):
         raise RunError(f"expected {out} to answer {len(inputs)} inputs, got {lines.count}; choose another --out")
@@ -279,13 +284,13 @@ def _all_lines(out: Path, inputs: Sequence[Path], predictor: Predictor) -> _Line
 
 def _answer_all(
     predictor: Predictor,
-    inputs: Sequence[Path],
+    inputs: Sequence[Place],
     part: Path,
     pictures: Pictures,
     workers: int,
     prompts: Prompts | None,
     explanations: Explanations | None,
-    refuse: Callable[[Path], str | None],
+    refuse: Callable[[Place], str | None],
     progress: Callable[[int], None],
 ) -> None:
     """Write a line for each input that has none yet."""
@@ -313,7 +318,7 @@ def _go_on_in_a_new_file(part: Path, size: int) -> None:
         os.truncate(temporary, size)
 
 
-def answers_these(path: Path, inputs: Sequence[Path], predictor: Predictor) -> bool:
+def answers_these(path: Path, inputs: Sequence[Place], predictor: Predictor) -> bool:
     """Whether what a file of answers holds, whole or not, was answered by this predictor to the first of the inputs."""
     try:
         _Lines.read(path, inputs, predictor, unfinished=True)
@@ -336,7 +341,7 @@ class Pictures:
     images: bool = False
     files: Path | None = None
 
-    def save(self, source: Path, picture: Image.Image, end: str = "") -> str:
+    def save(self, source: Place, picture: Image.Image, end: str = "") -> str:
         """Write a picture under a name that no other input has; that name, relative to the folder's parent.
 
         `end` tells pictures of one input apart that go to the same folder.
@@ -346,7 +351,7 @@ class Pictures:
             picture.save(temporary, "PNG")
         return f"{self.folder.name}/{path.name}"
 
-    def keep(self, source: Path, answer: object) -> dict[str, str]:
+    def keep(self, source: Place, answer: object) -> dict[str, str]:
         """Write an answer that is a file of its own: `file`, its name relative to the folder's parent, or nothing."""
         if self.files is None or not isinstance(answer, AsFile):
             return {}
@@ -368,7 +373,7 @@ class Explanations:
     """
 
     folder: Path
-    inputs: frozenset[Path]
+    inputs: frozenset[Place]
     masks: int = MASKS
 
     @classmethod
@@ -384,7 +389,7 @@ class Explanations:
         check_explained(predictor, inputs)
         return cls(folder, frozenset(inputs[:most]), masks)
 
-    def save(self, predictor: Predictor, source: Path, pixels: NDArray[Any]) -> dict[str, str]:
+    def save(self, predictor: Predictor, source: Place, pixels: NDArray[Any]) -> dict[str, str]:
         """Draw why: `explanation`, the picture's name relative to the folder's parent, or nothing."""
         if source not in self.inputs:
             return {}
@@ -394,13 +399,13 @@ class Explanations:
 
 def answers(
     predictor: Predictor,
-    inputs: Iterable[Path],
+    inputs: Iterable[Place],
     workers: int,
     pictures: Pictures | None = None,
     *,
     prompts: Prompts | None = None,
     explanations: Explanations | None = None,
-    refuse: Callable[[Path], str | None] = lambda path: None,
+    refuse: Callable[[Place], str | None] = lambda path: None,
     cells: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """One plain answer per input, in order, `workers` at a time, with a bounded number in flight.
@@ -408,7 +413,7 @@ def answers(
     `refuse` is that of `predict_file`, the rest as of `answer`.
     """
 
-    def one(path: Path) -> dict[str, Any]:
+    def one(path: Place) -> dict[str, Any]:
         if reason := refuse(path):
             return {"input": str(path), "error": reason}
         return answer(predictor, path, pictures, prompts=prompts, explanations=explanations, cells=cells)
@@ -425,7 +430,7 @@ def answers(
 
 def answer(
     predictor: Predictor,
-    path: Path,
+    place: Place,
     pictures: Pictures | None = None,
     *,
     prompts: Prompts | None = None,
@@ -448,19 +453,32 @@ def answer(
         cells: add `cells`, what a table shows.
     """
     started = time.perf_counter()
+    about: dict[str, Any] = {}
     try:
-        found, drawn, frame = _found(predictor, path, pictures, prompts)
-        kept = pictures.keep(path, found) if pictures else {}
-        seconds = round(time.perf_counter() - started, 6)
-        if explanations and frame:
-            kept |= explanations.save(predictor, path, frame.pixels)
+        with _at_hand(place, predictor) as path:
+            found, drawn, frame = _found(predictor, path, place, pictures, prompts)
+            if pictures and (pictures.images or is_scan(path)):
+                about["picture"] = drawn
+            about |= pictures.keep(place, found) if pictures else {}
+            seconds = round(time.perf_counter() - started, 6)
+            if explanations and frame:
+                about |= explanations.save(predictor, place, frame.pixels)
     except UnfamiliarInput as error:
-        return {"input": str(path), "familiar": error.familiar, "error": str(error)}
+        return {"input": str(place), "familiar": error.familiar, "error": str(error)}
+    except RunError:
+        raise
     except LeanmedError as error:
-        return {"input": str(path), "error": str(error)}
-    about: dict[str, Any] = {"picture": drawn} if pictures and (pictures.images or is_scan(path)) else {}
-    line = line_of(str(path), found, **about, **kept, **about_answer(predictor, found, prompts), seconds=seconds)
+        return {"input": str(place), "error": str(error)}
+    line = line_of(str(place), found, **about, **about_answer(predictor, found, prompts), seconds=seconds)
     return line | ({"cells": found.cells()} if cells else {})
+
+
+def _at_hand(place: Place, predictor: Predictor) -> AbstractContextManager[Path]:
+    """A file on this machine, if need be a copy of no more bytes than the predictor may read."""
+    if isinstance(place, Path):
+        return nullcontext(place)
+    limits = predictor.limits
+    return at_hand(place, limits.max_scan_bytes if place.name.lower().endswith(SCANS) else limits.max_bytes)
 
 
 def about_answer(predictor: Predictor, found: Answer | ScanAnswer, prompts: Prompts | None) -> dict[str, Any]:
@@ -472,25 +490,28 @@ def about_answer(predictor: Predictor, found: Answer | ScanAnswer, prompts: Prom
 
 
 def _found(
-    predictor: Predictor, path: Path, pictures: Pictures | None, prompts: Prompts | None
+    predictor: Predictor, path: Path, place: Place, pictures: Pictures | None, prompts: Prompts | None
 ) -> tuple[Answer | ScanAnswer, str | None, Frame | None]:
-    """The answer, the name of its picture if one was drawn, and the single image that it is to."""
+    """The answer, the name of its picture if one was drawn, and the single image that it is to.
+
+    `path` is read, and `place` is what the picture is named after.
+    """
     if prompts is None and predictor.takes_scans and is_scan(path):
         scan = predictor.predict_scan(path)
-        return scan, pictures.save(path, scan.picture()) if pictures else None, None
+        return scan, pictures.save(place, scan.picture()) if pictures else None, None
     frame = predictor.frame(path)
     found = predictor.decide(frame, prompts)
     drawn = None
     if pictures and pictures.images:
-        drawn = pictures.save(path, Image.fromarray(found.draw(as_picture(frame.pixels))))
+        drawn = pictures.save(place, Image.fromarray(found.draw(as_picture(frame.pixels))))
     return (found.placed(frame.points) if frame.points else found), drawn, frame
 
 
-def _plain_name(path: Path) -> str:
+def _plain_name(path: Place) -> str:
     """A file name of plain letters, without ending, that no other input has: a namesake elsewhere has another hash."""
     stem = ENDING.sub("", path.name)
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._-")[:60]
-    return f"{plain or 'image'}-{sha256_bytes(os.fsencode(path))[:16]}"
+    return f"{plain or 'image'}-{sha256_bytes(os.fsencode(str(path)))[:16]}"
 
 
 @dataclass(frozen=True)
@@ -503,7 +524,7 @@ class _Lines:
     unfamiliar: tuple[str, ...]
 
     @classmethod
-    def read(cls, path: Path, inputs: Sequence[Path], predictor: Predictor, *, unfinished: bool = False) -> _Lines:
+    def read(cls, path: Path, inputs: Sequence[Place], predictor: Predictor, *, unfinished: bool = False) -> _Lines:
         """Read lines that should answer the first inputs; half a line at the end is passed over.
 
         Of an unfinished file, all from the first damaged line on is passed over, if there is a whole one before it: a

@@ -1,7 +1,8 @@
 """Many predictions on a Ray cluster: each job is a shard with its marker, and then one file is made of all.
 
 A shard goes on after its last whole line on whichever machine it is begun again. An input that ends the process that
-reads it, twice, is listed as failed, and the rest of its shard goes on.
+reads it, twice, is listed as failed, and the rest of its shard goes on. A shard behind a URL is sent there when it is
+whole, and one that was not is answered anew.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import shutil
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from leanmed.errors import DataError, OutputError, RunError
 from leanmed.files import whole_file
 from leanmed.outputs import check_one
 from leanmed.reading.images import Limits
+from leanmed.remote import Place, exists, folder_at_hand, mirrored, remove, told, write
+from leanmed.runtime.artifact import MANIFEST
 from leanmed.runtime.batch import (
     Outcome,
     answers_these,
@@ -40,44 +44,47 @@ DEATHS = 2  # of processes that read one input by itself, after which it is not 
 class Asked:
     """What each worker needs to know.
 
-    `limits`, `threshold` and `refuse_unfamiliar` are those of `leanmed.load`, `out` and `draw` those of `predict_file`.
+    `limits`, `threshold` and `refuse_unfamiliar` are those of `leanmed.load`, `out` and `draw` those of `predict_file`,
+    and `seen` is an input behind a URL that the driver sees, if there is any.
     """
 
-    artifact: Path
+    artifact: Place
     sha256: str
     limits: Limits
     threshold: float | None
     refuse_unfamiliar: bool
-    out: Path
-    draw: Path | None
+    out: Place
+    draw: Place | None
+    seen: Place | None = None
 
 
 @dataclass(frozen=True)
 class Job:
-    """A shard: its file, its inputs, and one of them that the driver sees, if there is any."""
+    """A shard: its file, its inputs, and one of them that lies on disk where the driver is, if there is any."""
 
-    path: Path
-    inputs: tuple[Path, ...]
+    path: Place
+    inputs: tuple[Place, ...]
     seen: Path | None
 
 
 def predict_distributed(
     predictor: Predictor,
-    artifact: Path,
-    inputs: Sequence[Path],
-    out: Path,
+    artifact: Place,
+    inputs: Sequence[Place],
+    out: Place,
     *,
     resume: bool = False,
     overwrite: bool = False,
     workers: int = 0,
-    draw: Path | None = None,
+    draw: Place | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Outcome:
     """Predict many files into one file of answers by the workers of a Ray cluster; the same lines as `predict_file`.
 
     The shards `STEM-ray-I-of-N.jsonl`, each of inputs that follow each other, lie beside OUT with their markers until
     OUT is whole, so that `resume` finds what is done however many workers or drivers were lost. All workers must see
-    the artifact, the inputs and the folders of OUT and `draw` under the paths that this process uses.
+    the artifact, the inputs and the folders of OUT and `draw` under the paths, or reach the URLs, that this process
+    uses.
 
     Args:
         predictor: opened from `artifact` here; each worker opens its own, with one thread.
@@ -90,7 +97,8 @@ def predict_distributed(
 
     Raises:
         OutputError: as `predict_file`; shards of an earlier run; or what is to be resumed is not of a cluster.
-        RunError: as `predict_file` and `leanmed.cluster.run`; a worker that does not see a path.
+        RunError: as `predict_file` and `leanmed.cluster.run`; a worker that does not see a path; a URL that cannot be
+            reached.
         DataError: OUT is a table.
     """
     check_one(resume=resume, overwrite=overwrite)
@@ -104,41 +112,55 @@ def predict_distributed(
         )
         for index in range(total)
     ]
-    marker = out.with_name(f"{out.name}.done")
-    if resume:
-        _check_resumed(out, jobs)
-    else:
-        check_room(out, overwrite)
-        _clear([job.path for job in jobs], overwrite)
-        marker.unlink(missing_ok=True)  # so that older answers, which stay until the new are whole, are never resumed
-    if not (out.exists() and marker.exists()):
-        for folder in (out.parent, draw):
-            if folder:
-                folder.mkdir(parents=True, exist_ok=True)
-        asked = Asked(
-            artifact,
-            predictor.artifact.sha256,
-            predictor.limits,
-            predictor.manifest.threshold,
-            predictor.refuse_unfamiliar,
-            out,
-            draw,
-        )
-        _answer_all(cluster.run(partial(ShardWorker, asked), jobs, workers=workers), jobs, progress)
-        _join([job.path for job in jobs], out)
-    outcome = predict_file(predictor, inputs, out, resume=True)
-    if overwrite:
-        drop_strangers(beside(out), inputs)
-    for job in jobs:
-        _drop(job, predictor)
-    return outcome
+    for option, place in (("--out", out), ("--draw", draw)):
+        if place is not None and not place.name:
+            raise DataError(f"expected {option} with a name below the bucket, got {place}; add one")
+    asked = Asked(
+        artifact,
+        predictor.artifact.sha256,
+        predictor.limits,
+        predictor.manifest.threshold,
+        predictor.refuse_unfamiliar,
+        out,
+        draw,
+        next((source for source in inputs if not isinstance(source, Path) and exists(source)), None),
+    )
+    with mirrored(out.parent) as work:
+        here, shards = work.copy / out.name, [work.copy / job.path.name for job in jobs]
+        names = [place.name for file in (here, *shards) for place in _places(file)]
+        work.fetch(names)
+        marker = here.with_name(f"{here.name}.done")
+        if resume:
+            _check_resumed(here, shards)
+        else:
+            check_room(here, overwrite)
+            _clear(shards, overwrite)
+            marker.unlink(missing_ok=True)  # so that older answers, which stay until the new are whole, are not resumed
+        if not (here.exists() and marker.exists()):
+            work.send()
+            for folder in (out.parent, draw):
+                if isinstance(folder, Path):
+                    folder.mkdir(parents=True, exist_ok=True)
+            on_disk = any(isinstance(place, Path) for place in (artifact, out, draw, *inputs))
+            make, here_too = partial(ShardWorker, asked), Path.cwd() if on_disk else None
+            _await_all(cluster.run(make, jobs, workers=workers, folder=here_too), jobs, progress)
+            work.fetch(names)
+            _join(shards, here)
+        outcome = predict_file(predictor, inputs, here, resume=True)
+        work.send()
+        if overwrite:
+            drop_strangers([out.with_name(folder.name) for folder in beside(here)], inputs)
+        for shard, job in zip(shards, jobs, strict=True):
+            _drop(shard, job.inputs, predictor)
+        work.send()
+    return replace(outcome, path=out)
 
 
-def _check_resumed(out: Path, jobs: Sequence[Job]) -> None:
+def _check_resumed(out: Path, shards: Sequence[Path]) -> None:
     """Refuse to go on with what no run on a cluster has left: older answers are replaced by `overwrite` alone."""
     holds_answers(out, replacing=True)
     part, marker = (out.with_name(out.name + end) for end in (".part", ".done"))
-    begun = any(place.exists() for job in jobs for place in _places(job.path))
+    begun = any(place.exists() for shard in shards for place in _places(shard))
     if part.exists() or (out.exists() and not marker.exists() and not begun):
         raise OutputError(
             f"expected --resume to go on with a run of --engine ray, but {part if part.exists() else out} is of one "
@@ -146,26 +168,27 @@ def _check_resumed(out: Path, jobs: Sequence[Job]) -> None:
         )
 
 
-def _job(path: Path, inputs: Sequence[Path]) -> Job:
-    return Job(path, tuple(inputs), next((source for source in inputs if source.exists()), None))
+def _job(path: Place, inputs: Sequence[Place]) -> Job:
+    on_disk = (source for source in inputs if isinstance(source, Path) and source.exists())
+    return Job(path, tuple(inputs), next(on_disk, None))
 
 
-def _answer_all(results: Iterator[int], jobs: Sequence[Job], progress: Callable[[int], None]) -> None:
+def _await_all(results: Iterator[int], jobs: Sequence[Job], progress: Callable[[int], None]) -> None:
     """Wait for all shards; each must be where this process sees it."""
     done = 0
     for job, answered in zip(jobs, results, strict=True):
-        if not job.path.exists():
+        if not exists(job.path):
             raise RunError(
                 f"expected a worker to write {job.path} where this process sees it, got no such file; choose --out in "
-                "a folder that all machines share"
+                "a folder or bucket that all machines share"
             )
         done += answered
         progress(done)
 
 
-def _places(shard: Path) -> Iterator[Path]:
-    """A shard and the files beside it."""
-    return (shard.with_name(shard.name + end) for end in ("", ".part", ".done", ".tried"))
+def _places(answers: Path) -> Iterator[Path]:
+    """A file of answers and the files beside it."""
+    return (answers.with_name(answers.name + end) for end in ("", ".part", ".done", ".tried"))
 
 
 def _clear(shards: Sequence[Path], overwrite: bool) -> None:
@@ -180,10 +203,10 @@ def _clear(shards: Sequence[Path], overwrite: bool) -> None:
         path.unlink(missing_ok=True)
 
 
-def _drop(job: Job, predictor: Predictor) -> None:
+def _drop(shard: Path, inputs: Sequence[Place], predictor: Predictor) -> None:
     """Remove a shard whose lines are in OUT now, and leave one that answers another question."""
-    places = list(_places(job.path))
-    if all(answers_these(path, job.inputs, predictor) for path in places[:2] if path.exists()):
+    places = list(_places(shard))
+    if all(answers_these(path, inputs, predictor) for path in places[:2] if path.exists()):
         for path in places:
             path.unlink(missing_ok=True)
 
@@ -205,16 +228,18 @@ class ShardWorker:
 
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
-        check_seen(asked.artifact)
-        check_seen(asked.out.parent)
-        if asked.draw:
-            check_seen(asked.draw)
-        self.predictor = load(
-            asked.artifact,
-            limits=asked.limits,
-            threshold=asked.threshold,
-            refuse_unfamiliar=asked.refuse_unfamiliar,
-        )
+        for place in (asked.artifact, asked.out.parent, asked.draw):
+            if isinstance(place, Path):
+                check_seen(place)
+        if asked.seen:
+            check_seen(asked.seen)
+        with folder_at_hand(asked.artifact, MANIFEST) as artifact:
+            self.predictor = load(
+                artifact,
+                limits=asked.limits,
+                threshold=asked.threshold,
+                refuse_unfamiliar=asked.refuse_unfamiliar,
+            )
         if self.predictor.artifact.sha256 != asked.sha256:
             raise RunError(
                 f"expected the artifact {asked.artifact} to be the same on all machines, got another on "
@@ -229,19 +254,34 @@ class ShardWorker:
         """
         if job.seen:
             check_seen(job.seen)
-        note = job.path.with_name(f"{job.path.name}.tried")
-        tried = Tried(note) if note.exists() else None
-        note.touch()
-        predict_file(
-            self.predictor,
-            job.inputs,
-            job.path,
-            resume=True,
-            draw=self.asked.draw,
-            named=self.asked.out,
-            refuse=tried or (lambda source: None),
-        )
-        note.unlink(missing_ok=True)
+        name, draw = job.path.name, self.asked.draw
+        note = job.path.with_name(f"{name}.tried")
+        tried = Tried(note) if exists(note) else None
+        if tried is None:
+            write(note, "")
+        with mirrored(job.path.parent) as work, ExitStack() as stack:
+            work.fetch([name, f"{name}.done"])
+            drawings = stack.enter_context(mirrored(draw.parent)) if draw else None
+            if draw and not isinstance(draw, Path):  # drawings that were not sent are gone: what they show is done anew
+                work.copy.joinpath(f"{name}.part").unlink(missing_ok=True)
+            try:
+                predict_file(
+                    self.predictor,
+                    job.inputs,
+                    work.copy / name,
+                    resume=True,
+                    draw=drawings.copy / draw.name if drawings and draw else None,
+                    named=work.copy / self.asked.out.name,
+                    refuse=tried or (lambda source: None),
+                )
+            except Exception:
+                if tried:
+                    tried.withdraw()
+                raise
+            if drawings:
+                drawings.send()
+            work.send()
+        remove(note)
         return len(job.inputs)
 
 
@@ -255,16 +295,19 @@ class Tried:
         note: the file; what a killed process has left of it may be half.
     """
 
-    def __init__(self, note: Path) -> None:
+    def __init__(self, note: Place) -> None:
         self.note = note
+        with told(note):
+            text = note.read_text(encoding="utf-8")
         try:
-            said = json.loads(note.read_text(encoding="utf-8"))
+            said = json.loads(text)
             self.deaths = Counter(said["deaths"])
-            self.deaths[said["reads"]] += 1
+            if said["reads"] is not None:
+                self.deaths[said["reads"]] += 1
         except (ValueError, KeyError, TypeError):
             self.deaths = Counter()
 
-    def __call__(self, source: Path) -> str | None:
+    def __call__(self, source: Place) -> str | None:
         """Note that this input is read next; if it has cost too many processes, the reason why it is not."""
         name = str(source)
         if self.deaths[name] >= DEATHS:
@@ -272,5 +315,12 @@ class Tried:
                 f"expected to read it, but {self.deaths[name]} processes ended while they did; try it by itself with "
                 "leanmed predict"
             )
-        self.note.write_text(json.dumps({"reads": name, "deaths": self.deaths}), encoding="utf-8")
+        self._write(name)
         return None
+
+    def withdraw(self) -> None:
+        """Note that nothing is read: what went wrong has not ended this process."""
+        self._write(None)
+
+    def _write(self, reads: str | None) -> None:
+        write(self.note, json.dumps({"reads": reads, "deaths": self.deaths}))
