@@ -2,6 +2,7 @@
 
     python scripts/measure_audit.py sets                      -> docs/results/audit.json, "sets"
     python scripts/measure_audit.py recall                    -> docs/results/audit_recall.json
+    python scripts/measure_audit.py recall --many             -> docs/results/scale.json, "recall with the large index"
     python scripts/measure_audit.py scale --count 1000 --count 10000 --count 100000
                                                               -> docs/results/scale.json, "audits"
     python scripts/measure_audit.py threads --count 5000      -> docs/results/audit_threads.json
@@ -155,8 +156,17 @@ def luna_row(pairs: set[tuple[str, str]]) -> dict[str, object]:
 
 
 @app.command()
-def recall(per_set: int = 40, others: int = 100, seed: int = 0, workers: int = 2) -> None:
+def recall(
+    per_set: int = 40,
+    others: int = 100,
+    seed: int = 0,
+    workers: int = 2,
+    many: Annotated[bool, typer.Option("--many", help="By the index that is else for a million features.")] = False,
+    out: Annotated[Path, typer.Option(help="With --many.")] = RESULTS / "scale.json",
+) -> None:
     """Plant copies of real images, one change at a time, among the originals and other images."""
+    if many:
+        candidates.FLAT_BELOW = candidates.MANY = 0
     rng = np.random.default_rng(seed)
     rows, evidence = [], Evidences()
     with tempfile.TemporaryDirectory() as folder:
@@ -173,7 +183,13 @@ def recall(per_set: int = 40, others: int = 100, seed: int = 0, workers: int = 2
             typer.echo(rows[-1])
         for images in different.values():
             evidence.add_chance(descriptions(work, images))
-    write_json(RESULTS / "audit_recall.json", recall_table(rows, evidence, per_set, others, seed))
+    table = recall_table(rows, evidence, per_set, others, seed)
+    if many:
+        shares = {f"{row['kind']}, {row['strength']}": row["recall"] for row in rows}
+        about = {name: table[name] for name in ("command", "images", "recall", "precision")}
+        keep(out, "recall with the large index", about | {"recall per change": shares})
+    else:
+        write_json(RESULTS / "audit_recall.json", table)
 
 
 def one_of_each_group(name: str, work: Path, workers: int) -> Named:
@@ -266,7 +282,7 @@ class Evidences:
 def recall_table(rows: list[dict[str, object]], evidence: Evidences, *asked: int) -> dict[str, object]:
     pairs, false = sum(int(str(r["pairs"])) for r in rows), sum(int(str(r["false pairs"])) for r in rows)
     return {
-        "command": "python scripts/measure_audit.py recall",
+        "command": shlex.join(["python", *sys.argv]),
         "images": dict(zip(("copied per set", "others per set", "seed"), asked, strict=True)),
         "thresholds": {name: getattr(rules, name) for name in dir(rules) if name.isupper()},
         "recall": round(float(np.mean([float(str(r["recall"])) for r in rows])), 4),

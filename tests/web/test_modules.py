@@ -5,16 +5,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from chromium import Files, Visit
-from image_set import ORIENTATION, turned, write_image_set
 from PIL import Image
 
+from chromium import Files, Visit
+from image_set import ORIENTATION, turned, write_image_set
 from leanmed.reading.images import read_reduced
 from leanmed.tasks.segmentation.answer import packed, unpacked
 from leanmed.tasks.segmentation.pieces import largest_pieces
@@ -141,6 +142,56 @@ def test_the_colour_under_transparent_places_is_kept(modules: Visit, tmp_path: P
     pixels = np.random.default_rng(1).integers(0, 256, (30, 40, 4), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert (read(modules, tmp_path / "a.png")[0] == pixels).all()
+
+
+def png(width: int, height: int, rows: bytes, *, interlaced: int = 0) -> bytes:
+    """A PNG of RGBA with these rows, each after its filter's number."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4) + name + content + zlib.crc32(name + content).to_bytes(4)
+
+    header = width.to_bytes(4) + height.to_bytes(4) + bytes([8, 6, 0, 0, interlaced])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_transparent_places_are_read_by_each_filter_of_png(modules: Visit, tmp_path: Path) -> None:
+    rows = np.random.default_rng(4).integers(0, 256, (10, 1 + 4 * 9), dtype=np.uint8)
+    rows[:, 0] = np.arange(10) % 5
+    (tmp_path / "a.png").write_bytes(png(9, 10, rows.tobytes()))
+    assert (read(modules, tmp_path / "a.png")[0] == np.array(Image.open(tmp_path / "a.png"))).all()
+
+
+def test_transparent_places_that_are_stored_otherwise_are_read_by_webgl(modules: Visit, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(5).integers(0, 256, (30, 40, 4), dtype=np.uint8)
+    Image.fromarray(pixels).quantize(16).save(tmp_path / "a.png", transparency=0)
+    assert (read(modules, tmp_path / "a.png")[0] == read_reduced(tmp_path / "a.png")[0]).all()
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_transparent_places_that_are_to_be_turned_are_refused(orientation: int, modules: Visit, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(6).integers(0, 256, (30, 40, 4), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    if orientation == 1:
+        assert (read(modules, tmp_path / "a.png")[0] == pixels).all()
+    else:
+        with pytest.raises(ValueError, match="turned"):
+            read(modules, tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("share", [0.5, 40])
+def test_a_png_with_too_few_rows_is_damaged_and_more_than_its_rows_are_not_unpacked(
+    share: float, modules: Visit, tmp_path: Path
+) -> None:
+    rows = bytes(int(share * 10 * 37))
+    (tmp_path / "a.png").write_bytes(png(9, 10, rows))
+    code = """
+    const { fromBase64, unpackPixels } = await load('png.js');
+    try { return (await unpackPixels(fromBase64(given))).pixels.length; } catch (error) { return error.message; }
+    """
+    content = base64.b64encode((tmp_path / "a.png").read_bytes()).decode()
+    assert call(modules, code, content) == ("damaged" if share < 1 else 4 * 9 * 10)
 
 
 def test_what_browsers_would_not_read_as_python_does_is_refused(modules: Visit, tmp_path: Path) -> None:

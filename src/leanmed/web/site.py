@@ -241,7 +241,7 @@ def card_as_html(card: str) -> str:
     for token in tokens:
         token.attrs.pop("style", None)  # the page's policy allows none
     rendered: str = reader.renderer.render(tokens, reader.options, {})
-    return rendered
+    return rendered.replace("<th></th>", "<td></td>")  # a corner that is the header of nothing
 
 
 def index(*, policy: str = POLICY, head: str, tail: str, noscript: str = NOSCRIPT, accept: str = READ) -> str:
@@ -268,6 +268,7 @@ def page_files(models: Collection[str]) -> dict[str, bytes]:
         models: their names, by which a telephone calls the page once it is installed.
     """
     modules = {n: t for n, t in page_modules().items() if n not in OTHERS}
+    modules["engine.js"] = bundle(modules, "engine.js")  # of the worker, which imports nothing
     files = {name: text.encode() for name, text in modules.items()}
     files |= {f"words/{code}.json": content for code, content in words().items()}
     files |= {f"icon-{side}.png": _icon(side) for side in ICONS}

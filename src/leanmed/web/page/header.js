@@ -8,10 +8,11 @@ const MOST_SIDE = 32767; // pixels that a canvas can be wide
 const ORIENTATION = 0x0112; // in EXIF
 
 /**
- * Kind, size in pixels as stored (before it is turned upright), and whether there may be transparent places.
+ * Kind, size in pixels as stored (before it is turned upright), whether there may be transparent places, and of PNG
+ * whether it is to be turned.
  *
  * @param {Uint8Array} bytes of the whole file
- * @returns {{kind: string, width: number, height: number, alpha: boolean}}
+ * @returns {{kind: string, width: number, height: number, alpha: boolean, turned: boolean | undefined}}
  * @throws {Refused} it is none of the formats, is cut off, has several frames, or browsers do not read it as Python does
  */
 export function inspect(bytes) {
@@ -78,6 +79,7 @@ function inspectPng(view) {
     const name = nameAt(view, at + 4);
     if (name === "acTL" && view.getUint32(at + 8) > 1) throw new Refused("frames");
     if (name === "tRNS") found.alpha = true;
+    if (name === "eXIf") found.turned = orientationAt(view, at + 8) > 1;
     at += view.getUint32(at) + 12;
     if (at > view.byteLength) throw new Refused("cut_off");
     if (name === "IEND") return found;
@@ -109,16 +111,20 @@ function exifOrientation(view) {
   while (at + 8 <= view.byteLength) {
     const length = view.getUint32(at + 4, true);
     if (nameAt(view, at) === "EXIF") {
-      const start = at + 8 + (nameAt(view, at + 8) === "Exif" ? 6 : 0);
-      const little = view.getUint8(start) === 0x49;
-      const table = start + view.getUint32(start + 4, little);
-      for (let entry = 0; entry < view.getUint16(table, little); entry += 1) {
-        const place = table + 2 + 12 * entry;
-        if (view.getUint16(place, little) === ORIENTATION) return view.getUint16(place + 8, little);
-      }
-      return 1;
+      return orientationAt(view, at + 8 + (nameAt(view, at + 8) === "Exif" ? 6 : 0));
     }
     at += 8 + length + (length % 2);
+  }
+  return 1;
+}
+
+/** The orientation that EXIF names which starts at a place. */
+function orientationAt(view, start) {
+  const little = view.getUint8(start) === 0x49;
+  const table = start + view.getUint32(start + 4, little);
+  for (let entry = 0; entry < view.getUint16(table, little); entry += 1) {
+    const place = table + 2 + 12 * entry;
+    if (view.getUint16(place, little) === ORIENTATION) return view.getUint16(place + 8, little);
   }
   return 1;
 }

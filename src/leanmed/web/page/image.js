@@ -2,6 +2,7 @@
 
 import { Refused } from "./faults.js";
 import { inspect } from "./header.js";
+import { unpackPixels } from "./png.js";
 
 const OVERSAMPLE = 3; // both sides keep at least so many times the network's own: see leanmed.reading.images
 const STRIP_PIXELS = 4000000; // that are taken from the browser's decoder at a time, for telephones have little memory
@@ -20,14 +21,19 @@ const FACTORS = Array.from({ length: 63 }, (_, index) => index + 2);
  */
 export async function readImage(file, input, limits) {
   if (file.size > limits.max_bytes) throw new Refused("bytes");
-  const header = inspect(new Uint8Array(await file.arrayBuffer()));
+  const bytes = new Uint8Array(await file.arrayBuffer());
+  const header = inspect(bytes);
   if (header.width * header.height > limits.max_pixels) throw new Refused("pixels");
   if (Math.min(header.width, header.height) < input.min_side) throw new Refused("small");
   const whole = await decode(file);
   try {
     const sides = [whole.width, whole.height].sort((a, b) => a - b);
     if ([header.width, header.height].sort((a, b) => a - b).join() !== sides.join()) throw new Refused("damaged");
-    if (header.alpha && !isOpaque(whole)) return { ...transparentPixels(whole), scale: 1 };
+    if (header.alpha && !isOpaque(whole)) {
+      if (header.turned) throw new Refused("turned"); // browsers then forget the colours as a canvas does
+      const stored = header.kind === "png" ? await unpackPixels(bytes) : null;
+      return { ...(stored ?? transparentPixels(whole)), scale: 1 };
+    }
     const factor = input.reduced ? reduction(header, input.side) : 1;
     return { ...pixelsOf(whole, factor), scale: factor };
   } finally {
@@ -63,7 +69,7 @@ export async function readsTruly() {
   return pixels.every((value, at) => value === noise[at]);
 }
 
-/** Pixels with alpha as they are stored: a 2D canvas forgets the colour of what is transparent, which a graph may look at. */
+/** Pixels with alpha as they are stored, by way of WebGL: a 2D canvas forgets the colour of what is transparent. */
 function transparentPixels(bitmap) {
   const { width, height } = bitmap;
   const gl = new OffscreenCanvas(1, 1).getContext("webgl2");

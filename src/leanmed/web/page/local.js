@@ -1,7 +1,7 @@
 /** Answers made on this device, in a worker. */
 
 import { Broken, Refused } from "./faults.js";
-import { bytesOf, startWorker } from "./place.js";
+import { bytesOf } from "./place.js";
 import { sha256 } from "./sha256.js";
 
 const KEPT = "leanmed.fastest"; // in localStorage: the SHA-256 of the artifact that answers fastest on this device
@@ -141,6 +141,15 @@ export class LocalEngine {
     this.opened.clear();
     this.started = null;
   }
+}
+
+/**
+ * The worker, from a text that holds all of its modules: so it stands under the page's own policy, and nothing is loaded
+ * past the service worker, which not every browser asks for what such a worker imports.
+ */
+async function startWorker() {
+  const text = await bytesOf("engine.js");
+  return new Worker(URL.createObjectURL(new Blob([text], { type: "text/javascript" })));
 }
 
 /** What is kept under for a model: its name and its artifacts, at this address. */

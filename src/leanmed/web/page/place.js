@@ -37,12 +37,6 @@ export async function bytesOf(name, tell = () => {}, anew = false) {
   return new Blob(parts).arrayBuffer();
 }
 
-/** The worker, which stands under the page's own policy since its first line is the page's. */
-export function startWorker() {
-  const first = `import ${JSON.stringify(new URL("engine.js", document.baseURI).href)};`;
-  return new Worker(URL.createObjectURL(new Blob([first], { type: "text/javascript" })), { type: "module" });
-}
-
 /**
  * Start the service worker, through which everything is loaded from then on.
  *
@@ -73,7 +67,8 @@ export async function startKeeping(newer) {
 
 /** Have everything kept that is not yet. True: the site then works without a network. */
 export async function keepAll() {
-  await navigator.storage?.persist?.(); // some browsers forget a page that was not opened for a week
+  // Some browsers forget a page that was not opened for a week. Others ask the user first, who may never answer.
+  navigator.storage?.persist?.().catch(() => {});
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();
     port1.onmessage = ({ data }) => resolve(data);

@@ -20,12 +20,6 @@ export async function bytesOf(name, tell = () => {}) {
   return bytes;
 }
 
-/** The worker, which stands under the page's own policy: a classic one, since modules are not started from a disk. */
-export async function startWorker() {
-  const text = new TextDecoder().decode(await bytesOf("engine.js"));
-  return new Worker(URL.createObjectURL(new Blob([text], { type: "text/javascript" })));
-}
-
 /** The page is on this device already. */
 export async function startKeeping() {
   return true;

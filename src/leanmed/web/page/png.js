@@ -1,4 +1,6 @@
-/** Planes of 8 bits as PNG in base64, as lines of answers hold masks, and back. */
+/** PNG of 8 bits: planes in base64, as lines of answers hold masks, and back; and pixels with alpha as they are stored. */
+
+import { Refused } from "./faults.js";
 
 const SIGNATURE = [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a];
 const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, n) => {
@@ -38,34 +40,76 @@ export async function packPlane(plane, width, height) {
  */
 export async function unpackPlane(packed) {
   const bytes = fromBase64(packed);
-  const view = new DataView(bytes.buffer);
+  const { width, height, rows } = await unpackRows(bytes, 1);
+  return { plane: unfiltered(rows, width, height, 1), width, height };
+}
+
+/**
+ * Red, green, blue and alpha of a PNG as they are stored: a canvas forgets the colour of what is transparent.
+ *
+ * @param {Uint8Array} bytes of a whole file, whose parts and size have been looked at
+ * @returns {Promise<{pixels: Uint8Array, width: number, height: number} | null>} (h, w, 4); null: it has other pixels than
+ *     four times 8 bits, row by row
+ */
+export async function unpackPixels(bytes) {
+  const [bits, colours, , , interlaced] = bytes.subarray(24, 29);
+  if (bits !== 8 || colours !== 6 || interlaced) return null;
+  const { width, height, rows } = await unpackRows(bytes, 4);
+  return { pixels: unfiltered(rows, 4 * width, height, 4), width, height };
+}
+
+function* chunksOf(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  for (let at = SIGNATURE.length; at < bytes.length; at += view.getUint32(at) + 12) {
+    const name = String.fromCharCode(...bytes.subarray(at + 4, at + 8));
+    yield { name, content: bytes.subarray(at + 8, at + 8 + view.getUint32(at)) };
+    if (name === "IEND") return; // whatever follows is none of the image
+  }
+}
+
+/** The rows of a PNG with so many bytes for a pixel, each after its filter's number. */
+async function unpackRows(bytes, step) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const width = view.getUint32(16);
   const height = view.getUint32(20);
-  const parts = [];
-  for (let at = 8; at < bytes.length; at += view.getUint32(at) + 12) {
-    const isData = bytes[at + 4] === 0x49 && bytes[at + 5] === 0x44; // IDAT
-    if (isData) parts.push(bytes.subarray(at + 8, at + 8 + view.getUint32(at)));
+  const parts = [...chunksOf(bytes)].filter(({ name }) => name === "IDAT").map(({ content }) => content);
+  const rows = new Uint8Array((step * width + 1) * height);
+  const reader = new Blob(parts).stream().pipeThrough(new DecompressionStream("deflate")).getReader();
+  let count = 0;
+  try {
+    for (let part = await reader.read(); !part.done && count < rows.length; part = await reader.read()) {
+      rows.set(part.value.subarray(0, rows.length - count), count);
+      count += part.value.length;
+    }
+    await reader.cancel(); // what comes after the last row is not looked at, however much it is
+  } catch {
+    throw new Refused("damaged");
   }
-  const stream = new Blob(parts).stream().pipeThrough(new DecompressionStream("deflate"));
-  const rows = new Uint8Array(await new Response(stream).arrayBuffer());
-  return { plane: unfiltered(rows, width, height), width, height };
+  if (count < rows.length) throw new Refused("damaged");
+  return { width, height, rows };
 }
 
 /** Rows as PNG filters them (W3C PNG, section 9), each after its filter's number, to the values. */
-function unfiltered(rows, width, height) {
-  const plane = new Uint8Array(width * height);
+function unfiltered(rows, stride, height, step) {
+  const values = new Uint8Array(stride * height);
   for (let y = 0; y < height; y += 1) {
-    const filter = rows[y * (width + 1)];
-    for (let x = 0; x < width; x += 1) {
-      const at = y * width + x;
-      const left = x ? plane[at - 1] : 0;
-      const above = y ? plane[at - width] : 0;
-      const corner = x && y ? plane[at - width - 1] : 0;
-      const guesses = [0, left, above, (left + above) >> 1, filter === 4 ? paeth(left, above, corner) : 0];
-      plane[at] = rows[y * (width + 1) + 1 + x] + guesses[filter];
+    const from = y * (stride + 1);
+    for (let x = 0; x < stride; x += 1) {
+      const at = y * stride + x;
+      const left = x >= step ? values[at - step] : 0;
+      const above = y ? values[at - stride] : 0;
+      const corner = x >= step && y ? values[at - stride - step] : 0;
+      values[at] = rows[from + 1 + x] + guess(rows[from], left, above, corner);
     }
   }
-  return plane;
+  return values;
+}
+
+function guess(filter, left, above, corner) {
+  if (filter === 1) return left;
+  if (filter === 2) return above;
+  if (filter === 3) return (left + above) >> 1;
+  return filter === 4 ? paeth(left, above, corner) : 0;
 }
 
 function paeth(left, above, corner) {
