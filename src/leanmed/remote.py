@@ -83,7 +83,10 @@ def exists(place: Place) -> bool:
     Raises:
         RunError: its URL cannot be reached.
     """
+    if isinstance(place, Path):
+        return place.exists()
     with told(place):
+        place.fs.invalidate_cache()  # a list of its folder may be from before another process wrote it
         return place.exists()
 
 
