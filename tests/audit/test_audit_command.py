@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,11 +107,18 @@ def test_images_behind_a_url_are_audited_as_those_in_a_folder(
     copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("upath", reason="needs the extra leanmed[ray]")
-    monkeypatch.setattr(cluster, "run", lambda make, jobs, **options: map(make(), jobs))
+    folders = []
+
+    def work(make: Any, jobs: Any, *, folder: Path | None, **options: Any) -> Any:
+        folders.append(folder)
+        return map(make(), jobs)
+
+    monkeypatch.setattr(cluster, "run", work)
     monkeypatch.setitem(remote.SCHEMES, "local", "fsspec")
     assert run(copied / "images", "--dataset", "images", "--out", tmp_path / "here")[0] == 0
     url = f"local://{copied / 'images'}"
     assert run(url, "--dataset", "images", "--engine", "ray", "--out", tmp_path / "there")[0] == 0
+    assert folders == [None], "workers need no folder of the driver's"
     for name in ("pairs.csv", "groups.csv"):
         assert (tmp_path / "there" / name).read_text() == (tmp_path / "here" / name).read_text()
     page = (tmp_path / "there" / "report.html").read_text()

@@ -291,6 +291,29 @@ def test_drawings_that_were_not_sent_are_drawn_anew(
     assert len(pictures) == 19
 
 
+@pytest.mark.usefixtures("in_this_process")
+def test_drawings_of_a_whole_shard_that_were_not_sent_are_drawn_anew(
+    predictor: Predictor, tiny_artifact: Path, inputs: list[Path], bucket: Path, tmp_path: Path
+):
+    """A worker was lost when its shard was whole, and its drawings were not sent: its note is still there."""
+    shard = tmp_path / "answers-ray-1-of-4.jsonl"
+    predict_file(predictor, inputs[:6], shard, draw=tmp_path / "drawn")
+    shard.with_name(f"{shard.name}.tried").touch()
+    draw = behind(bucket / "drawn")
+    predict_distributed(predictor, tiny_artifact, inputs, tmp_path / "answers.jsonl", draw=draw, resume=True)
+    assert len(list((bucket / "drawn").iterdir())) == 19
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_drawings_may_go_to_the_folder_at_hand(
+    predictor: Predictor, tiny_artifact: Path, inputs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    predict_distributed(predictor, tiny_artifact, inputs[:2], tmp_path / "answers.jsonl", draw=Path())
+    assert len(list((tmp_path / "here").iterdir())) == 2
+
+
 def test_a_worker_that_does_not_see_the_bucket_is_refused(asked: Asked, tmp_path: Path):
     with pytest.raises(RunError, match=r"does not; give it the same credentials"):
         ShardWorker(replace(asked, seen=behind(tmp_path / "gone.png")))

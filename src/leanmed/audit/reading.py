@@ -150,9 +150,8 @@ def _described(
         return run(pool, _describe_batch, batches(images))
     seen = next((path for _, path in images if exists(path)), None)
     make = partial(Describer, store.contents(), seen)
-    return cluster.run(
-        make, list(batches(images)), workers=workers, packages=["opencv-python-headless"], folder=Path.cwd()
-    )
+    here = Path.cwd() if any(isinstance(path, Path) for _, path in images) else None
+    return cluster.run(make, list(batches(images)), workers=workers, packages=["opencv-python-headless"], folder=here)
 
 
 def _describe_batch(images: Sequence[tuple[str, Place]]) -> Described:

@@ -113,7 +113,7 @@ def predict_distributed(
         for index in range(total)
     ]
     for option, place in (("--out", out), ("--draw", draw)):
-        if place is not None and not place.name:
+        if place is not None and not isinstance(place, Path) and not place.name:
             raise DataError(f"expected {option} with a name below the bucket, got {place}; add one")
     asked = Asked(
         artifact,
@@ -262,8 +262,10 @@ class ShardWorker:
         with mirrored(job.path.parent) as work, ExitStack() as stack:
             work.fetch([name, f"{name}.done"])
             drawings = stack.enter_context(mirrored(draw.parent)) if draw else None
-            if draw and not isinstance(draw, Path):  # drawings that were not sent are gone: what they show is done anew
-                work.copy.joinpath(f"{name}.part").unlink(missing_ok=True)
+            if draw and not isinstance(draw, Path):
+                # Drawings that were not sent are gone, so that what they show is done anew.
+                for end in ("", ".part", ".done") if tried else (".part",):
+                    work.copy.joinpath(f"{name}{end}").unlink(missing_ok=True)
             try:
                 predict_file(
                     self.predictor,
