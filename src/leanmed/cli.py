@@ -141,8 +141,7 @@ def audit(
     from leanmed.audit.command import audit_folder, audit_split
     from leanmed.remote import is_url, place_of
 
-    if not is_engine(engine) and is_url(data or ""):
-        raise DataError(f"expected --engine ray with URLs, got {data} without it; add it, or copy the files here")
+    _check_urls(engine, data or "")
     if is_url(str(out)):
         raise DataError(f"expected --out to be a folder of this machine, got {out}; copy it there when it is whole")
     if is_engine(engine) and split:
@@ -775,14 +774,11 @@ def predict(
     from leanmed.prompts import Prompts
     from leanmed.reading.greys import range_remarks
     from leanmed.reading.images import Limits, find_places
-    from leanmed.remote import folder_at_hand, is_url, place_of
+    from leanmed.remote import folder_at_hand, place_of
     from leanmed.runtime.artifact import MANIFEST
     from leanmed.runtime.batch import Explanations, Pictures, Shard, predict_file, predict_lines
 
-    if not is_engine(engine) and (urls := [text for text in (artifact, *inputs, out, draw or "") if is_url(text)]):
-        raise DataError(
-            f"expected --engine ray with URLs, got {urls[0]} without it; add --engine ray, or copy the files here"
-        )
+    _check_urls(engine, artifact, *inputs, out, draw or "", str(explain))
     prompts = Prompts.parse(point, label, box) if point or label or box is not None else None
     caps = {} if max_megabytes is None else dict.fromkeys(("max_bytes", "max_scan_bytes"), max_megabytes * 2**20)
     limits = Limits(max_pixels=max_megapixels * 10**6, **caps)
@@ -843,6 +839,17 @@ def predict(
     _echo_answered(found, [] if predictor.takes_scans else range_remarks(part.of(on_disk), limits))
     if found.failed:
         raise typer.Exit(1)
+
+
+def _check_urls(engine: str | None, *texts: str) -> None:
+    """Refuse URLs without an engine, whose workers alone take them."""
+    from leanmed.remote import is_url
+
+    urls = [text for text in texts if is_url(text)]
+    if urls and not is_engine(engine):
+        raise DataError(
+            f"expected --engine ray with URLs, got {urls[0]} without it; add --engine ray, or copy the files here"
+        )
 
 
 def _echo_answered(found: Any, remarks: Sequence[str] = ()) -> None:

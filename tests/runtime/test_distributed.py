@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
+from typer.testing import CliRunner
 
 import leanmed
 from leanmed import cluster
+from leanmed.cli import app
 from leanmed.errors import DataError, MissingExtraError, OutputError, RunError
 from leanmed.reading.images import Limits
 from leanmed.runtime import distributed
@@ -404,6 +406,21 @@ def test_a_path_that_only_the_driver_sees_is_named(asked: Asked, inputs: list[Pa
 def test_another_artifact_on_a_worker_is_refused(asked: Asked):
     with pytest.raises(RunError, match="the same on all machines"):
         ShardWorker(replace(asked, sha256="0" * 64))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["s3://b/artifact", "a.png", "--out", "a.jsonl"],
+        ["artifact", "s3://b/a.png", "--out", "a.jsonl"],
+        ["artifact", "a.png", "--out", "s3://b/a.jsonl"],
+        ["artifact", "a.png", "--out", "a.jsonl", "--draw", "s3://b/drawn"],
+        ["artifact", "a.png", "--out", "a.jsonl", "--explain", "s3://b/why"],
+    ],
+)
+def test_urls_are_refused_without_the_engine(words: list[str]):
+    found = CliRunner().invoke(app, ["predict", *words])
+    assert re.match(r"expected --engine ray with URLs, got s3:/+b/", str(found.exception))
 
 
 def test_without_ray_the_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch):

@@ -104,17 +104,10 @@ def predict_distributed(
     check_one(resume=resume, overwrite=overwrite)
     if out.suffix.lower() == ".csv":
         raise DataError(f"expected --engine ray to write JSON lines, got --out {out}; name a file that ends in .jsonl")
-    total = max(1, -(-len(inputs) // SHARD_INPUTS))
-    jobs = [
-        _job(
-            out.with_name(f"{out.stem}-ray-{index + 1}-of-{total}{out.suffix}"),
-            inputs[index * SHARD_INPUTS : (index + 1) * SHARD_INPUTS],
-        )
-        for index in range(total)
-    ]
     for option, place in (("--out", out), ("--draw", draw)):
         if place is not None and not isinstance(place, Path) and not place.name:
             raise DataError(f"expected {option} with a name below the bucket, got {place}; add one")
+    jobs = _jobs(inputs, out)
     asked = Asked(
         artifact,
         predictor.artifact.sha256,
@@ -168,9 +161,17 @@ def _check_resumed(out: Path, shards: Sequence[Path]) -> None:
         )
 
 
-def _job(path: Place, inputs: Sequence[Place]) -> Job:
-    on_disk = (source for source in inputs if isinstance(source, Path) and source.exists())
-    return Job(path, tuple(inputs), next(on_disk, None))
+def _jobs(inputs: Sequence[Place], out: Place) -> list[Job]:
+    """The shards beside OUT, of inputs that follow each other; one for no inputs."""
+    parts = [tuple(inputs[start : start + SHARD_INPUTS]) for start in range(0, len(inputs), SHARD_INPUTS)] or [()]
+    return [
+        Job(out.with_name(f"{out.stem}-ray-{number}-of-{len(parts)}{out.suffix}"), part, _on_disk(part))
+        for number, part in enumerate(parts, start=1)
+    ]
+
+
+def _on_disk(inputs: Sequence[Place]) -> Path | None:
+    return next((source for source in inputs if isinstance(source, Path) and source.exists()), None)
 
 
 def _await_all(results: Iterator[int], jobs: Sequence[Job], progress: Callable[[int], None]) -> None:

@@ -144,8 +144,8 @@ export class LocalEngine {
 }
 
 /**
- * The worker, from a text that holds all of its modules: so it stands under the page's own policy, and nothing is loaded
- * past the service worker, which not every browser asks for what such a worker imports.
+ * The worker, from one text that holds all of its modules. It is made by the page, so that the page's own policy holds
+ * for it. It imports nothing, because Firefox would load that from the network and not from what is kept.
  */
 async function startWorker() {
   const text = await bytesOf("engine.js");
